@@ -1,0 +1,71 @@
+"""The project's own playing cards, drawn large and plain so that a rank can be read at 30 pixels' width."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from rl4vlm.tasks.cards import BACK, shown_rank
+
+TABLE = "#35654d"
+INK = {"H": "#c8102e", "D": "#c8102e", "C": "#111111", "S": "#111111"}
+GLYPH = {"H": "♥", "D": "♦", "C": "♣", "S": "♠"}
+
+# Cards are drawn at this size in pixels and resized, as a folder of pictures would be.
+WIDTH, HEIGHT = 270, 378
+
+
+def font_file(bold: bool) -> Path:
+    """Where matplotlib keeps DejaVu Sans; found without importing matplotlib. Raises FileNotFoundError."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("the pictures' fonts come with matplotlib, which is not installed")
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+
+
+@lru_cache(maxsize=32)
+def font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans of a size in pixels; the basic layout engine draws alike on every machine."""
+    return ImageFont.truetype(str(font_file(bold)), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def draw_card(card: str) -> Image.Image:
+    """A card of the default design, `HEIGHT` by `WIDTH` pixels: its rank large above, its suit below; or the back."""
+    picture = Image.new("RGB", (WIDTH, HEIGHT), TABLE)
+    pen = ImageDraw.Draw(picture)
+    pen.rounded_rectangle((0, 0, WIDTH - 1, HEIGHT - 1), radius=20, fill="#ffffff", outline="#444444", width=4)
+    if card == BACK:
+        _draw_back(pen)
+        return picture
+    ink = INK[card[0]]
+    _stamp(picture, shown_rank(card), ink, (22, 20, WIDTH - 22, 222))
+    _stamp(picture, GLYPH[card[0]], ink, (40, 242, WIDTH - 40, HEIGHT - 18))
+    return picture
+
+
+def _stamp(picture: Image.Image, text: str, ink: str, box: tuple[int, int, int, int]) -> None:
+    """Fill a box (left, top, right, bottom) with a text: to its full height, narrowed where it would be too wide.
+
+    The width is that of capitals as high as the box, so that the tail of the Q does not make it smaller.
+    """
+    large = font(400, True)
+    left, top, right, bottom = large.getbbox(text)
+    mask = Image.new("L", (int(right - left), int(bottom - top)))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=large)
+    height = box[3] - box[1]
+    capital = large.getbbox("K")
+    scale = height / min(mask.height, int(capital[3] - capital[1]))
+    width = min(box[2] - box[0], round(mask.width * scale))
+    x = (box[0] + box[2] - width) // 2
+    picture.paste(ink, (x, box[1]), mask.resize((width, height)))
+
+
+def _draw_back(pen: ImageDraw.ImageDraw) -> None:
+    pen.rectangle((18, 18, WIDTH - 19, HEIGHT - 19), fill="#274690")
+    for y in range(45, HEIGHT - 40, 36):
+        for x in range(45, WIDTH - 40, 36):
+            pen.polygon(((x, y - 14), (x + 14, y), (x, y + 14), (x - 14, y)), fill="#b8c7e8")

@@ -1,0 +1,91 @@
+"""The gymnasium adapter of every game whose rules are pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from rl4vlm.core.types import Advice, View
+from rl4vlm.envs.render import SIDE, check_card_art, draw
+from rl4vlm.tasks.base import CardTask
+from rl4vlm.tasks.registry import get_task
+
+
+class CardEnv(gymnasium.Env[np.ndarray, int]):
+    """A card game as a gymnasium environment.
+
+    Observation: its picture, (300, 300, 3) uint8, a fresh array each time. Action: the index of an action word in
+    `view().actions`. Rewards, end and `info`: the task's docstring. `reset(seed=…)` reproduces an episode, randomness
+    within it included; `reset(options=…)` sets the start. Nothing but this environment's own `np_random` is drawn from.
+
+    `task` is a registered task's name; `rules` says which formulas are paid, `"strict"` or `"upstream"`; `card_art` is
+    a folder of card pictures to use in place of the project's own.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
+
+    def __init__(
+        self,
+        task: str,
+        rules: str = "strict",
+        card_art: str | Path | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
+        found = get_task(task, rules=rules)
+        if not isinstance(found, CardTask):
+            raise ValueError(f"task {task!r} is not a card game: its environment is {found.entry_point}")
+        self.task: CardTask[Any] = found
+        self.card_art = check_card_art(card_art)
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+        self.action_space: spaces.Discrete = spaces.Discrete(len(self.task.actions))  # type: ignore[assignment]
+        self._state: Any = None
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._state = self.task.start(self.np_random, options)
+        self._over = False
+        return self._picture(), self.task.info(self._state)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._over:
+            raise gymnasium.error.ResetNeeded("the episode is over or has not begun: call reset first")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be an index from 0 to {self.action_space.n - 1}, not {action!r}")
+        after = self.task.transition(self._state, self.task.actions[action], self.np_random)
+        self._state, self._over = after.state, after.terminated or after.truncated
+        return self._picture(), after.reward, after.terminated, after.truncated, self.task.info(self._state)
+
+    def render(self) -> np.ndarray | None:
+        """The current picture in mode `rgb_array`, else None."""
+        return self._picture() if self.render_mode == "rgb_array" else None
+
+    def view(self) -> View:
+        """The legal action words, in the order of `step`'s index, and the values that the prompt is filled with."""
+        return View(self.task.actions, self.task.fields(self._current()))
+
+    def advice(self) -> Advice:
+        """What the task's solver would do now."""
+        return self.task.solve(self._current())
+
+    def reading(self) -> Mapping[str, str]:
+        """The text of each field that a player must read off the picture now."""
+        return self.task.reading(self._current())
+
+    def _current(self) -> Any:
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset first")
+        return self._state
+
+    def _picture(self) -> np.ndarray:
+        return draw(self.task.scene(self._current()), self.card_art)

@@ -1,0 +1,315 @@
+"""Held-out evaluation: episodes from seeds that no training ever sees, counted with an interval.
+
+The paper has no such protocol: it reports the peak of a rolling mean over training episodes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import RECORD, JsonLines, atomic_write_text, jsonable, write_run_record
+from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
+from rl4vlm.core.stats import wilson
+from rl4vlm.core.types import Episode, PlayStopped, Policy, Step, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
+from rl4vlm.interaction.play import play_episodes
+from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
+from rl4vlm.tasks.registry import get_task
+
+EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
+PROTOCOL = "held_out"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a policy is evaluated.
+
+    Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `width`
+    episodes are played at once. `temperature` to `device` say how a learned policy is loaded. `env` holds keyword
+    arguments of the environment, `prompt` texts that replace the task's own, `api` settings of a policy that asks over
+    HTTP.
+    """
+
+    episodes: int = 200
+    width: int = 64
+    seed_base: int = 1_000_000_000
+    temperature: float = 0.2
+    max_new_tokens: int = 256
+    dtype: str = "float32"
+    device: str = "auto"
+    env: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, str] = field(default_factory=dict)
+    api: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes {self.episodes} is less than 1")
+        if not 0 <= self.seed_base <= TRAINING_SEEDS_FROM - self.episodes:
+            raise ValueError(f"seed_base {self.seed_base} leads into the seeds of training, from {TRAINING_SEEDS_FROM}")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed_base, self.seed_base + self.episodes)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a policy: `kind` is scripted, sft, ppo, checkpoint (unknown), api (a model behind an endpoint) or http
+    (a checkpoint asked over HTTP); lambda and seed only for what PPO trained."""
+
+    method: str
+    kind: str
+    lam: float | None = None
+    seed: int | None = None
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A policy that counts what its replies were and cost, and knows whether it can afford so many more."""
+
+    def totals(self) -> Mapping[str, Any]: ...
+
+    def affords(self, replies: int) -> bool: ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A policy that holds something open: connections, a server."""
+
+    def close(self) -> None: ...
+
+
+class Allowance:
+    """Whether a policy affords another episode: as many running ones as long as the longest so far."""
+
+    def __init__(self, player: Policy, width: int) -> None:
+        self.player = player
+        self.width = width
+        self.longest = 0
+        self.stopped: str | None = None
+
+    def covers_after(self, episode: Episode) -> bool:
+        """Whether another may begin after `episode`."""
+        self.longest = max(self.longest, episode.length)
+        if isinstance(self.player, Metered) and not self.player.affords(self.width * self.longest):
+            self.stopped = "what was left of the spending cap went to the episodes that were running"
+        return self.stopped is None
+
+
+def run(
+    *,
+    policy: str | Policy,
+    task: str,
+    style: Style,
+    out: Path,
+    settings: EvaluationSettings,
+    origin: Origin | None = None,
+) -> dict[str, Any]:
+    """Play the held-out episodes of `task`; writes `episodes.jsonl`, `run.json` and, last, `summary.json` to `out`.
+
+    Where the policy cannot afford all episodes, the result is `partial`: no more begin when what is left would just
+    pay for those that run. Should it not (PlayStopped), the episodes before the first unfinished one count; finished
+    ones after it are the short ones of their batch, and would tilt the result.
+
+    Args:
+        policy: a name as `make_policy` takes it, or a policy.
+        task: a task's name.
+        style: how replies are written.
+        out: folder to write to.
+        settings: see there.
+        origin: what made the policy; found out from its name and the record beside it unless given.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: no such policy or task, or the policy stopped play before an episode was finished.
+    """
+    with ExitStack() as opened:
+        player = make_policy(policy, style, **settings.loading) if isinstance(policy, str) else policy
+        if isinstance(policy, str) and isinstance(player, Closable):
+            opened.callback(player.close)
+        return _run(policy, player, task, style, out, settings, origin)
+
+
+def _run(
+    policy: str | Policy,
+    player: Policy,
+    task: str,
+    style: Style,
+    out: Path,
+    settings: EvaluationSettings,
+    origin: Origin | None,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    name = policy if isinstance(policy, str) else type(policy).__name__
+    made_by = origin or (
+        origin_of(policy, style, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
+    )
+    game = get_task(task)
+    # A reply without thoughts says nothing of the picture.
+    patterns = game.reading_patterns if style is Style.COT else {}
+    allowance = Allowance(player, settings.width)
+    played = play_episodes(
+        lambda: make_env(task, **settings.env),
+        game,
+        ReadingExaminer(player, patterns),
+        style,
+        override_parts(game.prompt, settings.prompt),
+        settings.seeds,
+        settings.width,
+        allowance.covers_after,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SUMMARY).unlink(missing_ok=True)
+    lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", settings.episodes)
+    summary = {
+        "method": made_by.method,
+        "kind": made_by.kind,
+        "lambda": made_by.lam,
+        "seed": made_by.seed,
+        "policy": name,
+        "task": task,
+        "style": style,
+        "protocol": PROTOCOL,
+        **summarise(lines),
+        "partial": len(lines) < settings.episodes,
+        "stopped": stopped or allowance.stopped,
+        **({"api": player.totals()} if isinstance(player, Metered) else {}),
+    }
+    write_run_record(
+        out,
+        stage="evaluation",
+        settings={"policy": name, "task": task, "style": style, **vars(settings)},
+        seeds={"episodes": [settings.seeds[0], settings.seeds[-1]]},
+        inputs={} if not isinstance(policy, str) or policy in SCRIPTED else {"policy": Path(checkpoint_of(policy)[1])},
+        seconds=time.monotonic() - started,
+    )
+    atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _record(
+    played: Iterator[tuple[Episode, list[Step]]], file: Path, title: str, total: int
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Write a line an episode while they are played; the lines, and why the policy stopped play if it did."""
+    lines: list[dict[str, Any]] = []
+    stopped = None
+    with JsonLines(file) as written, progress(total, title, unit="episode") as bar:
+        try:
+            for number, (episode, steps) in enumerate(played):
+                lines.append(episode_line(number, episode, steps))
+                written.write(lines[-1])
+                bar.update(1)
+                bar.describe(success=sum(line["success"] for line in lines) / len(lines))
+        except PlayStopped as reason:
+            stopped = str(reason)
+    if not lines:
+        raise ValueError(f"not one episode was finished: {stopped}")
+    return lines, stopped
+
+
+def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
+    """The record of one episode; together with its seed enough to replay it."""
+    readings: dict[str, list[int]] = {}
+    for step in steps:
+        for name, mark in step.reply.numbers.items():
+            if name.startswith(PREFIX):
+                tally = readings.setdefault(name.removeprefix(PREFIX), [0, 0])
+                tally[0] += int(mark)
+                tally[1] += 1
+    return {
+        "episode": number,
+        "seed": episode.seed,
+        "success": episode.success,
+        "return": episode.total_reward,
+        "length": episode.length,
+        "fallbacks": episode.fallbacks,
+        "reading": readings,
+        "steps": [step_entry(step) for step in steps],
+    }
+
+
+def step_entry(step: Step) -> dict[str, Any]:
+    """The record of one step, with the numbers that the policy gave."""
+    return {
+        "action": step.action,
+        "reward": step.reward,
+        "outcome": step.parsed.outcome,
+        "fallback": step.fallback,
+        "reply": step.reply.text,
+        **step.reply.numbers,
+    }
+
+
+def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Totals over episode lines; rates and their Wilson 95 % bounds in percent, log-probs as means over steps."""
+    successes = sum(line["success"] for line in lines)
+    low, high = wilson(successes, len(lines))
+    steps = [step for line in lines for step in line["steps"]]
+    correct: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for line in lines:
+        for name, (right, of) in line["reading"].items():
+            correct[name] += right
+            asked[name] += of
+    return {
+        "episodes": len(lines),
+        "successes": successes,
+        "success_rate": 100 * successes / len(lines),
+        "ci_low": 100 * low,
+        "ci_high": 100 * high,
+        "mean_return": sum(line["return"] for line in lines) / len(lines),
+        "mean_length": len(steps) / len(lines),
+        "fallback_rate": sum(step["fallback"] for step in steps) / len(steps),
+        "outcomes": dict(sorted(Counter(str(step["outcome"]) for step in steps).items())),
+        "reading_accuracy": {name: correct[name] / asked[name] for name in asked},
+        "logprob_thoughts": _mean_of("logprob_thoughts", steps),
+        "logprob_action": _mean_of("logprob_action", steps),
+        "reply_tokens": _mean_of("tokens", steps),
+        "seeds": [line["seed"] for line in lines],
+    }
+
+
+def _mean_of(name: str, steps: Sequence[Mapping[str, Any]]) -> float | None:
+    values = [step[name] for step in steps if name in step]
+    return sum(values) / len(values) if values else None
+
+
+def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -> Origin:
+    """What made the policy of this name: from the record beside its checkpoint, where there is one.
+
+    `api` holds the settings of a model behind an endpoint, its `method` among them.
+    """
+    if policy in SCRIPTED:
+        return Origin(METHODS.get(policy, policy), "scripted")
+    kind, checkpoint = checkpoint_of(policy)
+    if kind == "api":
+        return Origin((api or {}).get("method") or checkpoint, "api")
+    made_by = _origin_of_checkpoint(checkpoint, style)
+    return replace(made_by, method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
+
+
+def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
+    record = Path(checkpoint).parent / RECORD
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    ending = "" if style is Style.COT else "-noCoT"
+    if made.get("stage") == "sft":
+        return Origin(f"LLaVA-sft{ending}", "sft")
+    if made.get("stage") == "ppo":
+        return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_weight"], made["seeds"]["ppo"])
+    return Origin(Path(checkpoint).name, "checkpoint")

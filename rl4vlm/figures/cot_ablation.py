@@ -1,0 +1,49 @@
+"""The paper's figure 6: learning with and without chain of thought."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rl4vlm.figures import panels
+from rl4vlm.figures.results import Results
+from rl4vlm.figures.style import FigureStyle, Sheet
+
+METHODS = ("RL4VLM", "RL4VLM-noCoT")
+STARTS = {"RL4VLM": "LLaVA-sft", "RL4VLM-noCoT": "LLaVA-sft-noCoT"}
+FIGURES = {"RL4VLM": "main", "RL4VLM-noCoT": "cot"}
+"""In which published figure each method's curve was read."""
+
+
+def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
+    """Draw it, on the tasks that were trained without chain of thought."""
+    tasks = [task for task in results.tasks if results.headline_runs("RL4VLM-noCoT", task)]
+    if not tasks:
+        return panels.empty(style, scale, "no training run without chain of thought")
+    note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
+    sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
+    titles = [f"{task} (extra)" if task == "Points24" else task for task in tasks]
+    for axis, task in zip(
+        panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
+    ):
+        _panel(axis, results, task, style)
+    sheet.legend()
+    return sheet.figure
+
+
+def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
+    end = panels.last_step(run for method in METHODS for run in results.headline_runs(method, task))
+    for place, method in enumerate(METHODS):
+        colour = style.colour(method)
+        panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
+        curve = f"{method}, published curve"
+        panels.published_curve(axis, FIGURES[method], task, method, curve, end, colour, style)
+        start = results.headline_evaluations(STARTS[method], task)
+        panels.held_out_point(axis, start, (-0.04 - 0.06 * place) * end, colour, f"{STARTS[method]}, held out", "s")
+        final = results.headline_evaluations(method, task)
+        panels.held_out_point(axis, final, (1.04 + 0.06 * place) * end, colour, f"{method}, held out")
+    panels.published_lines(axis, task, METHODS, style)
+    panels.reference_lines(axis, results, task, style)
+    panels.steps_axis(axis)
+    panels.percent_axis(axis)
+    axis.set_xlim(-0.15 * end, 1.15 * end)

@@ -1,0 +1,77 @@
+"""The paper's table 1 as a figure: how much of a reply's log-probability its thoughts hold, and how much its action."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rl4vlm.figures import panels
+from rl4vlm.figures.published_data import PAPER, published_balances
+from rl4vlm.figures.results import Evaluation, Results
+from rl4vlm.figures.style import FigureStyle, Sheet
+
+STAGES = {"LLaVA-sft": ("after SFT", "s"), "RL4VLM": ("after PPO", "o")}
+FLOOR = 1e-4
+"""Nats; a smaller magnitude is drawn here, as a logarithmic axis has no zero. Its label tells its value."""
+
+
+def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
+    """Draw it: a line of thoughts and action for each task and stage, magnitudes on a logarithmic axis."""
+    rows = [
+        (task, method, found)
+        for task in results.tasks
+        for method in STAGES
+        if (found := _measured(results.headline_evaluations(method, task)))
+    ]
+    if not rows:
+        return panels.empty(style, scale, "no evaluation with log-probabilities")
+    note = (
+        f"Scale: {scale}. Mean over the steps of held-out episodes of |Σ log p| of a reply's thought tokens and of its "
+        f"action tokens, at the sampling temperature. Crosses: published, {PAPER}, table 1 (second-hand)."
+    )
+    sheet = Sheet(style, width=2.3 * style.panel_width, height=0.27 * max(len(rows), 3) + 0.6, note=note)
+    axis = sheet.part.subplots()
+    for place, (task, method, runs) in enumerate(rows):
+        _row(axis, place, task, method, runs, style)
+    axis.set_yticks(range(len(rows)), [f"{task}, {STAGES[method][0]}" for task, method, _ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xscale("log")
+    axis.grid(True, axis="x")
+    axis.grid(False, axis="y")
+    axis.margins(x=0.12)
+    axis.set_xlabel("|Σ log p| (nats)")
+    sheet.legend()
+    return sheet.figure
+
+
+def _measured(runs: Sequence[Evaluation]) -> list[Evaluation]:
+    return [run for run in runs if run.logprob_thoughts is not None and run.logprob_action is not None]
+
+
+def _row(axis: Axes, place: int, task: str, method: str, runs: Sequence[Evaluation], style: FigureStyle) -> None:
+    thoughts = sum(abs(run.logprob_thoughts or 0.0) for run in runs) / len(runs)
+    action = sum(abs(run.logprob_action or 0.0) for run in runs) / len(runs)
+    axis.plot([max(action, FLOOR), max(thoughts, FLOOR)], [place, place], color="#cccccc", linewidth=1.0, zorder=1)
+    for name, value in (("thoughts", thoughts), ("action", action)):
+        axis.plot(max(value, FLOOR), place, STAGES[method][1], color=style.colour(name), label=name, zorder=3)
+        axis.annotate(
+            f"{value:.2g}",
+            (max(value, FLOOR), place),
+            xytext=(0, 3.5),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=style.font_size - 2,
+            color=style.colour(name),
+        )
+    if method == "RL4VLM":
+        _published(axis, place, task, style)
+
+
+def _published(axis: Axes, place: int, task: str, style: FigureStyle) -> None:
+    for balance in published_balances():
+        if balance.task == task:
+            for name, value in (("thoughts", balance.thoughts), ("action", balance.action)):
+                axis.plot(value, place, "x", color=style.colour(name), label=f"{name}, published", zorder=2)

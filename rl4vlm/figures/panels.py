@@ -1,0 +1,181 @@
+"""What figures of learning curves share: a panel a task, curves with bands, held-out points, reference lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from rl4vlm.core.stats import wilson
+from rl4vlm.figures.intervals import rate_interval
+from rl4vlm.figures.published_data import PAPER, Rate, published_curves, published_rates, reference_rates
+from rl4vlm.figures.results import Evaluation, Results, TrainingRun
+from rl4vlm.figures.style import FigureStyle, Sheet
+
+PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
+Colour = str | tuple[float, float, float]
+
+
+def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -> list[Axes]:
+    """One panel a title in a row, the y label on the first."""
+    axes = list(part.subplots(1, len(titles), squeeze=False)[0])
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title)
+        axis.set_xlabel(x_label)
+    axes[0].set_ylabel(y_label)
+    return axes
+
+
+def percent_axis(axis: Axes) -> None:
+    """y from a little below 0 to a little above the highest thing drawn, at most a little above 100."""
+    top = axis.dataLim.y1 if np.isfinite(axis.dataLim.y1) else 100.0
+    top = min(max(top, 10.0), 100.0)
+    axis.set_ylim(-0.04 * top, 1.06 * top)
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def steps_axis(axis: Axes) -> None:
+    """x in environment steps, thousands as k, with room on both sides for the held-out points."""
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+    )
+
+
+def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, label: str, style: FigureStyle) -> None:
+    """The rolling success of a method against environment steps, with a band; nothing where there is no curve.
+
+    One seed: the band is Wilson's 95 % interval of the window. Several: the line is the mean over seeds, on the steps
+    that all of them reached, and the band goes from the lowest to the highest seed.
+    """
+    curves = [run.curve for run in runs if run.curve]
+    if not curves:
+        return
+    if len(curves) == 1:
+        steps = np.array([point.env_steps for point in curves[0]], dtype=float)
+        middle = np.array([point.success_rate for point in curves[0]])
+        low, high = (
+            np.array([wilson(round(point.success_rate / 100 * point.window), point.window) for point in curves[0]]).T
+            * 100
+        )
+    else:
+        start = max(curve[0].env_steps for curve in curves)
+        stop = min(curve[-1].env_steps for curve in curves)
+        steps = np.array(
+            sorted({p.env_steps for curve in curves for p in curve if start <= p.env_steps <= stop}), float
+        )
+        rates = np.array(
+            [np.interp(steps, [p.env_steps for p in curve], [p.success_rate for p in curve]) for curve in curves]
+        )
+        middle, low, high = rates.mean(axis=0), rates.min(axis=0), rates.max(axis=0)
+    sns.lineplot(x=steps, y=middle, ax=axis, color=colour, label=label, errorbar=None, legend=False, zorder=3)
+    axis.fill_between(steps, low, high, color=colour, alpha=style.band_alpha, linewidth=0, zorder=2)
+
+
+def held_out_point(
+    axis: Axes, runs: Sequence[Evaluation], x: float, colour: Colour, label: str, marker: str = "o"
+) -> None:
+    """A held-out success rate with its 95 % interval, training seeds pooled; nothing where there is none."""
+    if not runs:
+        return
+    rate = 100 * sum(run.successes for run in runs) / sum(run.episodes for run in runs)
+    low, high = rate_interval([(run.successes, run.episodes) for run in runs])
+    axis.errorbar(
+        [x],
+        [rate],
+        yerr=[[max(rate - low, 0)], [max(high - rate, 0)]],
+        fmt=marker,
+        color=colour,
+        elinewidth=0.9,
+        capsize=1.8,
+        label=label,
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def published_lines(axis: Axes, task: str, methods: Iterable[str], style: FigureStyle) -> None:
+    """Dashed lines at the paper's rates of `methods` on `task`."""
+    for method in methods:
+        for rate in _of(published_rates(), task, method):
+            axis.axhline(
+                rate.success_rate,
+                color=style.colour(method),
+                linestyle=(0, (4, 2)),
+                linewidth=0.9,
+                label=f"{method}, published",
+                zorder=1,
+            )
+
+
+def reference_lines(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
+    """Lines at random play and at the ceiling: exact where it is known, else this project's own measurement."""
+    for method, name, dashes in (
+        ("random", "random play", (0, (1, 1.5))),
+        ("stand on 17", "stand on 17", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
+        ("solver", "ceiling", (0, (5, 1.5, 1, 1.5))),
+    ):
+        exact = [rate.success_rate for rate in _of(reference_rates(), task, method)]
+        measured = [run.success_rate for run in results.headline_evaluations(method, task)]
+        for value in (exact or measured)[:1]:
+            axis.axhline(value, color=style.colour(method), linestyle=dashes, linewidth=0.9, label=name, zorder=1)
+
+
+def published_curve(
+    axis: Axes, figure: str, task: str, method: str, label: str, last_step: float, colour: Colour, style: FigureStyle
+) -> None:
+    """The paper's curve, if the style asks for it, stretched so that it ends with the reproduced one."""
+    if not style.show_published_curves:
+        return
+    for curve in published_curves():
+        if (curve.figure, curve.task, curve.method) == (figure, task, method):
+            steps = np.array(curve.env_steps) * last_step / max(curve.env_steps)
+            axis.plot(
+                steps,
+                curve.success_rates,
+                color=colour,
+                linestyle=":",
+                linewidth=1.0,
+                label=label,
+                zorder=2,
+            )
+
+
+def last_step(runs: Iterable[TrainingRun]) -> float:
+    """Where the longest run ends; 1 where nothing was trained, so that an axis still has a length."""
+    return max((float(point.env_steps) for run in runs for point in run.curve), default=1.0)
+
+
+def empty(style: FigureStyle, scale: str, what: str) -> Figure:
+    """A figure that says what there is none of: its rule runs although the config asks for no such runs."""
+    sheet = Sheet(style, width=2 * style.panel_width, height=0.6, note=f"Scale: {scale}.")
+    axis = sheet.part.subplots()
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, what, ha="center", va="center", transform=axis.transAxes, color="#555555")
+    return sheet.figure
+
+
+def curve_note(results: Results, scale: str, style: FigureStyle, published: str) -> str:
+    """The small print of a figure of learning curves: what each kind of mark means and where it comes from.
+
+    `published` tells which marks show the paper's numbers.
+    """
+    several = len({run.seed for run in results.headline_runs()}) > 1
+    windows = sorted({max(p.window for p in run.curve) for run in results.headline_runs() if run.curve})
+    episodes = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}" if windows else "no"
+    if style.show_published_curves:
+        published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
+    band = "mean and range over seeds" if several else "band: 95 % Wilson interval of the window"
+    return (
+        f"Scale: {scale}. Lines: success over the last {episodes} training episodes ({band}). Points: held-out "
+        f"episodes, 95 % interval. {published} Random play and ceiling: enumerated on the games' rules, else measured "
+        "here."
+    )
+
+
+def _of(rates: Iterable[Rate], task: str, method: str) -> list[Rate]:
+    return [rate for rate in rates if (rate.task, rate.method) == (task, method)]

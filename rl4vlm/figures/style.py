@@ -1,0 +1,185 @@
+"""How figures look, and how they are saved so that the same results give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like
+from matplotlib.figure import Figure
+
+from rl4vlm.figures.files import write_bytes
+
+COLOURS: Mapping[str, str] = {
+    # Okabe and Ito's palette: told apart with any colour vision, and one colour a method in every figure.
+    "RL4VLM": "#0072B2",
+    "RL4VLM-noCoT": "#D55E00",
+    "CNN+RL": "#009E73",
+    "LLaVA-sft": "#56B4E9",
+    "GPT4-V": "#CC79A7",
+    "Gemini": "#E69F00",
+    "base model": "#BBBBBB",
+    "random": "#777777",
+    "solver": "#000000",
+    "stand on 17": "#AA7744",
+    "thoughts": "#0072B2",
+    "action": "#D55E00",
+}
+
+
+@dataclass(frozen=True)
+class FigureStyle:
+    """The settings `figures.style` of the config; sizes in inches, lengths and font sizes in points.
+
+    `colours` replaces single entries of `COLOURS`; `lambda_palette` is a seaborn palette for the values of λ.
+    `show_published_curves` adds the paper's curves, read by eye and stretched to the length of the reproduced run: the
+    two axes count steps of different models, so they are left out unless asked for.
+
+    Raises ValueError naming what is not a colour, a palette, a known entry or a positive size.
+    """
+
+    panel_width: float = 1.95
+    panel_height: float = 1.75
+    font: str = "DejaVu Sans"
+    font_size: float = 7.5
+    line_width: float = 1.4
+    marker_size: float = 4.0
+    band_alpha: float = 0.2
+    dpi: int = 220
+    colours: Mapping[str, str] = field(default_factory=dict)
+    lambda_palette: str = "viridis"
+    show_published_curves: bool = False
+
+    def __post_init__(self) -> None:
+        for name, colour in self.colours.items():
+            if name not in COLOURS:
+                raise ValueError(f"no colour is named {name!r}: there are {', '.join(COLOURS)}")
+            if not is_color_like(colour):
+                raise ValueError(f"{colour!r} (of {name}) is not a colour")
+        for name in ("panel_width", "panel_height", "font_size", "line_width", "marker_size", "dpi"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if not 0 <= self.band_alpha <= 1:
+            raise ValueError(f"band_alpha must lie in 0..1, not {self.band_alpha!r}")
+        self.lambda_colours(1)
+
+    def colour(self, method: str) -> str:
+        """A method's colour; a method without one is grey."""
+        return self.colours.get(method, COLOURS.get(method, "#999999"))
+
+    def lambda_colours(self, count: int) -> list[tuple[float, float, float]]:
+        """`count` colours from dark to light, without the ends that vanish on paper."""
+        return list(sns.color_palette(self.lambda_palette, count))
+
+    def rc(self) -> Any:
+        """The matplotlib settings of this style, by name: what `matplotlib.rcParams.update` takes."""
+        small = self.font_size - 1
+        return {
+            **sns.axes_style("ticks"),
+            "font.family": self.font,
+            "font.size": self.font_size,
+            "axes.titlesize": self.font_size + 0.5,
+            "axes.titleweight": "bold",
+            "axes.labelsize": self.font_size,
+            "xtick.labelsize": small,
+            "ytick.labelsize": small,
+            "legend.fontsize": small,
+            "legend.frameon": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.5,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": self.line_width,
+            "lines.markersize": self.marker_size,
+            # TrueType fonts: text in the PDF stays text.
+            "pdf.fonttype": 42,
+            "savefig.dpi": self.dpi,
+        }
+
+
+@contextmanager
+def drawing(style: FigureStyle) -> Iterator[None]:
+    """matplotlib as the style wants it; a matplotlibrc of the user's has no part in figures."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style.rc())
+        yield
+
+
+class Sheet:
+    """A figure in the making: a part to draw on, a legend below it, and a note in small print at the foot.
+
+    The part keeps its size; what is below it makes the figure higher.
+    """
+
+    def __init__(self, style: FigureStyle, width: float, height: float, note: str) -> None:
+        """`width` and `height`, in inches, are those of the part that is drawn on."""
+        size = style.font_size - 1.5
+        # A letter of the figure font is a good half of its size wide.
+        text = textwrap.fill(note, int(width * 72 / (0.54 * size)))
+        self._height = height
+        self._foot = (text.count("\n") + 1.8) * 1.25 * size / 72
+        self.figure = Figure(figsize=(width, height + self._foot), layout="constrained")
+        self._canvas = FigureCanvasAgg(self.figure)
+        self._grid = self.figure.add_gridspec(2, 1, height_ratios=[height, self._foot], hspace=0)
+        self.part = self.figure.add_subfigure(self._grid[0])
+        foot = self.figure.add_subfigure(self._grid[1])
+        foot.text(0.01, 0.9, text, fontsize=size, color="#555555", va="top", linespacing=1.25)
+
+    def legend(self) -> None:
+        """One legend of everything drawn on the part, each label once, in as many columns as fit."""
+        entries: dict[str, Artist] = {}
+        for axis in self.part.axes:
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                entries.setdefault(label, handle)
+        columns = len(entries)
+        while columns:
+            legend = self.part.legend(
+                list(entries.values()),
+                list(entries),
+                loc="outside lower center",
+                ncols=columns,
+                handlelength=2.2,
+                columnspacing=1.4,
+                labelspacing=0.35,
+            )
+            box = legend.get_window_extent(self._canvas.get_renderer())
+            if columns == 1 or box.width < 0.98 * self.figure.bbox.width:
+                self._grow(box.height / self.figure.dpi)
+                return
+            legend.remove()
+            # As few columns as the rows need: none is left nearly empty.
+            rows = -(-len(entries) // (columns - 1))
+            columns = -(-len(entries) // rows)
+
+    def _grow(self, by: float) -> None:
+        self._height += by
+        self.figure.set_figheight(self._height + self._foot)
+        self._grid.set_height_ratios([self._height, self._foot])
+
+
+def save(figure: Figure, out: Path) -> None:
+    """Write `out`.pdf and `out`.png, whole or not at all, without dates or program names."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nothing = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}
+    for kind, metadata in nothing.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        write_bytes(out.with_name(f"{out.name}.{kind}"), buffer.getvalue())

@@ -1,0 +1,50 @@
+"""The paper's figure 5: success during training, task by task, beside what others reach."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rl4vlm.figures import panels
+from rl4vlm.figures.results import Results
+from rl4vlm.figures.style import FigureStyle, Sheet
+
+TRAINED = ("RL4VLM", "CNN+RL")
+PUBLISHED = ("RL4VLM", "LLaVA-sft", "GPT4-V", "Gemini")
+NOT_IN_PAPER = ("Points24",)
+
+
+def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
+    """Draw it; a method or task that was not run is absent, and a task beyond the paper's panels says so."""
+    tasks = [task for task in results.tasks if any(results.headline_runs(method, task) for method in TRAINED)]
+    if not tasks:
+        return panels.empty(style, scale, "no training run")
+    note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
+    sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
+    titles = [f"{task} (extra)" if task in NOT_IN_PAPER else task for task in tasks]
+    for axis, task in zip(
+        panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
+    ):
+        _panel(axis, results, task, style)
+    sheet.legend()
+    return sheet.figure
+
+
+def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
+    methods = [method for method in TRAINED if results.headline_runs(method, task)]
+    end = panels.last_step(run for method in methods for run in results.headline_runs(method, task))
+    for method in methods:
+        colour = style.colour(method)
+        panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
+        curve = f"{method}, published curve"
+        panels.published_curve(axis, "main", task, method, curve, end, colour, style)
+    start = results.headline_evaluations("LLaVA-sft", task)
+    panels.held_out_point(axis, start, -0.03 * end, style.colour("LLaVA-sft"), "LLaVA-sft (start), held out", "s")
+    for place, method in enumerate(methods):
+        final = results.headline_evaluations(method, task)
+        panels.held_out_point(axis, final, (1.04 + 0.05 * place) * end, style.colour(method), f"{method}, held out")
+    panels.published_lines(axis, task, PUBLISHED, style)
+    panels.reference_lines(axis, results, task, style)
+    panels.steps_axis(axis)
+    panels.percent_axis(axis)
+    axis.set_xlim(-0.07 * end, (1.09 + 0.05 * len(methods)) * end)

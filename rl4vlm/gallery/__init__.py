@@ -1,0 +1,1 @@
+"""Sample episodes of every evaluation, step by step, in one HTML file."""

@@ -1,0 +1,145 @@
+"""The gallery: a few episodes of every evaluation, with what the player saw, was asked, wrote and earned by it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.types import Step
+from rl4vlm.gallery.page import build_page
+from rl4vlm.gallery.pictures import MIME, PictureTable
+from rl4vlm.gallery.records import STEP_ENTRIES, Evaluation, choose, read_evaluation
+from rl4vlm.gallery.replay import Replayed, replay
+
+PAGE = "index.html"
+SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")
+
+
+@dataclass(frozen=True)
+class GallerySettings:
+    """How much the gallery shows: at most `episodes` of each evaluation."""
+
+    episodes: int = 12
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes {self.episodes} is less than 1")
+
+
+def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, settings: GallerySettings) -> Path:
+    """Write `index.html` to the folder `out`: one file that needs no other and no network.
+
+    Args:
+        evaluations: folders of evaluations, in the order that the page lists them in.
+        scale: label of these results.
+        out: folder to write to.
+        settings: see there.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: there is no evaluation, one lacks a file, or a record does not replay as it was played.
+    """
+    if not evaluations:
+        raise ValueError("the gallery has no evaluation to show")
+    read = [read_evaluation(folder) for folder in evaluations]
+    file = out / PAGE
+    atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
+    return file
+
+
+def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: GallerySettings) -> dict[str, Any]:
+    """What the page is given: `runs` with their episodes, and the tables of `pictures` and `prompts` they refer to."""
+    pictures, prompts = PictureTable(), _TextTable()
+    runs = []
+    with progress(len(evaluations), "gallery", unit="evaluation") as bar:
+        for evaluation, label in zip(evaluations, labels(evaluations), strict=True):
+            chosen = choose(evaluation.episodes, settings.episodes)
+            runs.append(
+                {
+                    "name": evaluation.name,
+                    "task": evaluation.task,
+                    "label": label,
+                    "style": evaluation.style.value,
+                    "totals": {name: evaluation.summary.get(name) for name in SHOWN_TOTALS},
+                    "episodes": [_episode(played, pictures, prompts) for played in replay(evaluation, chosen)],
+                }
+            )
+            bar.update(1)
+    return {"scale": scale, "mime": MIME, "runs": runs, "pictures": pictures.entries, "prompts": prompts.texts}
+
+
+def labels(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What each evaluation is called within its task: its method and, where that is not enough, what tells it apart."""
+    details: tuple[tuple[str, Callable[[Evaluation], Hashable]], ...] = (
+        (", lambda {}", lambda run: run.summary.get("lambda")),
+        (", seed {}", lambda run: run.summary.get("seed")),
+        (" ({})", lambda run: run.name),
+    )
+    named = [run.summary["method"] for run in evaluations]
+    for text, detail in details:
+        shared = Counter((run.task, name) for run, name in zip(evaluations, named, strict=True))
+        values: dict[tuple[str, str], set[Hashable]] = {}
+        for run, name in zip(evaluations, named, strict=True):
+            values.setdefault((run.task, name), set()).add(detail(run))
+        named = [
+            name + text.format(detail(run)) if shared[run.task, name] > 1 and len(values[run.task, name]) > 1 else name
+            for run, name in zip(evaluations, named, strict=True)
+        ]
+    return named
+
+
+class _TextTable:
+    """Numbered texts, each stored once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def add(self, text: str) -> int:
+        return self._numbers.setdefault(text, len(self._numbers))
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self._numbers)
+
+
+def _episode(played: Replayed, pictures: PictureTable, prompts: _TextTable) -> dict[str, Any]:
+    record, first = played.record, played.steps[0].request.picture
+    return {
+        "number": record["episode"],
+        "seed": record["seed"],
+        "won": record["success"],
+        "return": record["return"],
+        "fallbacks": record["fallbacks"],
+        "cut": played.steps[-1].truncated and not played.steps[-1].terminated,
+        "steps": [
+            {
+                "picture": pictures.add(step.request.picture, first),
+                "prompt": prompts.add(step.request.prompt),
+                **_step(step, entry),
+            }
+            for step, entry in zip(played.steps, record["steps"], strict=True)
+        ],
+        "last": pictures.add(played.last_picture, first),
+    }
+
+
+def _step(step: Step, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply in two parts, at the action's key: offsets would mean something else in the page's language."""
+    text = step.reply.text
+    key = step.parsed.action_span[0] if step.parsed.action_span else len(text)
+    return {
+        "thoughts": text[:key],
+        "key": text[key:],
+        "action": step.action,
+        "reward": step.reward,
+        "outcome": str(step.parsed.outcome),
+        "fallback": step.fallback,
+        "numbers": {name: value for name, value in entry.items() if name not in STEP_ENTRIES},
+    }

@@ -1,0 +1,272 @@
+"use strict";
+// Everything that comes out of the data is set as text, never as markup: models wrote it.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const tasks = [...new Set(data.runs.map((run) => run.task))];
+  const filters = {
+    all: () => true,
+    won: (episode) => episode.won,
+    lost: (episode) => !episode.won,
+    fallback: (episode) => episode.fallbacks > 0,
+  };
+  const state = { run: null, filter: "all", episode: null, step: 0 };
+  const at = (id) => document.getElementById(id);
+
+  function element(name, text, className) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  }
+
+  function button(text, className, current, press) {
+    const made = element("button", text, className);
+    made.type = "button";
+    if (current) made.setAttribute("aria-current", "true");
+    made.addEventListener("click", press);
+    return made;
+  }
+
+  const isNumber = (value) => typeof value === "number";
+  const rounded = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace("-", "−") : "–");
+  const signed = (value) => (value > 0 ? "+" : "") + String(value).replace("-", "−");
+
+  const runsOf = (task) => data.runs.filter((run) => run.task === task);
+  const shownEpisodes = () => state.run.episodes.filter(filters[state.filter]);
+
+  // The one place that changes what is shown. An episode that a change leaves out gives way to the nearest one that is
+  // there: the same seed where the new method has it.
+  function go(change) {
+    const seed = state.episode && state.episode.seed;
+    const otherEpisode = "run" in change || "filter" in change;
+    Object.assign(state, change);
+    const episodes = shownEpisodes();
+    if (otherEpisode && !("episode" in change)) {
+      const same = episodes.find((episode) => episode.seed === seed);
+      if (state.episode !== same) state.step = 0;
+      state.episode = same || episodes[0] || null;
+    }
+    if (state.episode) state.step = Math.max(0, Math.min(state.step, state.episode.steps.length));
+    draw();
+    remember();
+  }
+
+  function draw() {
+    drawChoices();
+    drawEpisodes();
+    const nothing = state.episode === null;
+    at("empty").hidden = !nothing;
+    at("shown").hidden = nothing;
+    if (!nothing) {
+      drawSteps();
+      drawStep();
+    }
+  }
+
+  function drawChoices() {
+    const options = (names, chosen) => names.map(([value, text]) => new Option(text, value, false, value === chosen));
+    at("task").replaceChildren(...options(tasks.map((task) => [task, task]), state.run.task));
+    at("run").replaceChildren(...options(runsOf(state.run.task).map((run) => [run.name, run.label]), state.run.name));
+    for (const filter of at("filters").children) {
+      const name = filter.dataset.filter;
+      const count = state.run.episodes.filter(filters[name]).length;
+      filter.textContent = `${name[0].toUpperCase()}${name.slice(1)} ${count}`;
+      filter.setAttribute("aria-pressed", String(name === state.filter));
+    }
+    at("totals").textContent = totalsText(state.run);
+  }
+
+  function totalsText(run) {
+    const totals = run.totals;
+    const parts = [`${data.scale} scale`, run.style === "cot" ? "with thoughts" : "action alone"];
+    if (isNumber(totals.lambda)) parts.push(`λ ${totals.lambda}`);
+    if (isNumber(totals.seed)) parts.push(`seed ${totals.seed}`);
+    if (isNumber(totals.success_rate)) {
+      const interval = `95 % interval ${rounded(totals.ci_low, 1)} to ${rounded(totals.ci_high, 1)}`;
+      parts.push(`${rounded(totals.success_rate, 1)} % of ${totals.episodes} episodes won (${interval})`);
+    }
+    parts.push(`${run.episodes.length} of them here`);
+    return parts.join(" · ");
+  }
+
+  function drawEpisodes() {
+    refill(at("episodes"), shownEpisodes().map((episode) => {
+      const kind = (episode.won ? "✓" : "✗") + (episode.fallbacks ? "?" : "");
+      const made = button(`${kind} ${episode.number}`, episode.won ? "won" : "lost", episode === state.episode,
+        () => go({ episode, step: 0 }));
+      const fallbacks = episode.fallbacks ? `, ${episode.fallbacks} fallbacks` : "";
+      made.title = `Episode ${episode.number}, ${episode.won ? "won" : "lost"}${fallbacks}`;
+      made.setAttribute("aria-label", made.title);
+      return made;
+    }));
+  }
+
+  function drawSteps() {
+    const marks = state.episode.steps.map((step, index) => {
+      const made = button(step.action, step.fallback ? "fallback" : "", index === state.step, () => go({ step: index }));
+      made.setAttribute("aria-label", `Step ${index + 1}: ${step.action}${step.fallback ? ", a fallback" : ""}`);
+      return made;
+    });
+    const end = state.episode.steps.length;
+    marks.push(button("end", state.episode.won ? "won" : "lost", state.step === end, () => go({ step: end })));
+    refill(at("marks"), marks);
+    at("previous").disabled = state.step === 0;
+    at("next").disabled = state.step === end;
+  }
+
+  // New buttons for a row; the current one keeps the focus and is kept in sight.
+  function refill(row, buttons) {
+    const focused = row.contains(document.activeElement);
+    row.replaceChildren(...buttons);
+    const current = row.querySelector("[aria-current]");
+    if (!current) return;
+    if (focused) current.focus({ preventScroll: true });
+    // Scrolls the row alone: scrollIntoView would move the page, too.
+    row.scrollLeft = current.offsetLeft - row.offsetLeft - (row.clientWidth - current.offsetWidth) / 2;
+  }
+
+  function drawStep() {
+    const { episode } = state;
+    const step = episode.steps[state.step];
+    at("exchange").hidden = !step;
+    drawPicture(step ? step.picture : episode.last);
+    if (!step) {
+      at("title").textContent = `Episode ${episode.number}, the end`;
+      drawFacts([
+        ["Outcome", episode.won ? "won" : "lost", episode.won ? "won" : "lost"],
+        ["Ended by", episode.cut ? "running out of steps" : "the game"],
+        ["Return", signed(episode.return)],
+        ["Steps", String(episode.steps.length)],
+        ["Fallbacks", String(episode.fallbacks)],
+        ["Seed", String(episode.seed)],
+      ]);
+      return;
+    }
+    at("title").textContent = `Episode ${episode.number}, step ${state.step + 1} of ${episode.steps.length}`;
+    at("thoughts").textContent = step.thoughts;
+    at("key").textContent = step.key;
+    at("prompt").textContent = data.prompts[step.prompt];
+    const { logprob_thoughts: thoughts, logprob_action: key } = step.numbers;
+    at("thoughts-number").textContent = isNumber(thoughts) ? `log p ${rounded(thoughts, 2)}` : "";
+    at("key-number").textContent = isNumber(key) ? `log p ${rounded(key, 2)}` : "";
+    drawFacts(stepFacts(step));
+  }
+
+  function stepFacts(step) {
+    const { logprob_thoughts, logprob_action, value, tokens, ...others } = step.numbers;
+    const facts = [
+      [step.fallback ? "Random action" : "Action", step.action],
+      ["Parsed", step.outcome.replaceAll("_", " "), step.fallback ? "lost" : ""],
+      ["Reward", signed(step.reward)],
+    ];
+    if (value !== undefined) facts.push(["Value", rounded(value, 3)]);
+    if (tokens !== undefined) facts.push(["Tokens", rounded(tokens, 0)]);
+    for (const [name, found] of Object.entries(others)) {
+      if (name.startsWith("read ")) {
+        facts.push([`Read: ${name.slice(5)}`, found ? "✓ right" : "✗ wrong", found ? "won" : "lost"]);
+      } else {
+        facts.push([name, isNumber(found) ? String(found) : JSON.stringify(found)]);
+      }
+    }
+    return facts;
+  }
+
+  function drawFacts(facts) {
+    at("facts").replaceChildren(...facts.map(([name, text, className]) => {
+      const pair = document.createElement("div");
+      pair.append(element("dt", name), element("dd", text, className));
+      return pair;
+    }));
+  }
+
+  const decoded = new Map();
+
+  function image(number) {
+    if (!decoded.has(number)) {
+      const made = new Image();
+      made.src = `data:${data.mime};base64,${data.pictures[number].data}`;
+      decoded.set(number, made.decode().then(() => made));
+    }
+    return decoded.get(number);
+  }
+
+  // A picture is whole, or a patch on a whole one. They are put together at their own size and scaled as one: scaled
+  // one by one, the patch would show its edges.
+  async function drawPicture(number) {
+    const canvas = at("picture");
+    const { on, at: place } = data.pictures[number];
+    canvas.dataset.wanted = number;
+    const layers = await Promise.all((on === undefined ? [number] : [on, number]).map(image));
+    if (canvas.dataset.wanted !== String(number)) return;
+    [canvas.width, canvas.height] = data.pictures[on === undefined ? number : on].size;
+    const pen = canvas.getContext("2d");
+    pen.drawImage(layers[0], 0, 0);
+    if (on !== undefined) pen.drawImage(layers[1], ...place);
+    canvas.dataset.shown = number;
+  }
+
+  // The address names what is shown, so that it can be kept and passed on. It follows when one has stopped for a
+  // moment: browsers refuse hundreds of changes in a row, as a key that is held down makes them.
+  let following = 0;
+  function remember() {
+    clearTimeout(following);
+    following = setTimeout(writeAddress, 200);
+  }
+
+  function writeAddress() {
+    const words = new URLSearchParams({ run: state.run.name, show: state.filter, step: String(state.step + 1) });
+    if (state.episode) words.set("episode", String(state.episode.number));
+    history.replaceState(null, "", `#${words}`);
+  }
+
+  function recall() {
+    const words = new URLSearchParams(location.hash.slice(1));
+    const run = data.runs.find((each) => each.name === words.get("run"))
+      || data.runs.find((each) => each.totals.kind === "ppo") || data.runs[0];
+    const filter = Object.hasOwn(filters, words.get("show") || "") ? words.get("show") : "all";
+    const episodes = run.episodes.filter(filters[filter]);
+    const episode = episodes.find((each) => String(each.number) === words.get("episode")) || episodes[0] || null;
+    go({ run, filter, episode, step: (parseInt(words.get("step"), 10) || 1) - 1 });
+  }
+
+  const after = (list, item, by) => list[(list.indexOf(item) + by + list.length) % list.length];
+  // The same method on another task, where there is one.
+  const runOn = (task) => runsOf(task).find((run) => run.label === state.run.label) || runsOf(task)[0];
+
+  function nextEpisode(by) {
+    const episodes = shownEpisodes();
+    const index = episodes.indexOf(state.episode) + by;
+    if (episodes[index]) go({ episode: episodes[index], step: 0 });
+  }
+
+  const keys = {
+    ArrowLeft: () => go({ step: state.step - 1 }),
+    ArrowRight: () => go({ step: state.step + 1 }),
+    ArrowUp: () => nextEpisode(-1),
+    ArrowDown: () => nextEpisode(1),
+    Home: () => go({ step: 0 }),
+    End: () => go({ step: Infinity }),
+    t: () => go({ run: runOn(after(tasks, state.run.task, 1)) }),
+    m: () => go({ run: after(runsOf(state.run.task), state.run, 1) }),
+    a: () => go({ filter: "all" }),
+    w: () => go({ filter: "won" }),
+    l: () => go({ filter: "lost" }),
+    f: () => go({ filter: "fallback" }),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("select") || !Object.hasOwn(keys, key)) return;
+    event.preventDefault();
+    keys[key]();
+  });
+  at("task").addEventListener("change", (event) => go({ run: runOn(event.target.value) }));
+  at("run").addEventListener("change", (event) => go({ run: data.runs.find((run) => run.name === event.target.value) }));
+  for (const filter of at("filters").children) {
+    filter.addEventListener("click", () => go({ filter: filter.dataset.filter }));
+  }
+  at("previous").addEventListener("click", keys.ArrowLeft);
+  at("next").addEventListener("click", keys.ArrowRight);
+  window.addEventListener("hashchange", recall);
+  recall();
+})();

@@ -1,0 +1,81 @@
+"""Recorded episodes played again from their seeds, to see what the player saw.
+
+A record holds replies and rewards, neither pictures nor prompts: those follow from the seed and the replies. That the
+replay earns what was recorded shows that it is the same episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl4vlm.core.types import Reply, Step
+from rl4vlm.envs.registration import make_env
+from rl4vlm.gallery.records import Evaluation
+from rl4vlm.interaction.play import Slot
+from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.interaction.watch import Watched
+from rl4vlm.tasks.registry import get_task
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """An episode as it was recorded, as it was played again, and the picture (H, W, 3) uint8 that it ended with."""
+
+    record: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    last_picture: np.ndarray
+
+
+def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
+    """Play `records`, episodes of `evaluation`, again.
+
+    Raises:
+        ValueError: an action, a reward, an outcome or an ending differs from the record's; the error names the file,
+            the episode and the step.
+    """
+    task = get_task(evaluation.task)
+    parts = override_parts(task.prompt, evaluation.prompt)
+    with closing(Watched(make_env(evaluation.task, **evaluation.env))) as env:
+        for record in records:
+            slot = Slot(env, task, evaluation.style, parts, record["seed"], endless=False)
+            place = f"{evaluation.file}, episode {record['episode']}"
+            steps = tuple(_steps(slot, record["steps"], place))
+            _check_ending(steps, record, place)
+            assert env.picture is not None
+            yield Replayed(record, steps, env.picture)
+
+
+def _steps(slot: Slot, recorded: Sequence[Mapping[str, Any]], place: str) -> Iterator[Step]:
+    for number, entry in enumerate(recorded, start=1):
+        if slot.stopped:
+            raise ValueError(f"{place}: the replay ends before step {number} of {len(recorded)}")
+        step = slot.play(Reply(entry["reply"]))
+        now = {
+            "action": step.action,
+            "reward": step.reward,
+            "outcome": str(step.parsed.outcome),
+            "fallback": step.fallback,
+        }
+        _compare(now, entry, f"{place}, step {number}")
+        yield step
+
+
+def _check_ending(steps: Sequence[Step], record: Mapping[str, Any], place: str) -> None:
+    episode = steps[-1].episode if steps else None
+    if episode is None:
+        raise ValueError(f"{place}: the replay does not end with the record, after {len(steps)} steps")
+    now = {"success": episode.success, "return": episode.total_reward, "fallbacks": episode.fallbacks}
+    _compare(now, record, place)
+
+
+def _compare(now: Mapping[str, Any], recorded: Mapping[str, Any], place: str) -> None:
+    for name, value in now.items():
+        if recorded[name] != value:
+            raise ValueError(
+                f"{place}: the replay's {name} is {value!r}, the record's {recorded[name]!r}; did other code make it?"
+            )

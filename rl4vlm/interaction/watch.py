@@ -1,0 +1,47 @@
+"""An environment that remembers what it last showed, for those who show episodes to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rl4vlm.core.types import Advice, GameEnv, View
+
+
+class Watched:
+    """Plays as `env` does and keeps its last `picture`: the play loop asks nothing of a state that ended an episode,
+    so no request ever shows it."""
+
+    def __init__(self, env: GameEnv) -> None:
+        self.env = env
+        self.picture: np.ndarray | None = None
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        return self.env.np_random
+
+    @np_random.setter
+    def np_random(self, generator: np.random.Generator) -> None:
+        self.env.np_random = generator
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.picture, info = self.env.reset(seed=seed, options=options)
+        return self.picture, info
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.picture, *rest = self.env.step(action)
+        return self.picture, *rest  # type: ignore[return-value]
+
+    def view(self) -> View:
+        return self.env.view()
+
+    def advice(self) -> Advice:
+        return self.env.advice()
+
+    def reading(self) -> Mapping[str, str]:
+        return self.env.reading()
+
+    def close(self) -> None:
+        self.env.close()

@@ -1,0 +1,205 @@
+"""The policy and the critic on one vision-language model: generate replies, and score stored ones.
+
+Legend: B batch, P prompt length, R reply length, V vocabulary, D hidden width.
+The policy is softmax(logits / temperature) over every token but the suppressed special ones, the same in `generate` and
+in `score`, so a reply's log-probability when it was sampled is the one it is re-scored with (paper, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
+from rl4vlm.models.loading import Backbone, load_backbone
+from rl4vlm.models.value_head import FILE as VALUE_FILE
+from rl4vlm.models.value_head import ValueHead
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One sampled reply: token ids (R,) int64 with the end token where it was reached, their log-probs (R,) float32
+    and the critic's value of the prompt."""
+
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+    value: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Stored replies under the current weights: `logprobs`, `entropy` (B, R), `values` (B,) float32; `mask` (B, R)."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor
+
+
+def policy_log_probs(logits: torch.Tensor, suppressed: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Float32 log-probabilities (..., V) of the policy; suppressed ids get -inf."""
+    scaled = logits.float() / temperature
+    scaled[..., suppressed] = -torch.inf
+    return torch.log_softmax(scaled, dim=-1)
+
+
+def reply_logits(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, R, V) of a batch's reply tokens, and the final hidden state (B, D) of its last prompt tokens.
+
+    Logits are computed for reply tokens only: the prompt's would be most of the work and are never read.
+    """
+    hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[:, batch.prompt_length - 1 : -1])
+    return logits, hidden[:, batch.prompt_length - 1]
+
+
+class _SampleFromStreams(LogitsProcessor):
+    """Turns greedy search into sampling from one random stream a row, by the Gumbel-max rule; records log-probs.
+
+    With `rngs` None the search stays greedy.
+    """
+
+    def __init__(
+        self, rngs: Sequence[np.random.Generator] | None, suppressed: torch.Tensor, temperature: float
+    ) -> None:
+        self.rngs, self.suppressed, self.temperature = rngs, suppressed, temperature
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logprobs = policy_log_probs(scores, self.suppressed, self.temperature)
+        keys = logprobs
+        if self.rngs is not None:
+            noise = np.stack([rng.gumbel(size=scores.shape[-1]) for rng in self.rngs])
+            keys = logprobs + torch.as_tensor(noise, dtype=torch.float32, device=scores.device)
+        chosen = keys.argmax(-1, keepdim=True)
+        self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
+        return keys
+
+
+class ActorCritic(nn.Module):
+    """A backbone with a value head.
+
+    `temperature` is the sampling temperature, part of the policy; 0 plays greedily and scores at temperature 1.
+    """
+
+    suppressed: torch.Tensor
+
+    def __init__(self, backbone: Backbone, value_head: ValueHead, *, temperature: float, max_new_tokens: int) -> None:
+        super().__init__()
+        self.model: PreTrainedModel = backbone.model
+        self.value_head = value_head
+        self.encoder = Encoder(backbone.processor)
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def scoring_temperature(self) -> float:
+        return self.temperature or 1.0
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Encoded], rngs: Sequence[np.random.Generator]) -> list[Generated]:
+        """Sample one reply a prompt, each from its own stream, dropout off."""
+        self.eval()
+        batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
+        inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
+        sampler = _SampleFromStreams(rngs if self.temperature else None, self.suppressed, self.scoring_temperature)
+        with self._first_head_input() as seen:
+            ids = self.model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens,
+                logits_processor=LogitsProcessorList([sampler]),
+                eos_token_id=self.encoder.eos_id,
+                pad_token_id=self.encoder.pad_id,
+            )[:, batch.prompt_length :]
+        values = self.value_head(seen[0][:, -1]).cpu()
+        logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
+        ids = ids.cpu()
+        lengths = self._lengths(ids)
+        return [
+            Generated(ids[row, :n].clone(), logprobs[row, :n].clone(), float(values[row]))
+            for row, n in enumerate(lengths)
+        ]
+
+    @torch.no_grad()
+    def values(self, prompts: Sequence[Encoded]) -> np.ndarray:
+        """The critic's values (B,) float64 of prompts alone, dropout off."""
+        self.eval()
+        batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
+        hidden = self.model.model(**batch.inputs, use_cache=False).last_hidden_state
+        return self.value_head(hidden[:, -1]).double().cpu().numpy()
+
+    def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
+        """`score`, under the name that a data-parallel wrapper calls."""
+        return self.score(prompts, replies)
+
+    def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
+        """Log-probs, entropies and values of stored replies, with gradient; logits are made for reply tokens only."""
+        batch = collate(prompts, replies, self.encoder.pad_id, self.device)
+        logits, last_prompt = reply_logits(self.model, batch)
+        all_logprobs = policy_log_probs(logits, self.suppressed, self.scoring_temperature)
+        logprobs = all_logprobs.gather(-1, batch.reply_ids.unsqueeze(-1)).squeeze(-1)
+        entropy = -(all_logprobs.exp() * all_logprobs.masked_fill(all_logprobs.isinf(), 0.0)).sum(-1)
+        return Scores(
+            logprobs.masked_fill(~batch.reply_mask, 0.0),
+            entropy.masked_fill(~batch.reply_mask, 0.0),
+            self.value_head(last_prompt),
+            batch.reply_mask,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face checkpoint with the value head beside it."""
+        Backbone(self.model, self.encoder.processor).save(folder)
+        self.value_head.save(folder)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        value_sizes: Sequence[int] = (1024, 512),
+        dtype: str = "float32",
+        device: torch.device | None = None,
+    ) -> ActorCritic:
+        """Load a checkpoint; a value head that lies beside it is used, else a new one of `value_sizes` is drawn."""
+        backbone = load_backbone(source, dtype=dtype)
+        stored = Path(source) / VALUE_FILE
+        width = backbone.model.get_output_embeddings().in_features
+        head = ValueHead.load(Path(source)) if stored.is_file() else ValueHead(width, value_sizes)
+        model = cls(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens)
+        return model.to(device) if device is not None else model
+
+    def _lengths(self, ids: torch.Tensor) -> list[int]:
+        """Number of tokens of each row of (B, R) up to and with its end token."""
+        ended = (ids == self.encoder.eos_id).int()
+        first = torch.where(ended.any(-1), ended.argmax(-1) + 1, ids.shape[1])
+        return first.tolist()
+
+    @contextmanager
+    def _first_head_input(self) -> Iterator[list[torch.Tensor]]:
+        """Collects the output head's first input: the final hidden state of the prompt's last token."""
+        seen: list[torch.Tensor] = []
+
+        def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            if not seen:
+                seen.append(args[0].detach())
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
+        try:
+            yield seen
+        finally:
+            handle.remove()

@@ -1,0 +1,128 @@
+"""From (picture, prompt, reply) to the tensors a vision-language model takes, and back from token ids to text.
+
+Legend: B batch, P prompt length after left padding, R reply length after right padding.
+Prompts are padded on the left and replies on the right, so that every reply starts at column P of its batch: what is
+generated and what is re-scored see the same positions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import ProcessorMixin
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One encoded prompt: token ids (P,) int64, picture tokens included, and the model's picture inputs."""
+
+    input_ids: torch.Tensor
+    pictures: Mapping[str, torch.Tensor]
+
+
+class Encoder:
+    """Encodes prompts with a processor's own chat template; used by SFT, PPO and evaluation alike.
+
+    The inputs of the last `cache_size` distinct (picture, prompt) pairs are kept: games show the same state often.
+    """
+
+    def __init__(self, processor: ProcessorMixin, cache_size: int = 512) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.eos_id = int(self.tokenizer.eos_token_id)
+        self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_id)
+        self._cache: OrderedDict[tuple[bytes, str], Encoded] = OrderedDict()
+        self._cache_size = cache_size
+
+    def suppressed_ids(self) -> torch.Tensor:
+        """Ids (S,) that a reply never holds: every special token but the end of sequence."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special} | set(self.tokenizer.all_special_ids)
+        return torch.tensor(sorted(special - {self.eos_id}), dtype=torch.long)
+
+    def chat(self, prompt: str) -> str:
+        """The chat template's text for one user turn of a picture and `prompt`, up to where the reply begins."""
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def prompt(self, picture: np.ndarray, prompt: str) -> Encoded:
+        """Encode one picture (H, W, 3) uint8 with its prompt."""
+        key = (picture.tobytes(), prompt)
+        found = self._cache.get(key)
+        if found is None:
+            found = self._encode(picture, prompt)
+            self._cache[key] = found
+            if len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(key)
+        return found
+
+    def _encode(self, picture: np.ndarray, prompt: str) -> Encoded:
+        inputs = self.processor(
+            text=[self.chat(prompt)], images=[Image.fromarray(picture)], return_tensors="pt", add_special_tokens=False
+        )
+        ids = inputs.pop("input_ids")[0]
+        inputs.pop("attention_mask")
+        return Encoded(ids, dict(inputs))
+
+    def reply(self, text: str) -> torch.Tensor:
+        """Token ids (R,) of a reply, closed by the end-of-sequence token."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, self.eos_id], dtype=torch.long)
+
+    def decode(self, ids: torch.Tensor | Sequence[int]) -> str:
+        """The text of reply token ids, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def token_at(self, ids: Sequence[int], offset: int) -> int:
+        """Index of the token that holds character `offset` of `decode(ids)`; `len(ids)` when the text ends before it.
+
+        Found by bisection over decoded prefixes, which works for any tokenizer: nothing is assumed of token ids.
+        """
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high) // 2
+            if len(self.decode(ids[: middle + 1])) > offset:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch: `inputs` for the model's forward pass; P and R as in the legend above.
+
+    `reply_mask` (B, R) bool marks the reply's real tokens; `reply_ids` (B, R) int64.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    prompt_length: int
+    reply_ids: torch.Tensor
+    reply_mask: torch.Tensor
+
+
+def collate(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], pad_id: int, device: torch.device) -> Batch:
+    """Pad prompts left and replies right, and lay them side by side; `replies` of length 0 give a prompt-only batch."""
+    longest = max(len(p.input_ids) for p in prompts)
+    width = max(len(r) for r in replies)
+    ids = torch.full((len(prompts), longest + width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        start, end = longest - len(prompt.input_ids), longest + len(reply)
+        ids[row, start:longest] = prompt.input_ids
+        ids[row, longest:end] = reply
+        mask[row, start:end] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    pictures = {name: torch.cat([p.pictures[name] for p in prompts]) for name in prompts[0].pictures}
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **pictures}
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())

@@ -1,0 +1,194 @@
+"""Making the embedded base model: build the tiny LLaVA and teach it to read the games' pictures, nothing else.
+
+Perception is what a large pre-trained model brings along and a tiny one does not. The base model learns to answer one
+prompt with the numbers and card ranks a picture shows; it sees no rules, no reply format and no action.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import JsonLines, atomic_directory, atomic_write_text, write_run_record
+from rl4vlm.core.seeding import stream
+from rl4vlm.core.types import GameEnv, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.encode import Encoder, collate
+from rl4vlm.models.loading import Backbone, choose_device
+from rl4vlm.models.tiny import TinySizes, build
+from rl4vlm.models.value_head import ValueHead
+from rl4vlm.tasks.registry import get_task
+
+READ_PROMPT = "Read the picture."
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How the base model is made. `tasks` are those whose pictures it reads; `corpus` states of each task train the
+    tokenizer; `probe` states of each task measure the reading afterwards."""
+
+    tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+    steps: int = 1500
+    batch: int = 64
+    learning_rate: float = 6e-4
+    warmup: float = 0.05
+    corpus: int = 400
+    probe: int = 200
+    seed: int = 1
+    device: str = "auto"
+    weights: dict[str, float] = field(default_factory=dict)
+    sizes: TinySizes = field(default_factory=TinySizes)
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A picture (300, 300, 3) uint8 and the text of each field that can be read off it."""
+
+    picture: np.ndarray
+    reading: Mapping[str, str]
+
+    @property
+    def answer(self) -> str:
+        return "; ".join(self.reading.values())
+
+
+def glimpses(env: GameEnv, rng: np.random.Generator) -> Iterator[Glimpse]:
+    """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
+    picture, _ = env.reset(seed=int(rng.integers(2**31)))
+    while True:
+        yield Glimpse(picture, dict(env.reading()))
+        words = env.view().actions
+        index = words.index(env.advice().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
+        picture, _, terminated, truncated, _ = env.step(index)
+        if terminated or truncated:
+            picture, _ = env.reset()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts that the tokenizer is trained on, and the lines that all prompts of a task and style have in common."""
+
+    texts: list[str]
+    constant_lines: list[str]
+
+
+def corpus(task_name: str, count: int, rng: np.random.Generator) -> Corpus:
+    """Prompts, demonstrations and readings of `count` random states of a task."""
+    task = get_task(task_name)
+    env = make_env(task_name)
+    prompts: dict[Style, list[str]] = {style: [] for style in Style}
+    texts = []
+    for _, glimpse in zip(range(count), glimpses(env, rng), strict=False):
+        view, advice = env.view(), env.advice()
+        for style in Style:
+            prompts[style].append(render(task.prompt, view, style))
+            texts.append(write_reply(advice.entries, advice.action, style))
+        texts.append(glimpse.answer)
+    common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
+    return Corpus(texts + prompts[Style.COT], sorted(set.union(*common)))
+
+
+def build_base(settings: PretrainSettings) -> Backbone:
+    """The untrained base model, its tokenizer made for the prompts and replies of `settings.tasks`."""
+    corpora = [
+        corpus(name, settings.corpus, stream(settings.seed, "corpus", index))
+        for index, name in enumerate(settings.tasks)
+    ]
+    phrases = dict.fromkeys(line for made in corpora for line in [READ_PROMPT, *made.constant_lines])
+    return build([text for made in corpora for text in made.texts], settings.sizes, settings.seed, phrases)
+
+
+def run(*, out: Path, settings: PretrainSettings) -> None:
+    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `reading.json` beside it."""
+    started = time.monotonic()
+    backbone = build_base(settings)
+    backbone.model.to(choose_device(settings.device))
+    with atomic_directory(out) as folder:
+        train(backbone, settings, folder / "metrics.jsonl")
+        backbone.save(folder)
+        accuracy = {name: reading_accuracy(backbone, name, settings) for name in settings.tasks}
+        report = {"samples": settings.probe, "tasks": accuracy}
+        atomic_write_text(folder / "reading.json", json.dumps(report, indent=2) + "\n")
+        write_run_record(
+            folder,
+            stage="base_model",
+            settings=vars(settings),
+            seeds={"pretrain": settings.seed},
+            inputs={},
+            seconds=time.monotonic() - started,
+        )
+
+
+def copy_shipped(*, source: Path, out: Path) -> None:
+    """Put a ready-made base model where the pipeline expects it. Raises ValueError where there is no checkpoint."""
+    if not (source / "config.json").is_file():
+        raise ValueError(f"no base model at {source}: config.json is missing")
+    with atomic_directory(out) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
+    """Pre-train in place on glimpses of every task, drawn with `settings.weights` (1 where not given)."""
+    encoder = Encoder(backbone.processor)
+    model = backbone.model.train()
+    rng = stream(settings.seed, "glimpses")
+    sources = [glimpses(make_env(name), stream(settings.seed, "states", i)) for i, name in enumerate(settings.tasks)]
+    shares = np.array([settings.weights.get(name, 1.0) for name in settings.tasks])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
+    with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
+        for step in range(1, settings.steps + 1):
+            picks = rng.choice(len(sources), size=settings.batch, p=shares / shares.sum())
+            loss = answer_loss(model, encoder, [next(sources[pick]) for pick in picks])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            metrics.write({"step": step, "loss": float(loss.detach())})
+            bar.update(1)
+            bar.describe(loss=float(loss.detach()))
+    model.eval()
+
+
+def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
+    """Mean cross-entropy over all answer tokens of a batch."""
+    prompts = [encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in batch]
+    replies = [encoder.reply(glimpse.answer) for glimpse in batch]
+    padded = collate(prompts, replies, encoder.pad_id, model.device)
+    logits, _ = reply_logits(model, padded)
+    return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])
+
+
+def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
+    """Share of `settings.probe` unseen states in which each field is read right, greedily."""
+    reader = ActorCritic(
+        backbone,
+        ValueHead(backbone.model.get_output_embeddings().in_features, (8,)).to(backbone.model.device),
+        temperature=0.0,
+        max_new_tokens=32,
+    )
+    rng = stream(settings.seed, "probe")
+    states = [g for _, g in zip(range(settings.probe), glimpses(make_env(task_name), rng), strict=False)]
+    answers: list[str] = []
+    for start in range(0, len(states), settings.batch):
+        piece = states[start : start + settings.batch]
+        prompts = [reader.encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in piece]
+        answers += [reader.encoder.decode(reply.ids) for reply in reader.generate(prompts, [rng] * len(piece))]
+    correct = dict.fromkeys(states[0].reading, 0)
+    for glimpse, answer in zip(states, answers, strict=True):
+        parts = answer.split("; ")
+        for (name, truth), said in zip(glimpse.reading.items(), [*parts, *[""] * len(correct)], strict=False):
+            correct[name] += said == truth
+    return {name: count / len(states) for name, count in correct.items()}

@@ -1,0 +1,141 @@
+"""A tiny vision-language model of the LLaVA family: real Hugging Face classes, 1-3 M parameters, built from nothing.
+
+It exists so that every stage runs on two CPU cores without a download. Its tokenizer is a byte-level BPE that may merge
+across words, and the prompts' constant lines are tokens of their own, so sequences are short. What the player must read
+or decide (numbers, card ranks, operators, the `"action":` key) is never merged with its surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from rl4vlm.models.loading import Backbone
+
+PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
+KEPT_APART = Regex(r'"action":|\d+|[+\-*/()=]|\b[AJQK]\b')
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '" + USER + "' if message['role'] == 'user' else '" + ASSISTANT + "' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+    "{% if message['role'] != 'user' %}{{ '" + END + "' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class TinySizes:
+    """Sizes of the tiny model; `picture` and `patch` in pixels."""
+
+    picture: int = 160
+    patch: int = 20
+    width: int = 128
+    vision_layers: int = 3
+    language_layers: int = 3
+    heads: int = 4
+    mlp: int = 384
+    vocabulary: int = 1024
+
+    @property
+    def picture_tokens(self) -> int:
+        return (self.picture // self.patch) ** 2
+
+
+def train_tokenizer(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train the BPE on `texts`, with each of `phrases` a token; any other text still encodes, byte by byte at worst."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(KEPT_APART, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[AddedToken(token, special=True) for token in (PAD, END, IMAGE, USER, ASSISTANT)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens={"image_token": IMAGE},
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> LlavaProcessor:
+    """The LLaVA processor: pictures squared to `sizes.picture`, one placeholder a patch, and the chat template."""
+    edge = {"height": sizes.picture, "width": sizes.picture}
+    # White becomes 0: what is to be read is ink on white, and stands out from blank patches from the first step on.
+    pictures = CLIPImageProcessorPil(
+        size=edge, crop_size=edge, do_center_crop=False, image_mean=[1.0] * 3, image_std=[0.5] * 3
+    )
+    return LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        patch_size=sizes.patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+    )
+
+
+def build(texts: Iterable[str], sizes: TinySizes, seed: int, phrases: Iterable[str] = ()) -> Backbone:
+    """A randomly initialised tiny LLaVA whose tokenizer is trained on `texts`; the same seed gives the same weights."""
+    tokenizer = train_tokenizer(texts, phrases, sizes.vocabulary)
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.width,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.heads,
+        image_size=sizes.picture,
+        patch_size=sizes.patch,
+        projection_dim=sizes.width,
+    )
+    language = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.width,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.language_layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=language,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=sizes.picture_tokens,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return Backbone(model, build_processor(tokenizer, sizes))

@@ -1,0 +1,47 @@
+"""The critic: a small MLP on the last prompt token's final hidden state (paper, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+FILE = "value_head.safetensors"
+
+
+class ValueHead(nn.Module):
+    """MLP hidden -> sizes -> 1 with ReLU, in float32 whatever the backbone's precision."""
+
+    def __init__(self, hidden: int, sizes: Sequence[int] = (1024, 512)) -> None:
+        super().__init__()
+        widths = [hidden, *sizes]
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(widths):
+            layers += [nn.Linear(inner, outer), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, hidden_BD: torch.Tensor) -> torch.Tensor:
+        """Values (B,) float32 of hidden states (B, D)."""
+        return self.layers(hidden_BD.float()).squeeze(-1)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights beside a checkpoint."""
+        save_file(self.state_dict(), folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> ValueHead:
+        """Read a value head written by `save`; its sizes are those of the stored weights."""
+        weights = load_file(folder / FILE)
+        layers = _linear_weights(weights)
+        head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
+        head.load_state_dict(weights)
+        return head
+
+
+def _linear_weights(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
+    return [weights[name] for name in names]

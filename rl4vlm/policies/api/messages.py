@@ -1,0 +1,109 @@
+"""What is sent to an endpoint, and what its answer is read as. Pure functions."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rl4vlm.policies.api.settings import ApiSettings
+
+
+class Kind(StrEnum):
+    """What sort of answer came; all but `OK` and `CUT_OFF` have no text, and so lead to a fallback."""
+
+    OK = "ok"
+    CUT_OFF = "cut_off"
+    REFUSAL = "refusal"
+    EMPTY = "empty"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as read: `input_tokens` and `output_tokens` are None where the endpoint does not say."""
+
+    text: str
+    kind: Kind
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+def data_url(picture: np.ndarray) -> str:
+    """A picture (H, W, 3) uint8 as a PNG data URL, which loses nothing."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def request_body(
+    picture: np.ndarray, prompt: str, settings: ApiSettings, *, temperature: float, max_new_tokens: int
+) -> dict[str, Any]:
+    """The body of a chat completion request: one user turn of the picture, then the prompt, as in training."""
+    body: dict[str, Any] = {
+        "model": settings.model,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": data_url(picture)}},
+                    {"type": "text", "text": prompt},
+                ],
+            }
+        ],
+        "temperature": temperature,
+        "max_completion_tokens": max_new_tokens,
+        **settings.extra,
+    }
+    return {name: value for name, value in body.items() if name not in settings.omit}
+
+
+def question_key(endpoint: str, body: Mapping[str, Any], repetition: int) -> str:
+    """The name of a question in the cache: SHA-256 of where it is asked, of all its content, and of the repetition."""
+    text = json.dumps([endpoint, body, repetition], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_answer(status: int, text: str) -> Answer:
+    """Read the body of an HTTP response, whatever it holds; an error status is a refusal of the content."""
+    if status >= 400:
+        return Answer("", Kind.REFUSAL)
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return Answer("", Kind.MALFORMED)
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return Answer("", Kind.MALFORMED)
+    tokens = (_count(body.get("usage"), "prompt_tokens"), _count(body.get("usage"), "completion_tokens"))
+    if not body["choices"]:
+        return Answer("", Kind.EMPTY, *tokens)
+    choice = body["choices"][0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return Answer("", Kind.MALFORMED, *tokens)
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+        return Answer("", Kind.REFUSAL, *tokens)
+    said = _text_of(message.get("content"))
+    if not said.strip():
+        return Answer("", Kind.EMPTY, *tokens)
+    return Answer(said, Kind.CUT_OFF if choice.get("finish_reason") == "length" else Kind.OK, *tokens)
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message's content, which is a text or a list of parts."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

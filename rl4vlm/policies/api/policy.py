@@ -1,0 +1,141 @@
+"""A model behind an endpoint as a policy: many requests under way at once, every answer kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.core.config import build_settings
+from rl4vlm.core.types import Reply, Request
+from rl4vlm.policies.api.budget import Budget
+from rl4vlm.policies.api.cache import ReplyCache
+from rl4vlm.policies.api.client import ApiClient
+from rl4vlm.policies.api.messages import Answer, question_key, read_answer, request_body
+from rl4vlm.policies.api.settings import ApiSettings
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request's body, which repetition of it this is, and its name in the cache."""
+
+    body: Mapping[str, Any]
+    repetition: int
+    key: str
+
+
+class ApiPolicy:
+    """Answers requests through an endpoint.
+
+    A sampled reply's repetition is a number from the request's own stream: the same episode asks the same question
+    again on a rerun and finds the answer in the cache, while another episode in the same state asks anew. At
+    temperature 0 every repetition would be the same, so it is asked once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ApiSettings,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        endpoint: str | None = None,
+    ) -> None:
+        """`endpoint` names the endpoint in the cache, where that is not its address."""
+        self.name = name
+        self.settings = settings
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.endpoint = endpoint or settings.base_url
+        self.client = ApiClient(name, settings)
+        self.cache = ReplyCache(Path(settings.cache))
+        self.budget = Budget(settings, max_new_tokens)
+        self.kinds: Counter[str] = Counter()
+        self._known: dict[str, Answer] = {}
+
+    @classmethod
+    def load(
+        cls, name: str, *, temperature: float, max_new_tokens: int, api: Mapping[str, Any], **_: object
+    ) -> ApiPolicy:
+        """A policy from the settings `api`, as `ApiSettings` has them. Raises ValueError naming what is wrong there."""
+        settings = build_settings(ApiSettings, api)
+        return cls(name, settings, temperature=temperature, max_new_tokens=max_new_tokens)
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer a batch.
+
+        Raises:
+            PlayStopped: the spending cap is reached; what is under way is waited for and kept.
+            ApiError: an endpoint that does not answer; likewise.
+        """
+        questions = [self._question(request) for request in requests]
+        self._learn({question.key: question for question in questions if question.key not in self._known})
+        given = [self._known[question.key] for question in questions]
+        self.kinds.update(answer.kind for answer in given)
+        return [Reply(answer.text, _numbers(answer)) for answer in given]
+
+    def affords(self, replies: int) -> bool:
+        """Whether the spending cap allows so many more replies, each as dear as the dearest so far."""
+        return self.budget.affords(replies)
+
+    def totals(self) -> dict[str, Any]:
+        """What the replies were and cost, so far; `replies` counts steps by kind, the rest counts distinct requests."""
+        return {
+            "model": self.settings.model,
+            "endpoint": self.endpoint,
+            "replies": dict(sorted(self.kinds.items())),
+            **self.budget.totals(),
+        }
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def _question(self, request: Request) -> Question:
+        body = request_body(
+            request.picture,
+            request.prompt,
+            self.settings,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
+        sampled = body.get("temperature") != 0
+        repetition = int(request.rng.integers(2**53)) if sampled else 0
+        return Question(body, repetition, question_key(self.endpoint, body, repetition))
+
+    def _learn(self, questions: Mapping[str, Question]) -> None:
+        """Find out the answers by key: first those in the cache, in order, then the others, several at a time."""
+        for key in questions:
+            stored = self.cache.get(key)
+            if stored is not None:
+                answer = read_answer(stored.status, stored.text)
+                self.budget.charge(answer, stored.retries)
+                self._known[key] = answer
+        new = [question for key, question in questions.items() if key not in self._known]
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            asked = {question.key: pool.submit(self._ask, question) for question in new}
+            wait(asked.values(), return_when=FIRST_EXCEPTION)
+            pool.shutdown(cancel_futures=True)
+        for failed in [future.exception() for future in asked.values() if not future.cancelled()]:
+            if failed is not None:
+                raise failed
+        self._known.update({key: future.result() for key, future in asked.items()})
+
+    def _ask(self, question: Question) -> Answer:
+        reserved = self.budget.reserve()
+        try:
+            stored = self.client.ask(question.body)
+        except BaseException:
+            self.budget.release(reserved)
+            raise
+        self.cache.put(question.key, self.endpoint, question.body, question.repetition, stored)
+        answer = read_answer(stored.status, stored.text)
+        self.budget.charge(answer, stored.retries, reserved)
+        return answer
+
+
+def _numbers(answer: Answer) -> dict[str, float]:
+    return {} if answer.output_tokens is None else {"tokens": float(answer.output_tokens)}

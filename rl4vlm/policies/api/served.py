@@ -1,0 +1,185 @@
+"""A checkpoint of one's own, asked over HTTP: Hugging Face's OpenAI-compatible server runs while the policy plays."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rl4vlm.core.config import build_settings
+from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.types import Reply, Request
+from rl4vlm.policies.api import serve
+from rl4vlm.policies.api.policy import ApiPolicy
+from rl4vlm.policies.api.settings import ApiSettings
+
+HOST = "127.0.0.1"
+START_SECONDS = 300.0
+STOP_SECONDS = 5.0
+STARTS = 3
+
+
+class Server:
+    """`transformers serve` with one checkpoint on a free port of this machine, running from `start` to `close`.
+
+    The checkpoint is served under a name made of its content's SHA-256, so that answers of an earlier checkpoint in the
+    same folder are never taken from the cache for this one's.
+    """
+
+    def __init__(self, checkpoint: Path, *, dtype: str, device: str) -> None:
+        digest = sha256_of(checkpoint) if checkpoint.is_dir() else None
+        if digest is None:
+            raise ValueError(f"no checkpoint folder {str(checkpoint)!r} to serve")
+        self.checkpoint = checkpoint
+        self.model = f"checkpoint-{digest[:16]}"
+        self._options = ["--dtype", dtype, "--device", device]
+        self._open = ExitStack()
+        self.port = 0
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises ValueError with what it printed if it does not."""
+        folder = Path(self._open.enter_context(TemporaryDirectory(prefix="rl4vlm-serve-")))
+        (folder / self.model).symlink_to(self.checkpoint.resolve(), target_is_directory=True)
+        try:
+            for attempt in range(1, STARTS + 1):
+                log = folder / f"log{attempt}"
+                process = self._spawn(folder, log)
+                if self._is_ready(process):
+                    return
+                printed = log.read_text(encoding="utf-8", errors="replace")
+                # Another process may have taken the port in between: then once more, on another.
+                if process.poll() is None or "address already in use" not in printed:
+                    break
+            raise ValueError(f"transformers serve did not start; it printed:\n{printed[-2000:]}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the server; nothing happens if it does not run."""
+        self._open.close()
+
+    def _spawn(self, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+        self.port = free_port()
+        command = [sys.executable, "-m", serve.__name__, self.model]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--host", HOST, "--port", str(self.port), *self._options],
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": _absolute_python_path()},
+            )
+        self._open.callback(_stop, process)
+        return process
+
+    def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for an answer to `/health`; False if the process ends before, or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if _is_healthy(self.port) and process.poll() is None:
+                return True
+            time.sleep(0.2)
+        return False
+
+
+class ServedPolicy:
+    """An `ApiPolicy` together with the server that it asks; `close` stops the server."""
+
+    def __init__(self, server: Server, policy: ApiPolicy) -> None:
+        self.server = server
+        self.policy = policy
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        dtype: str,
+        device: str,
+        api: Mapping[str, Any],
+    ) -> ServedPolicy:
+        """Start serving a checkpoint folder; `api` holds further `ApiSettings`. Raises ValueError if it cannot be."""
+        server = Server(Path(checkpoint), dtype=dtype, device=device)
+        server.start()
+        try:
+            settings = build_settings(
+                ApiSettings, {**api, "model": server.model, "base_url": f"http://{HOST}:{server.port}/v1"}
+            )
+            policy = ApiPolicy(
+                checkpoint,
+                settings,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                # Not its address: the port differs each time.
+                endpoint=f"transformers serve {version('transformers')} {dtype}",
+            )
+        except BaseException:
+            server.close()
+            raise
+        return cls(server, policy)
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        """As `ApiPolicy.act`."""
+        return self.policy.act(requests)
+
+    def affords(self, replies: int) -> bool:
+        """As `ApiPolicy.affords`."""
+        return self.policy.affords(replies)
+
+    def totals(self) -> dict[str, Any]:
+        """As `ApiPolicy.totals`."""
+        return self.policy.totals()
+
+    def close(self) -> None:
+        """Close the connections, then stop the server."""
+        self.policy.close()
+        self.server.close()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_healthy(port: int) -> bool:
+    connection = HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _absolute_python_path() -> str:
+    """Where Python looks for packages, for a process in another folder."""
+    return os.pathsep.join(
+        str(Path(item).resolve()) for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item
+    )

@@ -1,0 +1,58 @@
+"""The CNN+RL baseline as a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl4vlm.core.types import Reply, Request, Style
+from rl4vlm.interaction.prompt import write_reply
+from rl4vlm.models.cnn import CNNActorCritic, Observation
+from rl4vlm.models.loading import choose_device
+
+
+@dataclass(frozen=True)
+class CNNTrace:
+    """What PPO trains on: what was seen, the index of the action in the network's list, its log-probability when it was
+    sampled, and the value then."""
+
+    observation: Observation
+    action: int
+    log_prob: float
+    value: float
+
+
+class CNNPolicy:
+    """Plays the action that the network samples. It writes no thoughts, whatever the style: its reply is the action
+    alone, in the JSON that a model would write, so the same parser reads it."""
+
+    def __init__(self, model: CNNActorCritic) -> None:
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        temperature: float,
+        max_new_tokens: int | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> CNNPolicy:
+        """A policy from a checkpoint folder.
+
+        `max_new_tokens` and `dtype` are what a language model is loaded with; an action has no tokens and the network
+        is always float32, so they count for nothing here.
+        """
+        return cls(CNNActorCritic.load(checkpoint, temperature=temperature, device=choose_device(device)))
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply a request. Raises ValueError for a legal action that the network does not know."""
+        seen = [self.model.observe(request.picture, request.view) for request in requests]
+        sampled = self.model.act(seen, [request.rng for request in requests])
+        return [self._reply(CNNTrace(*parts)) for parts in zip(seen, *sampled, strict=True)]
+
+    def _reply(self, trace: CNNTrace) -> Reply:
+        text = write_reply({}, self.model.actions[trace.action], Style.ACTION_ONLY)
+        return Reply(text, {"logprob_action": trace.log_prob, "value": trace.value}, trace)

@@ -1,0 +1,46 @@
+"""Policies that are programs. They write replies as a model would, so the same parser reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rl4vlm.core.types import Reply, Request, Style
+from rl4vlm.interaction.prompt import write_reply
+
+
+class RandomPolicy:
+    """Plays a uniformly random legal action."""
+
+    def __init__(self, style: Style = Style.COT) -> None:
+        self.style = style
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        return [Reply(write_reply({}, random_action(request), self.style)) for request in requests]
+
+
+class SolverPolicy:
+    """Plays what the task's solver advises, and explains it; the reply's `trace` is the `Advice`.
+
+    With probability `action_noise` it writes and plays a uniformly random legal action instead (the solver's own among
+    them), while its thoughts stay the solver's: demonstrations as imperfect as the paper's warm start was.
+    """
+
+    def __init__(self, style: Style = Style.COT, action_noise: float = 0.0) -> None:
+        if not 0.0 <= action_noise <= 1.0:
+            raise ValueError(f"action_noise {action_noise} is not a probability")
+        self.style = style
+        self.action_noise = action_noise
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Reply:
+        advice = request.env.advice()
+        noisy = self.action_noise > 0.0 and request.rng.random() < self.action_noise
+        action = random_action(request) if noisy else advice.action
+        return Reply(write_reply(advice.entries, action, self.style), trace=advice)
+
+
+def random_action(request: Request) -> str:
+    """A uniformly random legal action, drawn from the request's own stream."""
+    return request.view.actions[int(request.rng.integers(len(request.view.actions)))]

@@ -1,0 +1,194 @@
+"""Demonstrations in LLaVA's JSON format: written by playing the solver, read back for fine-tuning (paper, section 4.1).
+
+A folder of demonstrations holds `data.json` (a list of `id`, `image`, `conversations`), `images/` (one PNG a distinct
+picture, named by its content), `manifest.json` and `run.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import atomic_directory, atomic_write_text, jsonable, sha256_of, write_run_record
+from rl4vlm.core.types import Step, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.play import Slot, advance
+from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.policies.scripted import SolverPolicy
+from rl4vlm.tasks.registry import get_task
+
+DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
+IMAGE_TOKEN = "<image>"
+MAX_STEPS_WITHOUT_SAMPLE = 10_000
+
+
+@dataclass(frozen=True)
+class SFTDataSettings:
+    """How demonstrations are made.
+
+    `samples` question-and-answer pairs are recorded. With probability `action_noise` the demonstrator writes and plays
+    a uniformly random legal action while its thoughts stay the solver's: the knob that makes the warm start as weak as
+    the paper's. `env` holds keyword arguments of the environment, `prompt` texts that replace the task's own.
+    """
+
+    samples: int = 20_000
+    seed: int = 1
+    action_noise: float = 0.0
+    env: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples {self.samples} is less than 1")
+        if not 0.0 <= self.action_noise <= 1.0:
+            raise ValueError(f"action_noise {self.action_noise} is not a probability")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One sample: the path of its picture, the prompt (no image token in it) and the reply to imitate."""
+
+    id: str
+    image: Path
+    prompt: str
+    reply: str
+
+
+def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> None:
+    """Write a folder of demonstrations; `out` appears when it is complete."""
+    started = time.monotonic()
+    actions: Counter[str] = Counter()
+    entries: list[dict[str, Any]] = []
+    with (
+        atomic_directory(out) as folder,
+        progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
+    ):
+        (folder / IMAGES).mkdir()
+        for number, step in zip(range(settings.samples), demonstrations(task, style, settings), strict=False):
+            image = save_picture(folder, step.request.picture)
+            entries.append(llava_entry(f"{task}-{style}-{number}", image, step.request.prompt, step.reply.text))
+            actions[step.action] += 1
+            bar.update(1)
+        atomic_write_text(folder / DATA, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+        manifest = {
+            "task": task,
+            "style": style,
+            "samples": len(entries),
+            "pictures": len({entry["image"] for entry in entries}),
+            "actions": dict(sorted(actions.items())),
+            "sha256": sha256_of(folder / DATA),
+            "settings": settings,
+        }
+        atomic_write_text(folder / MANIFEST, json.dumps(jsonable(manifest), indent=2, ensure_ascii=False) + "\n")
+        write_run_record(
+            folder,
+            stage="sft_data",
+            settings={"task": task, "style": style, **vars(settings)},
+            seeds={"sft_data": settings.seed},
+            inputs={},
+            seconds=time.monotonic() - started,
+        )
+
+
+def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> Iterator[Step]:
+    """Endless solver play; steps from where success is out of reach (an unsolvable Points24 hand) are left out.
+
+    Raises:
+        ValueError: success is out of reach in very many steps on end.
+    """
+    task = get_task(task_name)
+    env = make_env(task_name, **settings.env)
+    slot = Slot(env, task, style, override_parts(task.prompt, settings.prompt), settings.seed)
+    policy = SolverPolicy(style, settings.action_noise)
+    try:
+        skipped = 0
+        while skipped < MAX_STEPS_WITHOUT_SAMPLE:
+            (step,) = advance([slot], policy)
+            if step.reply.trace.solvable:
+                skipped = 0
+                yield step
+            else:
+                skipped += 1
+    finally:
+        env.close()
+    raise ValueError(f"task {task_name!r} showed nothing solvable in {skipped} steps on end")
+
+
+def save_picture(folder: Path, picture: np.ndarray) -> str:
+    """Save a picture (300, 300, 3) uint8 once below `folder`; returns its path relative to `folder`."""
+    name = f"{IMAGES}/{hashlib.sha256(picture.tobytes()).hexdigest()[:20]}.png"
+    if not (folder / name).exists():
+        Image.fromarray(picture).save(folder / name, compress_level=1)
+    return name
+
+
+def llava_entry(sample_id: str, image: str, prompt: str, reply: str) -> dict[str, Any]:
+    """One sample as LLaVA writes it."""
+    conversation = [{"from": "human", "value": f"{IMAGE_TOKEN}\n{prompt}"}, {"from": "gpt", "value": reply}]
+    return {"id": sample_id, "image": image, "conversations": conversation}
+
+
+def load_samples(source: Path) -> list[Demonstration]:
+    """Read demonstrations: a folder as `run` writes it, a folder with one LLaVA JSON file, or such a file.
+
+    Picture paths are relative to the file's folder.
+
+    Raises:
+        ValueError: naming the file, and the sample where one is not as it should be.
+    """
+    file = _data_file(source)
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{file} is not a list of samples")
+    return [_demonstration(file, number, entry) for number, entry in enumerate(entries)]
+
+
+def _data_file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if not source.is_dir():
+        raise ValueError(f"no demonstrations at {source}: there is no such file or folder")
+    if (source / DATA).is_file():
+        return source / DATA
+    others = [path for path in sorted(source.glob("*.json")) if path.name not in (MANIFEST, "run.json")]
+    if len(others) != 1:
+        raise ValueError(f"{source} holds no {DATA} and {len(others)} other JSON files; name the one to read")
+    return others[0]
+
+
+def _demonstration(file: Path, number: int, entry: Any) -> Demonstration:
+    name = str(entry.get("id", f"number {number}")) if isinstance(entry, Mapping) else f"number {number}"
+
+    def wrong(what: str) -> ValueError:
+        return ValueError(f"{file}, sample {name!r}: {what}")
+
+    if not isinstance(entry, Mapping):
+        raise wrong("not an object")
+    image, turns = entry.get("image"), entry.get("conversations")
+    if not isinstance(image, str):
+        raise wrong("no `image` path")
+    if not (file.parent / image).is_file():
+        raise wrong(f"picture {file.parent / image} is not there")
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise wrong("`conversations` is not a list of turns")
+    if [turn.get("from") for turn in turns] != ["human", "gpt"]:
+        raise wrong("`conversations` is not one turn from `human` and one from `gpt`")
+    prompt, reply = (turn.get("value") for turn in turns)
+    if not isinstance(prompt, str) or not isinstance(reply, str) or not reply:
+        raise wrong("a turn has no text as its `value`")
+    if prompt.count(IMAGE_TOKEN) != 1:
+        raise wrong(f"the human turn has {prompt.count(IMAGE_TOKEN)} {IMAGE_TOKEN} tokens, not one")
+    return Demonstration(name, file.parent / image, prompt.replace(IMAGE_TOKEN, "").strip("\n"), reply)

@@ -1,0 +1,124 @@
+"""Supervised fine-tuning on demonstrations: the warm start that PPO begins from (paper, section 4.1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from PIL import Image
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
+from rl4vlm.core.seeding import stream
+from rl4vlm.models.actor_critic import reply_logits
+from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
+from rl4vlm.models.loading import accelerator_on, load_backbone
+from rl4vlm.sft.data import Demonstration, load_samples
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
+
+    `batch` samples make one optimiser step, processed `micro_batch` at a time. `max_length` is in tokens, pictures
+    included; a longer sample is an error, since cutting it would cut the action.
+    """
+
+    epochs: int = 1
+    batch: int = 64
+    micro_batch: int = 64
+    learning_rate: float = 2e-5
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_length: int = 2048
+    seed: int = 1
+    dtype: str = "float32"
+    device: str = "auto"
+    loggers: tuple[str, ...] = ()
+
+
+def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> None:
+    """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`."""
+    started = time.monotonic()
+    set_seed(settings.seed)
+    accelerator = accelerator_on(settings.device)
+    backbone = load_backbone(init, dtype=settings.dtype)
+    samples = load_samples(data)
+    encoder = Encoder(backbone.processor)
+    optimizer = torch.optim.AdamW(
+        backbone.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    model, optimizer = accelerator.prepare(backbone.model, optimizer)
+    batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(len(samples), settings, epoch)]
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
+    model.train()
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        JsonLines(out / "metrics.jsonl") as metrics,
+        metric_sinks(settings.loggers, out, settings) as sinks,
+        progress(len(batches), f"SFT {data.name}", unit="batch") as bar,
+    ):
+        for number, batch in enumerate(batches, start=1):
+            loss = 0.0
+            optimizer.zero_grad()
+            for start in range(0, len(batch), settings.micro_batch):
+                piece = [samples[i] for i in batch[start : start + settings.micro_batch]]
+                share = len(piece) / len(batch)
+                piece_loss = reply_loss(model, encoder, piece, settings.max_length, accelerator.device)
+                accelerator.backward(piece_loss * share)
+                loss += float(piece_loss.detach()) * share
+            optimizer.step()
+            line = {"step": number, "loss": loss, "learning_rate": schedule.get_last_lr()[0]}
+            schedule.step()
+            metrics.write(line)
+            sinks.log(line, step=number)
+            bar.update(1)
+            bar.describe(loss=loss)
+    with atomic_directory(out / "checkpoint") as folder:
+        backbone.save(folder)
+    write_run_record(
+        out,
+        stage="sft",
+        settings=vars(settings),
+        seeds={"sft": settings.seed},
+        inputs={"data": data, "init": Path(init)},
+        seconds=time.monotonic() - started,
+    )
+
+
+def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:
+    """Indices of one epoch's batches, in an order that the seed and the epoch determine; the last may be smaller."""
+    order = stream(settings.seed, "sft order", epoch).permutation(count)
+    return [order[start : start + settings.batch] for start in range(0, count, settings.batch)]
+
+
+def reply_loss(
+    model: PreTrainedModel, encoder: Encoder, samples: Sequence[Demonstration], max_length: int, device: torch.device
+) -> torch.Tensor:
+    """Mean cross-entropy over samples of the mean over each one's reply tokens; the prompt carries no loss.
+
+    Averaging within a sample first keeps the loss independent of how a batch is cut into pieces.
+    """
+    prompts = [encode_prompt(encoder, sample) for sample in samples]
+    replies = [encoder.reply(sample.reply) for sample in samples]
+    for sample, prompt, reply in zip(samples, prompts, replies, strict=True):
+        if len(prompt.input_ids) + len(reply) > max_length:
+            raise ValueError(f"sample {sample.id!r} has {len(prompt.input_ids) + len(reply)} tokens, over {max_length}")
+    batch = collate(prompts, replies, encoder.pad_id, device)
+    logits, _ = reply_logits(model, batch)
+    labels = batch.reply_ids.masked_fill(~batch.reply_mask, IGNORED_LABEL)
+    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    return (losses.sum(-1) / batch.reply_mask.sum(-1)).mean()
+
+
+def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:
+    """A demonstration's picture and prompt, encoded as PPO and evaluation encode theirs."""
+    with Image.open(sample.image) as picture:
+        return encoder.prompt(np.asarray(picture.convert("RGB")), sample.prompt)

@@ -1,0 +1,1 @@
+"""One episode at a terminal, played by a policy or by a person."""

@@ -1,0 +1,37 @@
+"""Shared fixtures: a tiny random-weight vision-language model, saved and loaded as any checkpoint is."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+TEXTS = [
+    'You see a number line. Answer in JSON: {"current number": 2, "thoughts": "2 is less than 4.", "action": "+"}',
+    'Play Blackjack. Answer in JSON: {"thoughts": "The dealer shows 9. My cards are 10, K.", "action": "stand"}',
+] * 20
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """Folder of a tiny LLaVA with random weights."""
+    from rl4vlm.models.tiny import TinySizes, build
+
+    folder = tmp_path_factory.mktemp("tiny")
+    sizes = TinySizes(
+        picture=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
+    )
+    build(TEXTS, sizes, seed=0).save(folder)
+    return folder
+
+
+@pytest.fixture
+def actor_critic(tiny_checkpoint):
+    import torch
+
+    from rl4vlm.models.actor_critic import ActorCritic
+
+    torch.manual_seed(0)
+    return ActorCritic.load(tiny_checkpoint, temperature=0.7, max_new_tokens=24, value_sizes=(16,))

@@ -1,0 +1,70 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from rl4vlm.envs import registration
+from rl4vlm.tasks import registry
+
+ROOT = Path(__file__).parents[2]
+
+
+def told(script):
+    return subprocess.run([sys.executable, *script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_gymnasium_knows_the_games_without_an_import_of_this_package():
+    script = (
+        "import gymnasium\n"
+        "for name in ('NumberLine', 'EZPoints', 'Points24', 'Blackjack'):\n"
+        "    env = gymnasium.make(f'gym_cards/{name}-v0', rules='upstream')\n"
+        "    print(env.reset(seed=0)[0].shape)\n"
+    )
+    assert told(["-W", "error", "-c", script]).split("\n")[:4] == ["(300, 300, 3)"] * 4
+
+
+def test_the_plugin_waits_for_gymnasium():
+    script = (
+        "import sys\n"
+        "from rl4vlm.envs.plugin import install\n"
+        "install()\n"
+        "install()\n"
+        "print('gymnasium' in sys.modules, 'numpy' in sys.modules)\n"
+        "import gymnasium\n"
+        "print(gymnasium.spec('gym_cards/NumberLine-v0').entry_point)\n"
+        "install()\n"
+    )
+    assert told(["-W", "error", "-c", script]).split("\n")[:2] == ["False False", "rl4vlm.envs.card_env:CardEnv"]
+
+
+def test_registering_twice_is_quiet():
+    registration.register_all()
+    registration.register_all()
+
+
+def test_other_packages_tasks_are_registered(monkeypatch):
+    class Walk(registry.get_task_class("NumberLine")):
+        name = "Walk"
+        gym_id = "gym_cards/Walk-v0"
+
+    monkeypatch.setattr(registry, "TASKS", registry.TASKS | {"Walk": "walk:Walk"})
+    monkeypatch.setitem(sys.modules, "walk", type(sys)("walk"))
+    sys.modules["walk"].Walk = Walk
+    try:
+        registration.register_all()
+        assert gymnasium.make("gym_cards/Walk-v0").unwrapped.task.name == "Walk"
+    finally:
+        gymnasium.registry.pop("gym_cards/Walk-v0", None)
+
+
+@pytest.mark.parametrize("module", ["rl4vlm.envs.registration", "rl4vlm.envs.card_env"])
+def test_environments_need_neither_torch_nor_matplotlib(module):
+    script = f"import sys, {module}; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    assert told(["-c", script]).strip() == "[]"
+
+
+def test_the_benchmark_prints_every_game():
+    lines = told(["benchmarks/env_steps.py", "--steps", "50"]).split("\n")
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| NumberLine", "| EZPoints", "| Points24", "| Blackjack"]

@@ -1,0 +1,71 @@
+"""Whether a player read the picture right."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from rl4vlm.core.types import Reply, Style
+from rl4vlm.evaluation.reading import ReadingExaminer, marks, same_reading
+from rl4vlm.interaction.play import advance
+from rl4vlm.policies.scripted import SolverPolicy
+from rl4vlm.tasks.registry import get_task, task_names
+from tests.fakes import ClimbTask, Says, climb_slot
+
+PATTERNS = {"cards": re.compile(r'"cards": \[([^\]]*)\]'), "sum": re.compile(r'"sum": (\d+)')}
+
+
+@pytest.mark.parametrize(
+    ("said", "truth", "same"),
+    [("K, 2", "K,2", True), ("k , 2 ", "K, 2", True), ("2, K", "K, 2", False), ("12", "1", False), (None, "", False)],
+)
+def test_white_space_and_case_do_not_matter(said: str | None, truth: str, same: bool) -> None:
+    assert same_reading(said, truth) is same
+
+
+def test_every_field_that_is_shown_gets_a_mark() -> None:
+    truth = {"cards": "K, 2", "sum": "12", "unasked": "x"}
+    assert marks('{"cards": [K, 2], "sum": 13}', truth, PATTERNS) == {"read cards": 1.0, "read sum": 0.0}
+    assert marks("nothing of the kind", truth, PATTERNS) == {"read cards": 0.0, "read sum": 0.0}
+    assert marks('{"cards": [K, 2]}', {"cards": "K, 2"}, PATTERNS) == {"read cards": 1.0}
+
+
+def test_a_reply_is_marked_against_what_was_shown_when_it_was_asked_for() -> None:
+    class Meddler(Says):
+        """Changes the game while it answers, as the step that follows does."""
+
+        def act(self, requests: object) -> list[Reply]:
+            replies = super().act(requests)  # type: ignore[arg-type]
+            slot.env.floor += 1
+            return replies
+
+    slot = climb_slot()
+    slot.env.floor = 0
+    examiner = ReadingExaminer(Meddler('{"floor": 0, "action": "wait"}'), ClimbTask.reading_patterns)
+    assert examiner.act([slot.request])[0].numbers == {"read floor": 1.0}
+
+
+def test_the_policys_numbers_stay_and_its_trace_goes() -> None:
+    class Learned:
+        def act(self, requests: object) -> list[Reply]:
+            return [Reply('{"floor": 9, "action": "up"}', {"value": 0.5}, trace=object())]
+
+    (step,) = advance([climb_slot()], ReadingExaminer(Learned(), ClimbTask.reading_patterns))
+    assert step.reply.numbers == {"value": 0.5, "read floor": 0.0}
+    assert step.reply.trace is None
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_finds_what_its_demonstrations_read(name: str) -> None:
+    """The patterns, the solver's entries and the environment's own reading say the same."""
+    from rl4vlm.envs.registration import make_env
+    from rl4vlm.interaction.play import Slot
+
+    task = get_task(name)
+    slot = Slot(make_env(name), task, Style.COT, task.prompt, 1)
+    examiner = ReadingExaminer(SolverPolicy(), task.reading_patterns)
+    for _ in range(30):
+        (step,) = advance([slot], examiner)
+        assert step.reply.numbers
+        assert set(step.reply.numbers.values()) == {1.0}, step.reply.text

@@ -1,0 +1,230 @@
+"""Held-out evaluation: what it plays, what it counts, what it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
+from rl4vlm.core.stats import wilson
+from rl4vlm.core.types import PlayStopped, Reply, Request, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.evaluation.run import EvaluationSettings, Origin, origin_of, run, summarise
+from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
+from rl4vlm.tasks.registry import get_task
+from tests.fakes import Says
+
+
+def evaluate(
+    out: Path, policy: Any = "random", task: str = "NumberLine", style: Style = Style.COT, **changes: Any
+) -> dict[str, Any]:
+    settings = EvaluationSettings(**{"episodes": 30, **changes})
+    return run(policy=policy, task=task, style=style, out=out, settings=settings)
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+
+
+def test_the_solver_wins_and_reads_everything(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path, "solver")
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert (summary["successes"], summary["episodes"], summary["success_rate"]) == (30, 30, 100.0)
+    assert (summary["ci_low"], summary["ci_high"]) == tuple(100 * bound for bound in wilson(30, 30))
+    assert (summary["mean_return"], summary["fallback_rate"]) == (1.0, 0.0)
+    assert summary["reading_accuracy"] == {"current number": 1.0, "target number": 1.0}
+    assert (summary["method"], summary["kind"], summary["lambda"], summary["seed"]) == (
+        "solver",
+        "scripted",
+        None,
+        None,
+    )
+    assert (summary["task"], summary["style"], summary["protocol"]) == ("NumberLine", "cot", "held_out")
+    assert summary["logprob_thoughts"] is summary["logprob_action"] is None
+
+
+def test_where_the_policy_stops_play_the_episodes_before_the_first_unfinished_one_count(tmp_path: Path) -> None:
+    class Tires(RandomPolicy):
+        def __init__(self, batches: int) -> None:
+            super().__init__()
+            self.batches = batches
+
+        def act(self, requests: Sequence[Request]) -> list[Reply]:
+            self.batches -= 1
+            if self.batches < 0:
+                raise PlayStopped("tired")
+            return super().act(requests)
+
+    evaluate(tmp_path / "whole", width=4)
+    for batches in range(10, 40, 5):
+        summary = evaluate(tmp_path / "part", Tires(batches), width=4)
+        assert (summary["partial"], summary["stopped"]) == (True, "tired")
+        assert 0 < summary["episodes"] < 30
+        assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")[: summary["episodes"]]
+    with pytest.raises(ValueError, match="not one episode was finished: tired"):
+        evaluate(tmp_path / "none", Tires(0))
+
+
+def test_totals_are_those_of_the_lines(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path)
+    lines = lines_of(tmp_path)
+    assert summary["successes"] == sum(line["success"] for line in lines)
+    assert 0 < summary["successes"] < 30
+    assert summary["mean_return"] == sum(line["return"] for line in lines) / 30
+    assert [line["episode"] for line in lines] == list(range(30))
+    for line in lines:
+        assert line["length"] == len(line["steps"])
+        assert line["return"] == sum(step["reward"] for step in line["steps"])
+        assert line["success"] == (line["return"] > 0)
+
+
+def test_an_episode_can_be_replayed_from_its_line(tmp_path: Path) -> None:
+    evaluate(tmp_path, task="Points24", episodes=5)
+    task = get_task("Points24")
+    for line in lines_of(tmp_path):
+        env = make_env("Points24")
+        env.reset(seed=line["seed"])
+        for step in line["steps"]:
+            _, reward, terminated, truncated, _ = env.step(task.actions.index(step["action"]))
+            assert reward == step["reward"]
+        assert terminated or truncated
+
+
+def test_seeds_are_fixed_and_never_those_of_training(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path)
+    assert summary["seeds"] == list(range(1_000_000_000, 1_000_000_030))
+    assert evaluate(tmp_path, seed_base=5, episodes=2)["seeds"] == [5, 6]
+    for base in (-1, TRAINING_SEEDS_FROM - 1):
+        with pytest.raises(ValueError, match=f"seed_base {base}"):
+            EvaluationSettings(seed_base=base, episodes=2)
+    with pytest.raises(ValueError, match="episodes 0"):
+        EvaluationSettings(episodes=0)
+
+
+def test_width_changes_nothing(tmp_path: Path) -> None:
+    for width in (1, 8):
+        evaluate(tmp_path / str(width), task="EZPoints", width=width)
+    one, eight = ((tmp_path / name / "episodes.jsonl").read_bytes() for name in ("1", "8"))
+    assert one == eight
+
+
+def test_fallbacks_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    words = ["none", '{"action": "both + and -"}', '{"action": "fold"}', '{"action": "+"}']
+    said = iter(words * 1000)
+    summary = evaluate(tmp_path, Says(lambda request: next(said)), episodes=20, width=1)
+    steps = [step for line in lines_of(tmp_path) for step in line["steps"]]
+    assert (
+        summary["fallback_rate"]
+        == sum(step["fallback"] for step in steps) / len(steps)
+        == pytest.approx(0.75, abs=0.05)
+    )
+    assert set(summary["outcomes"]) == {"no_action_key", "ambiguous_action", "no_legal_action", "ok"}
+    assert sum(summary["outcomes"].values()) == len(steps)
+    assert sum(line["fallbacks"] for line in lines_of(tmp_path)) == sum(step["fallback"] for step in steps)
+
+
+def test_reading_is_counted_by_field_where_there_are_thoughts(tmp_path: Path) -> None:
+    class Shortsighted(SolverPolicy):
+        def act(self, requests: Any) -> list[Reply]:
+            return [
+                Reply(reply.text.replace('"target number": 3', '"target number": 8')) for reply in super().act(requests)
+            ]
+
+    summary = evaluate(tmp_path / "cot", Shortsighted())
+    assert summary["reading_accuracy"]["current number"] == 1.0
+    lines = lines_of(tmp_path / "cot")
+    right, asked = (sum(line["reading"]["target number"][i] for line in lines) for i in range(2))
+    assert asked == sum(line["length"] for line in lines)
+    assert 0 < right < asked
+    assert summary["reading_accuracy"]["target number"] == right / asked
+    assert evaluate(tmp_path / "nocot", "solver", style=Style.ACTION_ONLY)["reading_accuracy"] == {}
+
+
+def test_a_learned_policys_numbers_are_recorded_and_averaged(tmp_path: Path) -> None:
+    class Learned(RandomPolicy):
+        def act(self, requests: Any) -> list[Reply]:
+            numbers = {"logprob_thoughts": -3.0, "logprob_action": -0.5, "value": 0.1, "tokens": 7.0}
+            return [Reply(reply.text, numbers, trace=object()) for reply in super().act(requests)]
+
+    summary = evaluate(tmp_path, Learned(), episodes=3)
+    assert (summary["logprob_thoughts"], summary["logprob_action"], summary["reply_tokens"]) == (-3.0, -0.5, 7.0)
+    assert all(step["value"] == 0.1 for line in lines_of(tmp_path) for step in line["steps"])
+    assert (summary["method"], summary["kind"], summary["policy"]) == ("Learned", "checkpoint", "Learned")
+
+
+def test_every_episode_has_a_sampling_stream_of_its_own(tmp_path: Path) -> None:
+    first: dict[int, float] = {}
+
+    def speak(request: Request) -> str:
+        first.setdefault(len(first), request.rng.random())
+        return '{"action": "+"}'
+
+    evaluate(tmp_path, Says(speak), episodes=3, width=3)
+    assert [first[k] for k in range(3)] == [stream(1_000_000_000 + k, "sampling").random() for k in range(3)]
+
+
+def test_lines_come_as_they_are_played_and_the_summary_last(tmp_path: Path) -> None:
+    evaluate(tmp_path, "solver")
+
+    def stop(request: Request) -> str:
+        if len(seen := lines_of(tmp_path)) >= 3:
+            assert not (tmp_path / "summary.json").exists(), "the old summary does not outlive its episodes"
+            raise KeyboardInterrupt(len(seen))
+        return '{"action": "+"}'
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, Says(stop), width=1)
+    assert len(lines_of(tmp_path)) == 3
+
+
+def test_prompt_and_environment_options_are_passed_on(tmp_path: Path) -> None:
+    policy = Says('{"action": "="}')
+    evaluate(tmp_path, policy, task="EZPoints", episodes=1, prompt={"role": "Hello."})
+    assert policy.batches[0][0].prompt.startswith("Hello.\n")
+    with pytest.raises((ValueError, TypeError), match="rules"):
+        evaluate(tmp_path, policy, task="EZPoints", env={"rules": "soft"})
+
+
+class TestOrigin:
+    def checkpoint(self, folder: Path, record: dict[str, Any] | None) -> str:
+        (folder / "checkpoint").mkdir()
+        if record:
+            (folder / "run.json").write_text(json.dumps(record))
+        return str(folder / "checkpoint")
+
+    @pytest.mark.parametrize(("style", "method"), [(Style.COT, "RL4VLM"), (Style.ACTION_ONLY, "RL4VLM-noCoT")])
+    def test_of_a_ppo_run(self, tmp_path: Path, style: Style, method: str) -> None:
+        record = {"stage": "ppo", "settings": {"thought_weight": 0.3}, "seeds": {"ppo": 2}}
+        assert origin_of(self.checkpoint(tmp_path, record), style) == Origin(method, "ppo", 0.3, 2)
+
+    @pytest.mark.parametrize(("style", "method"), [(Style.COT, "LLaVA-sft"), (Style.ACTION_ONLY, "LLaVA-sft-noCoT")])
+    def test_of_a_warm_start(self, tmp_path: Path, style: Style, method: str) -> None:
+        assert origin_of(self.checkpoint(tmp_path, {"stage": "sft"}), style) == Origin(method, "sft")
+
+    def test_of_anything_else(self, tmp_path: Path) -> None:
+        assert origin_of(self.checkpoint(tmp_path, None), Style.COT) == Origin("checkpoint", "checkpoint")
+        assert origin_of("owner/model", Style.COT) == Origin("model", "checkpoint")
+        assert origin_of("random", Style.COT) == Origin("random", "scripted")
+
+    def test_the_record_names_what_was_evaluated(self, tmp_path: Path) -> None:
+        evaluate(tmp_path, "solver", episodes=1)
+        record = json.loads((tmp_path / "run.json").read_text())
+        assert (record["stage"], record["settings"]["policy"], record["inputs"]) == ("evaluation", "solver", {})
+        assert record["seeds"] == {"episodes": [1_000_000_000, 1_000_000_000]}
+
+
+def test_summary_of_no_readings_and_no_numbers() -> None:
+    line = {"success": True, "return": 1.0, "seed": 1, "reading": {}, "steps": [{"fallback": False, "outcome": "ok"}]}
+    summary = summarise([line])
+    assert (summary["reading_accuracy"], summary["reply_tokens"], summary["mean_length"]) == ({}, None, 1.0)
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, rl4vlm.evaluation.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,92 @@
+"""A small game to test with: climb from floor 0 to floor 2; which actions are legal depends on the floor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rl4vlm.core.types import Advice, PromptParts, Reply, Request, Style, View
+from rl4vlm.interaction.play import Slot
+from rl4vlm.tasks.base import Task
+
+TOP = 2
+LAST_STEP = 6
+
+
+class ClimbTask(Task):
+    name = "Climb"
+    gym_id = "tests/Climb-v0"
+    entry_point = "tests.fakes:ClimbEnv"
+    prompt = PromptParts(
+        role="You climb a tower.",
+        observation="You stand on floor {floor}.",
+        rules="Get to the top.",
+        keys=("floor", "thoughts"),
+        hints={"floor": "where you stand"},
+    )
+    fallback_penalty = -0.5
+    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {"floor": re.compile(r'"floor": (\d+)')}
+
+
+class ClimbEnv:
+    """`up` and `wait` everywhere, `go down` above the ground; +1 on the top floor, cut off after `LAST_STEP` steps.
+
+    The start is floor 0 or 1, drawn from `np_random`, and so is a lucky `bonus` in each step's `info`.
+    """
+
+    def __init__(self, solvable: bool = True) -> None:
+        self.solvable = solvable
+        self.resets: list[int | None] = []
+        self.closed = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None or not self.resets:
+            self.np_random = np.random.default_rng(seed)
+        self.resets.append(seed)
+        self.floor, self.steps = int(self.np_random.integers(2)), 0
+        return self._picture(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        word = self.view().actions[action]
+        self.floor += {"up": 1, "wait": 0, "go down": -1}[word]
+        self.steps += 1
+        top = self.floor == TOP
+        info = {"bonus": float(self.np_random.random())}
+        return self._picture(), np.float64(top), top, not top and self.steps >= LAST_STEP, info
+
+    def view(self) -> View:
+        actions = ("up", "wait") if self.floor == 0 else ("up", "wait", "go down")
+        return View(actions, {"floor": str(self.floor)})
+
+    def advice(self) -> Advice:
+        return Advice({"floor": self.floor, "thoughts": "The top is above."}, "up", self.solvable)
+
+    def reading(self) -> Mapping[str, str]:
+        return {"floor": str(self.floor)}
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _picture(self) -> np.ndarray:
+        return np.full((300, 300, 3), self.floor, dtype=np.uint8)
+
+
+class Says:
+    """A policy that answers every request with what `speak` makes of it; keeps the requests of each batch."""
+
+    def __init__(self, speak: Callable[[Request], str] | str) -> None:
+        self.speak = speak if callable(speak) else lambda request: speak
+        self.batches: list[list[Request]] = []
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        self.batches.append(list(requests))
+        return [Reply(self.speak(request)) for request in requests]
+
+
+def climb_slot(seed: int = 1, style: Style = Style.COT, **options: Any) -> Slot:
+    return Slot(ClimbEnv(), ClimbTask(), style, ClimbTask.prompt, seed, **options)

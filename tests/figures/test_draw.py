@@ -1,0 +1,252 @@
+"""Figures: what they show, that it follows from their inputs alone, and that style changes looks only."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from matplotlib.colors import to_hex
+
+from rl4vlm.core.config import parse_settings
+from rl4vlm.figures.draw import FIGURES, draw
+from rl4vlm.figures.results import Results
+from rl4vlm.figures.style import FigureStyle, drawing
+from tests.figures.synthetic import Synthetic, add_evaluation, make_results, write_lines
+
+STYLE = FigureStyle(dpi=60)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("results"))
+
+
+def make(name, made, style=STYLE, scale="embedded"):
+    """The matplotlib figure of a name."""
+    module, _, attribute = FIGURES[name].partition(":")
+    with drawing(style):
+        return getattr(import_module(module), attribute)(Results.load(**made.inputs), scale, style)
+
+
+def axes_of(figure):
+    return [axis for part in figure.subfigs for axis in part.axes]
+
+
+def legend_of(figure):
+    return [text.get_text() for part in figure.subfigs for legend in part.legends for text in legend.get_texts()]
+
+
+def note_of(figure):
+    return " ".join(text.get_text() for text in figure.subfigs[1].texts).replace("\n", " ")
+
+
+def lines_of(axis):
+    return {line.get_label(): line for line in axis.lines}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_files_are_written_and_the_same_every_time(name, made, tmp_path):
+    for place in ("first", "second"):
+        draw(name, **made.inputs, out=tmp_path / place / name, scale="embedded", style=STYLE)
+    assert (tmp_path / "first" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "first" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for kind in ("pdf", "png"):
+        first, second = ((tmp_path / place / f"{name}.{kind}").read_bytes() for place in ("first", "second"))
+        assert first == second
+        assert b"CreationDate" not in first
+    assert len(list((tmp_path / "first").iterdir())) == 2
+
+
+def test_another_process_with_another_matplotlibrc_gives_the_same_bytes_and_loads_no_torch(made, tmp_path):
+    draw("training_curves", **made.inputs, out=tmp_path / "here", scale="embedded", style=STYLE)
+    (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\naxes.facecolor: red\n")
+    code = f"""
+import sys
+from pathlib import Path
+from rl4vlm.figures.draw import draw
+from rl4vlm.figures.style import FigureStyle
+import rl4vlm.figures.tables, rl4vlm.figures.assets
+draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
+     ppo_runs=map(Path, {[str(p) for p in made.ppo_runs]}), base_reading=Path({str(made.base_reading)!r}),
+     out=Path({str(tmp_path / "there")!r}), scale="embedded", style=FigureStyle(dpi=60))
+assert "torch" not in sys.modules
+"""
+    surroundings = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=surroundings)
+    for kind in ("pdf", "png"):
+        assert (tmp_path / f"there.{kind}").read_bytes() == (tmp_path / f"here.{kind}").read_bytes()
+
+
+def test_training_curves_show_every_task_with_its_lines(made):
+    figure = make("training_curves", made)
+    axes = axes_of(figure)
+    assert [axis.get_title() for axis in axes] == ["NumberLine", "EZPoints", "Blackjack", "Points24 (extra)"]
+    assert set(legend_of(figure)) == {
+        "RL4VLM, training",
+        "RL4VLM, held out",
+        "LLaVA-sft (start), held out",
+        "RL4VLM, published",
+        "LLaVA-sft, published",
+        "GPT4-V, published",
+        "Gemini, published",
+        "random play",
+        "stand on 17",
+        "ceiling",
+    }
+    lines = lines_of(axes[2])
+    assert lines["stand on 17"].get_ydata()[0] == 40.77
+    assert lines["GPT4-V, published"].get_ydata()[0] == 25.5
+    assert lines["random play"].get_ydata()[0] == 28.06
+    assert lines["ceiling"].get_ydata()[0] == 42.95
+    assert "Scale: embedded" in note_of(figure)
+
+
+def test_the_curve_is_the_rolling_success_in_percent(made):
+    run = next(folder for folder in made.ppo_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
+    curve = lines_of(axes_of(make("training_curves", made))[0])["RL4VLM, training"]
+    assert list(curve.get_xdata()) == [point["env_steps"] for point in points]
+    assert list(curve.get_ydata()) == pytest.approx([100 * point["success_rate"] for point in points])
+
+
+def test_random_play_is_measured_where_it_was_not_enumerated(made):
+    panel = axes_of(make("training_curves", made))[3]
+    assert lines_of(panel)["random play"].get_ydata()[0] == 0
+
+
+def test_a_method_is_drawn_only_if_it_was_run(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], styles=["cot"], episodes=20)
+    assert not [label for label in legend_of(make("training_curves", made)) if "CNN+RL" in label]
+    folder = tmp_path / "ppo" / "NumberLine-cnn-seed1"
+    write_lines(
+        folder / "metrics.jsonl", [{"env_steps": 512 * k, "success_rate": 0.4, "window": 200} for k in (1, 2, 3)]
+    )
+    made.ppo_runs.append(folder)
+    assert "CNN+RL, training" in legend_of(make("training_curves", made))
+
+
+def test_several_seeds_are_drawn_as_mean_and_range(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(1, 2), episodes=20)
+    figure = make("training_curves", made)
+    runs = Results.load(**made.inputs).headline_runs("RL4VLM")
+    mean = [(a.success_rate + b.success_rate) / 2 for a, b in zip(runs[0].curve, runs[1].curve, strict=True)]
+    assert list(lines_of(axes_of(figure)[0])["RL4VLM, training"].get_ydata()) == pytest.approx(mean)
+    assert "range over seeds" in note_of(figure)
+
+
+def test_published_curves_are_left_out_unless_asked_for(made):
+    assert not [label for label in legend_of(make("training_curves", made)) if "curve" in label]
+    figure = make("training_curves", made, FigureStyle(dpi=60, show_published_curves=True))
+    assert "RL4VLM, published curve" in legend_of(figure)
+    assert "read by eye" in note_of(figure)
+    lines = lines_of(axes_of(figure)[0])
+    assert max(lines["RL4VLM, published curve"].get_xdata()) == max(lines["RL4VLM, training"].get_xdata())
+
+
+def test_cot_ablation_sets_both_styles_side_by_side(made):
+    lines = lines_of(axes_of(make("cot_ablation", made))[1])
+    assert {"RL4VLM, training", "RL4VLM-noCoT, training"} <= set(lines)
+    assert lines["RL4VLM-noCoT, published"].get_ydata()[0] == 29.9
+
+
+def test_lambda_ablation_draws_every_lambda_and_no_other_task(made):
+    figure = make("lambda_ablation", made)
+    curves, rates = axes_of(figure)
+    assert [axis.get_title() for axis in (curves, rates)] == ["NumberLine", "NumberLine, held out"]
+    assert [label for label in lines_of(curves) if "λ" in label] == [f"λ = {w}" for w in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert list(lines_of(rates)["published peak (by eye)"].get_ydata()) == [25, 87, 86, 34, 34]
+
+
+def test_logprob_balance_draws_magnitudes(made):
+    axis = axes_of(make("logprob_balance", made))[0]
+    labels = [text.get_text() for text in axis.get_yticklabels()]
+    assert labels[:2] == ["NumberLine, after SFT", "NumberLine, after PPO"]
+    places = {"thoughts": [], "action": [], "thoughts, published": [], "action, published": []}
+    for line in axis.lines:
+        if line.get_label() in places:
+            places[line.get_label()].append((line.get_ydata()[0], line.get_xdata()[0]))
+    assert places["thoughts"][:2] == [(0, 26.0), (1, 12.0)]
+    assert places["action"][:2] == [(0, 0.21), (1, 0.013)]
+    assert places["thoughts, published"] == [(labels.index("Blackjack, after PPO"), 37.6)]
+
+
+def test_an_action_that_is_certain_still_has_a_place_on_the_logarithmic_axis(tmp_path):
+    made = Synthetic(tmp_path)
+    extra = {"logprob_thoughts": -3.0, "logprob_action": 0.0, "lambda": 0.5}
+    add_evaluation(made, "ppo-EZPoints-cot-lambda0.5-seed1", "EZPoints", "RL4VLM", "ppo", 0.5, 10, seed=1, **extra)
+    draw("logprob_balance", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_reading_has_a_bar_for_every_stage_and_field(made):
+    figure = make("reading", made)
+    assert [axis.get_title() for axis in axes_of(figure)] == ["NumberLine", "EZPoints", "Points24", "Blackjack"]
+    heights = sorted(patch.get_height() for patch in axes_of(figure)[0].patches)
+    assert heights == pytest.approx([90, 90, 90, 90, 95, 97])
+    assert legend_of(figure) == ["before SFT", "after SFT", "after PPO"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_config_without_such_runs_still_gets_its_figure(name, tmp_path):
+    draw(name, evaluations=[], ppo_runs=[], base_reading=None, out=tmp_path / name, scale="smoke", style=STYLE)
+    assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_runs_too_short_to_finish_an_episode_are_drawn(name, tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.3, 0.5), episodes=4)
+    for run in made.ppo_runs:
+        write_lines(run / "metrics.jsonl", [{"env_steps": 16, "success_rate": None, "window": 0}])
+    draw(name, **made.inputs, out=tmp_path / name, scale="smoke", style=STYLE)
+    assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+
+def test_legends_fit_the_figure(made, tmp_path):
+    narrow = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.3, 0.5), episodes=20)
+    for name, results in [(name, results) for name in FIGURES for results in (made, narrow)]:
+        figure = make(name, results)
+        figure.draw_without_rendering()
+        for part in figure.subfigs:
+            for legend in part.legends:
+                box = legend.get_window_extent()
+                assert box.x0 >= 0, name
+                assert box.x1 <= figure.bbox.x1, name
+
+
+def test_a_colour_is_a_setting_by_method(made):
+    style = parse_settings(FigureStyle, ["colours.RL4VLM=#123456", "dpi=60"])
+    lines = lines_of(axes_of(make("training_curves", made, style))[0])
+    assert to_hex(lines["RL4VLM, training"].get_color()) == "#123456"
+    assert to_hex(lines["LLaVA-sft, published"].get_color()) == "#56b4e9"
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("colours.RL5VLM=red", "RL5VLM"),
+        ("colours.RL4VLM=reddish", "reddish"),
+        ("dpi=0", "dpi"),
+        ("band_alpha=2", "band_alpha"),
+        ("lambda_palette=nosuch", "nosuch"),
+    ],
+)
+def test_wrong_style_is_named(setting, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        parse_settings(FigureStyle, [setting])
+
+
+def test_unknown_figure_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match=r"'training_curve'.*training_curves"):
+        draw("training_curve", evaluations=[], ppo_runs=[], base_reading=None, out=tmp_path / "x", scale="smoke")
+
+
+def test_broken_input_is_named_and_leaves_the_old_figure(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
+    draw("training_curves", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
+    before = (tmp_path / "figure.pdf").read_bytes()
+    (made.ppo_runs[0] / "metrics.jsonl").write_text("{broken\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
+        draw("training_curves", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
+    assert (tmp_path / "figure.pdf").read_bytes() == before

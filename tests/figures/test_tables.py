@@ -1,0 +1,198 @@
+"""The tables: every number under its own label, averages and seeds as the docstrings say, gaps left empty."""
+
+import csv
+
+import pytest
+
+from rl4vlm.core.stats import wilson
+from rl4vlm.figures.tables import build_tables
+from tests.figures.synthetic import add_evaluation, make_results
+
+COLUMNS = [
+    "method",
+    "task",
+    "source",
+    "scale",
+    "success_rate",
+    "ci_low",
+    "ci_high",
+    "mean_return",
+    "episodes",
+    "seeds",
+    "protocol",
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def tables(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tables")
+    build_tables(**made.inputs, out=out, scale="embedded")
+    return out
+
+
+def read(folder, name):
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pick(rows, **wanted):
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def one(rows, **wanted):
+    found = pick(rows, **wanted)
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize("name", ["main", "cot", "lambda"])
+def test_columns(tables, name):
+    assert list(read(tables, name)[0]) == COLUMNS
+
+
+def test_held_out_row(tables):
+    row = one(read(tables, "main"), method="RL4VLM", task="EZPoints", source="reproduced", protocol="held_out")
+    low, high = wilson(124, 200)
+    assert float(row["success_rate"]) == 62
+    assert (float(row["ci_low"]), float(row["ci_high"])) == pytest.approx((100 * low, 100 * high), abs=1e-3)
+    assert (row["scale"], row["episodes"], row["seeds"]) == ("embedded", "200", "1")
+    assert float(row["mean_return"]) == pytest.approx(0.24)
+
+
+def test_average_over_the_card_games_is_unweighted(tables):
+    row = one(read(tables, "main"), method="RL4VLM", task="gym_cards_avg", source="reproduced", protocol="held_out")
+    assert float(row["success_rate"]) == pytest.approx((95 + 62 + 3 + 42) / 4)
+    assert float(row["ci_low"]) < float(row["success_rate"]) < float(row["ci_high"])
+    assert (row["mean_return"], row["episodes"]) == ("", "800")
+
+
+def test_an_average_that_misses_a_game_is_absent(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine", "EZPoints"], episodes=10)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), source="reproduced")
+    assert rows
+    assert not pick(rows, task="gym_cards_avg")
+
+
+def test_rolling_peak_row_is_the_best_full_window_and_has_no_interval(tables, made):
+    import json
+
+    run = next(folder for folder in made.ppo_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["success_rate"] for line in lines if line["window"] == 200)
+    row = one(read(tables, "main"), method="RL4VLM", task="NumberLine", source="reproduced", protocol="rolling_peak")
+    assert float(row["success_rate"]) == pytest.approx(100 * best)
+    assert (row["ci_low"], row["ci_high"], row["mean_return"], row["seeds"]) == ("", "", "", "1")
+
+
+def test_only_trained_methods_have_a_rolling_peak(tables):
+    peaks = pick(read(tables, "main"), source="reproduced", protocol="rolling_peak")
+    assert {row["method"] for row in peaks} == {"RL4VLM", "RL4VLM-noCoT"}
+
+
+def test_published_and_reference_rows_are_labelled_and_bare(tables):
+    rows = read(tables, "main")
+    published = one(rows, method="RL4VLM", task="NumberLine", source="published")
+    assert (published["scale"], published["success_rate"], published["protocol"]) == ("paper", "89.4", "rolling_peak")
+    reference = one(rows, method="random", task="Blackjack", source="reference")
+    assert (reference["scale"], reference["success_rate"], reference["protocol"]) == ("", "28.06", "")
+    for row in (published, reference):
+        assert [row[key] for key in ("ci_low", "ci_high", "mean_return", "episodes", "seeds")] == [""] * 5
+
+
+def test_published_numbers_fill_no_gap(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], styles=["cot"], episodes=10)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="smoke")
+    rows = read(tmp_path / "tables", "main")
+    assert pick(rows, method="CNN+RL", source="published")
+    assert not pick(rows, method="CNN+RL", source="reproduced")
+    assert {row["task"] for row in pick(rows, source="reproduced")} == {"NumberLine"}
+    assert not pick(rows, method="RL4VLM-noCoT", source="reproduced")
+
+
+def test_scripted_policies_are_reproduced_rows_without_seeds(tables):
+    row = one(read(tables, "main"), method="solver", task="Points24", source="reproduced")
+    assert (float(row["success_rate"]), row["seeds"], row["protocol"]) == (73, "", "held_out")
+
+
+def test_seeds_are_pooled(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(3, 1), episodes=100)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    row = one(
+        read(tmp_path / "tables", "main"), method="RL4VLM", task="EZPoints", source="reproduced", protocol="held_out"
+    )
+    assert (float(row["success_rate"]), row["episodes"], row["seeds"]) == (61.0, "200", "1 3")
+
+
+def test_only_named_folders_count(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
+    named = made.inputs | {"evaluations": list(made.evaluations)}
+    add_evaluation(made, "ppo-EZPoints-cot-lambda0.5-seed9", "EZPoints", "RL4VLM", "ppo", 1.0, 10, seed=9)
+    build_tables(**named, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), method="RL4VLM", source="reproduced")
+    assert {row["seeds"] for row in rows} == {"1"}
+
+
+def test_cot_table_holds_the_styles_and_their_starts(tables):
+    rows = read(tables, "cot")
+    assert {row["method"] for row in rows} == {"RL4VLM", "RL4VLM-noCoT", "LLaVA-sft", "LLaVA-sft-noCoT"}
+    start = one(rows, method="LLaVA-sft-noCoT", task="NumberLine", source="reproduced")
+    assert float(start["success_rate"]) == 25
+    assert not pick(read(tables, "main"), method="LLaVA-sft-noCoT")
+
+
+def test_lambda_table(tables):
+    rows = read(tables, "lambda")
+    held_out = pick(rows, source="reproduced", protocol="held_out")
+    assert {row["method"]: float(row["success_rate"]) for row in held_out} == {
+        "RL4VLM lambda=0.1": 30,
+        "RL4VLM lambda=0.3": 90,
+        "RL4VLM lambda=0.5": 95,
+        "RL4VLM lambda=0.7": 40,
+        "RL4VLM lambda=0.9": 27,
+    }
+    assert {row["task"] for row in rows} == {"NumberLine"}
+    assert one(rows, method="RL4VLM lambda=0.3", source="published")["success_rate"] == "87.0"
+    main = pick(read(tables, "main"), source="reproduced")
+    assert not [row for row in main if "lambda" in row["method"]]
+
+
+def test_reading_table(tables):
+    rows = read(tables, "reading")
+    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n"]
+    base = one(rows, method="base model", task="NumberLine", field="target number")
+    assert (base["stage"], base["accuracy"], base["n"]) == ("pretraining", "95.0", "200")
+    trained = one(rows, method="RL4VLM", task="Blackjack", field="dealer card")
+    assert (trained["stage"], trained["accuracy"], trained["n"]) == ("ppo", "90.0", "2000")
+    assert {row["method"] for row in rows} == {"base model", "LLaVA-sft", "RL4VLM"}
+
+
+def test_markdown_sets_reproduced_beside_published(tables):
+    lines = (tables / "main.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "| method | source | NumberLine | EZPoints | Points24 | Blackjack | card average |"
+    start = next(k for k, line in enumerate(lines) if line.startswith("| RL4VLM |"))
+    assert lines[start].startswith("| RL4VLM | reproduced (embedded), held out | 95.0 [91.0, 97.3] | 62.0 [")
+    assert lines[start + 1].startswith("|  | reproduced (embedded), rolling peak | ")
+    assert lines[start + 2] == "|  | published (paper) | 89.4 | 50.0 | 2.3 | 40.2 | 45.5 |"
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_latex_is_escaped_and_balanced(tables):
+    text = (tables / "lambda.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert r"$\lambda$" in text
+    assert "95 \\%" in text
+    body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {2}
+
+
+def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
+    build_tables(**made.inputs, out=tmp_path, scale="embedded")
+    files = sorted(file.name for file in tables.iterdir())
+    assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "reading") for k in ("csv", "md", "tex"))
+    assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)

@@ -1,0 +1,57 @@
+"""Evaluations to show: a solver's, and those of a player whose replies mean no good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.core.types import Reply, Request, Style
+from rl4vlm.evaluation.run import EvaluationSettings, Origin, run
+from rl4vlm.policies.scripted import random_action
+
+HOSTILE = (
+    '</script><img src="x" onerror="window.hacked = 1">',
+    "<!-- <script>window.hacked = 2</script>",
+    "one\u2028two\u2029three \U0001f600 [[data]] [[script]]",
+    '&lt;b&gt; ]]> </textarea></pre><iframe srcdoc="<script>parent.hacked = 3</script>">',
+    "null \x00, bell \x07, right to left \u202e",
+)
+
+
+class Scribbler:
+    """Writes hostile texts; every third time without an action."""
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Reply:
+        text = HOSTILE[int(request.rng.integers(len(HOSTILE)))]
+        action = f'", "action": "{random_action(request)}"}}' if request.rng.integers(3) else ""
+        numbers = {
+            "logprob_thoughts": -float(request.rng.integers(1, 3000)) / 100,
+            "logprob_action": -0.25 if action else 0.0,
+            "value": float(request.rng.random()),
+            "tokens": float(len(text)),
+        }
+        return Reply(f'{{"thoughts": "{text}{action}', numbers)
+
+
+def evaluations(folder: Path) -> list[Path]:
+    """Folders of six evaluations of 24 episodes on two tasks."""
+    settings = EvaluationSettings(episodes=24, width=8)
+    folders = []
+    for task in ("NumberLine", "EZPoints"):
+        scribbler = Origin("RL4VLM", "ppo", 0.5, 1), Scribbler(), Style.COT
+        action_only = Origin("<b>RL4VLM</b>-noCoT", "ppo", 0.5, 1), Scribbler(), Style.ACTION_ONLY
+        for origin, policy, style in ((None, "solver", Style.COT), scribbler, action_only):
+            out = folder / f"{policy if isinstance(policy, str) else f'ppo-{style}'}-{task}"
+            run(policy=policy, task=task, style=style, out=out, settings=settings, origin=origin)
+            folders.append(out)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return evaluations(tmp_path_factory.mktemp("eval"))

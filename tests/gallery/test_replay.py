@@ -1,0 +1,96 @@
+"""Episodes played again show what was played, or say that they do not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rl4vlm.core.types import Reply, Request, Style
+from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.gallery.records import Evaluation, read_evaluation
+from rl4vlm.gallery.replay import replay
+from tests.gallery.conftest import Scribbler
+
+
+class Witness(Scribbler):
+    """A scribbler that keeps what it was shown, by prompt."""
+
+    def __init__(self) -> None:
+        self.shown: list[Request] = []
+
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        self.shown += requests
+        return super().act(requests)
+
+
+@pytest.mark.parametrize("task", ["NumberLine", "EZPoints", "Points24", "Blackjack"])
+def test_shows_what_the_player_saw(tmp_path: Path, task: str) -> None:
+    witness = Witness()
+    settings = EvaluationSettings(episodes=6, width=1, env={"rules": "upstream"}, prompt={"role": "You play."})
+    run(policy=witness, task=task, style=Style.COT, out=tmp_path, settings=settings)
+    evaluation = read_evaluation(tmp_path)
+    steps = [step for played in replay(evaluation, evaluation.episodes) for step in played.steps]
+    assert len(steps) == len(witness.shown)
+    assert any(step.fallback for step in steps)
+    for step, request in zip(steps, witness.shown, strict=True):
+        assert step.request.prompt == request.prompt
+        assert request.prompt.startswith("You play.\n")
+        np.testing.assert_array_equal(step.request.picture, request.picture)
+
+
+def test_the_last_picture_is_of_the_end(evaluated: list[Path]) -> None:
+    evaluation = read_evaluation(evaluated[0])
+    for played in replay(evaluation, evaluation.episodes[:5]):
+        assert not np.array_equal(played.last_picture, played.steps[-1].request.picture)
+
+
+@pytest.fixture
+def evaluation(evaluated: list[Path]) -> Evaluation:
+    """Of the player with fallbacks, to spoil."""
+    found = read_evaluation(evaluated[1])
+    return replace(found, episodes=copy.deepcopy(found.episodes))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("action", "/"), ("reward", 0.5), ("outcome", "ambiguous_action"), ("fallback", None)]
+)
+def test_a_step_that_differs_is_named(evaluation: Evaluation, entry: str, value: Any) -> None:
+    record: Any = evaluation.episodes[1]
+    record["steps"][1][entry] = value
+    with pytest.raises(ValueError, match=rf"episodes\.jsonl, episode 1, step 2: the replay's {entry} is"):
+        list(replay(evaluation, evaluation.episodes))
+
+
+@pytest.mark.parametrize(("entry", "value"), [("success", None), ("return", 7.0), ("fallbacks", 99)])
+def test_an_ending_that_differs_is_named(evaluation: Evaluation, entry: str, value: Any) -> None:
+    record: Any = evaluation.episodes[3]
+    record[entry] = value
+    with pytest.raises(ValueError, match=rf"episodes\.jsonl, episode 3: the replay's {entry} is"):
+        list(replay(evaluation, evaluation.episodes))
+
+
+def test_another_seed_is_noticed(evaluation: Evaluation) -> None:
+    records: Any = evaluation.episodes
+    for record in records:
+        record["seed"] += 1
+    with pytest.raises(ValueError, match=r"episodes\.jsonl, episode \d+.*the replay"):
+        list(replay(evaluation, records))
+
+
+def test_a_record_that_stops_early_or_goes_on_is_named(evaluation: Evaluation) -> None:
+    record: Any = evaluation.episodes[2]
+    steps = record["steps"]
+    record["steps"] = steps[:-1]
+    with pytest.raises(
+        ValueError, match=f"episode 2: the replay does not end with the record, after {len(steps) - 1} "
+    ):
+        list(replay(evaluation, evaluation.episodes))
+    record["steps"] = [*steps, steps[-1]]
+    with pytest.raises(ValueError, match=f"episode 2: the replay ends before step {len(steps) + 1} of"):
+        list(replay(evaluation, evaluation.episodes))

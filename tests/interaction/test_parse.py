@@ -1,0 +1,277 @@
+# ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
+"""Replies as models write them, and what they are taken to mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rl4vlm.core.types import Outcome
+from rl4vlm.interaction.parse import parse_reply
+
+LINE = ("-", "+")
+FORMULA = (*map(str, range(1, 11)), "+", "-", "*", "/", "(", ")", "=")
+JACK = ("stand", "hit")
+HOUSE = (
+    "go to shelf 1",
+    "go to shelf 10",
+    "go to desk 1",
+    "look",
+    "examine shelf 1",
+    "take mug 1 from desk 1",
+    "inventory",
+)
+
+
+def action(text: str, actions: tuple[str, ...]) -> str | None:
+    return parse_reply(text, actions).action
+
+
+class TestTheKey:
+    @pytest.mark.parametrize(
+        "key",
+        [
+            '"action":',
+            "'action':",
+            "action:",
+            '"Action" :',
+            "ACTION:",
+            '"action"\n:',
+            '" action ":',
+            "“action”:",
+            '"action"：',
+            '\\"action\\":',
+            '"action:',
+            '{action":',
+            "**Action:**",
+            "Final action:",
+        ],
+    )
+    def test_matches_without_regard_to_case_quotes_and_white_space(self, key: str) -> None:
+        assert action(f'{{"thoughts": "stand?", {key} hit}}', JACK) == "hit"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "hit",
+            '"reaction": "hit"',
+            "inter_action: hit",
+            "réaction: hit",
+            "re-action: hit",
+            '"actions": "hit"',
+            '"action_id": "hit"',
+            '"previous action": "hit"',
+            '"action" "hit"',
+            "action = hit",
+            "the action is to hit",
+            "action",
+        ],
+    )
+    def test_without_it_there_is_no_action_and_no_span(self, text: str) -> None:
+        parsed = parse_reply(text, JACK)
+        assert (parsed.action, parsed.action_span, parsed.outcome) == (None, None, Outcome.NO_KEY)
+
+    def test_the_last_one_counts(self) -> None:
+        text = '{"action": "hit", "thoughts": "no", "action": "stand"}'
+        parsed = parse_reply(text, JACK)
+        assert parsed.action == "stand"
+        assert parsed.action_span == (text.rindex('"action"'), len(text))
+
+    def test_the_last_one_counts_even_when_its_value_is_worthless(self) -> None:
+        assert parse_reply('{"action": "hit"} {"action": "fold"}', JACK).outcome is Outcome.NO_LEGAL_ACTION
+        assert parse_reply('{"action": "hit", "action": ', JACK).outcome is Outcome.NO_LEGAL_ACTION
+
+    def test_another_keys_end_is_no_key(self) -> None:
+        assert action('{"action": "hit", "previous action": "stand"}', JACK) == "hit"
+
+    def test_thoughts_are_not_searched(self) -> None:
+        assert action('{"thoughts": "I should hit. hit! hit!", "action": "stand"}', JACK) == "stand"
+
+    @pytest.mark.parametrize("before", ["", "思考 ", "I think…\n", '{"thoughts": "İßﬁ", '])
+    def test_the_span_goes_from_the_keys_quote_to_the_end_of_the_reply(self, before: str) -> None:
+        text = before + '"action": "hit"} and more'
+        assert parse_reply(text, JACK).action_span == (len(before), len(text))
+
+    def test_the_span_takes_in_the_backslash_of_an_escaped_quote(self) -> None:
+        text = '"{\\"action\\": \\"hit\\"}"'
+        assert parse_reply(text, JACK).action_span == (2, len(text))
+
+
+class TestTheValue:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            '"hit"',
+            "'hit'",
+            "hit",
+            '"Hit."',
+            '"HIT"',
+            '" hit "',
+            '"hit',
+            'hit"',
+            "“hit”",
+            "‘hit’",
+            "«hit»",
+            "`hit`",
+            '\\"hit\\"',
+            '["hit"]',
+            '{"name": "hit"}',
+            '"I hit now"',
+            "hit!",
+            "**hit**",
+            "\n\n  hit",
+            "hit\n```\nI would not stand",
+            "hit} stand",
+            '"hit", "why": "stand"',
+            'hit, "why": "stand"',
+            '"hit" since to stand is worse',
+            '"don\'t wait: hit"',
+            "'don't wait: hit'",
+            '"击中 hit"',
+            "\"'hit'\"",
+            "hit。",
+        ],
+    )
+    def test_names_the_action(self, value: str) -> None:
+        assert action(f'{{"thoughts": "x", "action": {value}', JACK) == "hit"
+
+    @pytest.mark.parametrize("value", ['"hit or stand"', '"I will not stand, hit"', "hit, not stand", "[hit, stand]"])
+    def test_with_two_legal_actions_gives_none(self, value: str) -> None:
+        parsed = parse_reply(f'{{"action": {value}}}', JACK)
+        assert (parsed.action, parsed.outcome) == (None, Outcome.AMBIGUOUS)
+
+    def test_with_one_legal_action_twice_gives_it(self) -> None:
+        assert action('"action": "hit, yes, hit"', JACK) == "hit"
+
+    @pytest.mark.parametrize(
+        "value", ["", '""', '"fold"', '"hits"', '"whit"', '"hit_me"', '"hit-and-run"', "null", "12", '"h i t"']
+    )
+    def test_without_a_legal_action_gives_none(self, value: str) -> None:
+        parsed = parse_reply(f'"action": {value}', JACK)
+        assert (parsed.action, parsed.outcome) == (None, Outcome.NO_LEGAL_ACTION)
+        assert parsed.action_span is not None
+
+    def test_no_actions_at_all(self) -> None:
+        assert parse_reply('"action": "hit"', ()).outcome is Outcome.NO_LEGAL_ACTION
+
+
+class TestNumbersAndOperators:
+    @pytest.mark.parametrize("word", FORMULA)
+    def test_every_word_is_read_back(self, word: str) -> None:
+        for text in (f'"action": "{word}"', f"action: {word}", f"'action': '{word}.'", f'{{"action": {word}}}'):
+            assert action(text, FORMULA) == word
+
+    @pytest.mark.parametrize("value", ["11", "1.5", "100", "1st", "a1", "0", "1_0", "10,000", "x"])
+    def test_a_number_is_not_found_in_a_longer_one(self, value: str) -> None:
+        assert parse_reply(f'"action": "{value}"', FORMULA).outcome is Outcome.NO_LEGAL_ACTION
+
+    @pytest.mark.parametrize("value", ["10+2", "-1", "(10", "1, 2", "5-2", "+ or -", "2*"])
+    def test_several_are_ambiguous(self, value: str) -> None:
+        assert parse_reply(f'"action": "{value}"', FORMULA).outcome is Outcome.AMBIGUOUS
+
+    def test_what_is_not_legal_does_not_make_it_ambiguous(self) -> None:
+        assert action('"action": "-1"', LINE) == "-"
+
+    @pytest.mark.parametrize("value", ["**", "//", "==", "and/or", "well-known", "++"])
+    def test_a_doubled_or_word_joining_operator_is_none(self, value: str) -> None:
+        assert action(f'"action": "{value}"', FORMULA) is None
+
+    @pytest.mark.parametrize("word", ["[", "]", "^", "\\", "-", "<=", "a.b", "x y"])
+    def test_a_word_may_be_of_any_characters(self, word: str) -> None:
+        actions = ("[", "]", "^", "\\", "-", "<=", "a.b", "x y", "<")
+        assert action(f"action: {word}", actions) == word
+        assert action("action: z", actions) is None
+
+    def test_an_escaped_slash_is_a_slash(self) -> None:
+        assert action('"action": "\\/"', FORMULA) == "/"
+
+
+class TestCommands:
+    """Defect 12 of the public code: `shelf 1` was found inside `shelf 10`."""
+
+    @pytest.mark.parametrize("command", HOUSE)
+    def test_every_command_is_read_back(self, command: str) -> None:
+        assert action(f'"action": "{command.upper()}."', HOUSE) == command
+        assert action(f'"action": "Now I {command}!"', HOUSE) == command
+
+    def test_one_is_not_found_inside_another(self) -> None:
+        assert action('"action": "go to shelf 10"', ("go to shelf 1", "look")) is None
+        assert action('"action": "I go to  shelf 10 now"', HOUSE) == "go to shelf 10"
+
+    def test_the_longest_counts_where_one_begins_another(self) -> None:
+        assert action('"action": "then look at desk 1"', ("look", "look at desk 1")) == "look at desk 1"
+
+    def test_unmatched_text_is_never_the_action(self) -> None:
+        assert action('"action": "go to fridge 1"', HOUSE) is None
+
+
+HOSTILE = st.text(alphabet="\"'\\{}[]:,.\n\r actionACTION+-*/=()10hitsandé“”：İſ", max_size=60)
+
+
+@settings(deadline=None, max_examples=400)
+@given(text=st.one_of(st.text(max_size=60), HOSTILE), actions=st.sampled_from([LINE, FORMULA, JACK, HOUSE]))
+@example(text='"action": "ſtand"', actions=JACK)
+@example(text='"action": "İ"', actions=JACK)
+@example(text="\ud800action:\ud800", actions=LINE)
+def test_any_string_is_parsed_consistently(text: str, actions: tuple[str, ...]) -> None:
+    for reply in (text, f'"action": {text}', f'"action": "{text}"'):
+        parsed = parse_reply(reply, actions)
+        assert parsed.action is None or parsed.action in actions
+        assert (parsed.action is not None) == (parsed.outcome is Outcome.OK)
+        assert (parsed.action_span is None) == (parsed.outcome is Outcome.NO_KEY)
+        if parsed.action_span:
+            assert 0 <= parsed.action_span[0] < parsed.action_span[1] == len(reply)
+            assert "action" in reply[parsed.action_span[0] :].lower()
+
+
+@settings(deadline=None)
+@given(thoughts=st.text(max_size=80), word=st.sampled_from(FORMULA))
+def test_json_with_any_thoughts_before_the_action_is_read_back(thoughts: str, word: str) -> None:
+    assert action(json.dumps({"thoughts": thoughts, "action": word}), FORMULA) == word
+
+
+@settings(deadline=None)
+@given(actions=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5), text=st.text(max_size=30))
+def test_any_words_may_be_actions(actions: list[str], text: str) -> None:
+    parsed = parse_reply(f'"action": "{text}"', actions)
+    assert parsed.action is None or parsed.action in actions
+
+
+MEGABYTE = 2_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "action" * (MEGABYTE // 6),
+        "action " * (MEGABYTE // 7),
+        '"action":' * (MEGABYTE // 9),
+        '"action": "' + "1" * MEGABYTE,
+        '"action": ' + "\\" * MEGABYTE,
+        '"action": "' + "\\" * MEGABYTE,
+        "action" + " " * MEGABYTE,
+        '"action": ' + " " * MEGABYTE,
+        '"action": "' + "1 " * (MEGABYTE // 2),
+        '"action": ' + ',"' * (MEGABYTE // 2),
+        '"action": ' + ", " * (MEGABYTE // 2),
+        '"action": "' + "'" * MEGABYTE,
+        "'action': '" + "a'a" * (MEGABYTE // 3),
+        " " * MEGABYTE + 'action": "+"',
+        (" " * 1000 + "action") * (MEGABYTE // 1000),
+        '"action": "' + "go to " * (MEGABYTE // 6),
+        '"action": go' + " " * MEGABYTE,
+        '\\"action\\": \\"' + "a" * MEGABYTE,
+        '"' * MEGABYTE,
+        '"action": "' + "*" * MEGABYTE,
+        '"action": ' + ',"a' * (MEGABYTE // 3),
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_megabytes_take_linear_time(text: str) -> None:
+    """A quadratic pattern would take hours on any of these, so that they end is the test."""
+    for actions in (FORMULA, HOUSE):
+        parse_reply(text, actions)

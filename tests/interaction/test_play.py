@@ -1,0 +1,232 @@
+"""The play loop: batching, fallbacks, accounting, resets, and episodes that depend on their seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
+from rl4vlm.core.types import Episode, Outcome, Reply, Request, Step, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.play import Slot, advance, play_episodes
+from rl4vlm.policies.scripted import RandomPolicy
+from rl4vlm.tasks.registry import get_task
+from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, Says, climb_slot
+
+UP, WAIT, NOTHING = '{"action": "up"}', '{"action": "wait"}', "I do not know."
+
+
+def played(seeds: list[int], width: int, policy: object = None) -> list[tuple[Episode, list[Step]]]:
+    policy = policy or RandomPolicy()
+    return list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, ClimbTask.prompt, seeds, width))
+
+
+class TestAdvance:
+    def test_asks_all_slots_in_one_batch_and_in_order(self) -> None:
+        slots = [climb_slot(seed) for seed in range(5)]
+        requests = [slot.request for slot in slots]
+        policy = Says(UP)
+        steps = advance(slots, policy)
+        assert policy.batches == [requests]
+        assert [step.request for step in steps] == requests
+
+    def test_a_step_says_what_was_asked_answered_and_earned(self) -> None:
+        slot = climb_slot()
+        request = slot.request
+        (step,) = advance([slot], Says(WAIT))
+        assert step.request is request
+        assert (step.reply, step.action, step.fallback, step.reward) == (Reply(WAIT), "wait", False, 0.0)
+        assert type(step.reward) is float
+        assert (step.terminated, step.truncated, step.episode, step.final_request) == (False, False, None, None)
+        assert step.parsed.outcome is Outcome.OK
+        assert set(step.info) == {"bonus"}
+
+    def test_the_next_request_shows_the_new_state(self) -> None:
+        slot = climb_slot()
+        slot.env.floor = 0
+        advance([slot], Says(UP))
+        assert "You stand on floor 1." in slot.request.prompt
+        assert slot.request.view.actions == ("up", "wait", "go down")
+        assert '"go down"' in slot.request.prompt
+        assert (slot.request.picture == 1).all()
+
+    def test_the_wrong_number_of_replies_is_an_error(self) -> None:
+        class Mute:
+            def act(self, requests: list[Request]) -> list[Reply]:
+                return []
+
+        with pytest.raises(ValueError, match="Mute gave 0 replies to 2"):
+            advance([climb_slot(), climb_slot()], Mute())
+
+
+class TestFallback:
+    """Defect 11 of the public code: random fallbacks were never counted."""
+
+    def test_a_reply_without_action_draws_one_is_counted_and_costs(self) -> None:
+        slot = climb_slot()
+        steps = [step for _ in range(60) for step in advance([slot], Says(NOTHING))]
+        assert all(step.fallback and step.parsed.action is None for step in steps)
+        assert all(step.action in step.request.view.actions for step in steps)
+        assert {(step.terminated, step.reward) for step in steps} == {(False, -0.5), (True, 0.5)}
+        episodes = [step.episode for step in steps if step.episode]
+        assert all(episode.fallbacks == episode.length for episode in episodes)
+        ended = max(k for k, step in enumerate(steps) if step.episode)
+        assert sum(episode.total_reward for episode in episodes) == sum(step.reward for step in steps[: ended + 1])
+
+    def test_an_action_that_was_found_costs_nothing(self) -> None:
+        assert advance([climb_slot()], Says(WAIT))[0].reward == 0.0
+
+    def test_the_draw_is_uniform_over_the_legal_actions(self) -> None:
+        slot = climb_slot()
+        steps = [step for _ in range(3000) for step in advance([slot], Says(NOTHING))]
+        drawn = [step.action for step in steps if len(step.request.view.actions) == 3]
+        counts = np.array([drawn.count(word) for word in ("up", "wait", "go down")])
+        expected = len(drawn) / 3
+        assert ((counts - expected) ** 2 / expected).sum() < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
+
+    def test_the_draw_comes_from_the_environments_own_stream_and_not_from_the_policys(self) -> None:
+        one, other = climb_slot(3), climb_slot(3)
+        other.rng.random(100)
+        np.random.seed(0)  # the global state must not matter
+        first = [step.action for _ in range(30) for step in advance([one], Says(NOTHING))]
+        np.random.seed(1)
+        assert [step.action for _ in range(30) for step in advance([other], Says(NOTHING))] == first
+
+
+class TestEpisodeEnd:
+    def test_the_prompt_after_a_reset_shows_the_new_episode(self) -> None:
+        """Defect 3 of the public code: it showed the previous episode's formula."""
+        slot = climb_slot()
+        slot.env.floor = 1
+        (step,) = advance([slot], Says(UP))
+        assert step.terminated
+        assert f"You stand on floor {slot.env.floor}." in slot.request.prompt
+        assert (slot.request.picture == slot.env.floor).all()
+        assert slot.env.floor < 2
+
+    def test_the_same_in_a_game_with_a_formula(self) -> None:
+        task = get_task("EZPoints")
+        slot = Slot(make_env("EZPoints"), task, Style.COT, task.prompt, 1)
+        fresh = slot.request
+        first = fresh.view.fields
+        for word in ("+", "*", "="):
+            (step,) = advance([slot], Says(f'{{"action": "{word}"}}'))
+        assert step.terminated
+        assert step.request.view.fields != first
+        assert slot.request.view.fields == first
+
+    def test_an_episode_is_counted_from_its_own_start(self) -> None:
+        slot = climb_slot()
+        for _ in range(3):
+            slot.env.floor = 1
+            assert advance([slot], Says(WAIT))[0].episode is None
+            (step,) = advance([slot], Says(UP))
+            assert step.episode is not None
+            counted = dataclasses.replace(step.episode, seed=None)
+            assert counted == Episode(None, total_reward=1.0, length=2, success=True, fallbacks=0)
+
+    def test_a_cut_off_episode_keeps_what_it_showed_last(self) -> None:
+        slot = climb_slot()
+        slot.env.floor = 1
+        steps = [advance([slot], Says(WAIT))[0] for _ in range(LAST_STEP)]
+        last = steps[-1]
+        assert (last.truncated, last.terminated, last.done) == (True, False, True)
+        assert last.final_request is not None
+        assert last.final_request is not slot.request
+        assert "floor 1." in last.final_request.prompt
+        assert last.episode is not None
+        assert not last.episode.success
+
+    def test_an_episode_that_ended_by_itself_has_nothing_to_go_on_from(self) -> None:
+        slot = climb_slot()
+        slot.env.floor = 1
+        assert advance([slot], Says(UP))[0].final_request is None
+
+
+class TestEndlessPlay:
+    def test_is_seeded_once_and_then_goes_on_with_its_own_stream(self) -> None:
+        slot = climb_slot(7)
+        for _ in range(20):
+            advance([slot], Says(UP))
+        first, *later = slot.env.resets
+        assert first is not None
+        assert first >= TRAINING_SEEDS_FROM, "held-out evaluation uses smaller seeds"
+        assert later
+        assert set(later) == {None}
+
+    def test_slots_of_different_seeds_go_different_ways_and_of_the_same_the_same(self) -> None:
+        def way(seed: int) -> list[tuple[str, float]]:
+            slot = climb_slot(seed)
+            return [(s.action, s.info["bonus"]) for _ in range(20) for s in advance([slot], RandomPolicy())]
+
+        assert way(1) == way(1)
+        assert way(1) != way(2)
+
+
+class TestPlayEpisodes:
+    def test_one_a_seed_in_the_order_of_the_seeds(self) -> None:
+        seeds = [5, 3, 8, 1, 9, 2, 4]
+        result = played(seeds, 3)
+        assert [episode.seed for episode, _ in result] == seeds
+        for episode, steps in result:
+            assert episode.length == len(steps)
+            assert steps[-1].episode is episode
+            assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
+
+    def test_width_and_order_change_nothing(self) -> None:
+        def essence(result: list[tuple[Episode, list[Step]]]) -> dict[int | None, object]:
+            return {e.seed: (e, [(s.action, s.info["bonus"], s.request.prompt) for s in steps]) for e, steps in result}
+
+        seeds = list(range(20))
+        alone = essence(played(seeds, 1))
+        assert alone == essence(played(seeds, 7)) == essence(played(seeds[::-1], 64))
+        assert len({repr(way) for _, way in alone.values()}) > 10
+
+    def test_a_batch_is_as_wide_as_there_is_work(self) -> None:
+        policy = Says(UP)
+        played(list(range(10)), 4, policy)
+        sizes = [len(batch) for batch in policy.batches]
+        assert max(sizes) == sizes[0] == 4
+        assert sum(sizes) == sum(len(steps) for _, steps in played(list(range(10)), 4, Says(UP)))
+
+    def test_comes_as_it_is_played_and_closes_its_environments_even_when_stopped(self) -> None:
+        made: list[ClimbEnv] = []
+
+        def make() -> ClimbEnv:
+            made.append(ClimbEnv())
+            return made[-1]
+
+        episodes = play_episodes(make, ClimbTask(), Says(UP), Style.COT, ClimbTask.prompt, range(100), 2)
+        next(episodes)
+        assert sum(len(env.resets) for env in made) < 10
+        episodes.close()
+        assert [env.closed for env in made] == [True, True]
+
+    def test_once_told_not_to_go_on_it_ends_what_runs_and_begins_no_more(self) -> None:
+        told: list[Episode] = []
+
+        def go_on(episode: Episode) -> bool:
+            told.append(episode)
+            return len(told) < 5
+
+        everything = played(list(range(30)), 4, Says(UP))
+        episodes = list(
+            play_episodes(ClimbEnv, ClimbTask(), Says(UP), Style.COT, ClimbTask.prompt, range(30), 4, go_on)
+        )
+        # Four begin, one more after each of the first four that end.
+        assert [episode for episode, _ in episodes] == [episode for episode, _ in everything[:8]]
+
+    @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "twice"), ([1], 0, "width 0")])
+    def test_refuses_what_makes_no_sense(self, seeds: list[int], width: int, what: str) -> None:
+        with pytest.raises(ValueError, match=what):
+            played(seeds, width)
+
+    def test_a_stopped_slot_cannot_go_on(self) -> None:
+        slot = climb_slot(1, endless=False)
+        slot.env.floor = 1
+        advance([slot], Says(UP))
+        assert slot.stopped
+        with pytest.raises(ValueError, match="no episode"):
+            advance([slot], Says(UP))

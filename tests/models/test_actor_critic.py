@@ -1,0 +1,125 @@
+"""What is generated and what is re-scored are the same policy, whatever the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.encode import collate
+
+PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
+
+
+@pytest.fixture
+def prompts(actor_critic):
+    rng = np.random.default_rng(3)
+    pictures = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
+    return [actor_critic.encoder.prompt(picture, text) for picture, text in zip(pictures, PROMPTS, strict=True)]
+
+
+def streams(count):
+    return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def test_generated_log_probs_equal_rescored_ones(actor_critic, prompts):
+    replies = actor_critic.generate(prompts, streams(3))
+    scores = actor_critic.score(prompts, [reply.ids for reply in replies])
+    for row, reply in enumerate(replies):
+        assert len(reply.ids) > 1
+        torch.testing.assert_close(scores.logprobs[row, : len(reply.ids)], reply.logprobs, atol=1e-4, rtol=0)
+        assert scores.values[row].item() == pytest.approx(reply.value, abs=1e-4)
+
+
+def test_replies_do_not_depend_on_the_batch(actor_critic, prompts):
+    together = actor_critic.generate(prompts, streams(3))
+    for row in (2, 0, 1):
+        alone = actor_critic.generate([prompts[row]], [streams(3)[row]])[0]
+        assert alone.ids.tolist() == together[row].ids.tolist()
+        assert alone.value == pytest.approx(together[row].value, abs=1e-4)
+
+
+def test_scores_do_not_depend_on_padding_or_order(actor_critic, prompts):
+    replies = [reply.ids for reply in actor_critic.generate(prompts, streams(3))]
+    replies[0] = replies[0][:3]
+    together = actor_critic.score(prompts, replies)
+    order = [2, 0, 1]
+    shuffled = actor_critic.score([prompts[i] for i in order], [replies[i] for i in order])
+    for place, row in enumerate(order):
+        alone = actor_critic.score([prompts[row]], [replies[row]])
+        n = len(replies[row])
+        for other, index in ((alone, 0), (shuffled, place)):
+            torch.testing.assert_close(other.logprobs[index, :n], together.logprobs[row, :n], atol=1e-4, rtol=0)
+            torch.testing.assert_close(other.entropy[index, :n], together.entropy[row, :n], atol=1e-4, rtol=0)
+            torch.testing.assert_close(other.values[index], together.values[row], atol=1e-4, rtol=0)
+        assert not together.logprobs[row, n:].any()
+
+
+def test_special_tokens_are_never_sampled(actor_critic, prompts):
+    suppressed = set(actor_critic.suppressed.tolist())
+    assert actor_critic.encoder.eos_id not in suppressed
+    with torch.no_grad():
+        embeddings = actor_critic.model.get_output_embeddings().weight
+        embeddings[actor_critic.suppressed] = 50 * embeddings.mean(0)  # would win without suppression
+    for reply in actor_critic.generate(prompts, streams(3)):
+        assert not suppressed & set(reply.ids.tolist())
+
+
+def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
+    """First tokens of many replies occur as often as the policy says (Gumbel-max is exact sampling)."""
+    actor_critic.max_new_tokens = 1
+    count = 2000
+    rng = [np.random.default_rng([7, i]) for i in range(count)]
+    firsts = torch.tensor([reply.ids[0] for reply in actor_critic.generate([prompts[0]] * count, rng)])
+    allowed = torch.tensor([i for i in range(len(actor_critic.encoder.tokenizer)) if i not in actor_critic.suppressed])
+    scores = actor_critic.score([prompts[0]] * len(allowed), [token[None] for token in allowed])
+    probabilities = scores.logprobs[:, 0].exp().detach()
+    assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-3)
+    observed = torch.bincount(firsts, minlength=len(actor_critic.encoder.tokenizer))[allowed] / count
+    top = probabilities.topk(5)
+    error = (observed[top.indices] - top.values).abs()
+    assert (error < 4 * (top.values * (1 - top.values) / count).sqrt() + 1e-3).all()
+
+
+def test_save_then_load_gives_the_same_logits(actor_critic, prompts, tmp_path):
+    reply = [actor_critic.encoder.reply("stand")] * 3
+    before = actor_critic.score(prompts, reply)
+    actor_critic.save(tmp_path)
+    again = ActorCritic.load(tmp_path, temperature=0.7, max_new_tokens=24)
+    encoded = [again.encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")]
+    assert torch.equal(encoded[0].input_ids, prompts[0].input_ids)
+    after = again.score(prompts, reply)
+    assert torch.equal(before.logprobs, after.logprobs)
+    assert torch.equal(before.values, after.values)
+
+
+def test_gradients_reach_every_part(actor_critic, prompts):
+    scores = actor_critic.score(prompts, [actor_critic.encoder.reply("stand")] * 3)
+    (scores.logprobs.sum() + scores.values.sum()).backward()
+    parts = ["vision_tower", "multi_modal_projector", "language_model", "value_head"]
+    for part in parts:
+        norms = [p.grad.norm().item() for n, p in actor_critic.named_parameters() if part in n and p.grad is not None]
+        assert norms, part
+        assert sum(norms) > 0, part
+
+
+def test_token_at_finds_the_key_by_text(actor_critic):
+    encoder = actor_critic.encoder
+    text = 'a thought é ≥ 3 "action": "stand"'
+    ids = encoder.reply(text).tolist()
+    start = encoder.token_at(ids, text.index('"action":'))
+    assert encoder.decode(ids[start:]) == '"action": "stand"'
+    assert encoder.token_at(ids, len(text)) == len(ids)
+
+
+def test_collate_lays_prompts_left_and_replies_right(prompts):
+    batch = collate(prompts, [torch.tensor([9]), torch.tensor([8, 7]), torch.tensor([6, 5, 4])], 0, torch.device("cpu"))
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    assert batch.prompt_length == longest
+    assert batch.reply_ids.tolist() == [[9, 0, 0], [8, 7, 0], [6, 5, 4]]
+    assert batch.reply_mask.sum(-1).tolist() == [1, 2, 3]
+    for row, prompt in enumerate(prompts):
+        assert torch.equal(batch.inputs["input_ids"][row, longest - len(prompt.input_ids) : longest], prompt.input_ids)
+        positions = batch.inputs["position_ids"][row][batch.inputs["attention_mask"][row].bool()]
+        assert positions.tolist() == list(range(len(prompt.input_ids) + row + 1))

@@ -1,0 +1,91 @@
+"""The embedded base model: its size, tokenizer, processor, and that it learns to read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+from rl4vlm.core.types import Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.models.encode import Encoder
+from rl4vlm.models.pretrain import PretrainSettings, build_base, copy_shipped, reading_accuracy, run, train
+from rl4vlm.models.tiny import TinySizes
+from rl4vlm.tasks.registry import get_task, task_names
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build_base(PretrainSettings(corpus=60))
+
+
+def test_size_and_class(base):
+    assert isinstance(base.model, LlavaForConditionalGeneration)
+    assert 1e6 < sum(p.numel() for p in base.model.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
+    encoder = Encoder(base.processor)
+    env = make_env(name)
+    for seed in range(20):
+        env.reset(seed=seed)
+        advice = env.advice()
+        text = write_reply(advice.entries, advice.action, Style.COT)
+        ids = encoder.reply(text).tolist()
+        assert encoder.decode(ids) == text
+        start = encoder.token_at(ids, text.index('"action":'))
+        assert encoder.decode(ids[start:]).startswith('"action":')
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_prompts_are_short_in_tokens(base, name):
+    env = make_env(name)
+    picture, _ = env.reset(seed=0)
+    prompt = render(get_task(name).prompt, env.view(), Style.COT)
+    ids = Encoder(base.processor).prompt(picture, prompt).input_ids.tolist()
+    assert ids.count(base.model.config.image_token_id) == TinySizes().picture_tokens
+    assert len(ids) < TinySizes().picture_tokens + 24
+
+
+def test_unseen_text_still_encodes(base):
+    tokenizer = base.processor.tokenizer
+    text = "A prompt nobody wrote: çüñ 字 \N{GRINNING FACE}\n\t{}"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_same_seed_same_weights(base):
+    again = build_base(PretrainSettings(corpus=60)).model.state_dict()
+    assert all((again[name] == tensor).all() for name, tensor in base.model.state_dict().items())
+
+
+def test_run_writes_an_ordinary_checkpoint_with_its_reading(tmp_path):
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    settings = PretrainSettings(tasks=("NumberLine",), steps=2, batch=4, corpus=10, probe=8, sizes=sizes)
+    run(out=tmp_path / "base", settings=settings)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    AutoProcessor.from_pretrained(tmp_path / "base")
+    reading = json.loads((tmp_path / "base" / "reading.json").read_text())
+    assert set(reading["tasks"]["NumberLine"]) == {"current number", "target number"}
+    copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
+        tmp_path / "base" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_shipping_from_nowhere_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        copy_shipped(source=tmp_path / "nowhere", out=tmp_path / "copy")
+
+
+def test_pretraining_lowers_the_loss(tmp_path):
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    settings = PretrainSettings(tasks=("NumberLine",), steps=60, batch=8, learning_rate=1e-2, corpus=10, sizes=sizes)
+    backbone = build_base(settings)
+    train(backbone, settings, tmp_path / "metrics.jsonl")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert set(reading_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}

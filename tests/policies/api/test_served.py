@@ -1,0 +1,120 @@
+"""A checkpoint asked over HTTP says what it says in this process, and its server never outlives its user."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.core.types import Style
+from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.policies.api.served import HOST, Server
+from tests.conftest import TEXTS
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights, so large that its greedy replies differ from picture to picture."""
+    import torch
+
+    from rl4vlm.models.encode import Encoder
+    from rl4vlm.models.tiny import TinySizes, build
+
+    sizes = TinySizes(
+        picture=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
+    )
+    backbone = build(TEXTS, sizes, seed=0)
+    with torch.no_grad():
+        for weights in backbone.model.parameters():
+            if weights.ndim > 1:
+                weights.mul_(12)
+        # It would say special tokens now and then, were they not suppressed.
+        special = Encoder(backbone.processor).suppressed_ids()
+        backbone.model.get_output_embeddings().weight[special] *= 2
+    folder = tmp_path_factory.mktemp("talkative")
+    backbone.save(folder)
+    return folder
+
+
+def played(policy: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
+    """The summary, and each episode's actions and replies."""
+    settings = EvaluationSettings(
+        episodes=6,
+        width=3,
+        temperature=0.0,
+        max_new_tokens=16,
+        device="cpu",
+        api={"cache": str(cache), "concurrency": 2},
+    )
+    summary = run(policy=policy, task="NumberLine", style=Style.COT, out=out, settings=settings)
+    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    return summary, [[(step["action"], step["reply"]) for step in line["steps"]] for line in lines]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def test_replies_over_http_are_those_in_process(
+    talkative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = []
+    start = Server.start
+    monkeypatch.setattr(Server, "start", lambda server: (start(server), ports.append(server.port)))
+    _, here = played(str(talkative), tmp_path / "here", tmp_path)
+    summary, there = played(f"served:{talkative}", tmp_path / "there", tmp_path / "cache")
+    assert there == here
+    replies = {reply for episode in here for _, reply in episode}
+    assert len(replies) > 5
+    assert summary["api"]["new_requests"] == summary["api"]["requests"] >= len(replies)
+    assert summary["api"]["output_tokens"] > 0
+    assert (summary["kind"], summary["method"]) == ("http", f"{talkative.name} over HTTP")
+    assert not is_open(ports[0])
+
+
+def test_the_server_ends_when_its_user_is_killed(talkative: Path) -> None:
+    user = (
+        "import sys, time; from pathlib import Path; from rl4vlm.policies.api.served import Server;"
+        "server = Server(Path(sys.argv[1]), dtype='float32', device='cpu'); server.start();"
+        "print(server.port, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", user, str(talkative)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        port = int(process.stdout.readline())
+        assert is_open(port)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    deadline = time.monotonic() + 10
+    while is_open(port):
+        assert time.monotonic() < deadline, "the server is still there"
+        time.sleep(0.05)
+
+
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = Server(tmp_path, dtype="float32", device="cpu")
+    with pytest.raises(ValueError, match=r"(?s)did not start; it printed:.*Error"):
+        server.start()
+    assert not is_open(server.port)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint folder .*nowhere"):
+        Server(tmp_path / "nowhere", dtype="float32", device="cpu")
+
+
+def test_a_changed_checkpoint_has_another_name(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    first = Server(tmp_path, dtype="float32", device="cpu").model
+    (tmp_path / "weights").write_text("2")
+    assert Server(tmp_path, dtype="float32", device="cpu").model != first

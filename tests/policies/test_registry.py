@@ -1,0 +1,61 @@
+"""Policies by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.core.types import Style
+from rl4vlm.policies import registry
+from rl4vlm.policies.registry import checkpoint_of, make_policy
+from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
+
+
+def test_scripted_policies_by_name() -> None:
+    assert isinstance(make_policy("random", Style.COT, temperature=0.2), RandomPolicy)
+    solver = make_policy("solver", Style.ACTION_ONLY)
+    assert isinstance(solver, SolverPolicy)
+    assert solver.style is Style.ACTION_ONLY
+
+
+def test_scripted_policies_load_no_torch() -> None:
+    code = (
+        "import sys; from rl4vlm.policies.registry import make_policy; from rl4vlm.core.types import Style;"
+        "make_policy('solver', Style.COT); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_or_a_hub_name_is_a_vlm_and_a_kind_may_come_first(tmp_path: Path) -> None:
+    assert checkpoint_of(str(tmp_path)) == ("vlm", str(tmp_path))
+    assert checkpoint_of("llava-hf/llava-1.5-7b-hf") == ("vlm", "llava-hf/llava-1.5-7b-hf")
+    assert checkpoint_of(f"vlm:{tmp_path}") == ("vlm", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["rnadom", "./nowhere/checkpoint", "/no/where", "results/ppo", "a/b/c"])
+def test_anything_else_is_named_with_what_there_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a run's results would make some of these names real
+    with pytest.raises(ValueError, match=rf"no policy '{name}'.*random, solver"):
+        make_policy(name, Style.COT)
+
+
+def test_a_learned_policy_is_loaded_with_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.LEARNED, "vlm", "tests.policies.test_registry:Loaded")
+    policy = make_policy(str(tmp_path), Style.COT, temperature=0.2)
+    assert vars(policy) == {"checkpoint": str(tmp_path), "options": {"temperature": 0.2}}
+
+
+class Loaded:
+    @classmethod
+    def load(cls, checkpoint: str, **options: object) -> Loaded:
+        loaded = cls()
+        loaded.checkpoint, loaded.options = checkpoint, options  # type: ignore[attr-defined]
+        return loaded
+
+
+def test_every_registered_object_is_there() -> None:
+    for path in (*registry.SCRIPTED.values(), *registry.LEARNED.values()):
+        assert hasattr(registry._load(path), "act")

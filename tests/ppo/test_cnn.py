@@ -1,0 +1,173 @@
+"""PPO of the CNN+RL baseline: its invariants, whole tiny runs on the real games, and that it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rl4vlm.cli import main
+from rl4vlm.core.seeding import stream
+from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
+from rl4vlm.policies.cnn import CNNPolicy
+from rl4vlm.ppo.cnn import CNNSample, CNNSettings, build_model, collect, run, update
+from rl4vlm.ppo.train import PPOSettings
+from rl4vlm.ppo.train import run as run_vlm
+from rl4vlm.tasks.registry import task_names
+from tests.fakes import climb_slot
+
+SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+SETTINGS = CNNSettings(
+    env_steps=32, envs=4, rollout_steps=16, epochs=2, minibatch=8, learning_rate=1e-3, temperature=1.0, sizes=SIZES,
+    device="cpu",
+)  # fmt: skip
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def climbing(settings=SETTINGS):
+    """Slots of the climbing game, a new network for it, and one rollout."""
+    torch.manual_seed(0)
+    slots = [climb_slot(seed) for seed in range(settings.envs)]
+    model = build_model(slots, settings)
+    # Far from uniform, so that what was seen makes a difference.
+    torch.nn.init.normal_(model.policy_head.weight, std=0.5)
+    return slots, model, collect(slots, CNNPolicy(model), settings)
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_every_task_trains_from_a_ratio_of_one(task, tmp_path):
+    run(task=task, out=tmp_path, seed=1, settings=replace(SETTINGS, env_steps=16))
+    (line,) = metrics_of(tmp_path)
+    assert line["env_steps"] == 16
+    assert line["first_ratio_error"] < 1e-4
+    assert line["entropy"] > 0
+    assert line["logprob_action"] < 0
+    assert line["fallback_rate"] == 0
+    config = json.loads((tmp_path / "checkpoint" / "cnn.json").read_text())
+    assert config["reads_text"] is (task in ("EZPoints", "Points24"))
+
+
+def test_metrics_have_the_names_of_the_methods_own(tiny_checkpoint, tmp_path):
+    settings = PPOSettings(
+        env_steps=4, envs=2, rollout_steps=4, minibatch=4, max_new_tokens=2, value_sizes=(8,), device="cpu"
+    )
+    run_vlm(task="NumberLine", style="cot", init=tiny_checkpoint, out=tmp_path / "vlm", seed=1, settings=settings)
+    run(task="NumberLine", out=tmp_path / "cnn", seed=1, settings=SETTINGS)
+    (theirs,), (ours, _) = metrics_of(tmp_path / "vlm"), metrics_of(tmp_path / "cnn")
+    assert list(ours) == list(theirs)
+    assert (ours["logprob_thoughts"], ours["reply_tokens"]) == (None, None)
+
+
+def test_same_seed_same_bytes_other_seed_other_run(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(task="EZPoints", out=tmp_path / name, seed=seed, settings=SETTINGS)
+    for file in ("metrics.jsonl", "checkpoint/cnn.safetensors"):
+        written = {name: (tmp_path / name / file).read_bytes() for name in "abc"}
+        assert written["a"] == written["b"]
+        assert written["a"] != written["c"]
+
+
+def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["env_steps=32", "envs=4", "rollout_steps=16", "sizes.picture=40", "device=cpu"]
+    assert main(["cnn", "--task", "Blackjack", "--seed", "3", "--out", "run", "--set", *words]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["stage"], record["seeds"]) == ("cnn", {"cnn": 3})
+    assert (record["settings"]["task"], record["settings"]["sizes"]["picture"]) == ("Blackjack", 40)
+    assert len((tmp_path / "run" / "timing.jsonl").read_text().splitlines()) == 2
+    arguments = ["evaluate", "run/checkpoint", "Blackjack", "--style", "nocot", "--out", "eval"]
+    assert main([*arguments, "--set", "episodes=5", "device=cpu"]) == 0
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert (summary["episodes"], summary["outcomes"].keys()) == (5, {"ok"})
+    assert summary["logprob_thoughts"] is None
+    assert summary["logprob_action"] < 0
+    assert main(["evaluate", "run/checkpoint", "NumberLine", "--set", "episodes=1", "device=cpu"]) == 2
+    assert "knows the actions stand, hit, not '-'" in capsys.readouterr().err
+
+
+def test_a_wrong_observation_shows_in_the_first_ratio():
+    """The public code's defect: steps re-scored under what another step showed."""
+    _, model, rollout = climbing()
+    first = rollout.samples[0].trace.observation
+    wrong = [CNNSample(replace(s.trace, observation=first), s.advantage, s.value_target) for s in rollout.samples]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    measured = update(model, optimizer, wrong, SETTINGS, stream(1, "minibatches"))
+    assert measured["first_ratio_error"] > 1e-2
+
+
+def test_a_step_of_no_size_leaves_every_ratio_at_one():
+    _, model, rollout = climbing()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    measured = update(model, optimizer, rollout.samples, SETTINGS, stream(1, "minibatches"))
+    assert measured["first_ratio_error"] < 1e-4
+    assert measured["clip_fraction"] == 0
+    assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_advantages_are_normalised_and_rewards_flow_back():
+    _, _, rollout = climbing(replace(SETTINGS, env_steps=128, rollout_steps=128))
+    advantages = np.array([sample.advantage for sample in rollout.samples])
+    assert (advantages.mean(), advantages.std(ddof=1)) == pytest.approx((0, 1), abs=1e-3)
+    by_action = {action: advantages[[s.trace.action == action for s in rollout.samples]].mean() for action in range(3)}
+    assert max(by_action, key=by_action.get) == 0
+
+
+def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
+    """One environment whose first episode is cut off at its sixth step, and a critic that says 10 everywhere."""
+
+    def targets(**changes):
+        settings = replace(SETTINGS, envs=1, rollout_steps=6, gamma=0.5, gae_lambda=0.0, **changes)
+        model = CNNActorCritic(("wait", "up", "go down"), reads_text=True, sizes=SIZES, temperature=1.0)
+        torch.nn.init.zeros_(model.value_head.weight)
+        torch.nn.init.constant_(model.value_head.bias, 10.0)
+        torch.nn.init.constant_(model.policy_head.bias, 0.0)
+        model.policy_head.bias.data[0] = 1e3  # always waits
+        return [sample.value_target for sample in collect([climb_slot()], CNNPolicy(model), settings).samples]
+
+    assert targets() == pytest.approx([5, 5, 5, 5, 5, 0])
+    assert targets(bootstrap_truncated=True) == pytest.approx([5] * 6)
+
+
+def test_an_update_moves_probability_towards_the_advantage():
+    _, model, rollout = climbing()
+    samples = [CNNSample(s.trace, 1.0 if s.trace.action == 1 else -1.0, 0.0) for s in rollout.samples]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    update(model, optimizer, samples, replace(SETTINGS, epochs=4), stream(1, "minibatches"))
+    with torch.no_grad():
+        log_probs, _ = model([s.trace.observation for s in samples])
+    for row, sample in enumerate(samples):
+        moved = float(log_probs[row, sample.trace.action]) - sample.trace.log_prob
+        assert moved * sample.advantage > 0
+
+
+def test_learns_to_climb():
+    settings = replace(
+        SETTINGS, env_steps=1024, envs=8, rollout_steps=128, epochs=4, minibatch=32, learning_rate=3e-3, clip=0.2
+    )
+    torch.manual_seed(0)
+    slots = [climb_slot(seed) for seed in range(8)]
+    model = build_model(slots, settings)
+    policy, rng = CNNPolicy(model), stream(1, "minibatches")
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    lengths = []
+    for _ in range(settings.updates):
+        rollout = collect(slots, policy, settings)
+        lengths.append(np.mean([episode.length for episode in rollout.episodes]))
+        update(model, optimizer, rollout.samples, settings, rng)
+    assert lengths[0] > 3
+    assert lengths[-1] < 1.7  # 1.5 is the best there is: half of the episodes start on floor 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"rollout_steps": 18}, "rollout_steps"), ({"env_steps": 4}, "env_steps"), ({"temperature": 0.0}, "temperature")],
+)
+def test_settings_that_cannot_be_are_named(changes, word):
+    with pytest.raises(ValueError, match=word):
+        replace(SETTINGS, **changes)

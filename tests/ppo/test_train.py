@@ -1,0 +1,72 @@
+"""Whole PPO runs, tiny, on the real games."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from rl4vlm.core.types import Style
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.ppo.train import PPOSettings, run
+from rl4vlm.tasks.registry import task_names
+
+SETTINGS = PPOSettings(
+    env_steps=16, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
+    max_new_tokens=12, value_sizes=(8,), device="cpu",
+)  # fmt: skip
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("style", list(Style))
+@pytest.mark.parametrize("task", task_names())
+def test_every_task_and_style_trains_from_a_ratio_of_one(task, style, tiny_checkpoint, tmp_path):
+    settings = replace(SETTINGS, env_steps=8)
+    run(task=task, style=style, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    (line,) = metrics_of(tmp_path)
+    assert line["env_steps"] == 8
+    assert line["first_ratio_error"] < 1e-4
+    assert line["entropy"] > 0
+    assert line["logprob_thoughts"] + line["logprob_action"] < 0
+
+
+def test_same_seed_same_bytes_other_seed_other_run(tiny_checkpoint, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path / name, seed=seed, settings=SETTINGS)
+    written = {name: (tmp_path / name / "metrics.jsonl").read_bytes() for name in "abc"}
+    assert written["a"] == written["b"]
+    assert written["a"] != written["c"]
+    weights = [(tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_the_run_leaves_an_ordinary_checkpoint_and_its_record(tiny_checkpoint, tmp_path):
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=SETTINGS)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint")
+    AutoProcessor.from_pretrained(tmp_path / "checkpoint")
+    again = ActorCritic.load(tmp_path / "checkpoint", temperature=1.0, max_new_tokens=4)
+    assert [tuple(p.shape) for p in again.value_head.parameters()] == [(8, 32), (8,), (1, 8), (1,)]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["learning_rate"] == 1e-3
+    assert record["seeds"] == {"ppo": 1}
+    assert len((tmp_path / "timing.jsonl").read_text().splitlines()) == 2
+
+
+def test_learning_rate_falls_over_the_runs_own_updates(tiny_checkpoint, tmp_path):
+    settings = replace(SETTINGS, env_steps=32)
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    rates = [line["learning_rate"] for line in metrics_of(tmp_path)]
+    assert rates == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"rollout_steps": 6}, "rollout_steps"), ({"env_steps": 4}, "env_steps")]
+)
+def test_settings_that_cannot_be_are_named(changes, word):
+    with pytest.raises(ValueError, match=word):
+        replace(SETTINGS, **changes)

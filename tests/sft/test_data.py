@@ -1,0 +1,198 @@
+"""Demonstrations: what the generator writes, and what the reader accepts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.types import Style
+from rl4vlm.interaction.parse import parse_reply
+from rl4vlm.sft import data
+from rl4vlm.sft.data import Demonstration, SFTDataSettings, demonstrations, load_samples, run
+from rl4vlm.tasks.registry import get_task
+from tests.fakes import ClimbEnv, ClimbTask
+
+CARD_GAMES = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+
+
+def make(out: Path, task: str = "NumberLine", style: Style = Style.COT, **settings: Any) -> list[Demonstration]:
+    run(task=task, style=style, out=out, settings=SFTDataSettings(**{"samples": 20, **settings}))
+    return load_samples(out)
+
+
+class TestWriting:
+    @pytest.mark.parametrize("style", Style)
+    @pytest.mark.parametrize("task", CARD_GAMES)
+    def test_what_is_written_is_read_back_and_plays(self, tmp_path: Path, task: str, style: Style) -> None:
+        samples = make(tmp_path / "out", task, style)
+        steps = list(islice(demonstrations(task, style, SFTDataSettings()), 20))
+        assert len(samples) == len({sample.id for sample in samples}) == 20
+        for sample, step in zip(samples, steps, strict=True):
+            assert (sample.prompt, sample.reply) == (step.request.prompt, step.reply.text)
+            with Image.open(sample.image) as picture:
+                assert np.array_equal(np.asarray(picture), step.request.picture)
+            assert parse_reply(sample.reply, step.request.view.actions).action == step.action
+            keys = list(step.reply.trace.entries) if style is Style.COT else []
+            assert [key for key in (*get_task(task).prompt.keys, "action") if f'"{key}": ' in sample.reply] == [
+                *keys,
+                "action",
+            ]
+
+    def test_the_file_is_llavas(self, tmp_path: Path) -> None:
+        make(tmp_path / "out", samples=2)
+        entry = json.loads((tmp_path / "out/data.json").read_text())[1]
+        assert set(entry) == {"id", "image", "conversations"}
+        human, model = entry["conversations"]
+        assert (human["from"], model["from"]) == ("human", "gpt")
+        assert human["value"].startswith("<image>\nYou ")
+        assert (tmp_path / "out" / entry["image"]).suffix == ".png"
+
+    def test_equal_pictures_are_stored_once(self, tmp_path: Path) -> None:
+        samples = make(tmp_path / "out", samples=300)
+        stored = list((tmp_path / "out/images").iterdir())
+        assert len(stored) == len({sample.image for sample in samples}) <= 30
+
+    def test_the_manifest_counts(self, tmp_path: Path) -> None:
+        make(tmp_path / "out", samples=50, action_noise=0.2)
+        manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+        replies = [sample.reply for sample in load_samples(tmp_path / "out")]
+        played = Counter(parse_reply(reply, ("+", "-")).action for reply in replies)
+        assert manifest["actions"] == {word: played[word] for word in ("+", "-")}
+        assert manifest["samples"] == 50
+        assert manifest["pictures"] == len(list((tmp_path / "out/images").iterdir()))
+        assert manifest["sha256"] == sha256_of(tmp_path / "out/data.json")
+        assert (manifest["task"], manifest["style"]) == ("NumberLine", "cot")
+        assert manifest["settings"]["action_noise"] == 0.2
+        assert json.loads((tmp_path / "out/run.json").read_text())["stage"] == "sft_data"
+
+    def test_a_seed_decides_everything(self, tmp_path: Path) -> None:
+        one, same, other = (make(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+        files = [(tmp_path / name / "data.json").read_bytes() for name in "abc"]
+        assert files[0] == files[1] != files[2]
+        assert [s.reply for s in one] == [s.reply for s in same] != [s.reply for s in other]
+
+    def test_a_failure_leaves_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="colour"):
+            make(tmp_path / "out", prompt={"rules": "Mind the {colour}."})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_prompt_texts_and_environment_options_are_passed_on(self, tmp_path: Path) -> None:
+        assert make(tmp_path / "out", samples=1, prompt={"role": "Hello."})[0].prompt.startswith("Hello.\n")
+        with pytest.raises((ValueError, TypeError), match="rules"):
+            make(tmp_path / "other", env={"rules": "soft"})
+
+    def test_every_points24_demonstration_has_a_solution(self) -> None:
+        steps = list(islice(demonstrations("Points24", Style.COT, SFTDataSettings()), 300))
+        assert all(step.reply.trace.solvable for step in steps)
+        ended = [step.episode for step in steps if step.episode]
+        assert len(ended) > 20
+        assert all(episode.success for episode in ended)
+
+    def test_noise_changes_actions_and_not_thoughts(self, tmp_path: Path) -> None:
+        pure = make(tmp_path / "pure", samples=400)
+        noisy = make(tmp_path / "noisy", samples=400, action_noise=0.4)
+
+        def rightness(samples: list[Demonstration]) -> float:
+            said = [(json.loads(s.reply)["thoughts"], json.loads(s.reply)["action"]) for s in samples]
+            return sum(("up" in thoughts) == (word == "+") for thoughts, word in said) / len(said)
+
+        assert rightness(pure) == 1.0
+        assert rightness(noisy) == pytest.approx(0.8, abs=0.06)
+
+    def test_nothing_solvable_is_an_error_and_not_an_endless_search(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(data, "make_env", lambda name: ClimbEnv(solvable=False))
+        monkeypatch.setattr(data, "get_task", lambda name: ClimbTask())
+        monkeypatch.setattr(data, "MAX_STEPS_WITHOUT_SAMPLE", 50)
+        with pytest.raises(ValueError, match="'Climb' showed nothing solvable in 50 steps"):
+            next(demonstrations("Climb", Style.COT, SFTDataSettings()))
+
+    @pytest.mark.parametrize("settings", [{"samples": 0}, {"action_noise": 1.5}])
+    def test_settings_that_make_no_sense_are_named(self, settings: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            SFTDataSettings(**settings)
+
+    def test_needs_no_torch(self) -> None:
+        code = "import sys, rl4vlm.sft.data; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file as others publish it; keyword arguments replace entries of its second sample."""
+
+    def write(**changes: Any) -> Path:
+        Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")
+        turns = [{"from": "human", "value": "<image>\nWhat now?\n"}, {"from": "gpt", "value": "go"}]
+        entries: list[Any] = [{"id": f"s{i}", "image": "p.jpg", "conversations": turns} for i in range(2)]
+        entries[1] = changes["entry"] if "entry" in changes else {**entries[1], **changes}
+        (tmp_path / "llava.json").write_text(json.dumps(entries))
+        return tmp_path / "llava.json"
+
+    return write
+
+
+class TestReading:
+    def test_takes_a_published_file_or_a_folder_with_one(self, published: Callable[..., Path]) -> None:
+        file = published()
+        expected = Demonstration("s0", file.parent / "p.jpg", "What now?", "go")
+        assert load_samples(file)[0] == load_samples(file.parent)[0] == expected
+
+    def test_the_picture_may_come_after_the_text(self, published: Callable[..., Path]) -> None:
+        turns = [{"from": "human", "value": "What now?\n<image>"}, {"from": "gpt", "value": "go"}]
+        assert load_samples(published(conversations=turns))[1].prompt == "What now?"
+
+    def test_an_id_may_be_missing_or_a_number(self, published: Callable[..., Path]) -> None:
+        assert load_samples(published(id=17))[1].id == "17"
+
+    @pytest.mark.parametrize(
+        ("changes", "what"),
+        [
+            ({"entry": "text"}, "'number 1': not an object"),
+            ({"image": None}, "'s1': no `image` path"),
+            ({"image": "q.png"}, r"'s1': picture .*q\.png is not there"),
+            ({"conversations": {}}, "'s1': `conversations` is not a list"),
+            ({"conversations": ["hello"]}, "'s1': `conversations` is not a list"),
+            (
+                {"conversations": [{"from": "human", "value": "<image>x"}]},
+                "not one turn from `human` and one from `gpt`",
+            ),
+            ({"conversations": [{"from": "human", "value": "<image>x"}, {"from": "gpt"}]}, "no text"),
+            (
+                {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
+                "has 0 <image> tokens",
+            ),
+            ({"conversations": [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "y"}]}, "has 2"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_file_and_sample(
+        self, published: Callable[..., Path], changes: dict[str, Any], what: str
+    ) -> None:
+        with pytest.raises(ValueError, match=rf"llava\.json, sample .*{what}"):
+            load_samples(published(**changes))
+
+    @pytest.mark.parametrize(("text", "what"), [("{", "is not JSON"), ("{}", "not a list"), ("[]", "not a list")])
+    def test_a_file_that_holds_no_samples_is_named(self, tmp_path: Path, text: str, what: str) -> None:
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"bad\.json.*{what}"):
+            load_samples(tmp_path / "bad.json")
+
+    def test_no_file_or_too_many_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"no demonstrations at .*nowhere"):
+            load_samples(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match="0 other JSON files"):
+            load_samples(tmp_path)
+        for name in ("a.json", "b.json"):
+            (tmp_path / name).write_text("[]")
+        with pytest.raises(ValueError, match="2 other JSON files"):
+            load_samples(tmp_path)

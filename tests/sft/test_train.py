@@ -1,0 +1,87 @@
+"""Supervised fine-tuning on a tiny model and real demonstrations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from rl4vlm.core.types import Style
+from rl4vlm.models.encode import Encoder
+from rl4vlm.models.loading import load_backbone
+from rl4vlm.sft.data import SFTDataSettings, load_samples
+from rl4vlm.sft.data import run as make_data
+from rl4vlm.sft.train import SFTSettings, reply_loss, run, shuffled_batches
+
+SETTINGS = SFTSettings(batch=8, micro_batch=4, learning_rate=1e-2, device="cpu", epochs=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft") / "NumberLine-cot"
+    make_data(task="NumberLine", style=Style.COT, out=folder, settings=SFTDataSettings(samples=32))
+    return folder
+
+
+def test_the_loss_falls_and_the_checkpoint_is_ordinary(data, tiny_checkpoint, tmp_path):
+    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=SETTINGS)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 16
+    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["inputs"]["data"]["sha256"]
+
+
+def test_loss_is_on_the_reply_only_and_padding_free(data, tiny_checkpoint):
+    backbone = load_backbone(tiny_checkpoint)
+    encoder = Encoder(backbone.processor)
+    samples = load_samples(data)[:3]
+    samples[1] = replace(samples[1], reply=samples[1].reply[:20], prompt="short")
+    cpu = torch.device("cpu")
+
+    def loss(group):
+        return reply_loss(backbone.model, encoder, group, 2048, cpu).item()
+
+    assert loss(samples) == pytest.approx(np.mean([loss([sample]) for sample in samples]), rel=1e-4)
+    by_hand = _loss_by_hand(backbone.model, encoder, samples[0])
+    assert loss(samples[:1]) == pytest.approx(by_hand, rel=1e-4)
+
+
+def _loss_by_hand(model, encoder, sample):
+    """Hugging Face's own loss with the prompt's labels masked."""
+    from PIL import Image
+
+    picture = np.asarray(Image.open(sample.image))
+    prompt, reply = encoder.prompt(picture, sample.prompt), encoder.reply(sample.reply)
+    ids = torch.cat([prompt.input_ids, reply])[None]
+    labels = ids.clone()
+    labels[:, : len(prompt.input_ids)] = -100
+    return model(input_ids=ids, labels=labels, **prompt.pictures).loss.item()
+
+
+def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):
+    settings = replace(SETTINGS, epochs=1, batch=16, learning_rate=1e-3)
+    for size in (4, 16):
+        run(data=data, init=tiny_checkpoint, out=tmp_path / str(size), settings=replace(settings, micro_batch=size))
+    one, other = (
+        AutoModelForImageTextToText.from_pretrained(tmp_path / str(size) / "checkpoint").state_dict()
+        for size in (4, 16)
+    )
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_every_sample_once_an_epoch_in_another_order():
+    first, second = (np.concatenate(shuffled_batches(50, SETTINGS, epoch)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first.tolist() != second.tolist()
+
+
+def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"NumberLine-cot-.* tokens, over 20"):
+        run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, max_length=20))

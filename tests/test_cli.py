@@ -1,0 +1,124 @@
+"""The command line: light, and plain about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.cli import main
+
+STAGES = [
+    "tasks",
+    "base-model",
+    "sft-data",
+    "sft",
+    "ppo",
+    "cnn",
+    "evaluate",
+    "play",
+    "gallery",
+    "tables",
+    "figure",
+    "readme-assets",
+    "check-results",
+]
+
+
+def test_help_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = re.findall(r"^    ([a-z-]+)(?: |$)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(STAGES) == set(listed)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_has_help(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([stage, "--help"])
+    assert f"rl4vlm {stage}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tasks"],
+        ["sft-data", "--task", "Blackjack", "--out", "data", "--set", "samples=2"],
+        ["evaluate", "solver", "EZPoints", "--out", "evaluation", "--set", "episodes=2"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_stages_without_a_model_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        f"import sys; from rl4vlm.cli import main; code = main({arguments!r}); sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["evaluate", "random", "NumberLime"], "NumberLime"),
+        (["evaluate", "no/such/folder", "NumberLine"], "no/such/folder"),
+        (["evaluate", "random", "NumberLine", "--set", "episode=5"], "episode"),
+        (["evaluate", "random", "NumberLine", "--set", "episodes=many"], "many"),
+        (["evaluate", "random", "NumberLine", "--set", "episodes"], "episodes"),
+        (["sft-data", "--task", "NumberLine", "--out", "x", "--set", "samples=0"], "samples"),
+        (["sft", "--data", "no-data", "--init", "no-model", "--out", "x"], "no-model"),
+        (["ppo", "--task", "NumberLine", "--init", "not/a/folder", "--out", "x"], "not/a/folder"),
+        (["cnn", "--task", "NumberLime", "--out", "x"], "NumberLime"),
+        (["cnn", "--task", "NumberLine", "--out", "x", "--set", "sizes.picture=20"], "picture 20"),
+        (["base-model", "--copy", "no-model", "--out", "x"], "no-model"),
+        (["figure", "no_figure", "--evaluations", "--ppo-runs", "--out", "x"], "no_figure"),
+        (["tables", "--results", "no-results", "--out", "x"], "no-results"),
+        (["readme-assets", "--figures", "no-figures", "--tables", "no-tables", "--out", "x"], "no-figures"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"rl4vlm {arguments[0]}: error: ")
+    assert named in message
+    assert "Traceback" not in message
+
+
+def test_evaluate_writes_beside_where_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "solver", "NumberLine", "--set", "episodes=3"]) == 0
+    summary = json.loads((tmp_path / "evaluation" / "solver-NumberLine" / "summary.json").read_text())
+    assert summary["successes"] == 3
+    assert "solver on NumberLine: 100.0 % of 3 episodes" in capsys.readouterr().out
+
+
+def test_evaluate_takes_a_checkpoint_of_ones_own(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["episodes=2", "max_new_tokens=3", "device=cpu"]
+    assert main(["evaluate", str(tiny_checkpoint), "Blackjack", "--set", *settings]) == 0
+    (written,) = (tmp_path / "evaluation").iterdir()
+    summary = json.loads((written / "summary.json").read_text())
+    assert (summary["kind"], summary["episodes"], summary["policy"]) == ("checkpoint", 2, str(tiny_checkpoint))
+
+
+def test_check_results_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config").symlink_to(Path(__file__).parents[1] / "config")
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-results"]) == 2
+    assert "results/tables/main.csv: missing" in capsys.readouterr().out.splitlines()

@@ -1,0 +1,164 @@
+"""Every config file loads, is valid, and turns into the settings that its stages take."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from rl4vlm.core.config import ablation_runs, build_settings, check_tasks, load_config, main_runs, merge, stage_settings
+from rl4vlm.evaluation.run import EvaluationSettings
+from rl4vlm.figures.style import FigureStyle
+from rl4vlm.gallery.build import GallerySettings
+from rl4vlm.models.pretrain import PretrainSettings
+from rl4vlm.ppo.train import PPOSettings
+from rl4vlm.sft.data import SFTDataSettings
+from rl4vlm.sft.train import SFTSettings
+from rl4vlm.tasks.registry import task_names
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+STAGES: dict[str, type[Any]] = {
+    "base_model": PretrainSettings,
+    "sft_data": SFTDataSettings,
+    "sft": SFTSettings,
+    "ppo": PPOSettings,
+    "evaluation": EvaluationSettings,
+}
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """A config as the workflow sees it: over the default one."""
+    return load_config([ROOT / "config" / "config.yaml", path])
+
+
+def test_there_are_three_config_files() -> None:
+    assert [path.name for path in CONFIGS] == ["config.yaml", "paper.yaml", "smoke.yaml"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+class TestEveryConfig:
+    def test_is_valid(self, path: Path) -> None:
+        config = resolved(path)
+        validate(config, str(SCHEMA))
+        check_tasks(config, task_names())
+
+    def test_gives_every_stage_its_settings_for_every_task(self, path: Path) -> None:
+        config = resolved(path)
+        for stage, kind in STAGES.items():
+            for task in config["tasks"]:
+                build_settings(kind, stage_settings(config, stage, task))
+        build_settings(FigureStyle, config["figures"]["style"])
+
+    def test_trains_every_task_with_every_style_and_the_ablation(self, path: Path) -> None:
+        config = resolved(path)
+        assert {(run.task, run.style) for run in main_runs(config)} == {
+            (task, style) for task in config["tasks"] for style in config["styles"]
+        }
+        assert {run.lam for run in ablation_runs(config)} >= set(config["ablations"]["lambda"]["NumberLine"])
+
+
+@pytest.mark.parametrize(
+    ("section", "kind"), [*STAGES.items(), ("figure_style", FigureStyle), ("gallery", GallerySettings)]
+)
+def test_the_schema_knows_every_setting(section: str, kind: type[Any]) -> None:
+    schema = yaml.safe_load(SCHEMA.read_text())
+    assert set(schema["$defs"][section]["properties"]) == {field.name for field in fields(kind)}
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ((), "result_dir"),
+        (("ppo", "defaults"), "learning_rat"),
+        (("ppo", "tasks"), None),
+        (("resources", "ppo"), "gpus"),
+        (("figures", "style"), "color"),
+    ],
+)
+def test_a_stray_key_is_refused(place: tuple[str, ...], key: str | None) -> None:
+    config = resolved(CONFIGS[0])
+    section = config
+    for name in place:
+        section = section[name]
+    section.update({key: 1} if key else {"Blackjack": {"lambda": 1}})
+    with pytest.raises(WorkflowError, match=key or "lambda"):
+        validate(config, str(SCHEMA))
+
+
+@pytest.mark.parametrize("place", ["tasks", "ppo.tasks", "ablations.lambda"])
+def test_an_unknown_task_is_named(place: str) -> None:
+    config = deepcopy(resolved(CONFIGS[0]))
+    if place == "tasks":
+        config["tasks"] = ["NumberLime"]
+    else:
+        above, below = place.split(".")
+        config[above][below]["NumberLime"] = {}
+    with pytest.raises(ValueError, match=rf"{place}: unknown task 'NumberLime'"):
+        check_tasks(config, task_names())
+
+
+def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:
+    config = resolved(ROOT / "config" / "smoke.yaml")
+    for task in config["tasks"]:
+        assert stage_settings(config, "sft_data", task)["samples"] <= 16
+        assert stage_settings(config, "ppo", task)["env_steps"] <= 32
+        assert stage_settings(config, "evaluation", task)["episodes"] <= 4
+
+
+class TestPaperConfig:
+    """The paper's scale keeps nothing of the embedded one, and holds the paper's numbers."""
+
+    OURS = frozenset({"seed", "device", "loggers", "seed_base", "env", "prompt"})
+    """Settings that do not depend on the scale."""
+
+    def test_no_embedded_setting_shines_through(self) -> None:
+        default, paper = (
+            yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("config.yaml", "paper.yaml")
+        )
+        for stage in ("sft_data", "sft", "ppo", "evaluation"):
+            assert set(default[stage]["defaults"]) - set(paper[stage]["defaults"]) <= self.OURS, stage
+            for task, settings in (default[stage]["tasks"] or {}).items():
+                left = set(settings) - set((paper[stage]["tasks"] or {}).get(task, {}))
+                assert not left, f"{stage}.tasks.{task}: config.yaml sets {left}, so paper.yaml must set it too"
+
+    @pytest.mark.parametrize(
+        ("task", "rollout", "window"),
+        [("NumberLine", 512, 200), ("EZPoints", 1024, 200), ("Points24", 1024, 200), ("Blackjack", 512, 1000)],
+    )
+    def test_ppo_is_the_papers(self, task: str, rollout: int, window: int) -> None:
+        settings = build_settings(PPOSettings, stage_settings(resolved(ROOT / "config/paper.yaml"), "ppo", task))
+        processes = 2
+        assert settings.envs == processes
+        assert settings.env_steps == 15_000 * processes
+        assert settings.rollout_steps == rollout * processes
+        assert settings.minibatch == 128 * processes
+        assert settings.success_window == window
+        assert (settings.learning_rate, settings.final_learning_rate, settings.adam_epsilon) == (1e-5, 1e-9, 1e-7)
+        assert (settings.gamma, settings.gae_lambda, settings.clip, settings.epochs) == (0.9, 0.95, 0.1, 4)
+        assert (settings.temperature, settings.max_new_tokens, settings.thought_weight) == (0.2, 256, 0.5)
+        assert (settings.entropy_coefficient, settings.max_grad_norm, settings.value_coefficient) == (0.0, None, 0.5)
+        assert settings.value_sizes == (1024, 512)
+
+    def test_sft_is_the_papers(self) -> None:
+        settings = build_settings(
+            SFTSettings, stage_settings(resolved(ROOT / "config/paper.yaml"), "sft", "NumberLine")
+        )
+        assert (settings.epochs, settings.batch, settings.learning_rate) == (1, 64, 2e-5)
+        assert (settings.warmup, settings.weight_decay, settings.max_length) == (0.03, 0.0, 2048)
+
+
+def test_snakemake_merges_overlays_as_load_config_does() -> None:
+    from snakemake.utils import update_config
+
+    default, smoke = load_config([ROOT / "config" / "config.yaml"]), load_config([ROOT / "config" / "smoke.yaml"])
+    theirs = deepcopy(default)
+    update_config(theirs, smoke)
+    assert theirs == merge(default, smoke)

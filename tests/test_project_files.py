@@ -1,0 +1,87 @@
+"""Pins that stand in more than one file agree, and make targets are what README and CI say they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK = {
+    name.lower(): version
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+}
+
+
+def pins(requirements: list[str]) -> dict[str, str]:
+    found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==(\S+)", line) for line in requirements]
+    assert all(found), requirements
+    return {match[1].lower(): match[2] for match in found if match}
+
+
+def test_every_direct_requirement_is_pinned_as_in_the_lock() -> None:
+    direct = pins(PROJECT["dependencies"]) | pins(EXTRAS["dev"]) | pins(EXTRAS["tensorboard"])
+    direct.pop("torch")
+    assert {name: LOCK.get(name) for name in direct} == direct
+
+
+def test_torch_is_the_same_wherever_it_is_installed() -> None:
+    version = pins(PROJECT["dependencies"])["torch"]
+    for name in ("Makefile", "Dockerfile", "environment.yml"):
+        assert re.findall(r"torch==([\w.]+)", (ROOT / name).read_text()) == [version], name
+    assert "torch" not in LOCK
+
+
+def test_conda_installs_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert "-r requirements.txt" in pip
+
+
+@pytest.mark.parametrize(
+    ("target", "commands"),
+    [
+        ("reproduce", [".venv/bin/snakemake --cores all"]),
+        ("smoke", [".venv/bin/snakemake --cores all --configfile config/smoke.yaml"]),
+    ],
+)
+def test_make_targets_are_the_documented_commands(target: str, commands: list[str]) -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "--assume-old", ".venv/.installed", target],
+        cwd=ROOT,
+        # Not what a `make test` around this one hands down.
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == commands
+
+
+def test_readme_has_a_place_for_the_table() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("<!-- results-table -->") == text.count("<!-- /results-table -->") == 1
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    dead = []
+    for document in [ROOT / "README.md", ROOT / "results" / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+            made_by_rules = "docs/assets/" in link
+            if not made_by_rules and not (document.parent / link).exists():
+                dead.append(f"{document.relative_to(ROOT)}: {link}")
+    assert dead == []
+
+
+def test_tests_named_in_the_fidelity_page_exist() -> None:
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(?:…::)?(\w+))?", page):
+        assert (ROOT / file).is_file(), file
+        assert f"def {name}" in (ROOT / file).read_text() or not name, f"{file}::{name}"

@@ -1,0 +1,115 @@
+"""A copy of the workflow to edit, with made-up results that Snakemake takes for finished ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("Snakefile", "workflow", "config", "profiles", "rl4vlm")
+FOLDER_OUTPUTS = re.compile(r".*(/base_model|/checkpoint|/sft_data/[^/]+)")
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """A job of a dry run: its rule, and its wildcards as Snakemake prints them (`task=NumberLine, style=cot`)."""
+
+    rule: str
+    wildcards: str = ""
+
+
+class Workspace:
+    """A copy of the project's workflow in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy2(source, folder / name)
+
+    def snakemake(
+        self, *arguments: str, profile: str = "none", pythonpath: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here on this copy of the package; without a profile unless one is named."""
+        path = os.pathsep.join(str(item) for item in (self.folder, pythonpath) if item)
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--workflow-profile", profile],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def planned(self, *arguments: str) -> list[Job]:
+        """The jobs that a dry run would run, without the target itself."""
+        done = self.snakemake("--dry-run", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
+        jobs = []
+        for rule, details in blocks:
+            wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
+            jobs.append(Job(rule, wildcards[1] if wildcards else ""))
+        return sorted(job for job in jobs if job.rule != "all")
+
+    def pretend_finished(self) -> None:
+        """Make every output up with a line of text, and have Snakemake record them all as made."""
+        summary = self.snakemake("--summary")
+        assert summary.returncode == 0, summary.stderr
+        for line in summary.stdout.splitlines()[1:]:
+            output = self.folder / line.split("\t")[0]
+            if FOLDER_OUTPUTS.fullmatch(output.as_posix()):
+                output = output / "content"
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(f"{line}\n")
+        touched = self.snakemake("--touch", "--forceall")
+        assert touched.returncode == 0, touched.stderr
+
+    @contextmanager
+    def edited(self, name: str, old: str, new: str) -> Iterator[None]:
+        """While this lasts, the file has `new` in the one place where it had `old`."""
+        file = self.folder / name
+        text = file.read_text()
+        assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
+        file.write_text(text.replace(old, new))
+        try:
+            yield
+        finally:
+            file.write_text(text)
+
+    @contextmanager
+    def commented(self, name: str) -> Iterator[None]:
+        """While this lasts, the source file has one comment more."""
+        file = self.folder / name
+        text = file.read_text()
+        file.write_text(f"{text}# edited\n")
+        try:
+            yield
+        finally:
+            file.write_text(text)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy where nothing has run yet."""
+    return Workspace(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy where everything seems to have run."""
+    space = Workspace(tmp_path_factory.mktemp("finished"))
+    space.pretend_finished()
+    return space

@@ -1,0 +1,109 @@
+"""The jobs that each config asks for, and what a dry run refuses."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from tests.workflow.conftest import Workspace
+
+TASKS, STYLES, LAMBDAS = 4, 2, 4
+FULL = {
+    "sft_data": TASKS * STYLES,
+    "sft": TASKS * STYLES,
+    "ppo": TASKS * STYLES + LAMBDAS,
+    # random and solver everywhere, and the dealer's rule in Blackjack
+    "evaluate_scripted": 2 * TASKS + 1,
+    "evaluate_sft": TASKS * STYLES,
+    "evaluate_ppo": TASKS * STYLES + LAMBDAS,
+    # NumberLine's checkpoint, through a server
+    "evaluate_over_http": 1,
+    "tables": 1,
+    **dict.fromkeys(["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading"], 1),
+    "gallery": 1,
+    "readme_assets": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "jobs"),
+    [
+        ("config.yaml", FULL | {"base_model": 1}),
+        ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"}),
+        ("smoke.yaml", FULL | {"base_model": 1, "ppo": TASKS * STYLES + 1, "evaluate_ppo": TASKS * STYLES + 1}),
+    ],
+)
+def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -> None:
+    assert Counter(job.rule for job in workspace.planned("--configfile", f"config/{config}")) == jobs
+
+
+def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "--printshellcmds")
+    commands = re.findall(r"^Shell command: (?!None)(.*)$", done.stdout, flags=re.MULTILINE)
+    assert len(commands) == sum(FULL.values()) + 1
+    for command in commands:
+        assert re.fullmatch(r"rl4vlm [a-z-]+ [^|;&]* 2>&1 \| tee results/logs/\S+\.log", command), command
+    assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands)
+
+
+def test_jobs_carry_their_resources(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "--configfile", "config/paper.yaml", "--until", "ppo")
+    (resources,) = {
+        line.split(": ", 1)[1]
+        for block in re.findall(r"^rule ppo:\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
+        for line in block.splitlines()
+        if line.startswith("    resources:")
+    }
+    assert {"gpu=1", "mem_mb=128000", "runtime=7200"} <= set(resources.split(", "))
+
+
+def test_a_misspelt_setting_stops_a_dry_run_and_is_named(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "--config", "ppo={'defaults': {'lerning_rate': 1}}")
+    assert done.returncode != 0
+    assert "config, ppo.defaults: Additional properties are not allowed ('lerning_rate' was unexpected)" in done.stdout
+    assert len(done.stdout.splitlines()) < 20
+
+
+def test_an_unknown_task_stops_a_dry_run_and_is_named(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "--config", "tasks=[NumberLime]")
+    assert done.returncode != 0
+    assert "config, tasks: unknown task 'NumberLime'; known are NumberLine, EZPoints" in done.stdout
+
+
+def test_a_dry_run_with_the_default_profile_writes_no_report(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", profile="profiles/default")
+    assert done.returncode == 0, done.stderr
+    assert not (workspace.folder / "results").exists()
+
+
+def test_it_also_runs_from_the_catalogs_place(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "--snakefile", "workflow/Snakefile")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^all +1$", done.stdout, flags=re.MULTILINE)
+
+
+def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) -> None:
+    (workspace.folder / "published.json").write_text("[]")
+    jobs = workspace.planned("--config", "sft_data={'given': {'NumberLine-cot': 'published.json'}}")
+    made = {job.wildcards for job in jobs if job.rule == "sft_data"}
+    assert len(made) == TASKS * STYLES - 1
+    assert "task=NumberLine, style=cot" not in made
+    assert "task=NumberLine, style=nocot" in made
+
+
+def test_a_model_by_its_hub_name_is_not_built(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", "--config", "base_model={'source': 'someone/some-model'}")
+    assert "rule base_model" not in done.stdout
+    assert "--init someone/some-model" in done.stdout
+
+
+def test_the_shipped_model_is_copied(workspace: Workspace) -> None:
+    shipped = workspace.folder / "workflow" / "resources" / "base_model" / "config.json"
+    shipped.parent.mkdir(parents=True, exist_ok=True)
+    shipped.touch()
+    jobs = workspace.snakemake(
+        "--dry-run", "-p", "--config", "base_model={'source': 'shipped'}", "--until", "base_model"
+    )
+    assert "rl4vlm base-model --out results/base_model --copy workflow/resources/base_model" in jobs.stdout

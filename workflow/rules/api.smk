@@ -1,0 +1,50 @@
+# Held-out evaluation over HTTP: of a checkpoint trained here, through a server on this machine, and of models elsewhere.
+
+
+rule evaluate_over_http:
+    input:
+        checkpoint=rules.ppo.output.checkpoint,
+        sources=watched("rl4vlm.evaluation.run", "{task}", "served"),
+    output:
+        episodes=f"{RESULTS}/eval/http-{PPO_RUN}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/http-{PPO_RUN}/summary.json",
+        record=f"{RESULTS}/eval/http-{PPO_RUN}/run.json",
+    log:
+        f"{RESULTS}/logs/eval/http-{PPO_RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval/http-{PPO_RUN}.tsv"
+    threads: threads_of("evaluation")
+    resources:
+        **grant("evaluation"),
+    params:
+        out=subpath(output.summary, parent=True),
+        settings=lambda wildcards: settings_arguments(http_settings(config, wildcards.task)),
+    shell:
+        "rl4vlm evaluate served:{input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"
+
+
+# A replay of what was answered before costs nothing and needs no key; see docs/api-models.md.
+rule evaluate_api:
+    input:
+        sources=watched("rl4vlm.evaluation.run", "{task}", "api"),
+    output:
+        episodes=f"{RESULTS}/eval/api-{{model}}-{{task}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/api-{{model}}-{{task}}/summary.json",
+        record=f"{RESULTS}/eval/api-{{model}}-{{task}}/run.json",
+    log:
+        f"{RESULTS}/logs/eval/api-{{model}}-{{task}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval/api-{{model}}-{{task}}.tsv"
+    wildcard_constraints:
+        model="[A-Za-z0-9_.-]+",
+    threads: threads_of("api")
+    resources:
+        **grant("api"),
+    params:
+        out=subpath(output.summary, parent=True),
+        style=lambda wildcards: api_style(config, wildcards.model),
+        settings=lambda wildcards: settings_arguments(api_settings(config, wildcards.model, wildcards.task)),
+    shell:
+        "rl4vlm evaluate api:{wildcards.model} {wildcards.task} --style {params.style} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"

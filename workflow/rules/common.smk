@@ -1,0 +1,109 @@
+# Names of folders, and the input and params functions that all the other files use.
+
+import os
+import sys
+from pathlib import Path
+
+from rl4vlm.core.config import (
+    ablation_runs,
+    api_settings,
+    api_style,
+    check_tasks,
+    default_lambda,
+    evaluation_runs,
+    http_settings,
+    main_runs,
+    ppo_runs,
+    settings_arguments,
+    stage_settings,
+)
+from rl4vlm.core.sources import stage_sources
+from rl4vlm.tasks.registry import task_names
+
+check_tasks(config, task_names())
+
+RESULTS = config["results_dir"]
+# Ready weights of the embedded base model; docs/log.md says how they were made.
+SHIPPED = "workflow/resources/base_model"
+BASE_SOURCE = config["base_model"]["source"]
+BASE_MODEL = f"{RESULTS}/base_model" if BASE_SOURCE in ("pretrain", "shipped") else BASE_SOURCE
+# A model that comes by its hub name is no file to wait for.
+BASE_MODEL_FILES = [] if BASE_MODEL == BASE_SOURCE and not Path(BASE_SOURCE).is_dir() else BASE_MODEL
+PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
+
+# The `rl4vlm` that jobs call is that of the environment that runs Snakemake, whether or not it was activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
+
+
+wildcard_constraints:
+    task="[^/-]+",
+    style="cot|nocot",
+    lam=r"\d+(\.\d+)?",
+    seed=r"\d+",
+
+
+def watched(entry, *choices):
+    """Input function: the sources of a stage that starts in `entry`. Both may hold wildcards, as in `{task}`."""
+    return lambda wildcards: stage_sources(
+        entry.format(**wildcards),
+        [choice.format(**wildcards) for choice in choices],
+    )
+
+
+def settings(stage, but=()):
+    """Params function: a stage's settings for the job's task, as `key=value` words of a command line.
+
+    Those named in `but` are left out: the job's name decides them.
+    """
+
+    def arguments(wildcards):
+        found = stage_settings(config, stage, wildcards.task)
+        return settings_arguments({name: value for name, value in found.items() if name not in but})
+
+    return arguments
+
+
+def threads_of(stage):
+    return config["resources"][stage]["threads"]
+
+
+def grant(stage):
+    """What a job of a stage asks of the machine besides threads: memory in MB, minutes, GPUs."""
+    return {name: amount for name, amount in config["resources"][stage].items() if name != "threads"}
+
+
+def shown_runs(name):
+    """The PPO runs that a table or figure is made of."""
+    return {"tables": ppo_runs, "lambda_ablation": ablation_runs}.get(name, main_runs)(config)
+
+
+def shown_evaluations(name):
+    """The evaluations that a table or figure is made of: of its runs, and of their tasks' warm starts and references.
+
+    What was asked over HTTP is in tables and the gallery alone.
+    """
+    runs = shown_runs(name)
+    tasks = {run.task for run in runs}
+    shown = [run for run in evaluation_runs(config) if run.ppo in runs or (run.ppo is None and run.task in tasks)]
+    return [run for run in shown if name in ("tables", "gallery") or run.kind not in ("http", "api")]
+
+
+def keep_report_beside_results():
+    """Send the report that follows a run to the folder of that run's results, and write none after a dry run.
+
+    A profile's `report:` is one fixed path, but `results_dir` is the config's; and Snakemake 9 tries to write the
+    report after a dry run too, which fails on a fresh clone.
+    """
+    write_report = workflow.create_report
+
+    def create_report(report_plugin, report_settings, *args, **kwargs):
+        if workflow.dryrun:
+            return
+        if str(report_settings.path) == "results/report.html":
+            report_settings.path = Path(RESULTS) / "report.html"
+        write_report(report_plugin, report_settings, *args, **kwargs)
+
+    workflow.create_report = create_report
+
+
+keep_report_beside_results()

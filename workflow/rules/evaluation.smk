@@ -1,0 +1,38 @@
+# Held-out evaluation of every trained checkpoint, on seeds that no training ever saw.
+
+
+rule evaluate_sft:
+    input:
+        checkpoint=rules.sft.output.checkpoint,
+        sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
+    output:
+        episodes=f"{RESULTS}/eval/sft-{{task}}-{{style}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/sft-{{task}}-{{style}}/summary.json",
+        record=f"{RESULTS}/eval/sft-{{task}}-{{style}}/run.json",
+    log:
+        f"{RESULTS}/logs/eval/sft-{{task}}-{{style}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval/sft-{{task}}-{{style}}.tsv"
+    threads: threads_of("evaluation")
+    resources:
+        **grant("evaluation"),
+    params:
+        out=subpath(output.summary, parent=True),
+        settings=settings("evaluation"),
+    shell:
+        "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"
+
+
+use rule evaluate_sft as evaluate_ppo with:
+    input:
+        checkpoint=rules.ppo.output.checkpoint,
+        sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
+    output:
+        episodes=f"{RESULTS}/eval/ppo-{PPO_RUN}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/ppo-{PPO_RUN}/summary.json",
+        record=f"{RESULTS}/eval/ppo-{PPO_RUN}/run.json",
+    log:
+        f"{RESULTS}/logs/eval/ppo-{PPO_RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval/ppo-{PPO_RUN}.tsv"

@@ -1,0 +1,31 @@
+# Sample episodes step by step, as a page to open in a browser.
+
+GALLERY = f"{RESULTS}/gallery/index.html"
+
+
+rule gallery:
+    input:
+        evaluations=expand(
+            f"{RESULTS}/eval/{{run.name}}/{{file}}",
+            run=shown_evaluations("gallery"),
+            file=["summary.json", "episodes.jsonl", "run.json"],
+        ),
+        # Every task's own sources: the episodes are played again.
+        sources=stage_sources("rl4vlm.gallery.build", config["tasks"]),
+    output:
+        GALLERY,
+    log:
+        f"{RESULTS}/logs/gallery.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gallery.tsv"
+    resources:
+        **grant("figures"),
+    params:
+        out=subpath(output[0], parent=True),
+        results=lambda wildcards: RESULTS,
+        evaluations=[run.name for run in shown_evaluations("gallery")],
+        scale=config["scale"],
+        settings=settings_arguments(config["gallery"]),
+    shell:
+        "rl4vlm gallery --results {params.results} --evaluations {params.evaluations} --scale {params.scale}"
+        " --out {params.out} --set {params.settings} 2>&1 | tee {log}"

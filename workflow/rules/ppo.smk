@@ -1,0 +1,27 @@
+# PPO fine-tuning, one run a task, style, thought weight (lambda) and seed.
+
+
+rule ppo:
+    input:
+        init=rules.sft.output.checkpoint,
+        sources=watched("rl4vlm.ppo.train", "{task}"),
+    output:
+        checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
+        metrics=f"{RESULTS}/ppo/{PPO_RUN}/metrics.jsonl",
+        timing=f"{RESULTS}/ppo/{PPO_RUN}/timing.jsonl",
+        record=f"{RESULTS}/ppo/{PPO_RUN}/run.json",
+    log:
+        f"{RESULTS}/logs/ppo/{PPO_RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/ppo/{PPO_RUN}.tsv"
+    # The longest jobs: what is left at the end should be short.
+    priority: 2
+    threads: threads_of("ppo")
+    resources:
+        **grant("ppo"),
+    params:
+        out=subpath(output.checkpoint, parent=True),
+        settings=settings("ppo", but=["thought_weight"]),
+    shell:
+        "rl4vlm ppo --task {wildcards.task} --style {wildcards.style} --init {input.init}"
+        " --seed {wildcards.seed} --out {params.out} --set {params.settings} thought_weight={wildcards.lam} 2>&1 | tee {log}"

@@ -1,0 +1,30 @@
+# The supervised warm start, one a task and style.
+
+
+rule sft:
+    input:
+        data=lambda wildcards: config["sft_data"]["given"].get(
+            f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
+        ),
+        init=BASE_MODEL_FILES,
+        sources=watched("rl4vlm.sft.train", "{task}"),
+    output:
+        checkpoint=directory(f"{RESULTS}/sft/{{task}}-{{style}}/checkpoint"),
+        metrics=f"{RESULTS}/sft/{{task}}-{{style}}/metrics.jsonl",
+        record=f"{RESULTS}/sft/{{task}}-{{style}}/run.json",
+    log:
+        f"{RESULTS}/logs/sft/{{task}}-{{style}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sft/{{task}}-{{style}}.tsv"
+    # Before any evaluation: PPO waits for it.
+    priority: 1
+    threads: threads_of("sft")
+    resources:
+        **grant("sft"),
+    params:
+        out=subpath(output.checkpoint, parent=True),
+        init=lambda wildcards: BASE_MODEL,
+        settings=settings("sft"),
+    shell:
+        "rl4vlm sft --data {input.data} --init {params.init} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"
