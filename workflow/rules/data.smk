@@ -33,7 +33,7 @@ elif BASE_SOURCE == "shipped":
         resources:
             **grant("sft_data"),
         params:
-            source=SHIPPED,
+            source=lambda wildcards, input: str(Path(input.weights[0]).parent),
         shell:
             "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
 
