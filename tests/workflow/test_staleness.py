@@ -94,7 +94,7 @@ def test_an_edit_to_one_game_leaves_the_others_runs(finished: Workspace) -> None
 
 
 def test_an_edit_to_the_command_line_runs_nothing(finished: Workspace) -> None:
-    with finished.commented("rl4vlm/cli.py"):
+    with finished.commented("rl4vlm/cli/commands.py"):
         assert finished.planned() == []
 
 

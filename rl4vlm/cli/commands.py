@@ -1,0 +1,191 @@
+"""What each subcommand does with its parsed arguments: build the settings, call the stage's one function.
+
+Stages are imported where they are called, so that `rl4vlm --help` is instant and a stage without a model loads no
+torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.core.config import api_settings, load_config, parse_settings, setting_words
+
+
+def list_tasks(args: argparse.Namespace) -> None:
+    from rl4vlm.figures.published_data import reference_rates
+    from rl4vlm.tasks.registry import get_task, task_names
+
+    rates = {(rate.method, rate.task): f"{rate.success_rate:g} %" for rate in reference_rates()}
+    row = "{:12} {:26} {:>8} {:>8}".format
+    print(row("task", "gym id", "random", "optimal"))
+    for name in task_names():
+        print(row(name, get_task(name).gym_id, *(rates.get((method, name), "-") for method in ("random", "solver"))))
+
+
+def play(args: argparse.Namespace) -> None:
+    import secrets
+
+    from rl4vlm.terminal.screen import find_screen
+    from rl4vlm.terminal.session import PlaySettings, play
+
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    print(f"{args.task}, played by {args.policy}, seed {seed}")
+    play(
+        task=args.task,
+        policy=args.policy,
+        style=args.style,
+        seed=seed,
+        settings=parse_settings(PlaySettings, _policy_settings(PlaySettings, args)),
+        gif=args.gif,
+        screen=find_screen(),
+    )
+
+
+def base_model(args: argparse.Namespace) -> None:
+    from rl4vlm.models.pretrain import PretrainSettings, copy_shipped, run
+
+    if args.copy:
+        copy_shipped(source=args.copy, out=args.out)
+    else:
+        run(out=args.out, settings=parse_settings(PretrainSettings, args.set))
+
+
+def sft_data(args: argparse.Namespace) -> None:
+    from rl4vlm.sft.data import SFTDataSettings, run
+
+    run(task=args.task, style=args.style, out=args.out, settings=parse_settings(SFTDataSettings, args.set))
+
+
+def sft(args: argparse.Namespace) -> None:
+    from rl4vlm.sft.train import SFTSettings, run
+
+    run(data=args.data, init=args.init, out=args.out, settings=parse_settings(SFTSettings, args.set))
+
+
+def ppo(args: argparse.Namespace) -> None:
+    from rl4vlm.ppo.train import PPOSettings, run
+
+    settings = parse_settings(PPOSettings, args.set)
+    run(task=args.task, style=args.style, init=args.init, out=args.out, seed=args.seed, settings=settings)
+
+
+def cnn(args: argparse.Namespace) -> None:
+    from rl4vlm.ppo.cnn import CNNSettings, run
+
+    run(task=args.task, out=args.out, seed=args.seed, settings=parse_settings(CNNSettings, args.set))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from rl4vlm.evaluation.run import EvaluationSettings, run
+
+    out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
+    settings = parse_settings(EvaluationSettings, _policy_settings(EvaluationSettings, args))
+    summary = run(policy=args.policy, task=args.task, style=args.style, out=out, settings=settings)
+    print(
+        f"{summary['method']} on {args.task}: {summary['success_rate']:.1f} % of {summary['episodes']} episodes won "
+        f"(95 % interval {summary['ci_low']:.1f} to {summary['ci_high']:.1f}); written to {out}"
+    )
+    if summary["partial"]:
+        print(f"This is a partial result, of {settings.episodes} episodes: {summary['stopped']}.")
+
+
+def tables(args: argparse.Namespace) -> None:
+    from rl4vlm.figures.tables import build_tables
+
+    build_tables(out=args.out, **_read_results(args))
+
+
+def figure(args: argparse.Namespace) -> None:
+    from rl4vlm.figures.draw import draw
+    from rl4vlm.figures.style import FigureStyle
+
+    style = parse_settings(FigureStyle, args.set)
+    draw(args.figure, out=args.out / args.figure, style=style, **_read_results(args))
+
+
+def gallery(args: argparse.Namespace) -> None:
+    from rl4vlm.gallery.build import GallerySettings, build_gallery
+
+    settings = parse_settings(GallerySettings, args.set)
+    folders = _folders(args.results / "eval", args.evaluations)
+    file = build_gallery(evaluations=folders, scale=args.scale, out=args.out, settings=settings)
+    print(f"{file} ({file.stat().st_size / 1e6:.1f} MB): open it in any browser")
+
+
+def readme_assets(args: argparse.Namespace) -> None:
+    from rl4vlm.figures.assets import insert_table, readme_assets
+
+    readme_assets(figures=args.figures, tables=args.tables, out=args.out)
+    if args.readme:
+        insert_table(args.readme, args.out / "results.md")
+
+
+def check_results(args: argparse.Namespace) -> None:
+    from rl4vlm.core.config import load_config
+    from rl4vlm.core.promised import promised_files, shortcomings
+
+    files = promised_files(load_config([Path("config", "config.yaml"), *args.config]))
+    problems = shortcomings(files)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(files)} promised files fall short")
+    print(f"all {len(files)} promised files are there")
+
+
+def _read_results(args: argparse.Namespace) -> dict[str, Any]:
+    """Which results tables and figures are made of."""
+    reading = args.results / "base_model" / "reading.json"
+    return {
+        "evaluations": _folders(args.results / "eval", args.evaluations),
+        "ppo_runs": _folders(args.results / "ppo", args.ppo_runs),
+        "base_reading": reading if reading.is_file() else None,
+        "scale": args.scale,
+        "main_lambda": dict(args.main_lambda),
+    }
+
+
+def _folders(parent: Path, names: list[str] | None) -> list[Path]:
+    """The folders of these names, or all below `parent`."""
+    if names is not None:
+        return [parent / name for name in names]
+    if not parent.is_dir():
+        raise ValueError(f"no results at {parent}: there is no such folder")
+    return sorted(folder for folder in parent.iterdir() if folder.is_dir())
+
+
+def _trained_with(checkpoint: Path) -> list[str]:
+    """What the run record beside a PPO checkpoint says of how its policy plays, as `key=value` words."""
+    file = checkpoint.parent / "run.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if checkpoint.is_dir() and file.is_file() else {}
+    if record.get("stage") != "ppo":
+        return []
+    played = record["settings"]
+    return setting_words({key: played[key] for key in ("temperature", "max_new_tokens", "env", "prompt")})
+
+
+def _policy_label(policy: str) -> str:
+    """A folder name for a policy; a run's folder `checkpoint` is known by the run's name."""
+    path = Path(policy)
+    return (path.resolve().parent.name if path.name == "checkpoint" else path.name).replace(":", "-")
+
+
+def _policy_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
+    """The `key=value` words of `--set`, after those of the config's entry for a policy `api:MODEL`.
+
+    For a checkpoint that PPO made they come after those it was trained with: the temperature is part of a policy.
+
+    A word `api={...}` describes the model by itself; the config is not read then.
+    """
+    name = args.policy.removeprefix("api:")
+    if name == args.policy:
+        return [*_trained_with(Path(args.policy)), *args.set]
+    if any(word.startswith("api=") for word in args.set):
+        return list(args.set)
+    found = api_settings(load_config(args.config), name, args.task)
+    known = {item.name for item in fields(kind)}
+    return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]

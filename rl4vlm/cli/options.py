@@ -1,0 +1,96 @@
+"""The options that several subcommands share, one function each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rl4vlm.core.types import Style
+
+
+def api_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        nargs="*",
+        type=Path,
+        default=[Path("config/config.yaml")],
+        metavar="FILE",
+        help="config and overlays that describe an `api:MODEL` (default: config/config.yaml)",
+    )
+
+
+def results_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder of results to read (default: results)",
+    )
+
+
+def evaluations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--evaluations", nargs="*", metavar="RUN", help="evaluations to use (default: all in DIR/eval)")
+
+
+def scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scale", default="embedded", help="label of these results (default: embedded)")
+
+
+def results(parser: argparse.ArgumentParser) -> None:
+    results_folder(parser)
+    evaluations(parser)
+    scale(parser)
+    parser.add_argument("--ppo-runs", nargs="*", metavar="RUN", help="PPO runs to use (default: all in DIR/ppo)")
+    parser.add_argument(
+        "--main-lambda",
+        nargs="*",
+        type=_task_lambda,
+        default=[],
+        metavar="TASK=LAMBDA",
+        help="which lambda is the method's own, where a task was trained with several",
+    )
+
+
+def _task_lambda(text: str) -> tuple[str, float]:
+    task, _, value = text.partition("=")
+    return task, float(value)
+
+
+def out(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=what)
+
+
+def init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--init", required=True, metavar="MODEL", help="checkpoint folder or Hugging Face name to start from"
+    )
+
+
+def style(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--style",
+        type=Style,
+        choices=list(Style),
+        default=Style.COT,
+        help="replies with thoughts (cot) or the action alone (nocot); default: cot",
+    )
+
+
+def task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, metavar="TASK", help="as listed by `rl4vlm tasks`")
+
+
+def seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=1, help="decides everything that is random (default: 1)")
+
+
+def settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that differ from the stage's defaults, as in the config; a wrong key lists the right ones",
+    )

@@ -1,0 +1,140 @@
+"""What can be typed: the subcommands with their arguments. Adding one is a call here and a function in `commands`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rl4vlm.cli import commands, options
+
+AddStage = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
+"""Adds a subcommand by its name, its function and what help says of it; returns its parser, for its arguments."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; what it parses holds the function to call as `stage`, the subcommand as `name`."""
+    parser = argparse.ArgumentParser(
+        prog="rl4vlm",
+        description="Fine-tune vision-language models as decision-making agents. Every stage reads files and writes "
+        "files; `snakemake --cores all` runs them all in order.",
+    )
+    stages = parser.add_subparsers(dest="name", metavar="STAGE", required=True)
+
+    def add(name: str, stage: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = stages.add_parser(name, help=text, description=text)
+        sub.set_defaults(stage=stage)
+        return sub
+
+    _playing(add)
+    _training(add)
+    _evaluating(add)
+    _showing(add)
+    return parser
+
+
+def _playing(add: AddStage) -> None:
+    add("tasks", commands.list_tasks, "List the known tasks, and how often random and optimal play wins them.")
+
+    sub = add("play", commands.play, "Play one episode in the terminal, by hand or by a policy.")
+    sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
+    sub.add_argument(
+        "--policy",
+        default="human",
+        metavar="POLICY",
+        help="`human` (default), or what `rl4vlm evaluate` takes: `random`, `solver`, a checkpoint folder, `api:MODEL`",
+    )
+    sub.add_argument("--seed", type=int, help="decides the start and all chance (default: another one each time)")
+    options.style(sub)
+    sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
+    options.api_config(sub)
+    options.settings(sub)
+
+
+def _training(add: AddStage) -> None:
+    sub = add("base-model", commands.base_model, "Build and pre-train the embedded base model, or copy a ready one.")
+    options.out(sub, "checkpoint folder to write")
+    sub.add_argument("--copy", type=Path, metavar="DIR", help="copy this ready checkpoint instead of training one")
+    options.settings(sub)
+
+    sub = add(
+        "sft-data", commands.sft_data, "Write a solver's demonstrations as LLaVA JSON with pictures and a manifest."
+    )
+    options.task(sub)
+    options.style(sub)
+    options.out(sub, "folder to write")
+    options.settings(sub)
+
+    sub = add("sft", commands.sft, "Fine-tune a model on demonstrations.")
+    sub.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="demonstrations, as `sft-data` writes them"
+    )
+    options.init(sub)
+    options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.settings(sub)
+
+    sub = add("ppo", commands.ppo, "Fine-tune a model by playing a task.")
+    options.task(sub)
+    options.style(sub)
+    options.init(sub)
+    options.seed(sub)
+    options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.settings(sub)
+
+    sub = add("cnn", commands.cnn, "Train the CNN+RL baseline, a small network without language, by playing a task.")
+    options.task(sub)
+    options.seed(sub)
+    options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.settings(sub)
+
+
+def _evaluating(add: AddStage) -> None:
+    sub = add("evaluate", commands.evaluate, "Play held-out episodes and report the success rate with its interval.")
+    sub.add_argument(
+        "policy",
+        metavar="POLICY",
+        help="`random`, `solver`, `stand17` (Blackjack), a checkpoint folder, `served:FOLDER` (the same, asked over "
+        "HTTP) or `api:MODEL` of the config's api_models",
+    )
+    sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
+    options.style(sub)
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
+    options.api_config(sub)
+    options.settings(sub)
+
+
+def _showing(add: AddStage) -> None:
+    sub = add("tables", commands.tables, "Write the result tables as CSV, Markdown and LaTeX.")
+    options.results(sub)
+    options.out(sub, "folder to write")
+
+    sub = add("figure", commands.figure, "Draw a figure as PDF and PNG.")
+    sub.add_argument(
+        "figure", metavar="NAME", help="training_curves, cot_ablation, ...; a wrong name lists the right ones"
+    )
+    options.results(sub)
+    options.out(sub, "folder to write")
+    options.settings(sub)
+
+    sub = add("gallery", commands.gallery, "Show sample episodes step by step in one HTML file.")
+    options.results_folder(sub)
+    options.evaluations(sub)
+    options.scale(sub)
+    options.out(sub, "folder to write index.html to")
+    options.settings(sub)
+
+    sub = add("readme-assets", commands.readme_assets, "Copy README's pictures and table from the results.")
+    sub.add_argument("--figures", type=Path, required=True, metavar="DIR", help="folder of drawn figures")
+    sub.add_argument("--tables", type=Path, required=True, metavar="DIR", help="folder of tables")
+    sub.add_argument("--readme", type=Path, metavar="FILE", help="put the table between the markers of this file, too")
+    options.out(sub, "folder to write")
+
+    sub = add("check-results", commands.check_results, "Check that every file that a finished run promises is there.")
+    sub.add_argument(
+        "--config",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="overlays, as for snakemake",
+    )
