@@ -1,0 +1,76 @@
+"""What a training run is made of at a moment, as a file that an exact copy of it starts from.
+
+Nothing is left out that a later step depends on: trained weights, optimiser, schedule, every random stream, the
+environments as they stand, the rollout and the update so far, and the metrics written up to now. A state is a pickle:
+load none that this run did not write.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import nn
+
+PICKLE_PROTOCOL = 5
+"""torch's own default is 2, which writes a numpy array, such as a picture, as text."""
+
+
+def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes, by name: parameters with a gradient, and buffers.
+
+    Frozen weights are those of the checkpoint that the run started from, and are not saved again.
+    """
+    trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    return {name: tensor.detach() for name, tensor in [*trained.items(), *model.named_buffers()]}
+
+
+def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `trained_tensors` gave. Raises ValueError where it was given by a model of other parts."""
+    here = trained_tensors(model)
+    if here.keys() != saved.keys():
+        raise ValueError(f"the state's weights are of another model: {sorted(here.keys() ^ saved.keys())[0]!r} differs")
+    for name, tensor in here.items():
+        tensor.copy_(saved[name])
+
+
+def random_streams() -> dict[str, Any]:
+    """Python's, numpy's and torch's global streams; those of slots and mini-batches are objects of their own."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_streams(saved: Mapping[str, Any]) -> None:
+    """Put back what `random_streams` gave; a GPU that was not there before keeps its own stream."""
+    random.setstate(saved["python"])
+    np.random.set_state(saved["numpy"])
+    torch.set_rng_state(saved["torch"])
+    for device, stream in zip(range(torch.cuda.device_count()), saved["cuda"], strict=False):
+        torch.cuda.set_rng_state(stream, device)
+
+
+def write(content: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write a state's content. Objects that it holds twice, such as a slot's stream, are one object when read again.
+
+    Raises ValueError for what cannot be pickled, an environment above all; one that cannot by itself, since its engine
+    is a process of its own, may say with `__getstate__` and `__setstate__` how it is saved and made again.
+    """
+    try:
+        torch.save(dict(content), file, pickle_protocol=PICKLE_PROTOCOL)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise ValueError(f"the run's state cannot be saved: {error}") from error
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read what `write` wrote, tensors on the CPU."""
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
+    return content
