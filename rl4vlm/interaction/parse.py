@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rl4vlm.core.types import Outcome, Parsed
+from rl4vlm.interaction.plain import original_offset, plain
 
 _QUOTES = "\"'`“”„‟‘’‚‛«»"
 _CLOSING = {quote: quote for quote in "\"'`”’"}
@@ -33,21 +34,24 @@ def parse_reply(text: str, actions: Sequence[str]) -> Parsed:
     The key is the word `action` before a colon; case, white space and quotes around it do not matter, and of several
     keys only the last counts. Its value is the quoted string that follows or, where quotes are missing or not closed,
     what stands before the next `}`, line break or key. It names the one legal action that occurs in it as a whole token
-    (never `1` in `10`, `shelf 1` in `shelf 10`, `*` in `**`), whatever its case, white space and surroundings.
+    (never `1` in `10`, `shelf 1` in `shelf 10`, `*` in `**`), whatever its case, white space and surroundings. All is
+    read in plain characters (`rl4vlm.interaction.plain`): a full-width digit is a digit, a minus sign a hyphen.
 
     Args:
         text: the reply, any string.
         actions: the legal action words.
 
     Returns:
-        The action (a member of `actions`) or why there is none, and the character span from the key to the reply's end.
+        The action (a member of `actions`) or why there is none, and the character span from the key to the reply's end,
+        in `text` as it is.
     """
-    key = _last_key(text)
+    read = plain(text)
+    key = _last_key(read)
     if key is None:
         return Parsed(None, None, Outcome.NO_KEY)
     start, value_start = key
-    span = (start, len(text))
-    found = _actions_in(_value(text, value_start), tuple(actions))
+    span = (original_offset(text, start), len(text))
+    found = _actions_in(_value(read, value_start), tuple(actions))
     if len(found) == 1:
         return Parsed(found.pop(), span, Outcome.OK)
     return Parsed(None, span, Outcome.AMBIGUOUS if found else Outcome.NO_LEGAL_ACTION)
@@ -114,8 +118,8 @@ def _actions_in(value: str, actions: tuple[str, ...]) -> set[str]:
 
 
 def _normalised(text: str) -> str:
-    """Without case, outer quotes, white space that does not separate, and final punctuation."""
-    return _SPACES.sub(" ", text.strip().strip(_QUOTES + _FINAL_PUNCTUATION + " \t")).lower()
+    """In plain characters, without case, outer quotes, white space that does not separate, and final punctuation."""
+    return _SPACES.sub(" ", plain(text).strip().strip(_QUOTES + _FINAL_PUNCTUATION + " \t")).lower()
 
 
 @dataclass(frozen=True)

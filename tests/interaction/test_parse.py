@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pytest
 from hypothesis import example, given, settings
@@ -209,6 +210,62 @@ class TestCommands:
         assert action('"action": "go to fridge 1"', HOUSE) is None
 
 
+def full_width(text: str) -> str:
+    """The full-width form of every printable ASCII character, as a keyboard for Chinese or Japanese writes it."""
+    return "".join(
+        "\u3000" if character == " " else chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character
+        for character in text
+    )
+
+
+class TestCharactersThatOnlyLookDifferent:
+    @pytest.mark.parametrize(
+        ("value", "word"),
+        [
+            ("\u2212", "-"),
+            ("﹣", "-"),
+            ("＋", "+"),
+            ("１０", "10"),
+            ("𝟕", "7"),
+            ("⑦", "7"),
+            ("∗", "*"),
+            ("＊", "*"),
+            ("∕", "/"),
+            ("（", "("),
+            ("＝", "="),
+            ("\u00a07\u2003", "7"),
+        ],
+    )
+    def test_a_twin_of_a_word_is_the_word(self, value: str, word: str) -> None:
+        assert action(f'"action": "{value}"', FORMULA) == word
+        assert action(f"＂ａｃｔｉｏｎ＂：＂{value}＂", FORMULA) == word
+
+    @pytest.mark.parametrize(
+        "value", ["7²", "²", "₂", "½", "1½", "−−", "１１", "1．5", "－－", "×", "10—", "１０，０００"]
+    )
+    def test_an_exponent_a_fraction_or_a_longer_number_is_no_word(self, value: str) -> None:
+        assert parse_reply(f'"action": "{value}"', ("1", "2", "7", "-", "*")).outcome is Outcome.NO_LEGAL_ACTION
+
+    def test_a_dash_separates(self) -> None:
+        assert action('"action": "+ — the target is larger – by two"', LINE) == "+"
+
+    @pytest.mark.parametrize("command", HOUSE)
+    def test_whole_commands(self, command: str) -> None:
+        assert action(full_width(f'"action": "{command.upper()}."'), HOUSE) == command
+
+    def test_words_may_be_written_so_themselves(self) -> None:
+        assert action('"action": "1"', ("１", "－")) == "１"
+        assert action('"action": "\u2212"', ("１", "－")) == "－"
+
+    @pytest.mark.parametrize("before", ["ﷺ", "ﬃ½㎏…", "e\u0301 ½ ", "㋿ \\n", "\ud800ﷺ"])
+    def test_the_span_is_of_the_reply_as_it_is(self, before: str) -> None:
+        """Each of these is longer in its plain form."""
+        text = before + '＂ａction": "ﬁt"} ﷺ'
+        parsed = parse_reply(text, ("fit",))
+        assert parsed.action == "fit"
+        assert parsed.action_span == (len(before), len(text))
+
+
 HOSTILE = st.text(alphabet="\"'\\{}[]:,.\n\r actionACTION+-*/=()10hitsandé“”：İſ", max_size=60)
 
 
@@ -225,7 +282,7 @@ def test_any_string_is_parsed_consistently(text: str, actions: tuple[str, ...]) 
         assert (parsed.action_span is None) == (parsed.outcome is Outcome.NO_KEY)
         if parsed.action_span:
             assert 0 <= parsed.action_span[0] < parsed.action_span[1] == len(reply)
-            assert "action" in reply[parsed.action_span[0] :].lower()
+            assert "action" in unicodedata.normalize("NFKC", reply[parsed.action_span[0] :]).lower()
 
 
 @settings(deadline=None)
@@ -241,7 +298,36 @@ def test_any_words_may_be_actions(actions: list[str], text: str) -> None:
     assert parsed.action is None or parsed.action in actions
 
 
-MEGABYTE = 2_000_000
+ASCII_REPLIES = st.lists(
+    st.sampled_from(
+        ['"action"', "action:", ": ", '"', "'", "hit", "stand", "10", "-", "*", ", ", "{", "}", "\\", "\n", "."]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=ASCII_REPLIES, data=st.data(), actions=st.sampled_from([FORMULA, JACK]))
+def test_full_width_characters_anywhere_change_nothing(
+    text: str, data: st.DataObject, actions: tuple[str, ...]
+) -> None:
+    wide = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
+    mixed = "".join(
+        full_width(character) if is_wide else character for character, is_wide in zip(text, wide, strict=True)
+    )
+    assert parse_reply(mixed, actions) == parse_reply(text, actions)
+
+
+@settings(deadline=None)
+@given(thoughts=st.text(alphabet="ﷺﬃ½…㎏é\u0301 a", max_size=40), word=st.sampled_from(FORMULA))
+def test_the_span_starts_at_the_key_whatever_comes_before(thoughts: str, word: str) -> None:
+    before = f'{{"thoughts": "{thoughts}", '
+    text = f'{before}"action": "{full_width(word)}"}}'
+    parsed = parse_reply(text, FORMULA)
+    assert (parsed.action, parsed.action_span) == (word, (len(before), len(text)))
+
+
+MEGABYTE = 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -268,6 +354,9 @@ MEGABYTE = 2_000_000
         '"' * MEGABYTE,
         '"action": "' + "*" * MEGABYTE,
         '"action": ' + ',"a' * (MEGABYTE // 3),
+        "ﷺ" * (MEGABYTE // 8) + '"action": "' + "１ " * (MEGABYTE // 8),
+        '"action": "' + "e\u0301" * (MEGABYTE // 2),
+        "ａｃｔｉｏｎ：" * (MEGABYTE // 14),
     ],
     ids=lambda text: repr(text[:24]),
 )
