@@ -104,6 +104,20 @@ def test_evaluate_writes_beside_where_it_is_called(
     assert "solver on NumberLine: 100.0 % of 3 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_policy_that_does_not_know_the_task_leaves_nothing_behind(
+    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "evaluation" / "stand17-NumberLine"
+    if earlier:
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+    assert main(["evaluate", "stand17", "NumberLine", "--set", "episodes=3"]) == 2
+    assert "policy 'stand17' plays Blackjack only" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == ([folder.parent, folder] if earlier else [])
+
+
 def test_evaluate_takes_a_checkpoint_of_ones_own(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,10 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
+            raise ValueError(
+                f"render_mode must be 'rgb_array' or None, not {render_mode!r}; "
+                f"`rl4vlm play {task}` shows a game in the terminal"
+            )
         found = get_task(task, rules=rules)
         if not isinstance(found, CardTask):
             raise ValueError(f"task {task!r} is not a card game: its environment is {found.entry_point}")

@@ -16,7 +16,12 @@ SIDE = 300
 
 
 def check_card_art(folder: str | Path | None) -> str | None:
-    """The card art folder as given, or None for the default art. Raises ValueError where it is not a folder."""
+    """The card art folder as given, or None for the default art. Raises ValueError where it is not a folder.
+
+    An empty name is refused, too: it would be the folder that happens to be the current one.
+    """
+    if folder == "":
+        raise ValueError("card_art is empty: name a folder of card pictures, or leave it out for the default cards")
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"card_art is not a folder: {str(folder)!r}")
     return None if folder is None else str(folder)

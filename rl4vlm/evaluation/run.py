@@ -174,8 +174,8 @@ def _run(
         settings.width,
         allowance.covers_after,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / SUMMARY).unlink(missing_ok=True)
+    for file in (SUMMARY, EPISODES):
+        (out / file).unlink(missing_ok=True)
     lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", settings.episodes)
     summary = {
         "method": made_by.method,
@@ -206,12 +206,16 @@ def _run(
 def _record(
     played: Iterator[tuple[Episode, list[Step]]], file: Path, title: str, total: int
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Write a line an episode while they are played; the lines, and why the policy stopped play if it did."""
+    """Write a line an episode while they are played; the lines, and why the policy stopped play if it did.
+
+    The file is begun with the first line: a policy that cannot play the task at all leaves nothing behind.
+    """
     lines: list[dict[str, Any]] = []
-    stopped = None
-    with JsonLines(file) as written, progress(total, title, unit="episode") as bar:
+    stopped, written = None, None
+    with ExitStack() as opened, progress(total, title, unit="episode") as bar:
         try:
             for number, (episode, steps) in enumerate(played):
+                written = written or opened.enter_context(JsonLines(file))
                 lines.append(episode_line(number, episode, steps))
                 written.write(lines[-1])
                 bar.update(1)

@@ -179,7 +179,9 @@ def test_bad_options_are_named(name, tmp_path):
         make_env(name, rules="loose")
     with pytest.raises(ValueError, match="nowhere"):
         make_env(name, card_art=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="human"):
+    with pytest.raises(ValueError, match="card_art is empty"):
+        make_env(name, card_art="")
+    with pytest.raises(ValueError, match=f"'human'.*rl4vlm play {name}"):
         CardEnv(name, render_mode="human")
 
 
