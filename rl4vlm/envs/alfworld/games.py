@@ -1,0 +1,203 @@
+"""Where games lie on disk, and reading one: `<data>/<split>/<type>-<Object>-None-<Receptacle>-<scene>/<trial>/`.
+
+A game is a pair of files, `traj_data.json` (what the task is) and `game.tw-pddl` (domain, grammar, problem). The
+benchmark's own data and this project's generated games have the same layout; generated ones say so in each
+`traj_data.json` (`"source": "generated"`), so that the label cannot be lost when folders are copied.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.envs.alfworld.types import Goal, Source, TaskType
+
+SPLITS = ("train", "valid_seen", "valid_unseen")
+GAME = "game.tw-pddl"
+TRAJECTORY = "traj_data.json"
+OFFICIAL_FOLDER = "json_2.1.1"
+"""Where `alfworld-download` puts the splits below `ALFWORLD_DATA`."""
+NOT_PLAYABLE = ("movable", "Sliced")
+"""The text engine does not support these tasks; the benchmark leaves out every folder whose path has the word."""
+
+_GOAL_LINE = re.compile(r"Your task is to: ([^\"\n]*)\"")
+_PLACEHOLDER = "UNKNOWN GOAL."
+_TYPES = {task_type.folder_prefix: task_type for task_type in TaskType}
+
+
+@dataclass(frozen=True)
+class GameData:
+    """A game as read from its two files: what the engine runs, and what is known of it.
+
+    `walkthrough` holds commands that win the game, or None where the file has none (the benchmark's files).
+    `scene` is the number of the AI2-THOR floor plan, None where `traj_data.json` does not say.
+    """
+
+    file: Path
+    goal: Goal
+    goal_text: str
+    source: Source
+    domain: str
+    grammar: str
+    problem: str
+    walkthrough: tuple[str, ...] | None
+    scene: int | None
+
+    @cached_property
+    def goalless_grammar(self) -> str:
+        """The grammar with a placeholder for the task: the same text for all games of one version of the engine."""
+        return self.grammar.replace(f"Your task is to: {self.goal_text}", f"Your task is to: {_PLACEHOLDER}")
+
+    def with_goal(self, text: str) -> str:
+        """A text that was derived from `goalless_grammar`, with this game's task in it."""
+        return text.replace(f"Your task is to: {_PLACEHOLDER}", f"Your task is to: {self.goal_text}")
+
+
+@dataclass(frozen=True)
+class GameSet:
+    """The playable games of a split, sorted by path, and what was left out: file and reason."""
+
+    files: tuple[Path, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+
+def split_folder(data: Path, split: str) -> Path:
+    """The folder of a split below a data folder, given as `ALFWORLD_DATA` or as its `json_2.1.1`.
+
+    Raises:
+        ValueError: an unknown split, or no such folder; the message names it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r} of ALFWorld's games: there are {', '.join(SPLITS)}")
+    for folder in (data / OFFICIAL_FOLDER / split, data / split):
+        if folder.is_dir():
+            return folder
+    missing = data / split if data.is_dir() else data
+    raise ValueError(f"no ALFWorld games at {missing}: there is no such folder")
+
+
+def find_games(
+    data: Path, split: str, task_types: Collection[TaskType] = tuple(TaskType), *, skip_bad_games: bool = False
+) -> GameSet:
+    """All playable games of a split with one of `task_types`, each read and checked.
+
+    As in the benchmark, folders with movable receptacles or sliced objects are left out. A game that is broken,
+    unsolvable or of an unknown type is an error; with `skip_bad_games` it is listed in `skipped` instead.
+
+    Raises:
+        ValueError: a missing folder, a bad game (its file is named), or no game at all.
+    """
+    folder = split_folder(data, split)
+    wanted, files, skipped = set(task_types), [], []
+    for trajectory in sorted(folder.rglob(TRAJECTORY)):
+        if any(word in trajectory.relative_to(folder).as_posix() for word in NOT_PLAYABLE):
+            continue
+        file = trajectory.with_name(GAME)
+        try:
+            game = read_game(file)
+        except ValueError as error:
+            if not skip_bad_games:
+                raise ValueError(f"{error} (skip_bad_games goes on without it)") from error
+            skipped.append((file, str(error)))
+            continue
+        if game.goal.task_type in wanted:
+            files.append(file)
+    if not files:
+        names = ", ".join(sorted(wanted))
+        raise ValueError(f"no playable game of {names} in {folder}; {len(skipped)} were skipped as bad")
+    return GameSet(tuple(files), tuple(skipped))
+
+
+def read_game(file: Path) -> GameData:
+    """Read and check one game, given as its `game.tw-pddl`.
+
+    Raises:
+        ValueError: a file is missing, is no such JSON or lacks an entry, the task type is unknown, or the game is
+            marked as unsolvable or was never checked; the message names the file.
+    """
+    game = _read_json(file)
+    trajectory_file = file.with_name(TRAJECTORY)
+    trajectory = _read_json(trajectory_file)
+    goal = _read_goal(trajectory, trajectory_file)
+    for key in ("pddl_domain", "grammar", "pddl_problem"):
+        if not isinstance(game.get(key), str):
+            raise ValueError(f"{file}: there is no text under {key!r}")
+    if game.get("solvable") is not True:
+        why = "is marked as unsolvable" if "solvable" in game else "was never checked to be solvable"
+        raise ValueError(f"{file}: the game {why}")
+    found = _GOAL_LINE.search(game["grammar"])
+    if found is None:
+        raise ValueError(f"{file}: the grammar has no line 'Your task is to: …'")
+    return GameData(
+        file=file,
+        goal=goal,
+        goal_text=found[1],
+        source=_source(trajectory, trajectory_file),
+        domain=game["pddl_domain"],
+        grammar=game["grammar"],
+        problem=game["pddl_problem"],
+        walkthrough=_walkthrough(game, file),
+        scene=_scene_number(trajectory),
+    )
+
+
+def _read_json(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is not a JSON object")
+    return content
+
+
+def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
+    task_type = _TYPES.get(trajectory.get("task_type", ""))
+    if task_type is None:
+        raise ValueError(f"{file}: unknown task type {trajectory.get('task_type')!r}; known are {', '.join(_TYPES)}")
+    parameters = trajectory.get("pddl_params")
+    if not isinstance(parameters, dict):
+        raise ValueError(f"{file}: there is no 'pddl_params'")
+    target, look = _word(parameters, "object_target", file), task_type is TaskType.LOOK
+    return Goal(
+        task_type=task_type,
+        object_class=target,
+        receptacle=None if look else _word(parameters, "parent_target", file),
+        lamp=_word(parameters, "toggle_target", file) if look else None,
+    )
+
+
+def _source(trajectory: Mapping[str, Any], file: Path) -> Source:
+    """Who made the game; the benchmark's own files do not say."""
+    name = trajectory.get("source", Source.OFFICIAL)
+    if name not in set(Source):
+        raise ValueError(f"{file}: 'source' must be one of {', '.join(Source)}, not {name!r}")
+    return Source(name)
+
+
+def _word(parameters: Mapping[str, Any], key: str, file: Path) -> str:
+    value = parameters.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{file}: pddl_params[{key!r}] must be a class name, not {value!r}")
+    return value.lower()
+
+
+def _scene_number(trajectory: Mapping[str, Any]) -> int | None:
+    scene = trajectory.get("scene")
+    return scene.get("scene_num") if isinstance(scene, dict) else None
+
+
+def _walkthrough(game: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
+    commands = game.get("walkthrough")
+    if commands is None:
+        return None
+    if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
+        raise ValueError(f"{file}: 'walkthrough' must be a list of commands")
+    return tuple(commands)

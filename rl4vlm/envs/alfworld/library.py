@@ -1,0 +1,81 @@
+"""The optional libraries behind the engine, imported where they are needed, with what has to be done around that."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache, lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+INSTALL = "pip install 'rl4vlm[alfworld]'"
+
+
+@cache
+def load(module: str) -> ModuleType:
+    """A module of `alfworld`, `textworld` or `fast_downward`, imported without their side effects.
+
+    `alfworld` makes a folder in the home directory and sets `ALFWORLD_DATA` when it is imported; here it does neither.
+
+    Raises:
+        ValueError: the package is not installed; the message says how to.
+    """
+    with _environment(ALFWORLD_DATA=tempfile.gettempdir()):
+        try:
+            return import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"ALFWorld needs the package {error.name!r}: {INSTALL}") from error
+
+
+@cache
+def textgen() -> ModuleType:
+    """TextWorld's text generation, with its parsers' results kept.
+
+    It parses the same few expressions of the grammar anew for each sentence, which is most of the time of a step.
+    """
+    logic, found = load("textworld.logic"), load("textworld.envs.pddl.textgen")
+    keep = lru_cache(maxsize=4096)
+    logic._parse_and_convert = keep(logic._parse_and_convert)  # type: ignore[attr-defined]
+    parse = keep(found._parse_and_convert)
+    # Symbols are written to where they are used, so each use gets a copy.
+    found._parse_and_convert = lambda *words, **options: deepcopy(parse(*words, **options))  # type: ignore[attr-defined]
+    return found
+
+
+def to_sas(domain: str, problem: str, *, optimize: bool = False) -> tuple[Any, bytes]:
+    """Fast Downward's translation of a PDDL task: the task and its SAS text.
+
+    `optimize` leaves out what cannot matter to a plan; the engine needs all.
+
+    Raises:
+        ValueError: the domain or the problem cannot be read.
+    """
+    downward = load("fast_downward")
+    arguments, printed = sys.argv, sys.stdout
+    try:
+        task, sas = downward.pddl2sas(domain, problem, optimize=optimize)
+    except (Exception, SystemExit) as error:
+        # Its parser fails in as many ways as a text can be broken, and leaves by sys.exit from some of them.
+        raise ValueError(f"is not a planning task ({type(error).__name__}: {error})") from error
+    finally:
+        sys.argv, sys.stdout = arguments, printed  # it replaces the first, and after an error the second
+    return task, sas.encode()
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
