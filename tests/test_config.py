@@ -12,7 +12,16 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from rl4vlm.core.config import ablation_runs, build_settings, check_tasks, load_config, main_runs, merge, stage_settings
+from rl4vlm.core.config import (
+    TASK_OPTIONS,
+    ablation_runs,
+    build_settings,
+    check_tasks,
+    load_config,
+    main_runs,
+    merge,
+    stage_settings,
+)
 from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.gallery.build import GallerySettings
@@ -70,7 +79,10 @@ class TestEveryConfig:
 )
 def test_the_schema_knows_every_setting(section: str, kind: type[Any]) -> None:
     schema = yaml.safe_load(SCHEMA.read_text())
-    assert set(schema["$defs"][section]["properties"]) == {field.name for field in fields(kind)}
+    shared = {field.name for field in fields(kind)} & set(schema["$defs"]["task_options"]["properties"])
+    assert shared == set(TASK_OPTIONS.get(section, ()))
+    assert set(schema["$defs"][section]["properties"]) | shared == {field.name for field in fields(kind)}
+    assert not set(schema["$defs"][section]["properties"]) & shared, "task_options alone sets these"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +91,8 @@ def test_the_schema_knows_every_setting(section: str, kind: type[Any]) -> None:
         ((), "result_dir"),
         (("ppo", "defaults"), "learning_rat"),
         (("ppo", "tasks"), None),
+        (("ppo", "defaults"), "prompt"),
+        (("task_options", "defaults"), "promt"),
         (("resources", "ppo"), "gpus"),
         (("figures", "style"), "color"),
     ],
@@ -116,7 +130,7 @@ def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:
 class TestPaperConfig:
     """The paper's scale keeps nothing of the embedded one, and holds the paper's numbers."""
 
-    OURS = frozenset({"seed", "device", "loggers", "seed_base", "env", "prompt"})
+    OURS = frozenset({"seed", "device", "loggers", "seed_base"})
     """Settings that do not depend on the scale."""
 
     def test_no_embedded_setting_shines_through(self) -> None:

@@ -59,14 +59,28 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+TASK_OPTIONS = {
+    "sft_data": ("env", "prompt"),
+    "ppo": ("env", "prompt"),
+    "cnn": ("env",),
+    "evaluation": ("env", "prompt"),
+}
+"""What each stage that plays takes from `task_options`, so that no model is tested on what it was not trained on."""
+
+
 def stage_settings(config: Mapping[str, Any], stage: str, task: str | None) -> dict[str, Any]:
-    """A stage's settings for a task: what `tasks` says of it over the stage's `defaults`.
+    """A stage's settings for a task: what `tasks` says of it over the stage's `defaults`, then the task's options.
 
     A stage that knows no tasks (`base_model`) has `settings` instead. Raises ValueError for an unknown stage.
     """
     if stage not in config:
         raise ValueError(f"config has no stage {stage!r}")
-    section = config[stage] or {}
+    options = _for_task(config.get("task_options") or {}, task)
+    shared = {key: options[key] for key in TASK_OPTIONS.get(stage, ()) if options.get(key)}
+    return merge(_for_task(config[stage] or {}, task), shared)
+
+
+def _for_task(section: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     everywhere = section.get("defaults", section.get("settings")) or {}
     here = (section.get("tasks") or {}).get(task) or {}
     return merge(everywhere, here)

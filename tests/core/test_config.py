@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl4vlm.core.config import (
+    TASK_OPTIONS,
     PPORun,
+    api_settings,
     build_settings,
     evaluation_runs,
+    http_settings,
     lambda_text,
     load_config,
     merge,
@@ -90,6 +93,28 @@ class TestStageSettings:
 
     def test_a_stage_without_tasks_has_settings(self) -> None:
         assert stage_settings(self.CONFIG, "base_model", None) == {"steps": 3}
+
+    OPTIONS: Mapping[str, Any] = {
+        "task_options": {
+            "defaults": {"env": {"rules": "strict"}},
+            "tasks": {"T": {"env": {"card_art": "cards"}, "prompt": {"role": "Hello."}}},
+        },
+        **{stage: {"defaults": {"a": 1}, "tasks": {"T": {"a": 2}}} for stage in (*TASK_OPTIONS, "sft")},
+        "over_http": {"tasks": ["T"], "concurrency": 1},
+        "api_models": {"mine": {"base_url": "http://x/v1", "model": "m"}},
+        "results_dir": "results",
+    }
+
+    def test_every_stage_that_plays_has_the_tasks_options(self) -> None:
+        config = self.OPTIONS
+        env, prompt = {"rules": "strict", "card_art": "cards"}, {"role": "Hello."}
+        for stage in ("sft_data", "ppo", "evaluation"):
+            assert stage_settings(config, stage, "T") == {"a": 2, "env": env, "prompt": prompt}
+            assert stage_settings(config, stage, "U") == {"a": 1, "env": {"rules": "strict"}}
+        assert stage_settings(config, "cnn", "T") == {"a": 2, "env": env}
+        assert stage_settings(config, "sft", "T") == {"a": 2}
+        for settings in (http_settings(config, "T"), api_settings(config, "mine", "T")):
+            assert (settings["env"], settings["prompt"]) == (env, prompt)
 
     def test_an_unknown_stage_is_named(self) -> None:
         with pytest.raises(ValueError, match="'pppo'"):
