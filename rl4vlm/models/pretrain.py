@@ -36,13 +36,15 @@ READ_PROMPT = "Read the picture."
 @dataclass(frozen=True)
 class PretrainSettings:
     """How the base model is made. `tasks` are those whose pictures it reads; `corpus` states of each task train the
-    tokenizer; `probe` states of each task measure the reading afterwards."""
+    tokenizer; `probe` states of each task measure the reading afterwards.
+    `max_grad_norm` is the largest gradient norm, None for no clipping."""
 
     tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
     steps: int = 1500
     batch: int = 64
     learning_rate: float = 6e-4
     warmup: float = 0.05
+    max_grad_norm: float | None = 1.0
     corpus: int = 400
     probe: int = 200
     seed: int = 1
@@ -153,7 +155,8 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
             loss = answer_loss(model, encoder, [next(sources[pick]) for pick in picks])
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if settings.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
             schedule.step()
             metrics.write({"step": step, "loss": float(loss.detach())})

@@ -1,4 +1,7 @@
-"""The CNN+RL baseline as a policy."""
+"""The CNN+RL baseline as a policy.
+
+Legend: B samples, A actions.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import nn
+
 from rl4vlm.core.types import Reply, Request, Style
 from rl4vlm.interaction.prompt import write_reply
 from rl4vlm.models.cnn import CNNActorCritic, Observation
 from rl4vlm.models.loading import choose_device
+from rl4vlm.policies.trainable import Rescored, column
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,26 @@ class CNNPolicy:
         seen = [self.model.observe(request.picture, request.view) for request in requests]
         sampled = self.model.act(seen, [request.rng for request in requests])
         return [self._reply(CNNTrace(*parts)) for parts in zip(seen, *sampled, strict=True)]
+
+    def values(self, requests: Sequence[Request]) -> np.ndarray:
+        """The critic's values (B,) float64 of what the requests show."""
+        return self.model.values([self.model.observe(request.picture, request.view) for request in requests])
+
+    def rescore(self, model: nn.Module, traces: Sequence[CNNTrace]) -> Rescored:
+        """Score stored actions with `model`, a `CNNActorCritic` or a data-parallel wrapper of one."""
+        log_probs_BA, value_B = model([trace.observation for trace in traces])
+        actions_B = torch.tensor([trace.action for trace in traces], device=value_B.device)
+        return Rescored(
+            log_prob=log_probs_BA.gather(-1, actions_B.unsqueeze(-1)).squeeze(-1),
+            old_log_prob=column([trace.log_prob for trace in traces], value_B),
+            value=value_B,
+            old_value=column([trace.value for trace in traces], value_B),
+            entropy=-(log_probs_BA.exp() * log_probs_BA.masked_fill(log_probs_BA.isinf(), 0.0)).sum(-1),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint to a folder that is there."""
+        self.model.save(folder)
 
     def _reply(self, trace: CNNTrace) -> Reply:
         text = write_reply({}, self.model.actions[trace.action], Style.ACTION_ONLY)

@@ -1,34 +1,12 @@
 """PPO's arithmetic as stateless functions of tensors (paper, section 4; Schulman et al. 2017, eq. 7).
 
-Legend: B samples, R reply tokens. Losses come per sample, (B,); the caller averages them, so that a mini-batch may be
+Legend: B samples. Losses come per sample, (B,); the caller averages them, so that a mini-batch may be
 processed in pieces of any size.
 """
 
 from __future__ import annotations
 
 import torch
-
-
-def action_log_prob(
-    logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor, thought_weight: float
-) -> torch.Tensor:
-    """log pi(a|s) = lambda * sum log p(thought tokens) + sum log p(action tokens) (paper, eq. 4), shape (B,).
-
-    `action_start_B` is the index of the first token of the `"action":` key; tokens before it are thoughts.
-    """
-    thoughts, action = split_log_probs(logprobs_BR, mask_BR, action_start_B)
-    return thought_weight * thoughts + action
-
-
-def split_log_probs(
-    logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed log-probability of the thought tokens and of the action tokens, each (B,)."""
-    position_R = torch.arange(logprobs_BR.shape[1], device=logprobs_BR.device)
-    is_action = position_R >= action_start_B.unsqueeze(-1)
-    thoughts = logprobs_BR.masked_fill(~mask_BR | is_action, 0.0).sum(-1)
-    action = logprobs_BR.masked_fill(~mask_BR | ~is_action, 0.0).sum(-1)
-    return thoughts, action
 
 
 def policy_loss(

@@ -1,22 +1,39 @@
-"""Collecting the steps that one PPO update learns from."""
+"""Playing the steps that one PPO update learns from, and what each of them turns out to be worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rl4vlm.core.types import Episode, Request, Step
+from rl4vlm.core.types import Episode, Step
 from rl4vlm.interaction.play import Slot, advance
-from rl4vlm.policies.vlm import Trace, VLMPolicy
+from rl4vlm.policies.trainable import Trace, TrainablePolicy
 from rl4vlm.ppo.gae import gae, normalise
+from rl4vlm.ppo.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Played:
+    """What learning needs of one played step; it holds neither environment nor random stream, so it can be stored.
+
+    `reward` includes the discounted value of the last state where the step was cut off and settings ask for that.
+    `numbers` are the reply's (log-probabilities, tokens).
+    """
+
+    trace: Trace
+    reward: float
+    done: bool
+    fallback: bool
+    numbers: Mapping[str, float]
+    episode: Episode | None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One step as the update sees it: what was sampled, with which joint log-probability, and what it turned out to be
-    worth. `trace.prompt` is the prompt that was acted on at that very step."""
+    """One step as the update sees it: what was sampled, under what, how likely and how valued it was then (`trace`, of
+    that very step), and what it turned out to be worth."""
 
     trace: Trace
     advantage: float
@@ -25,61 +42,48 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`samples` in step-major order (steps * envs of them), the episodes that ended on the way, and the raw steps."""
+    """`samples` in step-major order (steps * envs of them), the episodes that ended on the way, the share of steps at
+    which no action was found, and the means of the replies' numbers."""
 
     samples: list[Sample]
     episodes: list[Episode]
     fallback_rate: float
+    numbers: dict[str, float]
 
 
-def collect(
-    slots: Sequence[Slot],
-    policy: VLMPolicy,
-    steps: int,
-    *,
-    gamma: float,
-    gae_lambda: float,
-    bootstrap_truncated: bool = False,
-    on_step: Callable[[int], None] = lambda count: None,
-) -> Rollout:
-    """Play `steps` steps in every slot and weigh them with GAE; advantages are normalised over the whole buffer.
+def play_row(slots: Sequence[Slot], policy: TrainablePolicy, settings: TrainingSettings) -> list[Played]:
+    """Play one step in every slot, the replies sampled in one batch."""
+    steps = advance(slots, policy)
+    bonus = np.zeros(len(steps))
+    cut = [index for index, step in enumerate(steps) if step.final_request is not None]
+    if settings.bootstrap_truncated and cut:
+        bonus[cut] = settings.gamma * policy.values([r for step in steps if (r := step.final_request) is not None])
+    return [_played(step, float(extra)) for step, extra in zip(steps, bonus, strict=True)]
 
-    `on_step` is told after each batched step how many environment steps it was.
+
+def _played(step: Step, bonus: float) -> Played:
+    reply = step.reply
+    return Played(reply.trace, step.reward + bonus, step.done, step.fallback, reply.numbers, step.episode)
+
+
+def weigh(rows: Sequence[Sequence[Played]], last_value: np.ndarray, settings: TrainingSettings) -> Rollout:
+    """Weigh the steps `rows` (steps, envs) with GAE; advantages are normalised over the whole rollout.
+
+    `last_value` (envs,) float64 is the critic's value of what the environments show after the last step.
     """
-    rows: list[list[Step]] = []
-    for _ in range(steps):
-        rows.append(advance(slots, policy))
-        on_step(len(slots))
     rewards = np.array([[step.reward for step in row] for row in rows], dtype=np.float64)
-    if bootstrap_truncated:
-        rewards += gamma * _final_values(rows, policy)
-    traces = [[step.reply.trace for step in row] for row in rows]
-    values = np.array([[trace.value for trace in row] for row in traces], dtype=np.float64)
+    values = np.array([[step.trace.value for step in row] for row in rows], dtype=np.float64)
     dones = np.array([[step.done for step in row] for row in rows], dtype=np.float64)
-    last_value = _values(policy, [slot.request for slot in slots])
-    advantages, returns = gae(rewards, values, dones, last_value, gamma, gae_lambda)
-    weights = normalise(advantages)
-    samples = [
-        Sample(trace, float(advantage), float(target))
-        for trace_row, advantage_row, target_row in zip(traces, weights, returns, strict=True)
-        for trace, advantage, target in zip(trace_row, advantage_row, target_row, strict=True)
-    ]
+    advantages, returns = gae(rewards, values, dones, last_value, settings.gamma, settings.gae_lambda)
+    weights = normalise(advantages, settings.advantage_epsilon)
     played = [step for row in rows for step in row]
-    episodes = [step.episode for step in played if step.episode is not None]
-    return Rollout(samples, episodes, sum(step.fallback for step in played) / len(played))
-
-
-def _values(policy: VLMPolicy, requests: Sequence[Request]) -> np.ndarray:
-    encoder = policy.model.encoder
-    return policy.model.values([encoder.prompt(request.picture, request.prompt) for request in requests])
-
-
-def _final_values(rows: list[list[Step]], policy: VLMPolicy) -> np.ndarray:
-    """Values of the states at which episodes were cut off, 0 elsewhere, shape (steps, envs)."""
-    values = np.zeros((len(rows), len(rows[0])))
-    cut = [(t, e, step.final_request) for t, row in enumerate(rows) for e, step in enumerate(row) if step.final_request]
-    if cut:
-        found = _values(policy, [request for _, _, request in cut])
-        for (t, e, _), value in zip(cut, found, strict=True):
-            values[t, e] = value
-    return values
+    samples = [
+        Sample(step.trace, float(weight), float(target))
+        for step, weight, target in zip(played, weights.ravel(), returns.ravel(), strict=True)
+    ]
+    return Rollout(
+        samples,
+        [step.episode for step in played if step.episode is not None],
+        sum(step.fallback for step in played) / len(played),
+        {name: float(np.mean([step.numbers[name] for step in played])) for name in played[0].numbers},
+    )

@@ -5,103 +5,108 @@ Legend: B samples of a micro-batch.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from rl4vlm.ppo.losses import action_log_prob, approximate_kl, policy_loss, value_loss
+from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
+from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
+from rl4vlm.ppo.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class UpdateSettings:
-    """The hyperparameters of one update.
+class Learner:
+    """A policy with what changes its weights: `model` is `policy.model` as the accelerator prepared it, and it is what
+    a forward pass with gradients goes through."""
 
-    `minibatch` samples make one optimiser step, processed `micro_batch` at a time; the size of the pieces changes
-    memory and speed, never the result.
+    policy: TrainablePolicy
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+
+
+@dataclass
+class Fit:
+    """Where the fit to a rollout stands: all that it needs to go on, beside the learner and the stream of its orders.
+
+    `order` is the running epoch's permutation of the samples (None before the epoch began), `position` where in it the
+    next mini-batch begins. `totals` are sums of what the losses measured over the `seen` samples so far.
     """
 
-    epochs: int
-    minibatch: int
-    micro_batch: int
-    clip: float
-    value_coefficient: float
-    entropy_coefficient: float
-    thought_weight: float
-    max_grad_norm: float | None
+    epoch: int = 0
+    order: np.ndarray | None = None
+    position: int = 0
+    seen: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    first_ratio_error: float | None = None
+
+    def means(self) -> dict[str, float]:
+        """Means over all samples of what the losses measured, and `first_ratio_error`.
+
+        This is the largest |ratio - 1| of the first mini-batch, before any weight has changed: it is 0 up to rounding
+        exactly when replies are re-scored under the prompts they answered.
+        """
+        means = {name: total / self.seen for name, total in self.totals.items()}
+        return {**means, "first_ratio_error": self.first_ratio_error or 0.0}
 
 
-def update(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    samples: Sequence[Sample],
-    settings: UpdateSettings,
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """Fit the model to a rollout; returns the means over all samples of what the losses measured.
-
-    `first_ratio_error` is the largest |ratio - 1| of the first mini-batch, before any weight has changed: it is 0 up to
-    rounding exactly when replies are re-scored under the prompts they answered.
-    """
-    totals: dict[str, float] = defaultdict(float)
-    seen = 0
-    first_error: float | None = None
-    for _ in range(settings.epochs):
-        order = rng.permutation(len(samples))
-        for start in range(0, len(order), settings.minibatch):
-            chosen = [samples[i] for i in order[start : start + settings.minibatch]]
-            optimizer.zero_grad()
-            ratio_errors = []
-            for piece_start in range(0, len(chosen), settings.micro_batch):
-                piece = chosen[piece_start : piece_start + settings.micro_batch]
-                losses, ratio = _losses(model, piece, settings)
-                accelerator.backward(losses["loss"].sum() / len(chosen))
-                for name, values in losses.items():
-                    totals[name] += float(values.detach().sum())
-                ratio_errors.append(float((ratio.detach() - 1).abs().max()))
-            seen += len(chosen)
-            if first_error is None:
-                first_error = max(ratio_errors)
-            if settings.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            optimizer.step()
-    means = {name: total / seen for name, total in totals.items() if name != "loss"}
-    return {**means, "first_ratio_error": first_error or 0.0}
+def optimiser_steps(
+    learner: Learner, samples: Sequence[Sample], fit: Fit, settings: TrainingSettings, rng: np.random.Generator
+) -> Iterator[Fit]:
+    """Go on fitting to `samples` from where `fit` stands; yields it after each optimiser step."""
+    while fit.epoch < settings.epochs:
+        if fit.order is None:
+            fit.order = rng.permutation(len(samples))
+        chosen = [samples[i] for i in fit.order[fit.position : fit.position + settings.minibatch]]
+        ratio_error = _step(learner, chosen, fit.totals, settings)
+        if fit.first_ratio_error is None:
+            fit.first_ratio_error = ratio_error
+        fit.seen += len(chosen)
+        fit.position += len(chosen)
+        if fit.position == len(samples):
+            fit.epoch, fit.position, fit.order = fit.epoch + 1, 0, None
+        yield fit
 
 
-def _losses(
-    model: torch.nn.Module, piece: Sequence[Sample], settings: UpdateSettings
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Per-sample losses and measurements (B,) by name, and the ratio (B,)."""
-    model.eval()  # dropout stays off: the ratio compares the same network before and after
-    scores = model([s.trace.prompt for s in piece], [s.trace.ids for s in piece])
+def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], settings: TrainingSettings) -> float:
+    """One optimiser step on a mini-batch; adds what it measured to `totals`, returns the largest |ratio - 1|."""
+    learner.model.eval()  # dropout stays off: the ratio compares the same network before and after
+    learner.optimizer.zero_grad()
+    size = settings.micro_batch or len(chosen)
+    ratio_errors = []
+    for start in range(0, len(chosen), size):
+        piece = chosen[start : start + size]
+        loss_B, measured, ratio_B = losses(learner, piece, settings)
+        learner.accelerator.backward(loss_B.sum() / len(chosen))
+        for name, values in measured.items():
+            totals[name] = totals.get(name, 0.0) + float(values.detach().sum())
+        ratio_errors.append(float((ratio_B.detach() - 1).abs().max()))
+    if settings.max_grad_norm is not None:
+        learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
+    learner.optimizer.step()
+    return max(ratio_errors)
 
-    def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=scores.values.device)
 
-    start_B = torch.tensor([s.trace.action_start for s in piece], device=scores.values.device)
-    log_prob_B = action_log_prob(scores.logprobs, scores.mask, start_B, settings.thought_weight)
-    old_B = column([settings.thought_weight * s.trace.logprob_thoughts + s.trace.logprob_action for s in piece])
-    policy_B, ratio_B = policy_loss(log_prob_B, old_B, column([s.advantage for s in piece]), settings.clip)
-    value_B = value_loss(
-        scores.values,
-        column([s.trace.value for s in piece]),
-        column([s.value_target for s in piece]),
-        settings.clip,
-    )
-    entropy_B = scores.entropy.sum(-1) / scores.mask.sum(-1)
-    loss_B = policy_B + settings.value_coefficient * value_B - settings.entropy_coefficient * entropy_B
+def losses(
+    learner: Learner, piece: Sequence[Sample], settings: TrainingSettings
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    """Per sample: the loss (B,), measurements (B,) by name, and the ratio (B,)."""
+    now: Rescored = learner.policy.rescore(learner.model, [sample.trace for sample in piece])
+    advantage_B = column([sample.advantage for sample in piece], now.value)
+    target_B = column([sample.value_target for sample in piece], now.value)
+    policy_B, ratio_B = policy_loss(now.log_prob, now.old_log_prob, advantage_B, settings.clip, settings.ratio_limit)
+    value_B = value_loss(now.value, now.old_value, target_B, settings.clip)
+    loss_B = policy_B + settings.value_coefficient * value_B - settings.entropy_coefficient * now.entropy
     measured = {
-        "loss": loss_B,
         "policy_loss": policy_B,
         "value_loss": value_B,
-        "entropy": entropy_B,
-        "approx_kl": approximate_kl(log_prob_B, old_B),
+        "entropy": now.entropy,
+        "approx_kl": approximate_kl(now.log_prob, now.old_log_prob),
         "clip_fraction": ((ratio_B - 1).abs() > settings.clip).float(),
     }
-    return measured, ratio_B
+    return loss_B, measured, ratio_B

@@ -48,6 +48,21 @@ def test_the_trace_holds_what_was_seen_and_how_likely_the_action_was(policy: CNN
         assert bytes(trace.observation.text.tolist()).decode() == f"floor: {step.request.view.fields['floor']}"
 
 
+def test_rescoring_gives_what_was_stored(policy: CNNPolicy) -> None:
+    steps = played(policy)
+    traces = [step.reply.trace for step in steps]
+    now = policy.rescore(policy.model, traces)
+    assert now.old_log_prob.tolist() == pytest.approx([trace.log_prob for trace in traces])
+    torch.testing.assert_close(now.log_prob, now.old_log_prob, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(now.value, now.old_value, atol=1e-5, rtol=1e-4)
+    assert policy.values([step.request for step in steps]) == pytest.approx(now.old_value.tolist(), abs=1e-5)
+    # On the ground floor two of the three actions are legal: ln 2 is the most entropy there is.
+    ground = torch.tensor([len(step.request.view.actions) == 2 for step in steps])
+    entropy = now.entropy.detach()
+    assert float(entropy[ground].max()) < 0.6932 < float(entropy[~ground].max())
+    assert now.log_prob.requires_grad
+
+
 def test_a_reply_does_not_depend_on_the_batch(policy: CNNPolicy) -> None:
     together = [step.action for step in played(policy)]
     alone = []

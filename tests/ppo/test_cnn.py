@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from rl4vlm.cli import main
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.cnn import CNNSample, CNNSettings, build_model, collect, run, update
+from rl4vlm.ppo.cnn import CNNSettings, build_model, run
+from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
+from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
 from rl4vlm.tasks.registry import task_names
 from tests.fakes import climb_slot
 
@@ -28,6 +31,21 @@ SETTINGS = CNNSettings(
 
 def metrics_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def collect(slots, policy, settings):
+    """One rollout of the settings' length."""
+    rows = [play_row(slots, policy, settings) for _ in range(settings.rows)]
+    return weigh(rows, policy.values([slot.request for slot in slots]), settings)
+
+
+def update(model, optimizer, samples, settings, rng):
+    """A whole update; returns what was measured."""
+    fit = Fit()
+    learner = Learner(CNNPolicy(model), model, optimizer, Accelerator(cpu=True))
+    for _ in optimiser_steps(learner, samples, fit, settings, rng):
+        pass
+    return fit.means()
 
 
 def climbing(settings=SETTINGS):
@@ -95,7 +113,7 @@ def test_a_wrong_observation_shows_in_the_first_ratio():
     """The public code's defect: steps re-scored under what another step showed."""
     _, model, rollout = climbing()
     first = rollout.samples[0].trace.observation
-    wrong = [CNNSample(replace(s.trace, observation=first), s.advantage, s.value_target) for s in rollout.samples]
+    wrong = [Sample(replace(s.trace, observation=first), s.advantage, s.value_target) for s in rollout.samples]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     measured = update(model, optimizer, wrong, SETTINGS, stream(1, "minibatches"))
     assert measured["first_ratio_error"] > 1e-2
@@ -136,7 +154,7 @@ def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
 
 def test_an_update_moves_probability_towards_the_advantage():
     _, model, rollout = climbing()
-    samples = [CNNSample(s.trace, 1.0 if s.trace.action == 1 else -1.0, 0.0) for s in rollout.samples]
+    samples = [Sample(s.trace, 1.0 if s.trace.action == 1 else -1.0, 0.0) for s in rollout.samples]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     update(model, optimizer, samples, replace(SETTINGS, epochs=4), stream(1, "minibatches"))
     with torch.no_grad():

@@ -7,33 +7,7 @@ import math
 import pytest
 import torch
 
-from rl4vlm.ppo.losses import action_log_prob, approximate_kl, policy_loss, split_log_probs, value_loss
-
-LOGPROBS = torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-0.5, -0.25, 0.0, 0.0]])
-MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
-START = torch.tensor([2, 1])
-
-
-def test_split_at_the_action_key():
-    thoughts, action = split_log_probs(LOGPROBS, MASK, START)
-    assert thoughts.tolist() == [-3.0, -0.5]
-    assert action.tolist() == [-7.0, -0.25]
-
-
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, [-10.0, -0.75]), (0.0, [-7.0, -0.25]), (0.5, [-8.5, -0.5])])
-def test_lambda_weighs_the_thoughts(weight, expected):
-    assert action_log_prob(LOGPROBS, MASK, START, weight).tolist() == expected
-
-
-def test_reply_without_action_key_is_all_thought():
-    _, action = split_log_probs(LOGPROBS, MASK, torch.tensor([4, 4]))
-    assert action.tolist() == [0.0, 0.0]
-
-
-def test_padding_counts_for_nothing():
-    wider = torch.nn.functional.pad(LOGPROBS, (0, 3), value=-99.0)
-    mask = torch.nn.functional.pad(MASK, (0, 3), value=False)
-    assert torch.equal(action_log_prob(wider, mask, START, 0.5), action_log_prob(LOGPROBS, MASK, START, 0.5))
+from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 
 
 @pytest.mark.parametrize(
@@ -52,6 +26,13 @@ def test_policy_loss(ratio, advantage, loss):
     value, found = policy_loss(new, torch.zeros(1), torch.tensor([advantage]), clip=0.1)
     assert value.item() == pytest.approx(loss, rel=1e-5)
     assert found.item() == pytest.approx(ratio, rel=1e-5)
+
+
+def test_the_ratio_limit_is_a_setting():
+    new = torch.tensor([math.log(3.0)])
+    for limit, loss in ((10.0, 6.0), (2.0, 2.2)):
+        found, _ = policy_loss(new, torch.zeros(1), torch.tensor([-2.0]), clip=0.1, ratio_limit=limit)
+        assert found.item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_runaway_ratio_has_no_gradient():

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from rl4vlm.policies.vlm import Trace
+from rl4vlm.policies.vlm import Trace, VLMPolicy
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.update import UpdateSettings, update
+from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
 
-SETTINGS = UpdateSettings(
-    epochs=1, minibatch=8, micro_batch=8, clip=0.1, value_coefficient=0.5, entropy_coefficient=0.01,
-    thought_weight=0.5, max_grad_norm=None,
-)  # fmt: skip
+SETTINGS = TrainingSettings(epochs=1, minibatch=8, clip=0.1, value_coefficient=0.5, entropy_coefficient=0.01)
 
 
 @pytest.fixture
@@ -42,13 +41,19 @@ def samples(actor_critic):
     return made
 
 
-def run_update(model, samples, **changes):
-    """One update of a copy of the model by plain SGD, whose step shows the gradient itself."""
+def learner_of(model, thought_weight=0.5):
+    """A copy of the model with plain SGD, whose step shows the gradient itself."""
     model = copy.deepcopy(model)
-    settings = UpdateSettings(**{**vars(SETTINGS), **changes})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    measured = update(model, optimizer, Accelerator(cpu=True), samples, settings, np.random.default_rng(1))
-    return model, measured
+    return Learner(VLMPolicy(model, thought_weight), model, optimizer, Accelerator(cpu=True))
+
+
+def run_update(model, samples, thought_weight=0.5, **changes):
+    """One whole update of a copy of the model; returns the copy and what was measured."""
+    learner, fit = learner_of(model, thought_weight), Fit()
+    for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, **changes), np.random.default_rng(1)):
+        pass
+    return learner.model, fit.means()
 
 
 def test_first_ratio_is_one(actor_critic, samples):
@@ -94,3 +99,29 @@ def test_clip_norm_limits_the_step(actor_critic, samples):
     pairs = zip(after.parameters(), actor_critic.parameters(), strict=True)
     moved = sum(float(((new - old).detach() ** 2).sum()) for new, old in pairs)
     assert moved**0.5 == pytest.approx(0.1 * 1e-3, rel=0.05)
+
+
+def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
+    """Stopped after any optimiser step and taken up by another generator: the same weights, to the last bit."""
+    settings = replace(SETTINGS, epochs=2, minibatch=3, micro_batch=2)
+    whole, measured = run_update(actor_critic, samples, epochs=2, minibatch=3, micro_batch=2)
+    learner, fit, rng = learner_of(actor_critic), Fit(), np.random.default_rng(1)
+    stops = 0
+    while fit.epoch < settings.epochs:
+        fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
+        stops += 1
+    assert stops == 6
+    for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert fit.means() == measured
+
+
+def test_every_sample_comes_once_an_epoch(actor_critic, samples):
+    learner, fit = learner_of(actor_critic), Fit()
+    orders = []
+    for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, epochs=2, minibatch=3), np.random.default_rng(1)):
+        if fit.order is not None and fit.position == 3:
+            orders.append(fit.order.tolist())
+    assert [sorted(order) for order in orders] == [list(range(8))] * 2
+    assert orders[0] != orders[1]
+    assert fit.seen == 16

@@ -1,0 +1,150 @@
+"""The training loop: the paper's algorithm 1, top to bottom, for any policy that can be trained."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from rl4vlm.core.progress import progress
+from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
+from rl4vlm.core.seeding import stream
+from rl4vlm.core.types import Episode, Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.play import Slot
+from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.policies.trainable import TrainablePolicy
+from rl4vlm.ppo.rollout import Rollout, play_row, weigh
+from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.ppo.state import Training
+from rl4vlm.ppo.update import Learner, optimiser_steps
+from rl4vlm.tasks.registry import get_task
+
+
+def train(
+    state: Training,
+    settings: TrainingSettings,
+    out: Path,
+    title: str,
+    pause: Callable[[Training], None] = lambda state: None,
+) -> None:
+    """Train from where `state` stands to the end of the run; writes `metrics.jsonl` and `timing.jsonl` to `out`.
+
+    `pause` is called after every batched environment step, every optimiser step and every update: `state` is whole
+    then, and it may be stored.
+    """
+    learner, slots = state.learner, state.slots
+    with (
+        JsonLines(out / "metrics.jsonl", append=state.update > 1) as metrics,
+        JsonLines(out / "timing.jsonl", append=state.update > 1) as timing,
+        metric_sinks(settings.loggers, out, settings) as sinks,
+        progress(settings.updates * settings.rollout_steps, title, unit="step") as bar,
+    ):
+        while state.update <= settings.updates:
+            begun = time.monotonic()
+            if state.rollout is None:
+                while len(state.rows) < settings.rows:
+                    state.rows.append(play_row(slots, learner.policy, settings))
+                    bar.update(len(slots))
+                    pause(state)
+                last_value = learner.policy.values([slot.request for slot in slots])
+                state.rollout = weigh(state.rows, last_value, settings)
+                state.recent.extend(state.rollout.episodes)
+            played = time.monotonic()
+            for _ in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
+                pause(state)
+            line = {
+                "update": state.update,
+                "env_steps": state.update * settings.rollout_steps,
+                **summarise(state.rollout, state.recent),
+                **state.fit.means(),
+                "learning_rate": state.schedule.get_last_lr()[0],
+            }
+            metrics.write(line)
+            timing.write({"update": state.update, "rollout_s": played - begun, "update_s": time.monotonic() - played})
+            sinks.log(line, step=line["env_steps"])
+            bar.describe(success=line["success_rate"])
+            state.next_update()
+            pause(state)
+
+
+def begin(
+    policy: TrainablePolicy, slots: Sequence[Slot], accelerator: Accelerator, settings: TrainingSettings, seed: int
+) -> Training:
+    """A run that has not played a step yet."""
+    weights = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, eps=settings.adam_epsilon)
+    model, optimizer = accelerator.prepare(policy.model, optimizer)
+    return Training(
+        learner=Learner(policy, model, optimizer, accelerator),
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=settings.updates, eta_min=settings.final_learning_rate
+        ),
+        slots=slots,
+        shuffle=stream(seed, "minibatches"),
+        recent=deque(maxlen=settings.success_window),
+    )
+
+
+def finish(
+    state: Training,
+    *,
+    stage: str,
+    out: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+    inputs: Mapping[str, Path],
+    seconds: float,
+) -> None:
+    """Close the environments; write `checkpoint/`, then `run.json`, which says that the run is complete."""
+    for slot in state.slots:
+        slot.env.close()
+    state.learner.accelerator.wait_for_everyone()
+    with atomic_directory(out / "checkpoint") as folder:
+        state.learner.policy.save(folder)
+    write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
+
+
+def make_slots(
+    task_name: str, style: Style, seed: int, settings: TrainingSettings, prompt: Mapping[str, str] | None = None
+) -> list[Slot]:
+    """One play slot an environment, each with streams of its own drawn from (seed, its index)."""
+    task = get_task(task_name)
+    parts = override_parts(task.prompt, prompt or {})
+    return [
+        Slot(
+            make_env(task_name, **settings.env),
+            task,
+            style,
+            parts,
+            seed=int(stream(seed, "env", index).integers(2**62)),
+        )
+        for index in range(settings.envs)
+    ]
+
+
+def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
+    """What a rollout says of the policy that made it; `recent` are the last episodes of the success window.
+
+    A number that the policy's replies do not have (a network without language writes no thoughts) is None.
+    """
+
+    def mean(values: Sequence[float]) -> float | None:
+        return float(np.mean(values)) if len(values) else None
+
+    return {
+        "episodes": len(rollout.episodes),
+        "success_rate": mean([episode.success for episode in recent]),
+        "window": len(recent),
+        "mean_return": mean([episode.total_reward for episode in rollout.episodes]),
+        "fallback_rate": rollout.fallback_rate,
+        "logprob_thoughts": rollout.numbers.get("logprob_thoughts"),
+        "logprob_action": rollout.numbers.get("logprob_action"),
+        "reply_tokens": rollout.numbers.get("tokens"),
+    }

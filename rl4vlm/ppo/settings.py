@@ -1,0 +1,56 @@
+"""Hyperparameters that every policy is trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Settings of the training loop; the defaults are the paper's for NumberLine (public code and section 6).
+
+    `env_steps` and `rollout_steps` count over all `envs` together. `minibatch` samples make one optimiser step,
+    `micro_batch` of them at a time (all unless given), which changes memory and speed, never the result; the paper's
+    gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
+    an update. `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`.
+    """
+
+    env_steps: int = 15_000
+    envs: int = 2
+    rollout_steps: int = 512
+    epochs: int = 4
+    minibatch: int = 128
+    micro_batch: int | None = None
+    learning_rate: float = 1e-5
+    final_learning_rate: float = 1e-9
+    adam_epsilon: float = 1e-7
+    gamma: float = 0.9
+    gae_lambda: float = 0.95
+    advantage_epsilon: float = 1e-5
+    clip: float = 0.1
+    ratio_limit: float = 10.0
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.0
+    max_grad_norm: float | None = None
+    temperature: float = 0.2
+    success_window: int = 200
+    bootstrap_truncated: bool = False
+    device: str = "auto"
+    loggers: tuple[str, ...] = ()
+    env: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rollout_steps % self.envs:
+            raise ValueError(f"rollout_steps {self.rollout_steps} is not a multiple of envs {self.envs}")
+        if self.env_steps < self.rollout_steps:
+            raise ValueError(f"env_steps {self.env_steps} is less than one rollout of {self.rollout_steps}")
+
+    @property
+    def updates(self) -> int:
+        return self.env_steps // self.rollout_steps
+
+    @property
+    def rows(self) -> int:
+        """Batched environment steps of a rollout."""
+        return self.rollout_steps // self.envs

@@ -1,0 +1,52 @@
+"""Everything that a training run needs to go on from where it stands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from rl4vlm.core.types import Episode
+from rl4vlm.interaction.play import Slot
+from rl4vlm.ppo.rollout import Played, Rollout
+from rl4vlm.ppo.update import Fit, Learner
+
+
+@dataclass
+class Training:
+    """A run between two batched environment steps or two optimiser steps.
+
+    Whoever stores these fields (of `learner` the weights and the optimiser's state, of `slots` the environments, their
+    streams and the counts of their running episodes) at such a moment, and puts them back into a run that was begun
+    with the same settings, gets the run that would have been.
+
+    Attributes:
+        learner: model and optimiser.
+        schedule: of the learning rate, stepped once an update.
+        slots: the environments.
+        shuffle: the stream of the samples' orders.
+        recent: the last episodes of the success window.
+        update: number of the update that is under way, from 1.
+        rows: its steps so far, (steps, envs).
+        rollout: what they came to; None while they are played.
+        fit: where the fit to them stands.
+    """
+
+    learner: Learner
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    slots: Sequence[Slot]
+    shuffle: np.random.Generator
+    recent: deque[Episode]
+    update: int = 1
+    rows: list[list[Played]] = field(default_factory=list)
+    rollout: Rollout | None = None
+    fit: Fit = field(default_factory=Fit)
+
+    def next_update(self) -> None:
+        """Move on, with nothing played or fitted yet."""
+        self.schedule.step()
+        self.update += 1
+        self.rows, self.rollout, self.fit = [], None, Fit()

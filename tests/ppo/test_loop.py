@@ -1,0 +1,79 @@
+"""The training loop: when a run may be stored, and that it goes on from what it stands at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rl4vlm.models.cnn import CNNSizes
+from rl4vlm.policies.cnn import CNNPolicy
+from rl4vlm.ppo.cnn import CNNSettings, build_model
+from rl4vlm.ppo.loop import begin, make_slots, train
+from tests.fakes import climb_slot
+
+SETTINGS = CNNSettings(
+    env_steps=48, envs=4, rollout_steps=16, epochs=2, minibatch=8, device="cpu",
+    sizes=CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8),
+)  # fmt: skip
+
+
+def begun(settings=SETTINGS):
+    torch.manual_seed(0)
+    slots = [climb_slot(seed) for seed in range(settings.envs)]
+    return begin(CNNPolicy(build_model(slots, settings)), slots, Accelerator(cpu=True), settings, seed=1)
+
+
+def weights_of(state):
+    return torch.cat([parameter.detach().ravel() for parameter in state.learner.policy.model.parameters()])
+
+
+def test_a_run_may_be_stored_after_every_step_of_both_kinds(tmp_path):
+    seen = []
+
+    def pause(state):
+        seen.append((state.update, len(state.rows), state.fit.epoch, state.fit.position, state.rollout is None))
+
+    train(begun(), SETTINGS, tmp_path, "test", pause)
+    rows = [(1, row, 0, 0, True) for row in (1, 2, 3, 4)]
+    steps = [(1, 4, epoch, position, False) for epoch, position in ((0, 8), (1, 0), (1, 8), (2, 0))]
+    assert seen[:9] == [*rows, *steps, (2, 0, 0, 0, True)]
+    assert len(seen) == 3 * 9
+    assert seen[-1][0] == 4
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 8, 9, 20])
+def test_a_run_taken_up_at_any_pause_ends_the_same(tmp_path, stop):
+    """The state object is all that the loop goes on from: nothing is left in its locals."""
+    whole = begun()
+    train(whole, SETTINGS, tmp_path / "whole", "test")
+    state, count = begun(), 0
+
+    def pause(_):
+        nonlocal count
+        count += 1
+        if count == stop:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(state, SETTINGS, tmp_path / "broken", "test", pause)
+    train(state, SETTINGS, tmp_path / "broken", "test", pause)
+    written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
+    assert written[0] == written[1]
+    assert torch.equal(weights_of(whole), weights_of(state))
+    assert [json.loads(line)["update"] for line in written[0].splitlines()] == [1, 2, 3]
+
+
+def test_an_environments_streams_depend_on_the_seed_and_its_index_alone():
+    few, many = (make_slots("NumberLine", "nocot", 1, replace(SETTINGS, envs=envs)) for envs in (2, 4))
+    drawn = [[slot.request.rng.random() for slot in slots] for slots in (few, many)]
+    assert drawn[0] == drawn[1][:2]
+    assert len(set(drawn[1])) == 4
+    assert [slot.seed for slot in few] == [slot.seed for slot in many[:2]]
