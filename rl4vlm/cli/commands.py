@@ -54,6 +54,14 @@ def base_model(args: argparse.Namespace) -> None:
         run(out=args.out, settings=parse_settings(PretrainSettings, args.set))
 
 
+def alfworld_games(args: argparse.Namespace) -> None:
+    from rl4vlm.envs.alfworld.generator import GamesSettings, run
+
+    manifest = run(out=args.out, settings=parse_settings(GamesSettings, args.set))
+    for split, types in manifest["games"].items():
+        print(f"{split}: {sum(types.values())} games ({', '.join(f'{count} {name}' for name, count in types.items())})")
+
+
 def sft_data(args: argparse.Namespace) -> None:
     from rl4vlm.sft.data import SFTDataSettings, run
 

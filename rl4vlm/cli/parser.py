@@ -58,6 +58,12 @@ def _training(add: AddStage) -> None:
     options.settings(sub)
 
     sub = add(
+        "alfworld-games", commands.alfworld_games, "Generate ALFWorld games, for those who have not the benchmark's."
+    )
+    options.out(sub, "folder to write")
+    options.settings(sub)
+
+    sub = add(
         "sft-data", commands.sft_data, "Write a solver's demonstrations as LLaVA JSON with pictures and a manifest."
     )
     options.task(sub)

@@ -24,7 +24,7 @@ from rl4vlm.envs.alfworld.types import Fact, Situation
 ILLEGAL = "Nothing happens."
 """What the engine says to a command that is not admissible; it counts as a step."""
 
-GAMES_KEPT = 64
+GAMES_KEPT = 128
 """Translated games that a process keeps for the next start: about 0.3 MB each."""
 
 SCENES_KEPT = 1000
@@ -43,7 +43,7 @@ class EngineState:
 
 
 class Engine:
-    """Runs one game at a time, in this process. `close` gives back the memory of the library's copy."""
+    """Runs one game at a time, in this process. `close` leaves the library's copy to the next engine."""
 
     def __init__(self) -> None:
         self._downward: Any = None
@@ -57,7 +57,7 @@ class Engine:
         """
         translated = _translated(str(game_file), *_version(Path(game_file)))
         if self._downward is None:
-            self._downward = load("fast_downward").load_lib()
+            self._downward = _borrow_downward()
         self._play = _Play(self._downward, translated)
         return self._play.situation(self._play.welcome())
 
@@ -86,10 +86,10 @@ class Engine:
         return self.act(state.commands[-1]) if state.commands else situation
 
     def close(self) -> None:
-        """Free the library's copy. The engine can be started again."""
+        """Give back the library's copy. The engine can be started again."""
         self._play = None
         if self._downward is not None:
-            load("fast_downward").close_lib(self._downward)
+            _give_back_downward(self._downward)
             self._downward = None
 
     def _running(self) -> _Play:
@@ -107,12 +107,42 @@ def solve(game: GameData) -> tuple[str, ...] | None:
         ValueError: the game cannot be translated; the message names its file.
     """
     translated = _translate(game)
-    downward = load("fast_downward").load_lib()
+    downward = _borrow_downward()
     try:
-        play = _Play(downward, translated)
-        return play.plan()
+        return _Play(downward, translated).plan()
     finally:
-        load("fast_downward").close_lib(downward)
+        _give_back_downward(downward)
+
+
+def solve_and_check(game: GameData) -> tuple[str, ...] | None:
+    """`solve`, and what it found played to its end: None as well when the engine does not say that it wins.
+
+    Raises:
+        ValueError: the game cannot be translated; the message names its file.
+    """
+    commands = solve(game)
+    if not commands:
+        return None
+    downward = _borrow_downward()
+    try:
+        play = _Play(downward, _translate(game))
+        answers = [play.act(command) for command in commands]
+        return commands if play.won and ILLEGAL not in answers else None
+    finally:
+        _give_back_downward(downward)
+
+
+_idle_downward: list[Any] = []
+"""Copies of Fast Downward's library that no engine uses. One holds one game; none can be unloaded without a crash."""
+
+
+def _borrow_downward() -> Any:
+    return _idle_downward.pop() if _idle_downward else load("fast_downward").load_lib()
+
+
+def _give_back_downward(downward: Any) -> None:
+    downward.cleanup()
+    _idle_downward.append(downward)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""The rooms that games are generated in: ALFWorld's scene layouts, cut down to the receptacles that a game keeps.
+
+The wheel has the floor plans of AI2-THOR's 120 rooms: each receptacle's id with its coordinates, and the point from
+which the agent uses it. It has none for stove burners, coffee machines and toasters, so no generated game has any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.envs.alfworld.library import load
+
+KINDS = ("Kitchen", "LivingRoom", "Bedroom", "Bathroom")
+NEEDED = ("Fridge", "Microwave", "SinkBasin")
+"""What an object is cooled, heated and cleaned in: kept in every room that has one."""
+
+
+@dataclass(frozen=True)
+class Receptacle:
+    """A receptacle of a scene: its id (`Fridge|+01.98|+00.00|-00.54`), class, and the place it is used from."""
+
+    id: str
+    kind: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A room: AI2-THOR's floor plan `number`, what it is, what is in it.
+
+    `places` are where the agent may start (`loc|x|z|quarter turns|tilt`, x and z in steps of 0.25 m), none of them a
+    receptacle's; `objects` the classes of things that belong here.
+    """
+
+    number: int
+    kind: str
+    receptacles: tuple[Receptacle, ...]
+    places: tuple[str, ...]
+    objects: tuple[str, ...]
+
+    def of_kind(self, kind: str) -> tuple[Receptacle, ...]:
+        return tuple(receptacle for receptacle in self.receptacles if receptacle.kind == kind)
+
+
+def constants() -> Any:
+    """ALFWorld's tables: what fits where, what can be done with what, which scenes are held out."""
+    return load("alfworld.gen.constants")
+
+
+def scene_numbers(kind: str, rooms: int, *, held_out: bool) -> tuple[int, ...]:
+    """The first `rooms` scenes of a kind, in ALFRED's own division of them; the held-out ones are never trained in.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    tables = constants()
+    division = tables.TEST_SCENE_NUMBERS if held_out else tables.TRAIN_SCENE_NUMBERS
+    numbers = sorted(number for number in division if number in tables.SCENE_TYPE[kind])
+    if not 1 <= rooms <= len(numbers):
+        raise ValueError(f"{rooms} rooms of the kind {kind} were asked for: there are 1 to {len(numbers)}")
+    return tuple(numbers[:rooms])
+
+
+@cache
+def read_scene(number: int, receptacles: int) -> Scene:
+    """A scene with at most so many of its receptacles, the same ones each time.
+
+    What heats, cools and cleans comes first, then one of each class, then more; a receptacle that shares its place
+    with one already kept comes after all others.
+    """
+    import numpy as np
+
+    folder = Path(constants().__file__).parent / "layouts"
+    plan = json.loads((folder / f"FloorPlan{number}-openable.json").read_text(encoding="utf-8"))
+    classes = json.loads((folder / f"FloorPlan{number}-objects.json").read_text(encoding="utf-8"))
+    points = np.load(folder / f"FloorPlan{number}-layout.npy")
+    kept = _chosen([Receptacle(id, _kind_of(id), _place(*point)) for id, point in sorted(plan.items())], receptacles)
+    taken = {receptacle.place for receptacle in kept}
+    places = {_place(x, z, turn, 30) for x, z in points.tolist() for turn in (0, 90, 180, 270)}
+    return Scene(
+        number=number,
+        kind=next(kind for kind in KINDS if number in constants().SCENE_TYPE[kind]),
+        receptacles=kept,
+        places=tuple(sorted(places - taken)),
+        objects=tuple(sorted(classes)),
+    )
+
+
+def _chosen(found: Sequence[Receptacle], most: int) -> tuple[Receptacle, ...]:
+    rounds: defaultdict[str, int] = defaultdict(int)
+    places: set[str] = set()
+    ranked = []
+    for receptacle in found:
+        shared = receptacle.place in places
+        places.add(receptacle.place)
+        ranked.append((shared, receptacle.kind not in NEEDED, rounds[receptacle.kind], receptacle.kind, receptacle.id))
+        rounds[receptacle.kind] += 1
+    best = {rank[-1] for rank in sorted(ranked)[:most]}
+    return tuple(receptacle for receptacle in found if receptacle.id in best)
+
+
+def _kind_of(id: str) -> str:
+    """The class of a receptacle; a basin is a part of its sink or bathtub and named after it."""
+    parts = id.split("|")
+    return parts[4] if len(parts) > 4 else parts[0]
+
+
+def _place(x: float, z: float, turn: float, tilt: float) -> str:
+    return f"loc|{round(x * 4)}|{round(z * 4)}|{round(turn / 90) % 4}|{round(tilt)}"
