@@ -38,8 +38,8 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(
-                f"render_mode must be 'rgb_array' or None, not {render_mode!r}; "
-                f"`rl4vlm play {task}` shows a game in the terminal"
+                f"render_mode must be 'rgb_array' or None, not {render_mode!r}; to see a game, "
+                f"`rl4vlm play {task}` shows it in the terminal, and gymnasium.make, with pygame, in a window"
             )
         found = get_task(task, rules=rules)
         if not isinstance(found, CardTask):
