@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
@@ -50,14 +52,57 @@ def policy_log_probs(logits: torch.Tensor, suppressed: torch.Tensor, temperature
     return torch.log_softmax(scaled, dim=-1)
 
 
-def reply_logits(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, R, V) of a batch's reply tokens, and the final hidden state (B, D) of its last prompt tokens.
 
-    Logits are computed for reply tokens only: the prompt's would be most of the work and are never read.
+    Logits are computed for reply tokens only: the prompt's would be most of the work and are never read. `model` may be
+    wrapped for data-parallel training.
     """
-    hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[:, batch.prompt_length - 1 : -1])
-    return logits, hidden[:, batch.prompt_length - 1]
+    bare = unwrapped(model)
+    # Of a prompt alone the last token's are made, since models make at least one.
+    last = batch.prompt_length - 1
+    rows = torch.arange(last, last + max(1, batch.reply_ids.shape[1]), device=batch.reply_ids.device)
+    with first_head_input(bare) as seen:
+        logits = model(**forward_inputs(bare, batch), logits_to_keep=rows, use_cache=False).logits
+    return logits[:, : batch.reply_ids.shape[1]], seen[0][:, 0]
+
+
+def forward_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch's inputs for a forward pass; a model that counts positions in its own way (M-RoPE) is given none."""
+    own = hasattr(model.model, "get_rope_index")
+    return {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Have gradient checkpointing, where it is on, work in evaluation mode too: dropout stays off in PPO.
+
+    Layers checkpoint only while they themselves are in training mode; what lies inside them is left as it is.
+    """
+    if model.is_activation_checkpointing and torch.is_grad_enabled():
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+
+
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """The model itself inside a wrapper for data-parallel training."""
+    return model if isinstance(model, PreTrainedModel) else model.module
+
+
+@contextmanager
+def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Collects the output head's first input (B, rows, D): the final hidden states that logits are made of."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if not seen:
+            seen.append(args[0])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 class _SampleFromStreams(LogitsProcessor):
@@ -115,7 +160,7 @@ class ActorCritic(nn.Module):
         batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
         sampler = _SampleFromStreams(rngs if self.temperature else None, self.suppressed, self.scoring_temperature)
-        with self._first_head_input() as seen:
+        with first_head_input(self.model) as seen:
             ids = self.model.generate(
                 **inputs,
                 do_sample=False,
@@ -138,8 +183,8 @@ class ActorCritic(nn.Module):
         """The critic's values (B,) float64 of prompts alone, dropout off."""
         self.eval()
         batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
-        hidden = self.model.model(**batch.inputs, use_cache=False).last_hidden_state
-        return self.value_head(hidden[:, -1]).double().cpu().numpy()
+        _, last_prompt = reply_logits(self.model, batch)
+        return self.value_head(last_prompt).double().cpu().numpy()
 
     def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """`score`, under the name that a data-parallel wrapper calls."""
@@ -148,6 +193,7 @@ class ActorCritic(nn.Module):
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Log-probs, entropies and values of stored replies, with gradient; logits are made for reply tokens only."""
         batch = collate(prompts, replies, self.encoder.pad_id, self.device)
+        checkpoint_layers(self.model)
         logits, last_prompt = reply_logits(self.model, batch)
         all_logprobs = policy_log_probs(logits, self.suppressed, self.scoring_temperature)
         logprobs = all_logprobs.gather(-1, batch.reply_ids.unsqueeze(-1)).squeeze(-1)
@@ -172,15 +218,22 @@ class ActorCritic(nn.Module):
         temperature: float,
         max_new_tokens: int,
         value_sizes: Sequence[int] = (1024, 512),
-        dtype: str = "float32",
         device: torch.device | None = None,
+        gradient_checkpointing: bool = False,
+        **options: Any,
     ) -> ActorCritic:
-        """Load a checkpoint; a value head that lies beside it is used, else a new one of `value_sizes` is drawn."""
-        backbone = load_backbone(source, dtype=dtype)
+        """Load a checkpoint; a value head that lies beside it is used, else a new one of `value_sizes` is drawn.
+
+        `gradient_checkpointing` computes each layer's activations once more in the backward pass, instead of keeping
+        them. `options` are those of `load_backbone`.
+        """
+        backbone = load_backbone(source, **options)
         stored = Path(source) / VALUE_FILE
         width = backbone.model.get_output_embeddings().in_features
         head = ValueHead.load(Path(source)) if stored.is_file() else ValueHead(width, value_sizes)
         model = cls(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens)
+        if gradient_checkpointing:
+            backbone.model.activation_checkpointing_enable()
         return model.to(device) if device is not None else model
 
     def _lengths(self, ids: torch.Tensor) -> list[int]:
@@ -188,18 +241,3 @@ class ActorCritic(nn.Module):
         ended = (ids == self.encoder.eos_id).int()
         first = torch.where(ended.any(-1), ended.argmax(-1) + 1, ids.shape[1])
         return first.tolist()
-
-    @contextmanager
-    def _first_head_input(self) -> Iterator[list[torch.Tensor]]:
-        """Collects the output head's first input: the final hidden state of the prompt's last token."""
-        seen: list[torch.Tensor] = []
-
-        def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            if not seen:
-                seen.append(args[0].detach())
-
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
-        try:
-            yield seen
-        finally:
-            handle.remove()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,10 +21,14 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One encoded prompt: token ids (P,) int64, picture tokens included, and the model's picture inputs."""
+    """One encoded prompt: token ids (P,) int64, picture tokens included, and the model's picture inputs.
+
+    `marks` are further inputs (P,) that say something of each token, such as which of them stand for a picture.
+    """
 
     input_ids: torch.Tensor
     pictures: Mapping[str, torch.Tensor]
+    marks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Encoder:
@@ -66,12 +70,17 @@ class Encoder:
         return found
 
     def _encode(self, picture: np.ndarray, prompt: str) -> Encoded:
+        chat = self.chat(prompt)
+        # As `apply_chat_template` does: a template that writes the first token itself must not get a second one.
+        begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
         inputs = self.processor(
-            text=[self.chat(prompt)], images=[Image.fromarray(picture)], return_tensors="pt", add_special_tokens=False
+            text=[chat], images=[Image.fromarray(picture)], return_tensors="pt", add_special_tokens=not begun
         )
-        ids = inputs.pop("input_ids")[0]
-        inputs.pop("attention_mask")
-        return Encoded(ids, dict(inputs))
+        ids = inputs.pop("input_ids")
+        inputs.pop("attention_mask", None)
+        marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
+        pictures = {name: tensor for name, tensor in inputs.items() if name not in marks}
+        return Encoded(ids[0], pictures, marks)
 
     def reply(self, text: str) -> torch.Tensor:
         """Token ids (R,) of a reply, closed by the end-of-sequence token."""
@@ -122,7 +131,30 @@ def collate(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], pad_id:
         ids[row, longest:end] = reply
         mask[row, start:end] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    pictures = {name: torch.cat([p.pictures[name] for p in prompts]) for name in prompts[0].pictures}
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **pictures}
+    pictures = {name: _stack([p.pictures[name] for p in prompts]) for name in prompts[0].pictures}
+    # 0 is what processors write at text and padding.
+    marks = {
+        name: torch.stack([_between(p.marks[name], longest, width) for p in prompts]) for name in prompts[0].marks
+    }
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **pictures}
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())
+
+
+def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One picture input of a batch: laid end to end along the first dimension, whatever that counts (pictures, or the
+    patches of all of them). Where others differ (tiles of a picture), zeros fill up, as the models' processors do."""
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return torch.cat([_filled(tensor, largest) for tensor in tensors])
+
+
+def _filled(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    if list(tensor.shape[1:]) == list(sizes):
+        return tensor
+    full = tensor.new_zeros(tensor.shape[0], *sizes)
+    full[(slice(None), *(slice(length) for length in tensor.shape[1:]))] = tensor
+    return full
+
+
+def _between(marks: torch.Tensor, longest: int, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(marks, (longest - len(marks), width))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,38 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    CLIPImageProcessorPil,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.models.encode import Encoder
+from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+QUANTIZED = ("4bit", "8bit")
+LLAVA_SHARED = (
+    "vision_config",
+    "text_config",
+    "image_token_id",
+    "projector_hidden_act",
+    "vision_feature_select_strategy",
+    "vision_feature_layer",
+    "multimodal_projector_bias",
+    "tie_word_embeddings",
+)
+"""What the configs of LLaVA and LLaVA-NeXT have in common."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -25,7 +54,7 @@ class Backbone:
     processor: ProcessorMixin
 
     def save(self, folder: Path) -> None:
-        """Write model and processor as an ordinary Hugging Face checkpoint.
+        """Write model and processor as an ordinary Hugging Face checkpoint, of an adapted model the adapter alone.
 
         Its generation config says how replies are made here: no special token but the end token, and sampled where a
         temperature is asked for. So whatever else generates from the checkpoint, `transformers serve` among them, draws
@@ -38,6 +67,10 @@ class Backbone:
         # 0 is no limit; without it, 50 would be.
         replies.do_sample, replies.top_k, replies.top_p = True, 0, 1.0
         self.model.save_pretrained(folder)
+        if is_adapter(folder):
+            # An adapter's own files say nothing of these, and the config may differ from the base model's (one view).
+            self.model.config.save_pretrained(folder)
+            replies.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 
@@ -71,19 +104,149 @@ def accelerator_on(name: str) -> Accelerator:
     return accelerator
 
 
-def load_backbone(source: str | Path, *, dtype: str = "float32", **model_options: Any) -> Backbone:
-    """Load an image-text-to-text checkpoint by folder or hub name.
+def load_backbone(
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    quantize: str | None = None,
+    one_view: bool = False,
+    lora: LoraSettings | None = None,
+    **model_options: Any,
+) -> Backbone:
+    """Load an image-text-to-text checkpoint by folder or hub name; an adapter's with its base model.
 
-    Raises ValueError when `dtype` is unknown or `source` holds no such checkpoint, naming it.
+    Args:
+        source: a Hugging Face checkpoint, or one of this project's whose adapter names its base model.
+        dtype: number format of the weights, a key of `DTYPES`.
+        quantize: `4bit` or `8bit` keeps the weights of linear layers so, by bitsandbytes; they cannot be trained then,
+            but adapters on them can (QLoRA, Dettmers et al. 2023).
+        one_view: show each picture once, without a grid of further views (the paper's LLaVA-1.6 sees one of 336x336
+            pixels, 576 tokens).
+        lora: adapters to train; those that an adapter's checkpoint already has must be the same.
+        model_options: further keyword arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: `dtype` or `quantize` is unknown, or `source` holds no such checkpoint; it is named.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    # Asked for a folder that is not there, the hub's client would look for it on the network for minutes.
-    if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
-        raise ValueError(f"no model at {str(source)!r}: neither a folder that is there nor a hub name (owner/model)")
+    if quantize is not None:
+        model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
+    _check_there(source)
+    adapter = Path(source) if is_adapter(source) else None
+    weights = source if adapter is None else base_of(adapter)
+    if adapter is not None:
+        _check_there(weights, f" (the base model of the adapter in {adapter})")
     try:
-        processor = AutoProcessor.from_pretrained(source)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **model_options)
+        processor = load_processor(source)
+        config = AutoConfig.from_pretrained(source)
+        if one_view:
+            config, processor = with_one_view(config, processor)
+        model = AutoModelForImageTextToText.from_pretrained(
+            weights, config=config, dtype=DTYPES[dtype], **model_options
+        )
     except OSError as error:
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error}") from error
+    if adapter is not None:
+        load_adapter(model, adapter)
+    if lora is not None:
+        ensure_adapter(model, lora)
     return Backbone(model, processor)
+
+
+def _check_there(source: str | Path, what: str = "") -> None:
+    # Asked for a folder that is not there, the hub's client would look for it on the network for minutes.
+    if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
+        raise ValueError(
+            f"no model at {str(source)!r}{what}: neither a folder that is there nor a hub name (owner/model)"
+        )
+
+
+def quantization(kind: str, compute: torch.dtype) -> BitsAndBytesConfig:
+    """How bitsandbytes is to keep weights: `4bit` is NF4 with the scales quantised too, `8bit` is LLM.int8.
+
+    Raises ValueError for another kind, or where bitsandbytes is not installed.
+    """
+    if kind not in QUANTIZED:
+        raise ValueError(f"quantize {kind!r} is not one of {', '.join(QUANTIZED)}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantize {kind!r} needs bitsandbytes, which is not installed: pip install rl4vlm[quantized]")
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def load_processor(source: str | Path) -> ProcessorMixin:
+    """A checkpoint's processor; where only its part for videos cannot be loaded, the same processor without that.
+
+    The video parts of some families need torchvision, which nothing here uses: games show single pictures.
+    """
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except (ImportError, OSError) as error:
+        kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source)), None)
+        if kind is None or "video_processor" not in kind.get_attributes():
+            raise
+        logger.info("%s without its video part: %s", kind.__name__, error)
+        return without_videos(kind).from_pretrained(source)
+
+
+def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The processor class of a family with everything but its video part; its checkpoints name the family's own."""
+    attributes = kind.get_attributes()
+    place = attributes.index("video_processor")
+
+    class PicturesOnly(kind):  # type: ignore[misc, valid-type]
+        # A family's own asks the video part for its defaults.
+        apply_chat_template = ProcessorMixin.apply_chat_template
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in attributes if name != "video_processor"]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+            parts: list[Any] = super()._get_arguments_from_pretrained(*args, **kwargs)
+            return [*parts[:place], None, *parts[place:]]
+
+    PicturesOnly.__name__ = PicturesOnly.__qualname__ = kind.__name__
+    return PicturesOnly
+
+
+def with_one_view(config: PreTrainedConfig, processor: ProcessorMixin) -> tuple[PreTrainedConfig, ProcessorMixin]:
+    """Config and processor that show each picture once, where a family would add views of its parts.
+
+    LLaVA-NeXT without its grid of views is LLaVA: the same vision tower, projector and language model, and no marks for
+    the ends of rows.
+
+    Raises:
+        ValueError: a family whose further views this does not know how to leave out.
+    """
+    if hasattr(processor.image_processor, "do_image_splitting"):
+        processor.image_processor.do_image_splitting = False
+    if not hasattr(config, "image_grid_pinpoints"):
+        return config, processor
+    if config.model_type != "llava_next":
+        raise ValueError(f"one_view: not known for models of type {config.model_type!r}")
+    shared = {name: getattr(config, name) for name in LLAVA_SHARED}
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    plain = LlavaConfig(**shared, image_seq_length=(side // patch) ** 2)
+    edge = {"height": side, "width": side}
+    pictures = processor.image_processor
+    return plain, LlavaProcessor(
+        # The picture is squared, as LLaVA-NeXT does with the view of the whole.
+        image_processor=CLIPImageProcessorPil(
+            size=edge, crop_size=edge, image_mean=pictures.image_mean, image_std=pictures.image_std
+        ),
+        tokenizer=processor.tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy=processor.vision_feature_select_strategy,
+        num_additional_image_tokens=processor.num_additional_image_tokens,
+        chat_template=processor.chat_template,
+        image_token=processor.image_token,
+    )

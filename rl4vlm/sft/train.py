@@ -20,6 +20,7 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import accelerator_on, load_backbone
+from rl4vlm.models.lora import LoraSettings, check_trainable, trainable
 from rl4vlm.sft.data import Demonstration, load_samples
 
 
@@ -28,7 +29,8 @@ class SFTSettings:
     """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
 
     `batch` samples make one optimiser step, processed `micro_batch` at a time. `max_length` is in tokens, pictures
-    included; a longer sample is an error, since cutting it would cut the action.
+    included; a longer sample is an error, since cutting it would cut the action. `dtype`, `quantize`, `one_view` and
+    `lora` are those of `load_backbone`; without `lora` all weights are trained.
     """
 
     epochs: int = 1
@@ -40,8 +42,15 @@ class SFTSettings:
     max_length: int = 2048
     seed: int = 1
     dtype: str = "float32"
+    quantize: str | None = None
+    one_view: bool = False
+    lora: LoraSettings | None = None
+    gradient_checkpointing: bool = False
     device: str = "auto"
     loggers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_trainable(self.quantize, self.lora)
 
 
 def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> None:
@@ -49,11 +58,15 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> No
     started = time.monotonic()
     set_seed(settings.seed)
     accelerator = accelerator_on(settings.device)
-    backbone = load_backbone(init, dtype=settings.dtype)
+    backbone = load_backbone(
+        init, dtype=settings.dtype, quantize=settings.quantize, one_view=settings.one_view, lora=settings.lora
+    )
+    if settings.gradient_checkpointing:
+        backbone.model.activation_checkpointing_enable()
     samples = load_samples(data)
     encoder = Encoder(backbone.processor)
     optimizer = torch.optim.AdamW(
-        backbone.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        trainable(backbone.model), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     model, optimizer = accelerator.prepare(backbone.model, optimizer)
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(len(samples), settings, epoch)]

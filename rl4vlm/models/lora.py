@@ -1,0 +1,163 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) on a backbone, by way of PEFT: the paper fine-tunes with rank 128, alpha 256.
+
+An adapted backbone keeps its class, so that everything else treats it as any other. Its checkpoint holds the adapter in
+PEFT's own format; the base model is only named, and is looked up there when the checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+ADAPTER_FILE = "adapter_config.json"
+PROJECTOR = "projector"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Which low-rank adapters are trained; the defaults are the paper's (public code).
+
+    `targets` is `all-linear`, every linear layer of vision tower, projector and language model but the output head, or
+    a regular expression that the whole name of a linear layer must match. Dropout is 0: PPO compares the same network
+    before and after an update.
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    targets: str = ALL_LINEAR
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank} is less than 1")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha {self.alpha} is not above 0")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ValueError(f"targets {self.targets!r} is no regular expression: {error}") from error
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether `source` is a folder that holds an adapter."""
+    return (Path(source) / ADAPTER_FILE).is_file()
+
+
+def base_of(adapter: str | Path) -> str:
+    """Name or folder of the model that an adapter was trained on, as its checkpoint records it."""
+    return str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+
+
+def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
+    """Attach new adapters, or see that those already there, such as SFT's, are what `settings` asks for.
+
+    From then on only the adapters are trainable; their weights are float32 whatever the backbone's precision, since
+    steps of 1e-5 vanish in bfloat16.
+
+    Raises:
+        ValueError: nothing matches `targets`, or adapters of another shape are there.
+    """
+    names = target_layers(model, settings.targets)
+    if _adapted(model):
+        _check_same(model, settings, names)
+        return
+    matrices = list(_projector_matrices(model)) if settings.targets == ALL_LINEAR else []
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules=names,
+        target_parameters=matrices or None,
+    )
+    model.add_adapter(config)
+    in_float32(model)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Put the adapter in `folder` on its base model, ready to be trained further."""
+    model.load_adapter(str(folder), is_trainable=True)
+    in_float32(model)
+
+
+def in_float32(model: PreTrainedModel) -> None:
+    """Adapter weights to float32."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """The same policy without adapters: their products added to the weights, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            above, _, last = name.rpartition(".")
+            setattr(model.get_submodule(above), last, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    return model
+
+
+def target_layers(model: PreTrainedModel, targets: str) -> list[str]:
+    """Names of the linear layers that `targets` means. Raises ValueError when there is none."""
+    linear = list(_linear_layers(model))
+    found = [name for name in linear if targets == ALL_LINEAR or re.fullmatch(targets, name)]
+    if not found:
+        some = ", ".join(dict.fromkeys(re.sub(r"\d+", "0", name) for name in linear))
+        raise ValueError(f"targets {targets!r} matches no linear layer; there are {some}")
+    return found
+
+
+def _linear_layers(model: PreTrainedModel) -> Iterator[str]:
+    """Linear layers by name, adapted ones under the same name as before, without the output head."""
+    head = model.get_output_embeddings()
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(above) for above in inside):
+            continue
+        if isinstance(module, BaseTunerLayer):
+            inside.append(f"{name}.")
+            module = module.get_base_layer()
+        if isinstance(module, nn.Linear) and module is not head:
+            yield name
+
+
+def _projector_matrices(model: PreTrainedModel) -> Iterator[str]:
+    """Matrices that a projector multiplies by without a linear layer around them (Gemma 3)."""
+    for name, parameter in model.named_parameters():
+        above, _, last = name.rpartition(".")
+        if PROJECTOR in above and last != "weight" and parameter.ndim == 2:
+            yield name
+
+
+def _adapted(model: PreTrainedModel) -> bool:
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]) -> None:
+    (config,) = model.peft_config.values()
+    there = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    found = (config.r, float(config.lora_alpha), len(there & set(names)) == len(names))
+    if found != (settings.rank, float(settings.alpha), True):
+        raise ValueError(
+            f"lora: the checkpoint's adapter has rank {config.r} and alpha {config.lora_alpha:g} on {len(there)} "
+            f"layers, but rank {settings.rank} and alpha {settings.alpha:g} on {len(names)} are asked for"
+        )
+
+
+def trainable(module: nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that an optimiser is given, in the module's order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def check_trainable(quantize: str | None, lora: LoraSettings | None) -> None:
+    """Raise ValueError for settings that would train quantised weights, which have no gradient."""
+    if quantize is not None and lora is None:
+        raise ValueError(f"quantize {quantize!r}: quantised weights cannot be trained; set lora, too")
