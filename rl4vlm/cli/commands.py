@@ -87,6 +87,12 @@ def cnn(args: argparse.Namespace) -> None:
     run(task=args.task, out=args.out, seed=args.seed, settings=parse_settings(CNNSettings, args.set))
 
 
+def memory(args: argparse.Namespace) -> None:
+    from rl4vlm.models.memory import MemorySettings, estimate, report
+
+    print(report(estimate(args.model, parse_settings(MemorySettings, args.set))))
+
+
 def evaluate(args: argparse.Namespace) -> None:
     from rl4vlm.evaluation.run import EvaluationSettings, run
 

@@ -93,6 +93,10 @@ def _training(add: AddStage) -> None:
     options.out(sub, "folder to write checkpoint/ and metrics to")
     options.settings(sub)
 
+    sub = add("memory", commands.memory, "Estimate the memory that a model needs, from its config alone.")
+    sub.add_argument("--model", required=True, metavar="MODEL", help="checkpoint folder or Hugging Face name")
+    options.settings(sub)
+
 
 def _evaluating(add: AddStage) -> None:
     sub = add("evaluate", commands.evaluate, "Play held-out episodes and report the success rate with its interval.")

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -220,8 +220,11 @@ def _refuse_unknown(kind: Any, values: Mapping[str, Any], above: str) -> None:
             near = difflib.get_close_matches(key, known)
             meant = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown setting {above + key!r}; {meant}")
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _refuse_unknown(hints[key], value, f"{above}{key}.")
+        if isinstance(value, Mapping):
+            # `X | None` is a setting that may be left out whole.
+            for inner in (hints[key], *get_args(hints[key])):
+                if is_dataclass(inner):
+                    _refuse_unknown(inner, value, f"{above}{key}.")
 
 
 def _complaint(error: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
+from rl4vlm.policies.registry import METHODS, SCRIPTED, VLM_OPTIONS, checkpoint_of, make_policy
 from rl4vlm.tasks.registry import get_task
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
@@ -46,6 +46,8 @@ class EvaluationSettings:
     temperature: float = 0.2
     max_new_tokens: int = 256
     dtype: str = "float32"
+    quantize: str | None = None
+    one_view: bool = False
     device: str = "auto"
     env: dict[str, Any] = field(default_factory=dict)
     prompt: dict[str, str] = field(default_factory=dict)
@@ -63,7 +65,8 @@ class EvaluationSettings:
 
     @property
     def loading(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
+        always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
+        return always | {name: getattr(self, name) for name in VLM_OPTIONS if getattr(self, name)}
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,7 @@ def collate(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], pad_id:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     pictures = {name: _stack([p.pictures[name] for p in prompts]) for name in prompts[0].pictures}
     # 0 is what processors write at text and padding.
-    marks = {
-        name: torch.stack([_between(p.marks[name], longest, width) for p in prompts]) for name in prompts[0].marks
-    }
+    marks = {name: torch.stack([_between(p.marks[name], longest, width) for p in prompts]) for name in prompts[0].marks}
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **pictures}
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())

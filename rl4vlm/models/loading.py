@@ -201,7 +201,7 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     attributes = kind.get_attributes()
     place = attributes.index("video_processor")
 
-    class PicturesOnly(kind):  # type: ignore[misc, valid-type]
+    class PicturesOnly(kind):
         # A family's own asks the video part for its defaults.
         apply_chat_template = ProcessorMixin.apply_chat_template
 

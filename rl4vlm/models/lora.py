@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) on a backbone, by way of PEFT: the paper fine-tunes with rank 128, alpha 256.
+"""Low-rank adapters (LoRA, Hu et al. 2021) on a backbone, by way of PEFT: the paper's PPO has rank 128, alpha 256.
 
 An adapted backbone keeps its class, so that everything else treats it as any other. Its checkpoint holds the adapter in
 PEFT's own format; the base model is only named, and is looked up there when the checkpoint is loaded.
@@ -69,10 +69,10 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
     if _adapted(model):
         _check_same(model, settings, names)
         return
-    matrices = list(_projector_matrices(model)) if settings.targets == ALL_LINEAR else []
+    matrices = target_matrices(model, settings.targets)
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a fraction works as well
         lora_dropout=0.0,
         target_modules=names,
         target_parameters=matrices or None,
@@ -115,6 +115,18 @@ def target_layers(model: PreTrainedModel, targets: str) -> list[str]:
     return found
 
 
+def target_matrices(model: PreTrainedModel, targets: str) -> list[str]:
+    """Matrices that `all-linear` means beside layers: a projector's own, without a layer around them (Gemma 3)."""
+    if targets != ALL_LINEAR:
+        return []
+    named = [(name.rpartition("."), parameter) for name, parameter in model.named_parameters()]
+    return [
+        f"{above}.{last}"
+        for (above, _, last), parameter in named
+        if PROJECTOR in above and last != "weight" and parameter.ndim == 2
+    ]
+
+
 def _linear_layers(model: PreTrainedModel) -> Iterator[str]:
     """Linear layers by name, adapted ones under the same name as before, without the output head."""
     head = model.get_output_embeddings()
@@ -126,14 +138,6 @@ def _linear_layers(model: PreTrainedModel) -> Iterator[str]:
             inside.append(f"{name}.")
             module = module.get_base_layer()
         if isinstance(module, nn.Linear) and module is not head:
-            yield name
-
-
-def _projector_matrices(model: PreTrainedModel) -> Iterator[str]:
-    """Matrices that a projector multiplies by without a linear layer around them (Gemma 3)."""
-    for name, parameter in model.named_parameters():
-        above, _, last = name.rpartition(".")
-        if PROJECTOR in above and last != "weight" and parameter.ndim == 2:
             yield name
 
 

@@ -35,6 +35,10 @@ REMOTE: dict[str, str] = {
 """Policies that ask over HTTP, by `load(name, api=settings, **options)`: a model of the config, a checkpoint."""
 
 
+VLM_OPTIONS = ("quantize", "one_view")
+"""Options that a vision-language model alone takes, and only where they are set."""
+
+
 def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None, **options: Any) -> Policy:
     """The policy that a command line names.
 
@@ -44,16 +48,20 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
             `served:CHECKPOINT` for one that `transformers serve` serves meanwhile.
         style: how a scripted policy writes its replies.
         api: settings of a policy that asks over HTTP, as `rl4vlm.policies.api.settings.ApiSettings` has them.
-        options: how a learned policy is loaded (`temperature`, `max_new_tokens`, `device`, `dtype`).
+        options: how a learned policy is loaded (`temperature`, `max_new_tokens`, `device`, `dtype`), a vision-language
+            model also with `VLM_OPTIONS`.
 
     Raises:
-        ValueError: no such policy, or no such folder.
+        ValueError: no such policy, no such folder, or an option of another kind of policy.
     """
     policy: Policy
     if name in SCRIPTED:
         policy = _load(SCRIPTED[name])(style)
     else:
         kind, checkpoint = checkpoint_of(name)
+        for option in VLM_OPTIONS:
+            if option in options and kind != "vlm":
+                raise ValueError(f"{option} is for a vision-language model that is loaded here, not for {name!r}")
         if kind in REMOTE:
             policy = _load(REMOTE[kind]).load(checkpoint, api=api or {}, **options)
         else:

@@ -53,13 +53,17 @@ class VLMPolicy:
         max_new_tokens: int,
         device: str = "auto",
         dtype: str = "float32",
+        quantize: str | None = None,
+        one_view: bool = False,
     ) -> VLMPolicy:
-        """A policy from a checkpoint folder or hub name."""
+        """A policy from a checkpoint folder or hub name; the last three are those of `load_backbone`."""
         model = ActorCritic.load(
             checkpoint,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             dtype=dtype,
+            quantize=quantize,
+            one_view=one_view,
             device=choose_device(device),
         )
         return cls(model)

@@ -139,9 +139,7 @@ def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
         tie_word_embeddings=False,
     )
     edge = {"height": side, "width": side}
-    pictures = LlavaNextImageProcessorPil(
-        size={"shortest_edge": side}, crop_size=edge, image_grid_pinpoints=pinpoints
-    )
+    pictures = LlavaNextImageProcessorPil(size={"shortest_edge": side}, crop_size=edge, image_grid_pinpoints=pinpoints)
     processor = LlavaNextProcessor(
         pictures,
         tokens,
@@ -234,7 +232,9 @@ def write_idefics(folder: Path, processor: Any, pictures: Any, model: Any, confi
 
 
 def write_idefics3(folder: Path) -> None:
-    write_idefics(folder, Idefics3Processor, Idefics3ImageProcessorPil, Idefics3ForConditionalGeneration, Idefics3Config)
+    write_idefics(
+        folder, Idefics3Processor, Idefics3ImageProcessorPil, Idefics3ForConditionalGeneration, Idefics3Config
+    )
 
 
 def write_smolvlm(folder: Path) -> None:

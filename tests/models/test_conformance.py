@@ -227,7 +227,7 @@ def test_the_familys_full_processor_gives_the_same(family: str, checkpoint: Path
 def test_adapters_are_checked_when_training_goes_on(checkpoint: Path) -> None:
     model = load_backbone(checkpoint, lora=LoraSettings(rank=2, alpha=4)).model
     ensure_adapter(model, LoraSettings(rank=2, alpha=4))
-    with pytest.raises(ValueError, match="adapter has rank 2 and alpha 4 on .* but rank 3"):
+    with pytest.raises(ValueError, match=r"adapter has rank 2 and alpha 4 on .* but rank 3"):
         ensure_adapter(model, LoraSettings(rank=3, alpha=4))
 
 

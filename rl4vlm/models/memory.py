@@ -1,0 +1,185 @@
+"""How much memory a backbone needs, counted from its config's shapes: nothing is loaded but the config.
+
+Weights, gradients, Adam's moments and the key-value cache are exact; activations are an estimate whose terms are named.
+All sizes are in bytes. What a CUDA context and its allocator keep beside them, 1 to 3 GB, is not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+
+from rl4vlm.models.loading import DTYPES, QUANTIZED
+from rl4vlm.models.lora import ALL_LINEAR, check_trainable, target_layers, target_matrices
+
+FLOAT32 = 4
+BLOCK, SCALE_BLOCK = 64, 256
+"""NF4: weights that share a scale, and scales that share a second one (double quantisation)."""
+KEPT_PER_TOKEN = 34
+"""Values of the hidden width that a layer keeps for the backward pass, for each token: 34 s b h of Korthikanti et al.
+2022 (equation 2, which counts bytes of 2-byte values: 17 values) with attention that stores no score matrix, doubled
+for the gated, about 3.5 times wider MLPs of today."""
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What is to be estimated.
+
+    `lora_rank` 0 trains all weights, `train` false only plays. `tokens` is prompt and reply together, picture included,
+    of which `reply` may be generated, `patches` what the vision tower sees of the picture; `micro_batch` samples are
+    trained on and `width` played at a time.
+    """
+
+    dtype: str = "bfloat16"
+    quantize: str | None = None
+    lora_rank: int = 128
+    targets: str = ALL_LINEAR
+    train: bool = True
+    gradient_checkpointing: bool = True
+    tokens: int = 1024
+    reply: int = 256
+    patches: int = 577
+    micro_batch: int = 1
+    width: int = 16
+    value_sizes: tuple[int, ...] = (1024, 512)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.quantize is not None and self.quantize not in QUANTIZED:
+            raise ValueError(f"quantize {self.quantize!r} is not one of {', '.join(QUANTIZED)}")
+        if self.train and not self.lora_rank:
+            check_trainable(self.quantize, None)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by use; `parameters` and `trainable` are numbers of weights, the value head's among the latter."""
+
+    parameters: int
+    trainable: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    cache: int
+
+    @property
+    def training(self) -> int:
+        """At the height of an update."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def playing(self) -> int:
+        """At the end of the longest reply; gradients are freed, Adam's moments are not."""
+        return self.weights + self.optimizer + self.cache
+
+
+def estimate(source: str | Path, settings: MemorySettings) -> Memory:
+    """The memory that a checkpoint needs; ValueError where `source` has no config."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise ValueError(f"no config at {str(source)!r}: {error}") from error
+    return estimate_of(config, settings)
+
+
+def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
+    """The memory that a model of this config needs."""
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    width = DTYPES[settings.dtype].itemsize
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    adapters = adapter_parameters(model, settings) if settings.lora_rank else 0
+    head = value_head_parameters(model.get_output_embeddings().in_features, settings.value_sizes)
+    base_trained = 0 if settings.lora_rank else parameters
+    # Adapters and value head are float32; gradients and Adam's moments have the format of their weights.
+    trained_bytes = base_trained * width + (adapters + head) * FLOAT32
+    return Memory(
+        parameters=parameters,
+        trainable=(base_trained + adapters + head) * settings.train,
+        weights=base_bytes(model, settings) + (adapters + head) * FLOAT32,
+        gradients=trained_bytes * settings.train,
+        optimizer=2 * trained_bytes * settings.train,
+        activations=activation_bytes(config, settings) * settings.train,
+        cache=cache_bytes(config, settings),
+    )
+
+
+def report(memory: Memory) -> str:
+    """The estimate as lines of text, in GB of 10^9 bytes."""
+    uses = {**asdict(memory), "training": memory.training, "playing": memory.playing}
+    counts = [f"{name:14} {uses.pop(name):>15,}" for name in ("parameters", "trainable")]
+    return "\n".join([*counts, *(f"{name:14} {size / 1e9:>12.3f} GB" for name, size in uses.items())])
+
+
+def base_bytes(model: PreTrainedModel, settings: MemorySettings) -> int:
+    """Bytes of the backbone's own weights; quantisation takes the linear layers but the output head."""
+    width = DTYPES[settings.dtype].itemsize
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if settings.quantize is None:
+        return total * width
+    layers = [model.get_submodule(name) for name in target_layers(model, ALL_LINEAR)]
+    shrunk = sum(layer.weight.numel() for layer in layers)
+    small = sum(quantized_bytes(layer, settings.quantize) for layer in layers)
+    return (total - shrunk) * width + small
+
+
+def quantized_bytes(layer: nn.Module, kind: str) -> int:
+    """Bytes of a quantised linear layer's weight with its scales (Dettmers et al. 2022, 2023)."""
+    rows, columns = layer.weight.shape
+    if kind == "8bit":
+        return int(rows * columns + rows * FLOAT32)
+    scales = -(-rows * columns // BLOCK)
+    return int(-(-rows * columns // 2) + scales + -(-scales // SCALE_BLOCK) * FLOAT32)
+
+
+def adapter_parameters(model: PreTrainedModel, settings: MemorySettings) -> int:
+    """Weights of the two low-rank matrices of every layer that is adapted."""
+    layers = [model.get_submodule(name).weight for name in target_layers(model, settings.targets)]
+    matrices = [model.get_parameter(name) for name in target_matrices(model, settings.targets)]
+    return sum(settings.lora_rank * sum(weight.shape) for weight in [*layers, *matrices])
+
+
+def value_head_parameters(hidden: int, sizes: tuple[int, ...]) -> int:
+    """Weights of the value head's layers."""
+    widths = [hidden, *sizes, 1]
+    return sum((inner + 1) * outer for inner, outer in pairwise(widths))
+
+
+def cache_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
+    """Keys and values of `width` sequences; layers with a sliding window are counted in full."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    each = 2 * text.num_hidden_layers * heads * size * DTYPES[settings.dtype].itemsize
+    return int(each * settings.tokens * settings.width)
+
+
+def activation_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
+    """Estimate of what the layers of vision tower and language model keep for the backward pass, and of the logits.
+
+    With checkpointing each layer keeps its input, and one layer at a time everything. The reply's logits are there once
+    in the weights' format and three times in float32: scaled, as log-probabilities, and as their gradient.
+    """
+    text, width = config.get_text_config(), DTYPES[settings.dtype].itemsize
+    kept = []
+    for part, tokens in ((config.vision_config, settings.patches), (text, settings.tokens)):
+        row = settings.micro_batch * tokens * part.hidden_size * width
+        each = 1 if settings.gradient_checkpointing else KEPT_PER_TOKEN
+        kept.append((part.num_hidden_layers * each + KEPT_PER_TOKEN * settings.gradient_checkpointing) * row)
+    logits = settings.micro_batch * settings.reply * text.vocab_size * (width + 3 * FLOAT32)
+    return int(sum(kept) + logits)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that an optimiser's moments take now: what `Memory.optimizer` foresees after the first step."""
+    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.ndim)

@@ -1,0 +1,78 @@
+"""The memory that is foreseen is the memory that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, DynamicCache
+
+from rl4vlm.core.config import parse_settings
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report
+from tests.models.families import FAMILIES
+
+
+@pytest.fixture(scope="module", params=["LlavaNext", "Qwen3-VL", "Gemma3"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("family")
+    FAMILIES[request.param].write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int) -> None:
+    settings = MemorySettings(dtype="bfloat16", lora_rank=rank, value_sizes=(16, 8))
+    foreseen = estimate(checkpoint, settings)
+    lora = LoraSettings(rank=rank, alpha=1) if rank else None
+    model = ActorCritic.load(
+        checkpoint, temperature=1.0, max_new_tokens=1, value_sizes=(16, 8), dtype="bfloat16", lora=lora
+    )
+    adapters = sum(p.numel() for name, p in model.model.named_parameters() if "lora_" in name)
+    assert foreseen.parameters == sum(p.numel() for p in model.model.parameters()) - adapters
+    trained = trainable(model)
+    assert foreseen.trainable == sum(parameter.numel() for parameter in trained)
+    assert foreseen.weights == _bytes(list(model.parameters()))
+    optimizer = torch.optim.Adam(trained)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert foreseen.gradients == _bytes([p.grad for p in trained if p.grad is not None])
+    assert foreseen.optimizer == optimizer_bytes(optimizer)
+
+
+def test_the_cache_is_exact(checkpoint: Path) -> None:
+    model = ActorCritic.load(checkpoint, temperature=1.0, max_new_tokens=1, dtype="bfloat16")
+    # Fewer tokens than Gemma 3's window.
+    cache = DynamicCache(config=model.model.config)
+    with torch.no_grad():
+        model.model(input_ids=torch.full((3, 20), 40), past_key_values=cache)
+    kept = _bytes([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
+    assert estimate(checkpoint, MemorySettings(tokens=20, width=3)).cache == kept
+
+
+def test_settings_move_what_they_should(checkpoint: Path) -> None:
+    config = AutoConfig.from_pretrained(checkpoint)
+    plain = estimate_of(config, MemorySettings())
+    assert plain.training == plain.weights + plain.gradients + plain.optimizer + plain.activations
+    assert estimate_of(config, MemorySettings(gradient_checkpointing=False)).activations > plain.activations
+    assert estimate_of(config, MemorySettings(quantize="4bit")).weights < plain.weights
+    only_play = estimate_of(config, MemorySettings(train=False))
+    assert only_play.optimizer == only_play.gradients == only_play.trainable == 0
+    assert only_play.playing == only_play.weights + plain.cache
+    assert f"{plain.parameters:,}" in report(plain)
+
+
+def test_what_makes_no_sense_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quantised weights cannot be trained"):
+        MemorySettings(quantize="4bit", lora_rank=0)
+    with pytest.raises(ValueError, match="float12"):
+        parse_settings(MemorySettings, ["dtype=float12"])
+    with pytest.raises(ValueError, match=tmp_path.name):
+        estimate(tmp_path, MemorySettings())
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
