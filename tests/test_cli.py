@@ -19,6 +19,7 @@ STAGES = [
     "sft",
     "ppo",
     "cnn",
+    "memory",
     "evaluate",
     "play",
     "gallery",

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from rl4vlm.models.loading import DTYPES, QUANTIZED
@@ -126,24 +125,24 @@ def base_bytes(model: PreTrainedModel, settings: MemorySettings) -> int:
     total = sum(parameter.numel() for parameter in model.parameters())
     if settings.quantize is None:
         return total * width
-    layers = [model.get_submodule(name) for name in target_layers(model, ALL_LINEAR)]
-    shrunk = sum(layer.weight.numel() for layer in layers)
+    layers = [model.get_parameter(f"{name}.weight") for name in target_layers(model, ALL_LINEAR)]
+    shrunk = sum(layer.numel() for layer in layers)
     small = sum(quantized_bytes(layer, settings.quantize) for layer in layers)
     return (total - shrunk) * width + small
 
 
-def quantized_bytes(layer: nn.Module, kind: str) -> int:
-    """Bytes of a quantised linear layer's weight with its scales (Dettmers et al. 2022, 2023)."""
-    rows, columns = layer.weight.shape
+def quantized_bytes(weight: torch.Tensor, kind: str) -> int:
+    """Bytes of a quantised linear layer's weight (out, in) with its scales (Dettmers et al. 2022, 2023)."""
+    count, rows = weight.numel(), weight.shape[0]
     if kind == "8bit":
-        return int(rows * columns + rows * FLOAT32)
-    scales = -(-rows * columns // BLOCK)
-    return int(-(-rows * columns // 2) + scales + -(-scales // SCALE_BLOCK) * FLOAT32)
+        return int(count + rows * FLOAT32)
+    scales = -(-count // BLOCK)
+    return int(-(-count // 2) + scales + -(-scales // SCALE_BLOCK) * FLOAT32)
 
 
 def adapter_parameters(model: PreTrainedModel, settings: MemorySettings) -> int:
     """Weights of the two low-rank matrices of every layer that is adapted."""
-    layers = [model.get_submodule(name).weight for name in target_layers(model, settings.targets)]
+    layers = [model.get_parameter(f"{name}.weight") for name in target_layers(model, settings.targets)]
     matrices = [model.get_parameter(name) for name in target_matrices(model, settings.targets)]
     return sum(settings.lora_rank * sum(weight.shape) for weight in [*layers, *matrices])
 

@@ -30,7 +30,7 @@ class SFTSettings:
 
     `batch` samples make one optimiser step, processed `micro_batch` at a time. `max_length` is in tokens, pictures
     included; a longer sample is an error, since cutting it would cut the action. `dtype`, `quantize`, `one_view` and
-    `lora` are those of `load_backbone`; without `lora` all weights are trained.
+    `lora` are those of `load_backbone`; without `lora` all weights are trained, or the adapters that `init` has.
     """
 
     epochs: int = 1
