@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -180,3 +180,15 @@ class GameEnv(Protocol):
     def reading(self) -> Mapping[str, str]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SplitStepEnv(Protocol):
+    """What an environment has beyond `GameEnv` when its steps are computed elsewhere and many can run at once.
+
+    `step_async` begins a step, `step_wait` returns what `step` would have.
+    """
+
+    def step_async(self, action: int) -> None: ...
+
+    def step_wait(self) -> tuple[Any, float, bool, bool, dict[str, Any]]: ...

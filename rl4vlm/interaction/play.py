@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rl4vlm.core.seeding import stream, training_env_seed
-from rl4vlm.core.types import Episode, GameEnv, Parsed, Policy, PromptParts, Reply, Request, Step, Style
+from rl4vlm.core.types import Episode, GameEnv, Parsed, Policy, PromptParts, Reply, Request, SplitStepEnv, Step, Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.interaction.prompt import render
 from rl4vlm.tasks.base import Task
@@ -46,6 +46,7 @@ class Slot:
         self.parts = parts
         self.endless = endless
         self._request: Request | None = None
+        self._sent: tuple[Request, Reply, Parsed, int] | None = None
         self.start(seed)
 
     @property
@@ -67,10 +68,25 @@ class Slot:
 
     def play(self, reply: Reply) -> Step:
         """Read `reply` to the current request, take the step it asks for, and move on to the next request."""
+        self.send(reply)
+        return self.receive()
+
+    def send(self, reply: Reply) -> None:
+        """The first half of `play`: read the reply. An environment that has `step_async` begins its step now."""
         request = self.request
         parsed = parse_reply(reply.text, request.view.actions)
         index = self._index(parsed, request)
-        picture, reward, terminated, truncated, info = self.env.step(index)
+        self._sent = (request, reply, parsed, index)
+        if isinstance(self.env, SplitStepEnv):
+            self.env.step_async(index)
+
+    def receive(self) -> Step:
+        """The second half of `play`: the step that was sent, taken and counted."""
+        if self._sent is None:
+            raise ValueError("no reply was sent that a step could come of")
+        (request, reply, parsed, index), self._sent = self._sent, None
+        result = self.env.step_wait() if isinstance(self.env, SplitStepEnv) else self.env.step(index)
+        picture, reward, terminated, truncated, info = result
         fallback = parsed.action is None
         earned = float(reward) + (self.task.fallback_penalty if fallback else 0.0)
         self._total += earned
@@ -128,7 +144,8 @@ class Slot:
 def advance(slots: Sequence[Slot], policy: Policy) -> list[Step]:
     """Play one step in every slot, with one batched call of the policy; the steps come in the slots' order.
 
-    An endless slot whose episode ended has begun its next one; the step that ended it holds the `episode`.
+    Environments that can (`SplitStepEnv`) take their steps at the same time. An endless slot whose episode ended has
+    begun its next one; the step that ended it holds the `episode`.
 
     Raises:
         ValueError: the policy did not give one reply a request, or a slot has stopped.
@@ -136,7 +153,9 @@ def advance(slots: Sequence[Slot], policy: Policy) -> list[Step]:
     replies = policy.act([slot.request for slot in slots])
     if len(replies) != len(slots):
         raise ValueError(f"policy {type(policy).__name__} gave {len(replies)} replies to {len(slots)} requests")
-    return [slot.play(reply) for slot, reply in zip(slots, replies, strict=True)]
+    for slot, reply in zip(slots, replies, strict=True):
+        slot.send(reply)
+    return [slot.receive() for slot in slots]
 
 
 def play_episodes(

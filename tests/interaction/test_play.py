@@ -61,6 +61,56 @@ class TestAdvance:
             advance([climb_slot(), climb_slot()], Mute())
 
 
+class SplitClimbEnv(ClimbEnv):
+    """A `ClimbEnv` that writes down which half of a step was asked for, in a list that several share."""
+
+    def __init__(self, halves: list[tuple[str, int]], number: int) -> None:
+        super().__init__()
+        self.halves, self.number = halves, number
+
+    def step_async(self, action: int) -> None:
+        self.halves.append(("begin", self.number))
+        self.action = action
+
+    def step_wait(self) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+        self.halves.append(("end", self.number))
+        return super().step(self.action)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+        raise AssertionError("its steps come in halves")
+
+
+class TestSplitSteps:
+    def slots(self, envs: list[ClimbEnv]) -> list[Slot]:
+        return [Slot(env, ClimbTask(), Style.COT, ClimbTask.prompt, seed) for seed, env in enumerate(envs)]
+
+    def test_all_steps_begin_before_the_first_is_waited_for(self) -> None:
+        halves: list[tuple[str, int]] = []
+        advance(self.slots([SplitClimbEnv(halves, number) for number in range(3)]), Says(UP))
+        assert halves == [(half, number) for half in ("begin", "end") for number in range(3)]
+
+    def test_nothing_but_the_order_differs(self) -> None:
+        whole = self.slots([ClimbEnv() for _ in range(3)])
+        split = self.slots([SplitClimbEnv([], number) for number in range(3)])
+        for turn in range(40):
+            policy = Says(NOTHING if turn % 3 else UP)
+            for one, other in zip(advance(whole, policy), advance(split, policy), strict=True):
+                assert (one.action, one.reward, one.done, one.info) == (
+                    other.action,
+                    other.reward,
+                    other.done,
+                    other.info,
+                )
+                assert one.episode == other.episode
+
+    def test_a_step_is_received_once(self) -> None:
+        slot = climb_slot()
+        slot.send(Reply(UP))
+        slot.receive()
+        with pytest.raises(ValueError, match="no reply was sent"):
+            slot.receive()
+
+
 class TestFallback:
     """Defect 11 of the public code: random fallbacks were never counted."""
 
