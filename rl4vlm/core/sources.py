@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -51,7 +52,7 @@ def stage_sources(module: str, choices: Collection[str]) -> list[Path]:
     """
     if _file_of(module) is None:
         raise ValueError(f"no module named {module!r}")
-    todo = [module, *(e.module for group in ENTRY_POINT_GROUPS for e in entry_points(group=group) if e.name in choices)]
+    todo = [module, *(target for name, target in _added(tuple(sys.path)) if name in choices)]
     found: dict[str, Path] = {}
     data: set[Path] = set()
     while todo:
@@ -68,8 +69,19 @@ def stage_sources(module: str, choices: Collection[str]) -> list[Path]:
     return sorted({_as_shown(path) for path in data.union(found.values())})
 
 
+@cache
+def _added(search_path: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Name and module of what the packages on a search path add to registries; reading all their metadata is slow."""
+    return [(point.name, point.module) for group in ENTRY_POINT_GROUPS for point in entry_points(group=group)]
+
+
 def _file_of(module: str) -> Path | None:
     """The file of a module, or None; imports nothing, not even the packages above it."""
+    return _located(module, tuple(sys.path))
+
+
+@cache
+def _located(module: str, search_path: tuple[str, ...]) -> Path | None:
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
@@ -91,23 +103,18 @@ def _packages_above(module: str) -> Iterator[str]:
 
 @cache
 def _references(module: str, path: Path) -> _References:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     # What others' packages import is not ours to watch: their versions are pinned.
     ours = {__name__.partition(".")[0], module.partition(".")[0]}
-    imported = [name for node in ast.walk(tree) for name in _imported(node, package) if name.partition(".")[0] in ours]
-    pairs = [
-        pair
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Dict)
-        for pair in zip(node.keys, node.values, strict=True)
-    ]
+    imported = [name for node in nodes for name in _imported(node, package) if name.partition(".")[0] in ours]
+    pairs = [pair for node in nodes if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)]
     entries = [
         (str(key.value), name) for key, value in pairs if isinstance(key, ast.Constant) for name in _named(value)
     ]
     in_registry = {id(value) for _, value in pairs}
-    named = [name for node in ast.walk(tree) if id(node) not in in_registry for name in _named(node)]
-    data = [name for node in ast.walk(tree) for name in _data_packages(node)]
+    named = [name for node in nodes if id(node) not in in_registry for name in _named(node)]
+    data = [name for node in nodes for name in _data_packages(node)]
     return _References(tuple(imported + named), tuple(entries), tuple(data))
 
 
