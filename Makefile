@@ -9,7 +9,7 @@ PYTHON ?= python3
 JOBS ?= 2
 TORCH := torch==2.13.0
 
-.PHONY: reproduce smoke test test-long test-gallery lint format setup clean-smoke
+.PHONY: reproduce smoke test test-long test-gallery test-resume lint format setup clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -26,6 +26,10 @@ test-long: $(INSTALLED)
 # The gallery in a real browser: apt-get install chromium
 test-gallery: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/gallery
+
+# Trainings that are killed at random moments and go on
+test-resume: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/ppo/test_resume_kill.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -10,9 +10,12 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl4vlm.core.config import api_settings, load_config, parse_settings, setting_words
+
+if TYPE_CHECKING:
+    from rl4vlm.ppo.resume import StateFolder
 
 
 def list_tasks(args: argparse.Namespace) -> None:
@@ -77,14 +80,41 @@ def sft(args: argparse.Namespace) -> None:
 def ppo(args: argparse.Namespace) -> None:
     from rl4vlm.ppo.train import PPOSettings, run
 
-    settings = parse_settings(PPOSettings, args.set)
-    run(task=args.task, style=args.style, init=args.init, out=args.out, seed=args.seed, settings=settings)
+    run(
+        task=args.task,
+        style=args.style,
+        init=args.init,
+        out=args.out,
+        seed=args.seed,
+        settings=parse_settings(PPOSettings, args.set),
+        keep=_keep(args, "rl4vlm.ppo.train"),
+    )
 
 
 def cnn(args: argparse.Namespace) -> None:
     from rl4vlm.ppo.cnn import CNNSettings, run
 
-    run(task=args.task, out=args.out, seed=args.seed, settings=parse_settings(CNNSettings, args.set))
+    run(
+        task=args.task,
+        out=args.out,
+        seed=args.seed,
+        settings=parse_settings(CNNSettings, args.set),
+        keep=_keep(args, "rl4vlm.ppo.cnn"),
+    )
+
+
+def _keep(args: argparse.Namespace, module: str) -> StateFolder | None:
+    """Where a training that starts in `module` keeps its state, with the code that its rule watches."""
+    if args.state is None:
+        return None
+    from rl4vlm.core.runlog import sha256_of
+    from rl4vlm.core.sources import stage_sources
+    from rl4vlm.ppo.resume import StateFolder
+
+    root = Path(__file__).parents[2]
+    files = [file.resolve() for file in stage_sources(module, [args.task])]
+    named = {str(file.relative_to(root) if file.is_relative_to(root) else file): file for file in files}
+    return StateFolder(args.state, {name: sha256_of(file) for name, file in named.items()})
 
 
 def memory(args: argparse.Namespace) -> None:

@@ -67,6 +67,16 @@ def init(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="keep the run's state in this folder: killed, it goes on from there when the same command is run again; "
+        "at the end the folder is removed (default: nothing is kept)",
+    )
+
+
 def style(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",

@@ -85,12 +85,14 @@ def _training(add: AddStage) -> None:
     options.init(sub)
     options.seed(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.state(sub)
     options.settings(sub)
 
     sub = add("cnn", commands.cnn, "Train the CNN+RL baseline, a small network without language, by playing a task.")
     options.task(sub)
     options.seed(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.state(sub)
     options.settings(sub)
 
     sub = add("memory", commands.memory, "Estimate the memory that a model needs, from its config alone.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -46,8 +47,10 @@ class Progress:
             unit=self._unit,
             postfix=self._values or None,
         )
-        self._stream.write(line.strip() + "\n")
-        self._stream.flush()
+        # The reader of a log may be gone (a scheduler's signal ends the `tee`, too): no reason to lose the work.
+        with suppress(BrokenPipeError):
+            self._stream.write(line.strip() + "\n")
+            self._stream.flush()
 
     def __enter__(self) -> Progress:
         if self._bar is None:

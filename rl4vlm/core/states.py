@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 from rl4vlm.core.runlog import atomic_directory, atomic_write_text, jsonable, sha256_of
 
@@ -40,12 +40,12 @@ class Draft:
         self.error: OSError | None = None
 
     @contextmanager
-    def file(self, name: str) -> Iterator[BinaryIO]:
+    def file(self, name: str) -> Iterator[IO[bytes]]:
         """A new file of the state, open for writing; it is on disk when the block ends."""
         with Path(self.folder, name).open("wb") as raw:
             checked = _Checked(raw)
             try:
-                yield checked
+                yield cast(IO[bytes], checked)
                 raw.flush()
                 os.fsync(raw.fileno())
             except OSError as error:
@@ -60,7 +60,7 @@ class Draft:
 class _Checked(io.RawIOBase):
     """Passes bytes on to a file, and counts and digests them on the way."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
         self.size = 0
         self.digest = hashlib.sha256()
@@ -166,7 +166,7 @@ class StateStore:
         for other in self._others():
             differs = _differences(_read_json(other / KEY), self._key)
             self._report(
-                f"state {other} is of another run and not used; it differs in {', '.join(differs)}. "
+                f"state {other} is of another run and not used; it differs in {_some(differs)}. "
                 "It is removed when this run saves its first"
             )
 
@@ -208,6 +208,11 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str 
         elif old != new:
             names.append(above + name)
     return names
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _digest(key: Any) -> str:

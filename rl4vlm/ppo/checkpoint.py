@@ -11,11 +11,16 @@ import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from rl4vlm.ppo.state import Training
+
+PROGRESS = ("slots", "shuffle", "recent", "update", "rows", "rollout", "fit")
+"""The fields of a training that are saved as they are."""
 
 PICKLE_PROTOCOL = 5
 """torch's own default is 2, which writes a numpy array, such as a picture, as text."""
@@ -58,7 +63,32 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(stream, device)
 
 
-def write(content: Mapping[str, Any], file: BinaryIO) -> None:
+def capture(state: Training) -> dict[str, Any]:
+    """All that `restore` needs to make another training, begun with the same settings, go on as this one would."""
+    return {
+        "weights": trained_tensors(state.learner.model),
+        "optimizer": state.learner.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "progress": {name: getattr(state, name) for name in PROGRESS},
+        "streams": random_streams(),
+    }
+
+
+def restore(state: Training, saved: Mapping[str, Any]) -> None:
+    """Put a training where `capture` found one; the environments that it began with are closed."""
+    for slot in state.slots:
+        slot.env.close()
+    restore_tensors(state.learner.model, saved["weights"])
+    state.learner.optimizer.load_state_dict(saved["optimizer"])
+    state.schedule.load_state_dict(saved["schedule"])
+    # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
+    state.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
+    for name in PROGRESS:
+        setattr(state, name, saved["progress"][name])
+    restore_random_streams(saved["streams"])
+
+
+def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
     """Write a state's content. Objects that it holds twice, such as a slot's stream, are one object when read again.
 
     Raises ValueError for what cannot be pickled, an environment above all; one that cannot by itself, since its engine

@@ -19,6 +19,7 @@ from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
+from rl4vlm.ppo.resume import StateFolder, resumable
 from rl4vlm.ppo.settings import TrainingSettings
 
 
@@ -47,23 +48,28 @@ class CNNSettings(TrainingSettings):
             raise ValueError(f"temperature {self.temperature} is not above 0: nothing would be tried out")
 
 
-def run(*, task: str, out: Path, seed: int, settings: CNNSettings) -> None:
-    """Train a new network on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json` to `out`."""
+def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFolder | None = None) -> None:
+    """Train a new network on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json` to `out`.
+
+    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    """
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device)
     slots = make_slots(task, Style.ACTION_ONLY, seed, settings)
     state = begin(CNNPolicy(build_model(slots, settings)), slots, accelerator, settings, seed)
-    train(state, settings, out, f"CNN {task}")
-    finish(
-        state,
-        stage="cnn",
-        out=out,
-        settings={"task": task, **vars(settings)},
-        seed=seed,
-        inputs={},
-        seconds=time.monotonic() - started,
-    )
+    decides = {"stage": "cnn", "task": task, "seed": seed}
+    with resumable(state, keep, out=out, settings=settings, inputs={}, started=started, **decides) as keeper:
+        train(state, settings, out, f"CNN {task}", keeper.pause)
+        finish(
+            state,
+            stage="cnn",
+            out=out,
+            settings={"task": task, **vars(settings)},
+            seed=seed,
+            inputs={},
+            seconds=keeper.seconds,
+        )
 
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:

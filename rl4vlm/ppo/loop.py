@@ -46,6 +46,7 @@ def train(
         metric_sinks(settings.loggers, out, settings) as sinks,
         progress(settings.updates * settings.rollout_steps, title, unit="step") as bar,
     ):
+        bar.update((state.update - 1) * settings.rollout_steps + len(state.rows) * len(slots))
         while state.update <= settings.updates:
             begun = time.monotonic()
             if state.rollout is None:

@@ -13,7 +13,8 @@ class TrainingSettings:
     `env_steps` and `rollout_steps` count over all `envs` together. `minibatch` samples make one optimiser step,
     `micro_batch` of them at a time (all unless given), which changes memory and speed, never the result; the paper's
     gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
-    an update. `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`.
+    an update. A run that keeps its state saves it every `save_every` updates. `ratio_limit` is described at
+    `policy_loss`, `advantage_epsilon` at `normalise`.
     """
 
     env_steps: int = 15_000
@@ -36,6 +37,7 @@ class TrainingSettings:
     temperature: float = 0.2
     success_window: int = 200
     bootstrap_truncated: bool = False
+    save_every: int = 1
     device: str = "auto"
     loggers: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +45,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.rollout_steps % self.envs:
             raise ValueError(f"rollout_steps {self.rollout_steps} is not a multiple of envs {self.envs}")
+        if self.save_every < 1:
+            raise ValueError(f"save_every {self.save_every} is less than 1")
         if self.env_steps < self.rollout_steps:
             raise ValueError(f"env_steps {self.env_steps} is less than one rollout of {self.rollout_steps}")
 

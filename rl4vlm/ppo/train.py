@@ -14,6 +14,7 @@ from rl4vlm.models.loading import accelerator_on
 from rl4vlm.models.lora import LoraSettings, check_trainable
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
+from rl4vlm.ppo.resume import StateFolder, resumable
 from rl4vlm.ppo.settings import TrainingSettings
 
 
@@ -42,8 +43,20 @@ class PPOSettings(TrainingSettings):
         check_trainable(self.quantize, self.lora)
 
 
-def run(*, task: str, style: Style, init: str | Path, out: Path, seed: int, settings: PPOSettings) -> None:
-    """Fine-tune the checkpoint `init` on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json`."""
+def run(
+    *,
+    task: str,
+    style: Style,
+    init: str | Path,
+    out: Path,
+    seed: int,
+    settings: PPOSettings,
+    keep: StateFolder | None = None,
+) -> None:
+    """Fine-tune the checkpoint `init` on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json`.
+
+    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    """
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device)
@@ -60,13 +73,16 @@ def run(*, task: str, style: Style, init: str | Path, out: Path, seed: int, sett
     )
     slots = make_slots(task, style, seed, settings, settings.prompt)
     state = begin(VLMPolicy(model, settings.thought_weight), slots, accelerator, settings, seed)
-    train(state, settings, out, f"PPO {task} {style}")
-    finish(
-        state,
-        stage="ppo",
-        out=out,
-        settings={"task": task, "style": style, **vars(settings)},
-        seed=seed,
-        inputs={"init": Path(init)},
-        seconds=time.monotonic() - started,
-    )
+    inputs = {"init": Path(init)}
+    decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}
+    with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, **decides) as keeper:
+        train(state, settings, out, f"PPO {task} {style}", keeper.pause)
+        finish(
+            state,
+            stage="ppo",
+            out=out,
+            settings={"task": task, "style": style, **vars(settings)},
+            seed=seed,
+            inputs=inputs,
+            seconds=keeper.seconds,
+        )

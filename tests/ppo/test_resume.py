@@ -1,0 +1,301 @@
+"""A run that was stopped anywhere ends with the bytes of the run that was not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import rl4vlm
+from rl4vlm.cli import main
+from rl4vlm.core.interrupt import Interrupted
+from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.types import Style
+from rl4vlm.models.cnn import CNNSizes
+from rl4vlm.ppo import cnn, resume, rollout, train, update
+from rl4vlm.ppo.cnn import CNNSettings
+from rl4vlm.ppo.resume import StateFolder
+from rl4vlm.ppo.train import PPOSettings
+
+SETTINGS = PPOSettings(
+    env_steps=24, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
+    max_new_tokens=6, value_sizes=(8,), success_window=5, max_grad_norm=1.0, bootstrap_truncated=True, device="cpu",
+)  # fmt: skip
+SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}
+PACKAGE = str(Path(rl4vlm.__file__).parent)
+
+
+class Stopped(BaseException):
+    """Stands for a kill within this process: nothing of the package catches it."""
+
+
+@contextmanager
+def at_call(number, act):
+    """Does `act` at the `number`-th call of a function of the package; yields a list whose length is the calls made."""
+    calls = []
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            calls.append(frame.f_code.co_name)
+            if len(calls) == number:
+                act()
+
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+class Runs:
+    """The same run again and again, each time to a folder of its own but with one folder for its state."""
+
+    def __init__(self, folder, checkpoint):
+        self.folder, self.checkpoint = folder, checkpoint
+        self.state = folder / "state"
+
+    def train(self, out="out", settings=SETTINGS, *, keep=True, seed=1, code=None):
+        train.run(
+            task="Blackjack",
+            style=Style.COT,
+            init=self.checkpoint,
+            out=self.folder / out,
+            seed=seed,
+            settings=settings,
+            keep=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
+        )
+        return self.result(out)
+
+    def result(self, out):
+        return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(self.folder / out / "checkpoint")
+
+    def states(self):
+        return sorted(path.parent for path in self.state.glob("*/*/manifest.json"))
+
+
+@pytest.fixture
+def runs(tmp_path, tiny_checkpoint):
+    return Runs(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, tiny_checkpoint):
+    """What the run comes to when nothing happens to it."""
+    return Runs(tmp_path_factory.mktemp("unbroken"), tiny_checkpoint).train(keep=False)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Batched environment steps and optimiser steps, in the order they were made."""
+    made = []
+    advance, fit = rollout.advance, update._step
+    monkeypatch.setattr(rollout, "advance", lambda *args: made.append("play") or advance(*args))
+    monkeypatch.setattr(update, "_step", lambda *args: made.append("fit") or fit(*args))
+    return made
+
+
+def test_a_run_that_keeps_its_state_is_the_same_run_and_leaves_no_state(runs, unbroken):
+    assert runs.train() == unbroken
+    assert not runs.state.exists()
+
+
+def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
+    moments = random.Random(7)
+    kills = []
+
+    def stop():
+        kills.append(calls[-1])
+        raise Stopped
+
+    with at_call(0, stop) as calls:
+        assert runs.train("counted") == unbroken
+    most = len(calls) // 2
+    result = None
+    while result is None:
+        before = len(kills)
+        try:
+            # Far enough on average to come one update further each time; whatever call it is, saving included.
+            with at_call(moments.randrange(1, most), stop) as calls:
+                result = runs.train("killed")
+        except BaseException:
+            # Not always `Stopped`: torch.save makes an error of its own of it.
+            if len(kills) == before:
+                raise
+    assert result == unbroken
+    assert len(kills) >= 3
+    assert len((runs.folder / "killed" / "timing.jsonl").read_text().splitlines()) == SETTINGS.updates
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps):
+    runs.train("counted", keep=False)
+    expected, moments = steps.copy(), random.Random(int(number))
+    # In a rollout, in a fit, and at random.
+    chosen = sorted({2, 5, *moments.sample(range(3, len(expected)), 2)})
+    steps.clear()
+    for moment in chosen:
+        # The step that is under way when the signal comes is the last one before the run stops.
+        sent = [False]
+
+        def send(_state, moment=moment, sent=sent):
+            if len(steps) >= moment and not sent[0]:
+                sent[0] = True
+                os.kill(os.getpid(), number)
+
+        steps_then = len(steps)
+        with pytest.raises(Interrupted, match=f"stopped by {number.name} at update") as stop, pause_hook(send):
+            runs.train("signalled")
+        assert stop.value.code == SIGNALS[number]
+        assert len(steps) == max(moment, steps_then + 1)
+    assert runs.train("signalled") == unbroken
+    assert steps == expected
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@contextmanager
+def pause_hook(act):
+    """Does `act` before each pause of the training."""
+    before = resume.Keeper.pause
+
+    def pause(self, state):
+        act(state)
+        before(self, state)
+
+    resume.Keeper.pause = pause
+    try:
+        yield
+    finally:
+        resume.Keeper.pause = before
+
+
+def stop_at(update_number):
+    """Ends the run at the first pause of an update."""
+
+    def stop(state):
+        if state.update == update_number and len(state.rows) == 1:
+            raise Stopped
+
+    return pause_hook(stop)
+
+
+def killed_in(runs, update_number, **options):
+    """A run that is stopped early in an update."""
+    with stop_at(update_number), pytest.raises(Stopped):
+        runs.train(**options)
+
+
+def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, capsys):
+    words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
+    command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
+    command += ["--state", str(tmp_path / "state"), "--set", *words]
+    with pause_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+        assert main(command) == 143
+    assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command goes on from {tmp_path}" in (
+        capsys.readouterr().err
+    )
+    assert main(command) == 0
+    assert "going on from" in capsys.readouterr().err
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == SETTINGS.updates
+    assert not (tmp_path / "state").exists()
+
+
+def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
+    killed_in(runs, 3)
+    metrics = runs.folder / "out" / "metrics.jsonl"
+    assert len(metrics.read_text().splitlines()) == 2
+    metrics.write_text(metrics.read_text() + '{"update": 3, "half')
+    (runs.folder / "out" / "timing.jsonl").unlink()
+    assert runs.train() == unbroken
+    timings = [json.loads(line) for line in (runs.folder / "out" / "timing.jsonl").read_text().splitlines()]
+    assert len(timings) == 3
+    # The wall time counts all parts of the run.
+    seconds = json.loads((runs.folder / "out" / "run.json").read_text())["seconds"]
+    assert seconds > sum(line["rollout_s"] + line["update_s"] for line in timings)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, runs, unbroken, capsys):
+    killed_in(runs, 3)
+    before, newest = runs.states()
+    file = newest / resume.FILE
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 16
+    if harm == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data if harm == "flip" else data[:-1000])
+    assert runs.train() == unbroken
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged and not used: {resume.FILE}" in said
+    assert f"going on from {before}: update 2, 0 steps" in said
+
+
+def test_a_full_disk_leaves_the_former_state(runs, unbroken, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        monkeypatch.context() as patch,
+        pause_hook(lambda state: state.update == 3 and patch.setattr(os, "fsync", full)),
+        pytest.raises(ValueError, match=rf"cannot be saved in {runs.state}/.*: No space left on device"),
+    ):
+        runs.train()
+    assert [path.name for path in runs.states()] == ["00000001"]
+    assert runs.train() == unbroken
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"settings": replace(SETTINGS, clip=0.3)}, "settings.clip"),
+        ({"seed": 2}, "seed"),
+        ({"code": {"a.py": "2"}}, "code.a.py"),
+    ],
+)
+def test_a_state_of_another_run_is_not_taken_up(changes, differs, runs, capsys):
+    killed_in(runs, 2)
+    killed_in(runs, 1, out="other", **changes)
+    said = capsys.readouterr().err
+    assert f"of another run and not used; it differs in {differs}. " in said
+    assert "going on" not in said
+
+
+def test_what_decides_nothing_may_change(runs, capsys):
+    killed_in(runs, 2)
+    killed_in(runs, 3, settings=replace(SETTINGS, save_every=2))
+    assert "going on from" in capsys.readouterr().err
+
+
+def test_saves_as_often_as_asked_and_at_the_end(runs):
+    saved = []
+    with pause_hook(lambda state: saved.append((state.update, len(runs.states())))):
+        runs.train(settings=replace(SETTINGS, save_every=2, env_steps=40))
+    # Updates 1 to 5; saved after the second, the fourth and, seen by no further pause, the last.
+    assert {update: most for update, most in saved if update <= 5} == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
+
+
+def test_the_network_without_language_goes_on_too(tmp_path):
+    sizes = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+    settings = CNNSettings(env_steps=48, envs=4, rollout_steps=16, epochs=2, minibatch=8, sizes=sizes, device="cpu")
+
+    def run(out, keep):
+        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, keep=keep)
+        return (tmp_path / out / "metrics.jsonl").read_text(), sha256_of(tmp_path / out / "checkpoint")
+
+    keep = StateFolder(tmp_path / "state", {})
+    with stop_at(2), pytest.raises(Stopped):
+        run("killed", keep)
+    assert run("killed", keep) == run("unbroken", None)
+
+
+def test_save_every_must_be_a_number_of_updates():
+    with pytest.raises(ValueError, match="save_every"):
+        replace(SETTINGS, save_every=0)

@@ -1,0 +1,136 @@
+"""Real processes killed at random moments: what the last of them leaves is what an undisturbed one leaves.
+
+Slow, so it is no part of `make test`: `make test-resume`. `test_resume.py` has the same within one process.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rl4vlm.cli import main
+from rl4vlm.core.runlog import sha256_of
+
+pytestmark = pytest.mark.long
+
+KILLS = 20
+SETTINGS = {
+    "env_steps": 256, "envs": 4, "rollout_steps": 16, "epochs": 2, "minibatch": 4, "micro_batch": 2,
+    "learning_rate": 1e-3, "temperature": 1.0, "max_new_tokens": 12, "value_sizes": [8], "success_window": 9,
+    "bootstrap_truncated": True, "device": "cpu",
+}  # fmt: skip
+PROCESSES = multiprocessing.get_context("forkserver")
+# The model library is imported once, in the process that the others are forked from.
+PROCESSES.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.models.tiny"])
+
+
+def run_command(arguments, log):
+    """What a child does: the command, in a process group of its own, with its output in a file."""
+    os.setpgid(0, 0)
+    with open(log, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.exit(main(arguments))
+
+
+class Run:
+    """One training run, as a command."""
+
+    def __init__(self, folder, checkpoint, task):
+        self.out, self.state, self.log = folder / "out", folder / "state", folder / "log"
+        words = [f"{name}={json.dumps(value)}" for name, value in SETTINGS.items()]
+        self.arguments = ["ppo", "--task", task, "--init", str(checkpoint), "--out", str(self.out)]
+        self.arguments += ["--state", str(self.state), "--set", *words]
+
+    def start(self):
+        """Start the command and wait until it plays."""
+        self.log.unlink(missing_ok=True)
+        process = PROCESSES.Process(target=run_command, args=(self.arguments, self.log))
+        process.start()
+        return process
+
+    def wait_until_it_plays(self, process):
+        while process.exitcode is None:
+            if self.log.is_file() and b"step/s" in self.log.read_bytes():
+                return
+            time.sleep(0.005)
+        pytest.fail(f"the run ended by itself: {self.log.read_text()}")
+
+    def result(self):
+        return (self.out / "metrics.jsonl").read_bytes(), sha256_of(self.out / "checkpoint")
+
+
+def undisturbed(folder, checkpoint, task):
+    """What the run comes to, and how long it plays in seconds."""
+    folder.mkdir()
+    run = Run(folder, checkpoint, task)
+    process = run.start()
+    run.wait_until_it_plays(process)
+    began = time.monotonic()
+    process.join()
+    assert process.exitcode == 0, run.log.read_text()
+    return run.result(), time.monotonic() - began
+
+
+@pytest.mark.parametrize("task", ["Blackjack", "Points24"])
+def test_sigkill_at_random_moments(task, tiny_checkpoint, tmp_path):
+    expected, seconds = undisturbed(tmp_path / "undisturbed", tiny_checkpoint, task)
+    moments = random.Random(task)
+    kills, chains, saved = 0, 0, 0
+    while kills < KILLS // 2:
+        chains += 1
+        folder = tmp_path / f"chain{chains}"
+        folder.mkdir()
+        run = Run(folder, tiny_checkpoint, task)
+        while True:
+            process = run.start()
+            # Now and then before it plays: while it loads the model, or the state that it goes on from.
+            if moments.random() < 0.1:
+                time.sleep(moments.uniform(0, 0.5))
+            else:
+                run.wait_until_it_plays(process)
+                process.join(moments.uniform(0, seconds / 3))
+            if process.exitcode is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL, run.log.read_text()
+            kills += 1
+            saved += any(run.state.glob("*/*/manifest.json"))
+        assert run.result() == expected
+        assert not run.state.exists()
+    assert saved > KILLS // 4
+    print(f"{task}: {kills} kills in {chains} runs, {saved} of them after a first save")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, tmp_path):
+    """As a scheduler does it, and as a rule's command line is: the `tee` behind it gets the signal, too, and is gone
+    before the run has said its last words."""
+    expected, seconds = undisturbed(tmp_path / "undisturbed", tiny_checkpoint, "NumberLine")
+    run = Run(tmp_path, tiny_checkpoint, "NumberLine")
+    python = [sys.executable, "-c", "import sys; from rl4vlm.cli import main; sys.exit(main())", *run.arguments]
+    shell = '"$@" 2>&1 | tee "$0"; exit "${PIPESTATUS[0]}"'
+    # The shell itself waits for its children, as srun does.
+    command = ["bash", "-c", f"trap : {int(number)}; {shell}", str(run.log), *python]
+    for part in (0.2, 0.3):
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        while b"step/s" not in (run.log.read_bytes() if run.log.is_file() else b""):
+            time.sleep(0.05)
+        time.sleep(part * seconds)
+        os.killpg(process.pid, number)
+        assert process.wait() == code
+        assert len(list(run.state.glob("*/*/manifest.json"))) >= 1
+        run.log.unlink()
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    assert (done.returncode, "going on from" in run.log.read_text()) == (0, True)
+    assert run.result() == expected
