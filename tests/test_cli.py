@@ -27,6 +27,7 @@ STAGES = [
     "figure",
     "readme-assets",
     "check-results",
+    "memory",
 ]
 
 
