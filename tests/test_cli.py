@@ -20,6 +20,7 @@ STAGES = [
     "ppo",
     "cnn",
     "memory",
+    "alfworld-games",
     "evaluate",
     "play",
     "gallery",
@@ -28,6 +29,7 @@ STAGES = [
     "readme-assets",
     "check-results",
     "memory",
+    "alfworld-games",
 ]
 
 
