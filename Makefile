@@ -9,7 +9,7 @@ PYTHON ?= python3
 JOBS ?= 2
 TORCH := torch==2.13.0
 
-.PHONY: reproduce smoke test test-long test-gallery test-resume lint format setup clean-smoke
+.PHONY: reproduce smoke test test-long test-cluster test-gallery test-resume lint format setup clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -22,6 +22,10 @@ test: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# A SLURM of its own, as root: apt-get install slurm-wlm munge (done by itself). RL4VLM_WHOLE_SMOKE=1: the whole smoke run
+test-cluster: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/cluster
 
 # The gallery in a real browser: apt-get install chromium
 test-gallery: $(INSTALLED)

@@ -28,7 +28,7 @@ def pins(requirements: list[str]) -> dict[str, str]:
 
 def test_every_direct_requirement_is_pinned_as_in_the_lock() -> None:
     direct = pins(PROJECT["dependencies"])
-    for extra in ("dev", "tensorboard", "alfworld"):
+    for extra in ("dev", "tensorboard", "alfworld", "slurm"):
         direct |= pins(EXTRAS[extra])
     direct.pop("torch")
     assert {name: LOCK.get(name) for name in direct} == direct

@@ -49,6 +49,12 @@ def play(args: argparse.Namespace) -> None:
 
 
 def base_model(args: argparse.Namespace) -> None:
+    if args.download:
+        from rl4vlm.models.download import run as download
+
+        download(name=args.download, revision=args.revision, out=args.out)
+        return
+
     from rl4vlm.models.pretrain import PretrainSettings, copy_shipped, run
 
     if args.copy:

@@ -52,9 +52,12 @@ def _playing(add: AddStage) -> None:
 
 
 def _training(add: AddStage) -> None:
-    sub = add("base-model", commands.base_model, "Build and pre-train the embedded base model, or copy a ready one.")
+    sub = add("base-model", commands.base_model, "Build and pre-train the embedded base model, or get a ready one.")
     options.out(sub, "checkpoint folder to write")
-    sub.add_argument("--copy", type=Path, metavar="DIR", help="copy this ready checkpoint instead of training one")
+    ready = sub.add_mutually_exclusive_group()
+    ready.add_argument("--copy", type=Path, metavar="DIR", help="copy this ready checkpoint instead of training one")
+    ready.add_argument("--download", metavar="NAME", help="download this model of the Hugging Face hub instead")
+    sub.add_argument("--revision", metavar="REV", help="branch, tag or commit of --download (default: the newest)")
     options.settings(sub)
 
     sub = add(

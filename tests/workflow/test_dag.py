@@ -31,7 +31,7 @@ FULL = {
     ("config", "jobs"),
     [
         ("config.yaml", FULL | {"base_model": 1}),
-        ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"}),
+        ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"} | {"prefetch": 1}),
         ("smoke.yaml", FULL | {"base_model": 1, "ppo": TASKS * STYLES + 1, "evaluate_ppo": TASKS * STYLES + 1}),
     ],
 )
@@ -91,12 +91,6 @@ def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) 
     assert len(made) == TASKS * STYLES - 1
     assert "task=NumberLine, style=cot" not in made
     assert "task=NumberLine, style=nocot" in made
-
-
-def test_a_model_by_its_hub_name_is_not_built(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--config", "base_model={'source': 'someone/some-model'}")
-    assert "rule base_model" not in done.stdout
-    assert "--init someone/some-model" in done.stdout
 
 
 def test_the_shipped_model_is_copied(workspace: Workspace) -> None:

@@ -26,13 +26,19 @@ RESULTS = config["results_dir"]
 # Ready weights of the embedded base model; docs/log.md says how they were made.
 SHIPPED = "workflow/resources/base_model"
 BASE_SOURCE = config["base_model"]["source"]
-BASE_MODEL = f"{RESULTS}/base_model" if BASE_SOURCE in ("pretrain", "shipped") else BASE_SOURCE
-# A model that comes by its hub name is no file to wait for.
-BASE_MODEL_FILES = [] if BASE_MODEL == BASE_SOURCE and not Path(BASE_SOURCE).is_dir() else BASE_MODEL
+BASE_REVISION = config["base_model"].get("revision")
+BASE_MODEL = BASE_SOURCE if Path(BASE_SOURCE).is_dir() else f"{RESULTS}/base_model"
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 
 # The `rl4vlm` that jobs call is that of the environment that runs Snakemake, whether or not it was activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
+# A signal that a scheduler sends to all of a job must not end the shell before the stage in it has saved its state: once
+# the shell is gone, so is everything else. The stage itself gets the signal as ever.
+shell.prefix("set -euo pipefail; trap : TERM USR1; ")
+
+# All that a job on another machine reads is a file by then, so it never asks the hub: compute nodes may have no network.
+if workflow.remote_exec:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 wildcard_constraints:
@@ -92,12 +98,14 @@ def keep_report_beside_results():
     """Send the report that follows a run to the folder of that run's results, and write none after a dry run.
 
     A profile's `report:` is one fixed path, but `results_dir` is the config's; and Snakemake 9 tries to write the
-    report after a dry run too, which fails on a fresh clone.
+    report after a dry run too, which fails on a fresh clone. A run that was asked for less than all writes none: its
+    report would be of that alone, in place of the whole one.
     """
     write_report = workflow.create_report
 
     def create_report(report_plugin, report_settings, *args, **kwargs):
-        if workflow.dryrun:
+        asked = {job.rule.name for job in workflow.dag.targetjobs}
+        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLES + FIGURE_FILES)):
             return
         if str(report_settings.path) == "results/report.html":
             report_settings.path = Path(RESULTS) / "report.html"

@@ -37,6 +37,27 @@ elif BASE_SOURCE == "shipped":
         shell:
             "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
 
+elif BASE_MODEL != BASE_SOURCE:
+
+    # By its name on the hub. Where compute nodes have no network, this one runs where Snakemake does.
+    localrules:
+        prefetch,
+
+    rule prefetch:
+        output:
+            directory(BASE_MODEL),
+        log:
+            f"{RESULTS}/logs/prefetch.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/prefetch.tsv"
+        resources:
+            **grant("sft_data"),
+        params:
+            source=BASE_SOURCE,
+            revision=f"--revision {BASE_REVISION}" if BASE_REVISION else "",
+        shell:
+            "rl4vlm base-model --out {output} --download {params.source} {params.revision} 2>&1 | tee {log}"
+
 
 rule sft_data:
     input:

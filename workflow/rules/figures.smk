@@ -16,7 +16,7 @@ MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["task
 
 rule tables:
     input:
-        reading=BASE_MODEL_FILES,
+        reading=BASE_MODEL,
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",
             run=shown_evaluations("tables"),
@@ -74,7 +74,7 @@ for FIGURE in FIGURES:
         name:
             FIGURE
         input:
-            reading=BASE_MODEL_FILES,
+            reading=BASE_MODEL,
             evaluations=expand(
                 f"{RESULTS}/eval/{{run.name}}/{{file}}",
                 run=shown_evaluations(FIGURE),

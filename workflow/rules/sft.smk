@@ -6,7 +6,7 @@ rule sft:
         data=lambda wildcards: config["sft_data"]["given"].get(
             f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
         ),
-        init=BASE_MODEL_FILES,
+        init=BASE_MODEL,
         sources=watched("rl4vlm.sft.train", "{task}"),
     output:
         checkpoint=directory(f"{RESULTS}/sft/{{task}}-{{style}}/checkpoint"),

@@ -1,0 +1,114 @@
+"""The smoke workflow on a real SLURM: to its end, on GPUs of its own, and through a requeue."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import configured, submitted
+from tests.cluster.slurm import Cluster, Job, wait_for
+from tests.models.hub import NAME, Hub, serving
+from tests.workflow.conftest import ROOT, Workspace
+
+pytestmark = pytest.mark.long
+
+ONE_GAME = {
+    "tasks": ["NumberLine"],
+    "styles": ["cot"],
+    "ablations": {"lambda": {"NumberLine": []}},
+    "base_model": {"source": "shipped"},
+}
+# A GPU for each PPO run, which the pretended ones cannot compute on.
+ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
+FROM_HUB = {"base_model": {"source": NAME}}
+# RL4VLM_WHOLE_SMOKE=1 runs all of it, a quarter of an hour on two cores.
+WHOLE = bool(os.environ.get("RL4VLM_WHOLE_SMOKE"))
+
+
+def test_the_smoke_workflow_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    space = Workspace(tmp_path / "copy")
+    with submitted(space, cluster, overlay=None if WHOLE else ONE_GAME) as run:
+        run.finish(3000)
+    jobs = cluster.jobs()
+    assert len(jobs) >= 15
+    assert {(job.state, job.partition) for job in jobs} == {("COMPLETED", "cpu")}
+    assert len({job.comment for job in jobs}) == len(jobs), "a job was submitted twice"
+
+    configs = ["config/smoke.yaml", *([] if WHOLE else ["overlay.yaml"])]
+    check = [sys.executable, "-c", "from rl4vlm.cli import main; raise SystemExit(main())", "check-results", "--config"]
+    done = subprocess.run([*check, *configs], cwd=space.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (space.folder / "results" / "smoke" / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy whose base model was fetched from a hub that is gone since, with the warm start that PPO needs."""
+    space = Workspace(tmp_path_factory.mktemp("prefetched") / "copy")
+    before = cluster.jobs()
+    with serving(Hub(ROOT / "workflow" / "resources" / "base_model")) as hub:
+        cluster.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(space.folder / "hf")}
+        with submitted(space, cluster, "prefetch", overlay=ONE_GAME | FROM_HUB) as run:
+            run.finish(300)
+    assert (space.folder / "results" / "smoke" / "base_model" / "model.safetensors").is_file()
+    assert cluster.jobs() == before, "prefetch is no job of the cluster: its nodes may have no network"
+    # Quicker than as jobs of the cluster; the smoke run is there for that.
+    warm = space.snakemake("--until", "sft", *configured(space, ONE_GAME | FROM_HUB))
+    assert warm.returncode == 0, warm.stdout[-3000:]
+    return space
+
+
+def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefetched: Workspace) -> None:
+    overlay = ONE_GAME | FROM_HUB | ON_GPUS | {"seeds": [1, 2, 3]}
+    with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
+        first = wait_for(lambda: two(ppo_environments(cluster), run.failed()), 300, "two PPO jobs to run")
+        waiting = [job for job in ppo_jobs(cluster) if job.state == "PENDING"]
+        assert sorted(env["CUDA_VISIBLE_DEVICES"] for env in first.values()) == ["0", "1"]
+        assert [job.reason for job in waiting] == ["Resources"]
+        # Nor do they ask the hub, which is no longer there.
+        assert {env["HF_HUB_OFFLINE"] for env in first.values()} == {"1"}
+
+        third = wait_for(lambda: ppo_environments(cluster).get(waiting[0].comment), 300, "the third PPO job to run")
+        assert third["CUDA_VISIBLE_DEVICES"] in ("0", "1")
+        run.finish(300)
+    assert {job.partition for job in ppo_jobs(cluster)} == {"gpu"}
+
+
+def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: Workspace) -> None:
+    overlay = ONE_GAME | FROM_HUB | {"seeds": [4], "ppo": {"defaults": {"env_steps": 480}}}
+    folder = prefetched.folder / "results" / "smoke" / "ppo" / "NumberLine-cot-lambda0.5-seed4"
+    with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
+        wait_for(lambda: run.failed() or len(lines(folder / "metrics.jsonl")) >= 3, 300, "three updates")
+        job = ppo_jobs(cluster)[-1]
+        assert job.state == "RUNNING", run.output()[-3000:]
+        cluster.command("scontrol", "requeue", str(job.id))
+        wait_for(lambda: run.failed() or ppo_jobs(cluster)[-1].restarts == 1, 60, "the requeue")
+        run.finish(600)
+    assert ppo_jobs(cluster)[-1].id == job.id
+    assert ppo_jobs(cluster)[-1].state == "COMPLETED"
+    assert [line["update"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 31))
+
+
+def ppo_jobs(cluster: Cluster) -> list[Job]:
+    return [job for job in cluster.jobs() if job.comment.startswith("rule_ppo")]
+
+
+def ppo_environments(cluster: Cluster) -> dict[str, dict[str, str]]:
+    """The environment of `rl4vlm ppo` in each job that runs it now, by the job's comment."""
+    running = [job for job in ppo_jobs(cluster) if job.state == "RUNNING"]
+    found = {job.comment: cluster.environments(job, "rl4vlm ppo") for job in running}
+    return {comment: environments[0] for comment, environments in found.items() if environments}
+
+
+def two(found: dict[str, dict[str, str]], failed: bool) -> dict[str, dict[str, str]] | None:
+    assert not failed
+    return found if len(found) == 2 else None
+
+
+def lines(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
