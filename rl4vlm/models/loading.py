@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.models.encode import Encoder
-from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter
+from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter, merge
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 QUANTIZED = ("4bit", "8bit")
+CPU_REPACKING = "support_avx512bf16_for_cpu"
 LLAVA_SHARED = (
     "vision_config",
     "text_config",
@@ -69,7 +71,10 @@ class Backbone:
         self.model.save_pretrained(folder)
         if is_adapter(folder):
             # An adapter's own files say nothing of these, and the config may differ from the base model's (one view).
-            self.model.config.save_pretrained(folder)
+            config = deepcopy(self.model.config)
+            # The base model's weights are in their own format; how they are held is chosen anew when they are loaded.
+            config.__dict__.pop("quantization_config", None)
+            config.save_pretrained(folder)
             replies.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
@@ -151,7 +156,23 @@ def load_backbone(
         load_adapter(model, adapter)
     if lora is not None:
         ensure_adapter(model, lora)
+    if adapter is not None or lora is not None:
+        _keep_gradients(model)
     return Backbone(model, processor)
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """On CPUs bitsandbytes repacks 4-bit weights when a layer is first evaluated, and no gradient passes from then on:
+    PPO, which trains in evaluation mode, must do without."""
+    for module in model.modules():
+        if hasattr(module, CPU_REPACKING):
+            setattr(module, CPU_REPACKING, False)
+
+
+def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
+    """Write the same policy as an adapter's checkpoint without adapters, for programs that cannot put them together."""
+    backbone = load_backbone(adapter, dtype=dtype)
+    Backbone(merge(backbone.model), backbone.processor).save(folder)
 
 
 def _check_there(source: str | Path, what: str = "") -> None:

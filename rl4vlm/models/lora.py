@@ -83,7 +83,10 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the adapter in `folder` on its base model, ready to be trained further."""
+    renamed = getattr(model, "_weight_conversions", None)
     model.load_adapter(str(folder), is_trainable=True)
+    # Loading leaves the adapter's naming of weights there, under which the merged model would be saved.
+    model._weight_conversions = renamed
     in_float32(model)
 
 

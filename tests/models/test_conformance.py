@@ -14,7 +14,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded
-from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.loading import load_backbone, write_merged
 from rl4vlm.models.lora import LoraSettings, ensure_adapter, trainable
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_ppo
@@ -181,6 +181,9 @@ def test_adapters_reach_every_part_and_come_back(checkpoint: Path, parts: tuple[
     assert torch.equal(loaded.values, after.values)
     assert {name for name, parameter in again.model.named_parameters() if parameter.requires_grad} == names
     assert not list(tmp_path.glob("model*.safetensors"))
+    write_merged(tmp_path, tmp_path / "merged", dtype="float32")
+    merged = load(tmp_path / "merged").score(prompts, replies)
+    torch.testing.assert_close(merged.logprobs, after.logprobs, atol=1e-4, rtol=0)
 
 
 def test_gradient_checkpointing_changes_memory_alone(checkpoint: Path) -> None:

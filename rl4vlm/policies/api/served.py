@@ -41,6 +41,7 @@ class Server:
             raise ValueError(f"no checkpoint folder {str(checkpoint)!r} to serve")
         self.checkpoint = checkpoint
         self.model = f"checkpoint-{digest[:16]}"
+        self.dtype = dtype
         self._options = ["--dtype", dtype, "--device", device]
         self._open = ExitStack()
         self.port = 0
@@ -48,7 +49,7 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until it answers. Raises ValueError with what it printed if it does not."""
         folder = Path(self._open.enter_context(TemporaryDirectory(prefix="rl4vlm-serve-")))
-        (folder / self.model).symlink_to(self.checkpoint.resolve(), target_is_directory=True)
+        self._lay_out(folder / self.model)
         try:
             for attempt in range(1, STARTS + 1):
                 log = folder / f"log{attempt}"
@@ -67,6 +68,16 @@ class Server:
     def close(self) -> None:
         """Stop the server; nothing happens if it does not run."""
         self._open.close()
+
+    def _lay_out(self, place: Path) -> None:
+        """Put the checkpoint where the server looks for it; an adapter is merged into its base model first."""
+        from rl4vlm.models.loading import write_merged
+        from rl4vlm.models.lora import is_adapter
+
+        if is_adapter(self.checkpoint):
+            write_merged(self.checkpoint, place, dtype=self.dtype)
+        else:
+            place.symlink_to(self.checkpoint.resolve(), target_is_directory=True)
 
     def _spawn(self, folder: Path, log: Path) -> subprocess.Popen[bytes]:
         self.port = free_port()

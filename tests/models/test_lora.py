@@ -1,0 +1,114 @@
+"""Adapters: what they are put on, and a policy trained with them from demonstrations to evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from rl4vlm.cli import main
+from rl4vlm.core.config import build_settings, parse_settings
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.lora import LoraSettings, ensure_adapter, target_layers, trainable
+from rl4vlm.sft.train import SFTSettings
+
+LORA = {"rank": 4, "alpha": 8}
+
+
+def test_all_linear_is_every_linear_layer_but_the_head(tiny_checkpoint: Path) -> None:
+    model = load_backbone(tiny_checkpoint).model
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert linear - set(target_layers(model, "all-linear")) == {"lm_head"}
+
+
+def test_a_regular_expression_chooses_whole_names(tiny_checkpoint: Path) -> None:
+    model = load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2, targets=r".*language_model.*\.(q|v)_proj")).model
+    adapted = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert len(adapted) == 4
+    assert all("language_model" in name and name.endswith(("q_proj", "v_proj")) for name in adapted)
+
+
+def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"targets 'query' matches no linear layer; there are .*q_proj"):
+        load_backbone(tiny_checkpoint, lora=LoraSettings(targets="query"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rank": 0}, "rank 0 is less than 1"),
+        ({"alpha": 0}, "alpha 0.0 is not above 0"),
+        ({"targets": "("}, "no regular expression"),
+        ({"rnak": 4}, "unknown setting 'lora.rnak'; did you mean rank"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_settings(SFTSettings, {"lora": wrong})
+    assert parse_settings(SFTSettings, ["lora=null"]).lora is None
+    assert parse_settings(SFTSettings, ["lora.rank=3"]).lora == LoraSettings(rank=3)
+
+
+def test_other_adapters_than_those_there_are_refused(tiny_checkpoint: Path) -> None:
+    model = load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2, alpha=4, targets=r".*q_proj")).model
+    with pytest.raises(ValueError, match=r"rank 2 and alpha 4 on 3 layers, but rank 2 and alpha 4 on \d+ are asked"):
+        ensure_adapter(model, LoraSettings(rank=2, alpha=4))
+
+
+def test_an_adapter_whose_base_model_is_gone_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    record = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert record["base_model_name_or_path"] == str(tiny_checkpoint)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(record | {"base_model_name_or_path": "gone/away/x"}))
+    with pytest.raises(ValueError, match=r"no model at 'gone/away/x' \(the base model of the adapter in "):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's own use
+def test_peft_itself_reads_the_adapter(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    ours = load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).model
+    for parameter in trainable(ours):
+        torch.nn.init.normal_(parameter, std=0.1)
+    ours.save_pretrained(tmp_path)
+    theirs = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(tiny_checkpoint), str(tmp_path))
+    ids = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(input_ids=ids).logits, theirs.eval()(input_ids=ids).logits)
+
+
+def test_sft_ppo_and_evaluation_with_adapters(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """As the workflow's commands do it; PPO goes on with SFT's adapter, on the same base model."""
+    data, sft, ppo = (str(tmp_path / name) for name in ("data", "sft", "ppo"))
+    lora = f"lora={json.dumps(LORA)}"
+    common = ["device=cpu", lora]
+    small = ["env_steps=16", "envs=4", "rollout_steps=8", "epochs=1", "minibatch=8", "micro_batch=8"]
+    assert main(["sft-data", "--task", "NumberLine", "--out", data, "--set", "samples=16"]) == 0
+    train = ["--data", data, "--init", str(tiny_checkpoint), "--out", sft]
+    assert main(["sft", *train, "--set", "batch=8", "micro_batch=8", "learning_rate=1e-2", *common]) == 0
+    init = f"{sft}/checkpoint"
+    play = ["--task", "NumberLine", "--init", init, "--out", ppo]
+    speed = ["learning_rate=1e-2", "max_new_tokens=12", "value_sizes=[16]", "temperature=0.7"]
+    assert main(["ppo", *play, "--set", *small, *speed, *common]) == 0
+    before, after = (_adapter(Path(folder)) for folder in (init, f"{ppo}/checkpoint"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    for folder in (init, f"{ppo}/checkpoint"):
+        assert json.loads(Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+            tiny_checkpoint
+        )
+    assert Path(ppo, "checkpoint/value_head.safetensors").is_file()
+    held_out = str(tmp_path / "evaluation")
+    assert main(["evaluate", f"{ppo}/checkpoint", "NumberLine", "--out", held_out, "--set", "episodes=2"]) == 0
+    assert json.loads(Path(held_out, "summary.json").read_text())["kind"] == "ppo"
+    lines = [json.loads(line) for line in Path(ppo, "metrics.jsonl").read_text().splitlines()]
+    assert max(line["first_ratio_error"] for line in lines) < 1e-4
+
+
+def _adapter(folder: Path) -> dict[str, torch.Tensor]:
+    model = ActorCritic.load(folder, temperature=1.0, max_new_tokens=1).model
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}

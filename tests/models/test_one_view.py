@@ -1,0 +1,69 @@
+"""LLaVA-1.6 as the paper runs it: one view of 336x336 pixels, 576 tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from rl4vlm.models.encode import Encoded, Encoder
+from rl4vlm.models.loading import Backbone, load_backbone
+from rl4vlm.models.lora import LoraSettings
+from tests.models.families import write_idefics3, write_llava_next
+
+
+@pytest.fixture(scope="module")
+def llava16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LLaVA-NeXT with the real one's pictures: patches of 14 pixels in views of 336."""
+    folder = tmp_path_factory.mktemp("llava16")
+    write_llava_next(folder, side=336, patch=14)
+    return folder
+
+
+def prompt(backbone: Backbone) -> Encoded:
+    picture = np.random.default_rng(0).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
+    return Encoder(backbone.processor).prompt(picture, "Read.")
+
+
+def picture_tokens(backbone: Backbone) -> int:
+    return int((prompt(backbone).input_ids == backbone.model.config.image_token_id).sum())
+
+
+def test_the_grid_of_views_is_left_out(llava16: Path, tmp_path: Path) -> None:
+    full, one = load_backbone(llava16), load_backbone(llava16, one_view=True)
+    # Of a grid of 1x2 the view that a square fills, with its 24 newlines, and the whole.
+    assert picture_tokens(full) == 576 + 24 + 576
+    assert picture_tokens(one) == 576
+    assert isinstance(one.model, LlavaForConditionalGeneration)
+    one.save(tmp_path)
+    assert picture_tokens(load_backbone(tmp_path)) == 576
+    assert picture_tokens(load_backbone(tmp_path, one_view=True)) == 576
+
+
+def test_the_view_and_the_weights_are_those_of_the_whole(llava16: Path) -> None:
+    full, one = load_backbone(llava16), load_backbone(llava16, one_view=True)
+    theirs, ours = prompt(full).pictures, prompt(one).pictures
+    torch.testing.assert_close(ours["pixel_values"][0], theirs["pixel_values"][0, 0])
+    with torch.no_grad():
+        grid = full.model.model.get_image_features(**theirs).pooler_output[0]
+        whole = one.model.model.get_image_features(**ours).pooler_output[0]
+    torch.testing.assert_close(whole, grid[:576])
+    left = full.model.state_dict()
+    assert left.keys() - one.model.state_dict().keys() == {"model.image_newline"}
+    assert all(torch.equal(left[name], tensor) for name, tensor in one.model.state_dict().items())
+
+
+def test_an_adapter_remembers_it(llava16: Path, tmp_path: Path) -> None:
+    load_backbone(llava16, one_view=True, lora=LoraSettings(rank=2)).save(tmp_path)
+    again = load_backbone(tmp_path)
+    assert isinstance(again.model, LlavaForConditionalGeneration)
+    assert picture_tokens(again) == 576
+
+
+def test_other_families_leave_out_their_tiles(tmp_path: Path) -> None:
+    write_idefics3(tmp_path)
+    assert picture_tokens(load_backbone(tmp_path)) == 5 * 4
+    assert picture_tokens(load_backbone(tmp_path, one_view=True)) == 4
