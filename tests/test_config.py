@@ -26,6 +26,7 @@ from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.gallery.build import GallerySettings
 from rl4vlm.models.pretrain import PretrainSettings
+from rl4vlm.ppo.cnn import CNNSettings
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.train import SFTSettings
@@ -39,6 +40,7 @@ STAGES: dict[str, type[Any]] = {
     "sft_data": SFTDataSettings,
     "sft": SFTSettings,
     "ppo": PPOSettings,
+    "cnn": CNNSettings,
     "evaluation": EvaluationSettings,
 }
 
@@ -107,11 +109,13 @@ def test_a_stray_key_is_refused(place: tuple[str, ...], key: str | None) -> None
         validate(config, str(SCHEMA))
 
 
-@pytest.mark.parametrize("place", ["tasks", "ppo.tasks", "ablations.lambda"])
+@pytest.mark.parametrize("place", ["tasks", "ppo.tasks", "ablations.lambda", "cnn.skip"])
 def test_an_unknown_task_is_named(place: str) -> None:
     config = deepcopy(resolved(CONFIGS[0]))
     if place == "tasks":
         config["tasks"] = ["NumberLime"]
+    elif place == "cnn.skip":
+        config["cnn"]["skip"] = ["NumberLime"]
     else:
         above, below = place.split(".")
         config[above][below]["NumberLime"] = {}
@@ -125,6 +129,7 @@ def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:
         assert stage_settings(config, "sft_data", task)["samples"] <= 16
         assert stage_settings(config, "ppo", task)["env_steps"] <= 32
         assert stage_settings(config, "evaluation", task)["episodes"] <= 4
+        assert stage_settings(config, "cnn", task)["env_steps"] <= 32
 
 
 class TestPaperConfig:
@@ -137,7 +142,7 @@ class TestPaperConfig:
         default, paper = (
             yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("config.yaml", "paper.yaml")
         )
-        for stage in ("sft_data", "sft", "ppo", "evaluation"):
+        for stage in ("sft_data", "sft", "ppo", "cnn", "evaluation"):
             assert set(default[stage]["defaults"]) - set(paper[stage]["defaults"]) <= self.OURS, stage
             for task, settings in (default[stage]["tasks"] or {}).items():
                 left = set(settings) - set((paper[stage]["tasks"] or {}).get(task, {}))

@@ -32,8 +32,9 @@ def list_tasks(args: argparse.Namespace) -> None:
 def play(args: argparse.Namespace) -> None:
     import secrets
 
+    from rl4vlm.policies.settings import PlaySettings
     from rl4vlm.terminal.screen import find_screen
-    from rl4vlm.terminal.session import PlaySettings, play
+    from rl4vlm.terminal.session import play
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     print(f"{args.task}, played by {args.policy}, seed {seed}")
@@ -189,11 +190,15 @@ def check_results(args: argparse.Namespace) -> None:
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:
     """Which results tables and figures are made of."""
-    reading = args.results / "base_model" / "reading.json"
+    cnn = args.results / "cnn"
+    without_cnn = args.cnn_runs is None and not cnn.is_dir()
     return {
         "evaluations": _folders(args.results / "eval", args.evaluations),
-        "ppo_runs": _folders(args.results / "ppo", args.ppo_runs),
-        "base_reading": reading if reading.is_file() else None,
+        "training_runs": [
+            *_folders(args.results / "ppo", args.ppo_runs),
+            *([] if without_cnn else _folders(cnn, args.cnn_runs)),
+        ],
+        "base_reading": args.base_reading,
         "scale": args.scale,
         "main_lambda": dict(args.main_lambda),
     }
@@ -209,13 +214,14 @@ def _folders(parent: Path, names: list[str] | None) -> list[Path]:
 
 
 def _trained_with(checkpoint: Path) -> list[str]:
-    """What the run record beside a PPO checkpoint says of how its policy plays, as `key=value` words."""
+    """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
     file = checkpoint.parent / "run.json"
     record = json.loads(file.read_text(encoding="utf-8")) if checkpoint.is_dir() and file.is_file() else {}
-    if record.get("stage") != "ppo":
+    if record.get("stage") not in ("ppo", "cnn"):
         return []
     played = record["settings"]
-    return setting_words({key: played[key] for key in ("temperature", "max_new_tokens", "env", "prompt")})
+    told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]
+    return setting_words({key: played[key] for key in told})
 
 
 def _policy_label(policy: str) -> str:

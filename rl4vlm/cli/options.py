@@ -42,6 +42,10 @@ def results(parser: argparse.ArgumentParser) -> None:
     evaluations(parser)
     scale(parser)
     parser.add_argument("--ppo-runs", nargs="*", metavar="RUN", help="PPO runs to use (default: all in DIR/ppo)")
+    parser.add_argument("--cnn-runs", nargs="*", metavar="RUN", help="CNN+RL runs to use (default: all in DIR/cnn)")
+    parser.add_argument(
+        "--base-reading", type=Path, metavar="FILE", help="the base model's reading.json; without it, no row of it"
+    )
     parser.add_argument(
         "--main-lambda",
         nargs="*",

@@ -136,6 +136,20 @@ def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
 
 
+CNN_EVALUATION = ("episodes", "width", "seed_base", "env", "device")
+"""What an evaluation's settings say to a policy without a language model."""
+
+
+def cnn_evaluation_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Settings of the evaluation of a CNN+RL policy: the stage's episodes, at the temperature that it was trained with.
+
+    Those that concern a language model are left out, so that changing one evaluates nothing again here.
+    """
+    found = stage_settings(config, "evaluation", task)
+    played = {name: found[name] for name in CNN_EVALUATION if name in found}
+    return {**played, "temperature": stage_settings(config, "cnn", task)["temperature"]}
+
+
 def _api_cache(config: Mapping[str, Any]) -> str:
     return f"{config['results_dir']}/api_cache"
 
@@ -145,6 +159,7 @@ def check_tasks(config: Mapping[str, Any], known: Sequence[str]) -> None:
     named = {
         "tasks": config["tasks"],
         "ablations.lambda": lambda_ablation(config),
+        "cnn.skip": (config.get("cnn") or {}).get("skip", []),
         **{f"api_models.{model}": entry.get("tasks", []) for model, entry in (config.get("api_models") or {}).items()},
     }
     for stage, section in config.items():
@@ -248,8 +263,21 @@ class PPORun:
 
 
 @dataclass(frozen=True)
+class CNNRun:
+    """One training run of the CNN+RL baseline; `name` is its folder below `results/cnn`."""
+
+    task: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
 class EvaluationRun:
-    """One held-out evaluation; `name` is its folder below `results/eval`, `kind` is scripted, sft, ppo, http or api.
+    """One held-out evaluation; `name` is its folder below `results/eval`, `kind` is scripted, sft, ppo, cnn, http or
+    api.
 
     `ppo` is the training run that made the policy, for kinds ppo and http (the same checkpoint, asked over HTTP).
     """
@@ -288,6 +316,14 @@ def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
     return list(dict.fromkeys(main + ablation))
 
 
+def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
+    """The runs of the CNN+RL baseline: each task but those of `cnn.skip`, with every seed; none without `cnn`."""
+    if not config.get("cnn"):
+        return []
+    skipped = config["cnn"].get("skip", [])
+    return [CNNRun(task, seed) for task in config["tasks"] if task not in skipped for seed in config["seeds"]]
+
+
 def default_lambda(config: Mapping[str, Any], task: str) -> float:
     """The thought weight of a task's main runs."""
     return float(stage_settings(config, "ppo", task)["thought_weight"])
@@ -299,7 +335,7 @@ def lambda_ablation(config: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
-    """All held-out evaluations: the scripted policies, each SFT start, each PPO run, and what is asked over HTTP."""
+    """All held-out evaluations: scripted policies, each SFT start, PPO run and CNN+RL run, what is asked over HTTP."""
     tasks, styles = config["tasks"], config["styles"]
     ppo = ppo_runs(config)
     main = [(task, style) for task in tasks for style in styles]
@@ -313,6 +349,7 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
         ),
         *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
         *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),
+        *(EvaluationRun(f"cnn-{run.name}", "cnn", run.task, Style.ACTION_ONLY.value) for run in cnn_runs(config)),
         *(EvaluationRun(f"http-{run.name}", "http", run.task, run.style, run) for run in http_runs(config)),
         *api_runs(config),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.config import evaluation_runs, ppo_runs
+from rl4vlm.core.config import cnn_runs, evaluation_runs, ppo_runs
 
 TABLES = ("main", "cot", "lambda", "reading")
 FIGURES = ("training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading")
@@ -23,7 +23,8 @@ def promised_files(config: Mapping[str, Any]) -> list[Path]:
     files = [results / "report.html", results / "gallery" / "index.html"]
     files += [assets / name for name in ("games.png", "training_curves.png", "results.md")]
     files += [results / "tables" / f"{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
-    files += [results / "figures" / f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")]
+    files += [results / "figures" / f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
+    files += [results / folder / "run.json" for folder in ("tables", "gallery")]
     if config["base_model"]["source"] in ("pretrain", "shipped"):
         files += [results / "base_model" / name for name in ("config.json", "model.safetensors", "reading.json")]
     for run in evaluation_runs(config):
@@ -31,6 +32,9 @@ def promised_files(config: Mapping[str, Any]) -> list[Path]:
     for training in ppo_runs(config):
         folder = results / "ppo" / training.name
         files += [folder / name for name in ("metrics.jsonl", "timing.jsonl", "run.json", "checkpoint/config.json")]
+    for baseline in cnn_runs(config):
+        folder = results / "cnn" / baseline.name
+        files += [folder / name for name in ("metrics.jsonl", "timing.jsonl", "run.json", "checkpoint/cnn.json")]
     for task in config["tasks"]:
         for style in config["styles"]:
             data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}"

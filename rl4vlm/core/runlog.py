@@ -91,6 +91,42 @@ class JsonLines:
         self.close()
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError naming a file that is missing or holds anything else."""
+    return _json_object(_text(path), str(path))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of one JSON object a line, each after its place (`FILE, line N`) for messages.
+
+    Raises ValueError naming a file that is missing or, with its place, a line that is no JSON object.
+    """
+    # Not splitlines: a text may hold line separators that are none in JSON (U+2028).
+    lines = _text(path).split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
+        place = f"{path}, line {number}"
+        yield place, _json_object(line, place)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _json_object(text: str, place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{place} is no JSON object but {text[:40]!r}")
+    return found
+
+
 def jsonable(value: Any) -> Any:
     """`value` in JSON's own types: dataclasses as objects, paths as text, NaN and infinities as null."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -116,6 +152,7 @@ def write_run_record(
     seeds: Mapping[str, Any],
     inputs: Mapping[str, Path],
     seconds: float,
+    name: str = RECORD,
 ) -> None:
     """Write `run.json`: what ran, from which code and inputs, on which machine, and for how long.
 
@@ -127,6 +164,7 @@ def write_run_record(
         inputs: files and folders it read, by name; each is recorded with its SHA-256, or null when it is not a path
             here (the name of a model on a hub).
         seconds: wall time.
+        name: of the file, where several runs write into one folder.
     """
     record = {
         "stage": stage,
@@ -139,7 +177,7 @@ def write_run_record(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
     }
-    atomic_write_text(folder / RECORD, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256_of(path: Path) -> str | None:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,8 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.policies.registry import METHODS, SCRIPTED, VLM_OPTIONS, checkpoint_of, make_policy
+from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
+from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.tasks.registry import get_task
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
@@ -31,27 +32,16 @@ PROTOCOL = "held_out"
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """How a policy is evaluated.
+class EvaluationSettings(PlaySettings):
+    """How a policy is evaluated, besides how it plays anywhere.
 
     Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `width`
-    episodes are played at once. `temperature` to `device` say how a learned policy is loaded. `env` holds keyword
-    arguments of the environment, `prompt` texts that replace the task's own, `api` settings of a policy that asks over
-    HTTP.
+    episodes are played at once.
     """
 
     episodes: int = 200
     width: int = 64
     seed_base: int = 1_000_000_000
-    temperature: float = 0.2
-    max_new_tokens: int = 256
-    dtype: str = "float32"
-    quantize: str | None = None
-    one_view: bool = False
-    device: str = "auto"
-    env: dict[str, Any] = field(default_factory=dict)
-    prompt: dict[str, str] = field(default_factory=dict)
-    api: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -63,16 +53,11 @@ class EvaluationSettings:
     def seeds(self) -> range:
         return range(self.seed_base, self.seed_base + self.episodes)
 
-    @property
-    def loading(self) -> dict[str, Any]:
-        always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
-        return always | {name: getattr(self, name) for name in VLM_OPTIONS if getattr(self, name)}
-
 
 @dataclass(frozen=True)
 class Origin:
-    """What made a policy: `kind` is scripted, sft, ppo, checkpoint (unknown), api (a model behind an endpoint) or http
-    (a checkpoint asked over HTTP); lambda and seed only for what PPO trained."""
+    """What made a policy: `kind` is scripted, sft, ppo, cnn, checkpoint (unknown), api (a model behind an endpoint) or
+    http (a checkpoint asked over HTTP); lambda only for what PPO fine-tuned, seed for what PPO trained."""
 
     method: str
     kind: str
@@ -319,4 +304,6 @@ def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
         return Origin(f"LLaVA-sft{ending}", "sft")
     if made.get("stage") == "ppo":
         return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_weight"], made["seeds"]["ppo"])
+    if made.get("stage") == "cnn":
+        return Origin("CNN+RL", "cnn", seed=made["seeds"]["cnn"])
     return Origin(Path(checkpoint).name, "checkpoint")

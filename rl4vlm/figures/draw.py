@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rl4vlm.figures.results import Results
+from rl4vlm.core.runlog import write_run_record
+from rl4vlm.figures.results import Results, input_files
 from rl4vlm.figures.style import FigureStyle, drawing, save
 
 FIGURES: dict[str, str] = {
@@ -22,7 +24,7 @@ def draw(
     name: str,
     *,
     evaluations: Iterable[Path],
-    ppo_runs: Iterable[Path],
+    training_runs: Iterable[Path],
     base_reading: Path | None,
     out: Path,
     scale: str,
@@ -31,10 +33,12 @@ def draw(
 ) -> None:
     """Draw the figure `name` as `out`.pdf and `out`.png; the same inputs and style give the same bytes.
 
+    `out`.run.json beside them tells what made them, and when.
+
     Args:
         name: a key of `FIGURES`.
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
-        ppo_runs: folders of PPO runs (`metrics.jsonl`).
+        training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`).
         base_reading: the base model's `reading.json`, or None.
         out: path of the files, without a suffix.
         scale: which config made the results, for the small print.
@@ -47,9 +51,20 @@ def draw(
         raise ValueError(f"unknown figure {name!r}: known are {', '.join(FIGURES)}")
     module, _, attribute = FIGURES[name].partition(":")
     figure = getattr(importlib.import_module(module), attribute)
+    started = time.monotonic()
     style = style or FigureStyle()
+    evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, ppo_runs=ppo_runs, base_reading=base_reading, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_reading=base_reading, main_lambda=main_lambda
     )
     with drawing(style):
         save(figure(results, scale, style), out)
+    write_run_record(
+        out.parent,
+        stage="figure",
+        settings={"figure": name, "scale": scale, "main_lambda": results.main_lambda, "style": style},
+        seeds={},
+        inputs=input_files(evaluations, training_runs, base_reading),
+        seconds=time.monotonic() - started,
+        name=f"{out.name}.run.json",
+    )

@@ -18,6 +18,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "λ": r"$\lambda$",
     "±": r"$\pm$",
+    "†": r"\dag{}",
 }
 
 

@@ -54,14 +54,16 @@ def _row(axis: Axes, place: int, task: str, method: str, runs: Sequence[Evaluati
     thoughts = sum(abs(run.logprob_thoughts or 0.0) for run in runs) / len(runs)
     action = sum(abs(run.logprob_action or 0.0) for run in runs) / len(runs)
     axis.plot([max(action, FLOOR), max(thoughts, FLOOR)], [place, place], color="#cccccc", linewidth=1.0, zorder=1)
-    for name, value in (("thoughts", thoughts), ("action", action)):
+    for name, value, other in (("thoughts", thoughts, action), ("action", action, thoughts)):
         axis.plot(max(value, FLOOR), place, STAGES[method][1], color=style.colour(name), label=name, zorder=3)
+        # Away from the other value, so that labels of equal values do not meet either.
+        right = value > other or (value == other and name == "thoughts")
         axis.annotate(
             f"{value:.2g}",
             (max(value, FLOOR), place),
-            xytext=(0, 3.5),
+            xytext=(1.0 if right else -1.0, 3.5),
             textcoords="offset points",
-            ha="center",
+            ha="left" if right else "right",
             va="bottom",
             fontsize=style.font_size - 2,
             color=style.colour(name),

@@ -6,18 +6,20 @@ or broken in a file is a ValueError that names the file and the line.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-STYLE_METHODS = {"cot": "RL4VLM", "nocot": "RL4VLM-noCoT", "cnn": "CNN+RL"}
-"""The published name of a PPO run's method, by the style in the name of its folder."""
+from rl4vlm.core.runlog import read_json, read_json_lines
 
-RUN_NAME = re.compile(r"(?P<task>[^/-]+)-(?P<style>[a-z]+)(-lambda(?P<weight>\d+(\.\d+)?))?-seed(?P<seed>\d+)")
-"""How the folder of a PPO run is named, e.g. `NumberLine-cot-lambda0.5-seed1`."""
+STYLE_METHODS = {"cot": "RL4VLM", "nocot": "RL4VLM-noCoT", None: "CNN+RL"}
+"""The published name of a training run's method, by the style in the name of its folder."""
+
+RUN_NAME = re.compile(r"(?P<task>[^/-]+)(-(?P<style>[a-z]+)-lambda(?P<weight>\d+(\.\d+)?))?-seed(?P<seed>\d+)")
+"""How the folder of a training run is named: `NumberLine-cot-lambda0.5-seed1`, and `NumberLine-seed1` of CNN+RL, which
+writes no replies that could have a style."""
 
 PAPER_LAMBDA = 0.5
 """λ of the card games in the paper: the headline of a task that was trained with several, unless the caller says."""
@@ -30,7 +32,7 @@ class Evaluation:
     `method` is the published name without λ; `thought_weight` is λ, None where a method has none; `seed` is the
     training seed, None for a policy that was not trained. `success_rate`, `ci_low` and `ci_high` are in percent. The
     log-probs (nats) are means over steps of the summed log-probability, None for a policy without any. `reading` maps a
-    field to (correct, asked).
+    field to (correct, asked). `partial`: fewer episodes were played than asked for.
     """
 
     folder: Path
@@ -48,11 +50,12 @@ class Evaluation:
     logprob_thoughts: float | None
     logprob_action: float | None
     reading: Mapping[str, tuple[int, int]]
+    partial: bool = False
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One update of a PPO run: success over the last `window` training episodes, in percent."""
+    """One update of a training run: success over the last `window` training episodes, in percent."""
 
     env_steps: int
     success_rate: float
@@ -61,7 +64,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A PPO run's learning curve; updates before the first finished episode are left out."""
+    """The learning curve of a PPO or CNN+RL run; updates before the first finished episode are left out."""
 
     folder: Path
     method: str
@@ -111,18 +114,18 @@ class Results:
         cls,
         *,
         evaluations: Iterable[Path],
-        ppo_runs: Iterable[Path],
+        training_runs: Iterable[Path],
         base_reading: Path | None = None,
         main_lambda: Mapping[str, float] | None = None,
     ) -> Results:
-        """Read folders of evaluations and of PPO runs, and the base model's `reading.json`.
+        """Read folders of evaluations and of training runs, and the base model's `reading.json`.
 
-        Raises ValueError naming a file (and line) that is missing or broken, a PPO folder whose name does not say what
-        it holds, or a task trained with several λ of which none is known to be the main one.
+        Raises ValueError naming a file (and line) that is missing or broken, a run whose folder's name does not say
+        what it holds, or a task trained with several λ of which none is known to be the main one.
         """
         results = cls(
             evaluations=tuple(load_evaluation(folder) for folder in evaluations),
-            training_runs=tuple(load_training_run(folder) for folder in ppo_runs),
+            training_runs=tuple(load_training_run(folder) for folder in training_runs),
             base_reading=None if base_reading is None else load_base_reading(base_reading),
             main_lambda=dict(main_lambda or {}),
         )
@@ -160,7 +163,7 @@ class Results:
         return _chosen(found, method, task)
 
     def headline_runs(self, method: str | None = None, task: str | None = None) -> list[TrainingRun]:
-        """PPO runs of the methods proper, without further λ; in the order of their seeds."""
+        """Training runs of the methods proper, without further λ; in the order of their seeds."""
         found = [run for run in self.training_runs if self._is_headline(run)]
         return _chosen(found, method, task)
 
@@ -179,7 +182,7 @@ def _chosen(runs: Sequence[Run], method: str | None, task: str | None) -> list[R
 def load_evaluation(folder: Path) -> Evaluation:
     """Read `summary.json` and `episodes.jsonl`; raises ValueError where they are missing, broken or disagree."""
     file = folder / "summary.json"
-    summary = _json_object(_text(file), str(file))
+    summary = read_json(file)
     where = str(file)
     episodes = _integer(summary, "episodes", where)
     successes = _integer(summary, "successes", where)
@@ -204,14 +207,17 @@ def load_evaluation(folder: Path) -> Evaluation:
         logprob_thoughts=_optional_number(summary, "logprob_thoughts", where),
         logprob_action=_optional_number(summary, "logprob_action", where),
         reading=reading,
+        partial=bool(summary.get("partial")),
     )
 
 
 def load_training_run(folder: Path) -> TrainingRun:
-    """Read `metrics.jsonl` of a PPO run; what was trained is in the folder's name. Raises ValueError."""
+    """Read `metrics.jsonl` of a PPO or CNN+RL run; what was trained is in the folder's name. Raises ValueError."""
     name = RUN_NAME.fullmatch(folder.name)
     if name is None or name["style"] not in STYLE_METHODS:
-        raise ValueError(f"{folder} is not named like a PPO run (<task>-<style>-lambda<λ>-seed<n>)")
+        raise ValueError(
+            f"{folder} is not named like a PPO run (<task>-<style>-lambda<λ>-seed<n>) or a CNN+RL run (<task>-seed<n>)"
+        )
     return TrainingRun(
         folder=folder,
         method=STYLE_METHODS[name["style"]],
@@ -224,7 +230,7 @@ def load_training_run(folder: Path) -> TrainingRun:
 
 def load_base_reading(file: Path) -> BaseReading:
     """Read the base model's `reading.json`: `{"samples": n, "tasks": {task: {field: share}}}`. Raises ValueError."""
-    report = _json_object(_text(file), str(file))
+    report = read_json(file)
     shares: dict[str, dict[str, float]] = {}
     for task, fields in _mapping(report, "tasks", str(file)).items():
         if not isinstance(fields, dict):
@@ -233,8 +239,18 @@ def load_base_reading(file: Path) -> BaseReading:
     return BaseReading(_integer(report, "samples", str(file)), shares)
 
 
+def input_files(
+    evaluations: Iterable[Path], training_runs: Iterable[Path], base_reading: Path | None
+) -> dict[str, Path]:
+    """The files that `Results.load` reads, by a name for the run record."""
+    files = [folder / name for folder in evaluations for name in ("summary.json", "episodes.jsonl")]
+    files += [folder / "metrics.jsonl" for folder in training_runs]
+    files += [] if base_reading is None else [base_reading]
+    return {f"{file.parent.name}/{file.name}": file for file in files}
+
+
 def _curve(file: Path) -> Iterator[CurvePoint]:
-    for where, line in _json_lines(file):
+    for where, line in read_json_lines(file):
         success = _optional_number(line, "success_rate", where)
         if success is not None:
             yield CurvePoint(_integer(line, "env_steps", where), 100 * success, _integer(line, "window", where))
@@ -244,7 +260,7 @@ def _count_episodes(file: Path) -> tuple[int, int, dict[str, tuple[int, int]]]:
     """Episodes, successes, and (correct, asked) by field."""
     episodes = successes = 0
     reading: dict[str, tuple[int, int]] = {}
-    for where, line in _json_lines(file):
+    for where, line in read_json_lines(file):
         episodes += 1
         if "success" not in line:
             raise ValueError(f"{where}: no 'success'")
@@ -255,32 +271,6 @@ def _count_episodes(file: Path) -> tuple[int, int, dict[str, tuple[int, int]]]:
             correct, asked = reading.get(name, (0, 0))
             reading[name] = correct + counts[0], asked + counts[1]
     return episodes, successes, reading
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from None
-
-
-def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place, for messages, and its object."""
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        where = f"{file}, line {number}"
-        yield where, _json_object(line, where)
-
-
-def _json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: a JSON object is expected, not {text[:40]!r}")
-    return found
 
 
 def _mapping(record: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

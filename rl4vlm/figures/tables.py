@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.runlog import atomic_write_text, write_run_record
 from rl4vlm.figures.intervals import Counts, average_interval, rate_interval
 from rl4vlm.figures.layout import Table, latex, markdown
 from rl4vlm.figures.published_data import PAPER, Rate, published_lambda_peaks, published_rates, reference_rates
-from rl4vlm.figures.results import Evaluation, Results, TrainingRun
+from rl4vlm.figures.results import Evaluation, Results, TrainingRun, input_files
 
 CARD_AVERAGE = "gym_cards_avg"
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -47,6 +48,8 @@ class Row:
     `source` is `reproduced`, `published` or `reference`; `scale` the config that made it, or `paper`; `seeds` the
     training seeds, blank-separated; `protocol` is `held_out` (fixed evaluation seeds, 95 % interval), `rolling_peak`
     (the paper's: the best rolling success during training), or empty for reference values, which were enumerated.
+    `partial`: fewer episodes were played than asked for, in any of the evaluations it is made of; no column, since
+    `episodes` tells how many, but a mark in Markdown and LaTeX.
     """
 
     method: str
@@ -60,6 +63,11 @@ class Row:
     episodes: int | None = None
     seeds: str | None = None
     protocol: str | None = None
+    partial: bool = False
+
+
+COLUMNS = [field.name for field in fields(Row) if field.name != "partial"]
+PARTIAL = "†"
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,17 @@ class ReadingRow:
 def build_tables(
     *,
     evaluations: Iterable[Path],
-    ppo_runs: Iterable[Path],
+    training_runs: Iterable[Path],
     base_reading: Path | None,
     out: Path,
     scale: str,
     main_lambda: Mapping[str, float] | None = None,
 ) -> None:
-    """Write `main`, `cot`, `lambda` and `reading` as `.csv`, `.md` and `.tex` into `out`.
+    """Write `main`, `cot`, `lambda` and `reading` as `.csv`, `.md` and `.tex` into `out`, and `run.json` about them.
 
     Args:
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
-        ppo_runs: folders of PPO runs (`metrics.jsonl`), for the paper's own protocol.
+        training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`), for the paper's own protocol.
         base_reading: the base model's `reading.json`, or None.
         out: folder to write.
         scale: label of the reproduced rows (`embedded`, `smoke`, `paper`, ...).
@@ -96,8 +104,10 @@ def build_tables(
 
     Raises ValueError naming an input file (and line) that is missing or broken.
     """
+    started = time.monotonic()
+    evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, ppo_runs=ppo_runs, base_reading=base_reading, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_reading=base_reading, main_lambda=main_lambda
     )
     _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {_legend(scale)}")
     _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {_legend(scale)}")
@@ -106,6 +116,14 @@ def build_tables(
         out / "lambda", lambda_rows(results, scale), f"The weight λ of the thoughts. {_legend(scale)} {by_eye}"
     )
     _write_reading(out / "reading", reading_rows(results, scale), scale)
+    write_run_record(
+        out,
+        stage="tables",
+        settings={"scale": scale, "main_lambda": results.main_lambda},
+        seeds={},
+        inputs=input_files(evaluations, training_runs, base_reading),
+        seconds=time.monotonic() - started,
+    )
 
 
 def main_rows(results: Results, scale: str) -> list[Row]:
@@ -202,6 +220,7 @@ def _held_out_row(method: str, task: str, runs: Sequence[Evaluation], scale: str
         episodes=episodes,
         seeds=_seeds(runs),
         protocol="held_out",
+        partial=any(run.partial for run in runs),
     )
 
 
@@ -221,6 +240,7 @@ def _average_row(method: str, tasks: Sequence[Sequence[Evaluation]], scale: str)
         episodes=sum(episodes for _, episodes in pooled),
         seeds=_seeds([run for runs in tasks for run in runs]),
         protocol="held_out",
+        partial=any(run.partial for runs in tasks for run in runs),
     )
 
 
@@ -299,7 +319,9 @@ def _legend(scale: str) -> str:
 
 
 def _write_rates(base: Path, rows: Sequence[Row], caption: str) -> None:
-    _write(base, [field.name for field in fields(Row)], rows, rates_table(rows, caption))
+    if any(row.partial for row in rows):
+        caption += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
+    _write(base, COLUMNS, rows, rates_table(rows, caption))
 
 
 def rates_table(rows: Sequence[Row], caption: str) -> Table:
@@ -328,7 +350,7 @@ def _source_label(row: Row) -> str:
 
 def _cell(row: Row) -> str:
     interval = "" if row.ci_low is None else f" [{row.ci_low:.1f}, {row.ci_high:.1f}]"
-    return f"{row.success_rate:.1f}{interval}"
+    return f"{row.success_rate:.1f}{PARTIAL if row.partial else ''}{interval}"
 
 
 def _write_reading(base: Path, rows: Sequence[ReadingRow], scale: str) -> None:

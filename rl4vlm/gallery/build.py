@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.runlog import RECORD, atomic_write_text, write_run_record
 from rl4vlm.core.types import Step
 from rl4vlm.gallery.page import build_page
 from rl4vlm.gallery.pictures import MIME, PictureTable
-from rl4vlm.gallery.records import STEP_ENTRIES, Evaluation, choose, read_evaluation
+from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
 
 PAGE = "index.html"
@@ -32,7 +33,7 @@ class GallerySettings:
 
 
 def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, settings: GallerySettings) -> Path:
-    """Write `index.html` to the folder `out`: one file that needs no other and no network.
+    """Write `index.html` to the folder `out`, one file that needs no other and no network, and `run.json` about it.
 
     Args:
         evaluations: folders of evaluations, in the order that the page lists them in.
@@ -48,9 +49,19 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     """
     if not evaluations:
         raise ValueError("the gallery has no evaluation to show")
+    started = time.monotonic()
     read = [read_evaluation(folder) for folder in evaluations]
     file = out / PAGE
     atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
+    files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
+    write_run_record(
+        out,
+        stage="gallery",
+        settings={"scale": scale, **vars(settings)},
+        seeds={},
+        inputs={f"{path.parent.name}/{path.name}": path for path in files},
+        seconds=time.monotonic() - started,
+    )
     return file
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.runlog import RECORD
+from rl4vlm.core.runlog import RECORD, read_json, read_json_lines
 from rl4vlm.core.types import Style
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
@@ -39,9 +38,9 @@ class Evaluation:
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Read the folder of an evaluation. Raises ValueError naming a file that is missing, broken or incomplete."""
-    settings = _entries(_object(folder / RECORD), ("settings",), folder / RECORD)["settings"]
+    settings = _entries(read_json(folder / RECORD), ("settings",), folder / RECORD)["settings"]
     settings = _entries(settings, ("task", "style"), folder / RECORD)
-    summary = _entries(_object(folder / SUMMARY), ("method",), folder / SUMMARY)
+    summary = _entries(read_json(folder / SUMMARY), ("method",), folder / SUMMARY)
     file = folder / EPISODES
     return Evaluation(
         file=file,
@@ -50,9 +49,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         env=settings.get("env") or {},
         prompt=settings.get("prompt") or {},
         summary=summary,
-        episodes=tuple(
-            _episode(line, f"{file}, line {number}") for number, line in enumerate(_lines(file), start=1) if line
-        ),
+        episodes=tuple(_episode(found, place) for place, found in read_json_lines(file)),
     )
 
 
@@ -68,36 +65,11 @@ def choose(episodes: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[st
     return sorted(in_turn[:count], key=lambda episode: episode["episode"])
 
 
-def _episode(line: str, place: str) -> Mapping[str, Any]:
-    episode = _entries(_parsed(line, place), ENTRIES, place)
+def _episode(found: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    episode = _entries(found, ENTRIES, place)
     for step in episode["steps"]:
         _entries(step, STEP_ENTRIES, place)
     return episode
-
-
-def _object(file: Path) -> Mapping[str, Any]:
-    return _parsed(_text(file), str(file))
-
-
-def _lines(file: Path) -> list[str]:
-    # Not splitlines: a reply may hold line separators that JSON does not escape.
-    return _text(file).split("\n")
-
-
-def _text(file: Path) -> str:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    return file.read_text(encoding="utf-8")
-
-
-def _parsed(text: str, place: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{place} is no JSON object")
-    return found
 
 
 def _entries(found: Mapping[str, Any], names: Sequence[str], place: Path | str) -> Mapping[str, Any]:

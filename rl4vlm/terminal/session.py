@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -17,31 +17,13 @@ from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.interaction.watch import Watched
 from rl4vlm.policies.registry import make_policy
+from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.terminal.film import film
 from rl4vlm.terminal.human import HumanPolicy, Quit
 from rl4vlm.terminal.screen import Screen, half_blocks, printable
 
 HUMAN = "human"
-
-
-@dataclass(frozen=True)
-class PlaySettings:
-    """How an episode is played: `temperature` to `device` say how a learned policy is loaded; `env` holds keyword
-    arguments of the environment, `prompt` texts that replace the task's own, `api` settings of a policy that asks over
-    HTTP."""
-
-    temperature: float = 0.2
-    max_new_tokens: int = 256
-    dtype: str = "float32"
-    device: str = "auto"
-    env: dict[str, Any] = field(default_factory=dict)
-    prompt: dict[str, str] = field(default_factory=dict)
-    api: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
 
 
 def play(

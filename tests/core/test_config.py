@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 
 from rl4vlm.core.config import (
     TASK_OPTIONS,
+    CNNRun,
     PPORun,
     api_settings,
     build_settings,
+    cnn_evaluation_settings,
+    cnn_runs,
     evaluation_runs,
     http_settings,
     lambda_text,
@@ -245,6 +248,33 @@ class TestRuns:
         assert names[9:] == [f"ppo-{run.name}" for run in ppo_runs(CONFIG)]
         assert runs[-1].ppo == PPORun("NumberLine", "cot", 1.0, 2)
         assert (runs[-1].kind, runs[-1].task, runs[-1].style) == ("ppo", "NumberLine", "cot")
+
+    def test_the_cnn_runs_once_a_task_and_seed_except_where_it_is_left_out(self) -> None:
+        config = {**CONFIG, "cnn": {"skip": ["Blackjack"], "defaults": {}, "tasks": None}}
+        assert cnn_runs(config) == [CNNRun("NumberLine", 1), CNNRun("NumberLine", 2)]
+        assert len(cnn_runs({**CONFIG, "cnn": {"defaults": {}}})) == 4
+        runs = [run for run in evaluation_runs(config) if run.kind == "cnn"]
+        assert [(run.name, run.style, run.ppo) for run in runs] == [
+            ("cnn-NumberLine-seed1", "nocot", None),
+            ("cnn-NumberLine-seed2", "nocot", None),
+        ]
+
+    def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature(self) -> None:
+        config = {
+            "cnn": {"defaults": {"temperature": 1.0}, "tasks": {"Blackjack": {"temperature": 0.7}}},
+            "evaluation": {
+                "defaults": {
+                    "episodes": 20,
+                    "seed_base": 7,
+                    "temperature": 0.6,
+                    "max_new_tokens": 9,
+                    "dtype": "float32",
+                },
+                "tasks": {"Blackjack": {"episodes": 50}},
+            },
+        }
+        assert cnn_evaluation_settings(config, "Blackjack") == {"episodes": 50, "seed_base": 7, "temperature": 0.7}
+        assert cnn_evaluation_settings(config, "NumberLine") == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
 
     def test_the_ablation_is_with_thoughts_and_so_needs_that_start(self) -> None:
         names = [run.name for run in evaluation_runs({**CONFIG, "styles": ["nocot"]})]

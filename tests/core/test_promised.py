@@ -49,5 +49,10 @@ def test_the_default_config_promises_what_the_design_names() -> None:
         "results/ppo/NumberLine-cot-lambda0.9-seed1/metrics.jsonl",
         "results/eval/ppo-Blackjack-nocot-lambda0.5-seed1/episodes.jsonl",
         "results/eval/solver-Points24/run.json",
+        "results/cnn/Blackjack-seed1/checkpoint/cnn.json",
+        "results/eval/cnn-Points24-seed1/summary.json",
+        "results/tables/run.json",
+        "results/figures/training_curves.run.json",
+        "results/gallery/run.json",
         "docs/assets/games.png",
     } <= files

@@ -21,6 +21,8 @@ from rl4vlm.core.runlog import (
     atomic_write_text,
     jsonable,
     metric_sinks,
+    read_json,
+    read_json_lines,
     sha256_of,
     write_run_record,
 )
@@ -101,6 +103,46 @@ class TestJsonLines:
         with JsonLines(tmp_path / "m.jsonl") as lines:
             lines.write({"nan": float("nan"), "inf": np.float64("inf")})
         assert (tmp_path / "m.jsonl").read_text() == '{"nan": null, "inf": null}\n'
+
+
+class TestReading:
+    def test_gives_every_line_with_its_place(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.jsonl"
+        lines = [{"reply": "one\u2028two\x85three"}, {"x": [1, None]}]
+        with JsonLines(file) as written:
+            for line in lines:
+                written.write(line)
+        assert list(read_json_lines(file)) == [(f"{file}, line 1", lines[0]), (f"{file}, line 2", lines[1])]
+        # As another program writes it: separators unescaped, no line end after the last line.
+        file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+        assert [line for _, line in read_json_lines(file)] == lines
+        file.write_text("")
+        assert list(read_json_lines(file)) == []
+
+    @pytest.mark.parametrize(
+        ("content", "complaint"),
+        [
+            (b'{"a": 1}\n{"a"\n', r"a\.jsonl, line 2 is not JSON"),
+            (b'{"a": 1}\n\n{"a": 1}\n', r"a\.jsonl, line 2 is not JSON"),
+            (b'{"a": 1}\n[2]\n', r"a\.jsonl, line 2 is no JSON object but '\[2\]'"),
+            (b'"\xff"\n', r"a\.jsonl is not UTF-8 text"),
+        ],
+    )
+    def test_names_the_line_that_is_broken(self, tmp_path: Path, content: bytes, complaint: str) -> None:
+        file = tmp_path / "a.jsonl"
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=complaint):
+            list(read_json_lines(file))
+
+    def test_of_a_whole_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.json"
+        with pytest.raises(ValueError, match=r"a\.json is missing"):
+            read_json(file)
+        file.write_text("[]")
+        with pytest.raises(ValueError, match=r"a\.json is no JSON object"):
+            read_json(file)
+        file.write_text('{\n"a": 1\n}')
+        assert read_json(file) == {"a": 1}
 
 
 def test_jsonable_takes_apart_what_settings_hold() -> None:

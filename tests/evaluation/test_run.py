@@ -207,6 +207,12 @@ class TestOrigin:
     def test_of_a_warm_start(self, tmp_path: Path, style: Style, method: str) -> None:
         assert origin_of(self.checkpoint(tmp_path, {"stage": "sft"}), style) == Origin(method, "sft")
 
+    def test_of_a_cnn(self, tmp_path: Path) -> None:
+        checkpoint = self.checkpoint(tmp_path, {"stage": "cnn", "settings": {}, "seeds": {"cnn": 3}})
+        assert origin_of(f"cnn:{checkpoint}", Style.ACTION_ONLY) == Origin("CNN+RL", "cnn", None, 3)
+        Path(checkpoint, "cnn.json").touch()
+        assert origin_of(checkpoint, Style.ACTION_ONLY) == Origin("CNN+RL", "cnn", None, 3)
+
     def test_of_anything_else(self, tmp_path: Path) -> None:
         assert origin_of(self.checkpoint(tmp_path, None), Style.COT) == Origin("checkpoint", "checkpoint")
         assert origin_of("owner/model", Style.COT) == Origin("model", "checkpoint")

@@ -23,6 +23,7 @@ RATES = {
     ("Blackjack", "cot"): (0.28, 0.42),
     ("Blackjack", "nocot"): (0.33, 0.40),
 }
+CNN_RATES = {"NumberLine": 0.98, "EZPoints": 0.0, "Points24": 0.0, "Blackjack": 0.39}
 SCRIPTED = {
     "random": {"NumberLine": 0.28, "EZPoints": 0.0, "Points24": 0.0, "Blackjack": 0.28},
     "solver": {"NumberLine": 1.0, "EZPoints": 1.0, "Points24": 0.73, "Blackjack": 0.43},
@@ -42,12 +43,12 @@ class Synthetic:
 
     root: Path
     evaluations: list[Path] = field(default_factory=list)
-    ppo_runs: list[Path] = field(default_factory=list)
+    training_runs: list[Path] = field(default_factory=list)
     base_reading: Path | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"evaluations": self.evaluations, "ppo_runs": self.ppo_runs, "base_reading": self.base_reading}
+        return {"evaluations": self.evaluations, "training_runs": self.training_runs, "base_reading": self.base_reading}
 
 
 def make_results(
@@ -57,12 +58,20 @@ def make_results(
     seeds: Sequence[int] = (1,),
     lambdas: Sequence[float] = tuple(LAMBDAS),
     episodes: int = 200,
+    cnn: bool = False,
 ) -> Synthetic:
-    """Everything that a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation, reading."""
+    """Everything that a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation, reading,
+    and with `cnn` the runs and evaluations of the CNN+RL baseline."""
     made = Synthetic(root)
     for task in tasks:
         for name, rates in SCRIPTED.items():
             add_evaluation(made, f"{name}-{task}", task, name, "scripted", rates[task], episodes)
+        for seed in seeds if cnn else ():
+            extra = {"logprob_action": -0.4, "style": "nocot"}
+            add_training_run(made, f"{task}-seed{seed}", 0.25, CNN_RATES[task], seed, updates=24)
+            add_evaluation(
+                made, f"cnn-{task}-seed{seed}", task, "CNN+RL", "cnn", CNN_RATES[task], episodes, seed=seed, **extra
+            )
         for style in styles:
             start, end = RATES[task, style]
             suffix = "" if style == "cot" else "-noCoT"
@@ -87,7 +96,7 @@ def make_results(
                 for weight in weights:
                     run = f"{task}-{style}-lambda{weight:g}-seed{seed}"
                     last = LAMBDAS[weight] if len(weights) > 1 else end
-                    add_ppo_run(made, run, start, last, seed)
+                    add_training_run(made, run, start, last, seed)
                     extra = {"logprob_thoughts": -2.0 - len(task), "logprob_action": -0.013, "lambda": weight}
                     method = f"RL4VLM{suffix}" + (f" lambda={weight:g}" if weight != 0.5 else "")
                     rate = max(last - 0.01 * (seed - 1), 0.0)
@@ -158,9 +167,9 @@ def add_evaluation(
     return folder
 
 
-def add_ppo_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
+def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
     """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first."""
-    folder = made.root / "ppo" / run
+    folder = made.root / ("ppo" if "-lambda" in run else "cnn") / run
     rng = np.random.default_rng([seed, *run.encode()])
     lines: list[dict[str, Any]] = []
     for update in range(1, updates + 1):
@@ -176,7 +185,7 @@ def add_ppo_run(made: Synthetic, run: str, start: float, end: float, seed: int, 
             }
         )
     write_lines(folder / "metrics.jsonl", lines)
-    made.ppo_runs.append(folder)
+    made.training_runs.append(folder)
     return folder
 
 

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_hex
 
 from rl4vlm.core.config import parse_settings
+from rl4vlm.core.runlog import sha256_of
 from rl4vlm.figures.draw import FIGURES, draw
 from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle, drawing
@@ -56,7 +58,13 @@ def test_files_are_written_and_the_same_every_time(name, made, tmp_path):
         first, second = ((tmp_path / place / f"{name}.{kind}").read_bytes() for place in ("first", "second"))
         assert first == second
         assert b"CreationDate" not in first
-    assert len(list((tmp_path / "first").iterdir())) == 2
+    assert len(list((tmp_path / "first").iterdir())) == 3
+    record = json.loads((tmp_path / "first" / f"{name}.run.json").read_text())
+    assert (record["stage"], record["settings"]["figure"], record["settings"]["style"]["dpi"]) == ("figure", name, 60)
+    read = record["inputs"]["ppo-EZPoints-cot-lambda0.5-seed1/episodes.jsonl"]
+    assert read["sha256"] == sha256_of(Path(read["path"]))
+    assert "EZPoints-cot-lambda0.5-seed1/metrics.jsonl" in record["inputs"]
+    assert "base_model/reading.json" in record["inputs"]
 
 
 def test_another_process_with_another_matplotlibrc_gives_the_same_bytes_and_loads_no_torch(made, tmp_path):
@@ -69,7 +77,7 @@ from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 import rl4vlm.figures.tables, rl4vlm.figures.assets
 draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
-     ppo_runs=map(Path, {[str(p) for p in made.ppo_runs]}), base_reading=Path({str(made.base_reading)!r}),
+     training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_reading=Path({str(made.base_reading)!r}),
      out=Path({str(tmp_path / "there")!r}), scale="embedded", style=FigureStyle(dpi=60))
 assert "torch" not in sys.modules
 """
@@ -104,7 +112,7 @@ def test_training_curves_show_every_task_with_its_lines(made):
 
 
 def test_the_curve_is_the_rolling_success_in_percent(made):
-    run = next(folder for folder in made.ppo_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
+    run = next(folder for folder in made.training_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
     curve = lines_of(axes_of(make("training_curves", made))[0])["RL4VLM, training"]
     assert list(curve.get_xdata()) == [point["env_steps"] for point in points]
@@ -119,12 +127,20 @@ def test_random_play_is_measured_where_it_was_not_enumerated(made):
 def test_a_method_is_drawn_only_if_it_was_run(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], styles=["cot"], episodes=20)
     assert not [label for label in legend_of(make("training_curves", made)) if "CNN+RL" in label]
-    folder = tmp_path / "ppo" / "NumberLine-cnn-seed1"
-    write_lines(
-        folder / "metrics.jsonl", [{"env_steps": 512 * k, "success_rate": 0.4, "window": 200} for k in (1, 2, 3)]
+    made = make_results(tmp_path / "with", tasks=["NumberLine"], styles=["cot"], episodes=20, cnn=True)
+    assert {"CNN+RL, training", "CNN+RL, held out", "CNN+RL, published"} <= set(
+        legend_of(make("training_curves", made))
     )
-    made.ppo_runs.append(folder)
-    assert "CNN+RL, training" in legend_of(make("training_curves", made))
+
+
+def test_every_panel_is_as_long_as_its_longest_run(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=20, cnn=True)
+    for axis in axes_of(make("training_curves", made)):
+        lines = lines_of(axis)
+        ends = {name: max(lines[f"{name}, training"].get_xdata()) for name in ("RL4VLM", "CNN+RL")}
+        assert ends == {"RL4VLM": 16 * 512, "CNN+RL": 24 * 512}
+        assert axis.get_xlim()[1] > ends["CNN+RL"]
+        assert "CNN+RL, published" in lines or axis.get_title() == "Points24 (extra)"
 
 
 def test_several_seeds_are_drawn_as_mean_and_range(tmp_path):
@@ -172,6 +188,20 @@ def test_logprob_balance_draws_magnitudes(made):
     assert places["thoughts, published"] == [(labels.index("Blackjack, after PPO"), 37.6)]
 
 
+@pytest.mark.parametrize(("thoughts", "action"), [(-1.8, -1.9), (-1.9, -1.8), (-2.0, -2.0), (-30.0, -0.02)])
+def test_labels_of_near_values_do_not_meet(tmp_path, thoughts, action):
+    made = Synthetic(tmp_path)
+    for task, method in (("EZPoints", "LLaVA-sft"), ("EZPoints", "RL4VLM"), ("Blackjack", "RL4VLM")):
+        near = {"logprob_thoughts": thoughts, "logprob_action": action} if method == "LLaVA-sft" else {}
+        extra = {"logprob_thoughts": -40.0, "logprob_action": -0.01, "lambda": 0.5} | near
+        add_evaluation(made, f"{method}-{task}", task, method, "ppo", 0.5, 10, seed=1, **extra)
+    figure = make("logprob_balance", made)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes_of(figure)[0].texts]
+    assert len(boxes) == 6
+    assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[:k] if a.overlaps(b)]
+
+
 def test_an_action_that_is_certain_still_has_a_place_on_the_logarithmic_axis(tmp_path):
     made = Synthetic(tmp_path)
     extra = {"logprob_thoughts": -3.0, "logprob_action": 0.0, "lambda": 0.5}
@@ -190,14 +220,14 @@ def test_reading_has_a_bar_for_every_stage_and_field(made):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_config_without_such_runs_still_gets_its_figure(name, tmp_path):
-    draw(name, evaluations=[], ppo_runs=[], base_reading=None, out=tmp_path / name, scale="smoke", style=STYLE)
+    draw(name, evaluations=[], training_runs=[], base_reading=None, out=tmp_path / name, scale="smoke", style=STYLE)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_runs_too_short_to_finish_an_episode_are_drawn(name, tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.3, 0.5), episodes=4)
-    for run in made.ppo_runs:
+    for run in made.training_runs:
         write_lines(run / "metrics.jsonl", [{"env_steps": 16, "success_rate": None, "window": 0}])
     draw(name, **made.inputs, out=tmp_path / name, scale="smoke", style=STYLE)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
@@ -239,14 +269,14 @@ def test_wrong_style_is_named(setting, complaint):
 
 def test_unknown_figure_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'training_curve'.*training_curves"):
-        draw("training_curve", evaluations=[], ppo_runs=[], base_reading=None, out=tmp_path / "x", scale="smoke")
+        draw("training_curve", evaluations=[], training_runs=[], base_reading=None, out=tmp_path / "x", scale="smoke")
 
 
 def test_broken_input_is_named_and_leaves_the_old_figure(tmp_path):
     made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
     draw("training_curves", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
     before = (tmp_path / "figure.pdf").read_bytes()
-    (made.ppo_runs[0] / "metrics.jsonl").write_text("{broken\n")
+    (made.training_runs[0] / "metrics.jsonl").write_text("{broken\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
         draw("training_curves", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
     assert (tmp_path / "figure.pdf").read_bytes() == before

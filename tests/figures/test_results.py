@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rl4vlm.figures.results import CurvePoint, Results, TrainingRun, load_evaluation, load_training_run
-from tests.figures.synthetic import Synthetic, add_evaluation, add_ppo_run, make_results
+from tests.figures.synthetic import Synthetic, add_evaluation, add_training_run, make_results
 
 
 @pytest.fixture
@@ -39,10 +39,15 @@ def test_evaluation(evaluation):
 
 
 def test_training_run_is_named_by_its_folder_and_skips_updates_without_episodes(made):
-    found = load_training_run(add_ppo_run(made, "Blackjack-nocot-lambda0.5-seed7", 0.3, 0.4, seed=7, updates=3))
+    found = load_training_run(add_training_run(made, "Blackjack-nocot-lambda0.5-seed7", 0.3, 0.4, seed=7, updates=3))
     assert (found.method, found.task, found.thought_weight, found.seed) == ("RL4VLM-noCoT", "Blackjack", 0.5, 7)
     assert [point.env_steps for point in found.curve] == [1024, 1536]
     assert all(0 <= point.success_rate <= 100 for point in found.curve)
+
+
+def test_a_run_without_a_style_is_the_cnns(made):
+    found = load_training_run(add_training_run(made, "Blackjack-seed7", 0.3, 0.4, seed=7, updates=3))
+    assert (found.method, found.task, found.thought_weight, found.seed) == ("CNN+RL", "Blackjack", None, 7)
 
 
 def test_peak_counts_full_windows_only():
@@ -87,22 +92,22 @@ def test_missing_file_is_named(evaluation, file):
 def test_broken_line_is_named(evaluation):
     with (evaluation / "episodes.jsonl").open("a") as file:
         file.write('{"episode": 20, "succ\n')
-    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 21: not JSON"):
+    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 21 is not JSON"):
         load_evaluation(evaluation)
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("[1, 2]", "a JSON object is expected"),
-        ('{"episode": 20}', "no 'success'"),
-        ('{"success": true, "reading": {"cards": [1]}}', "reading of 'cards'"),
+        ("[1, 2]", " is no JSON object"),
+        ('{"episode": 20}', ": no 'success'"),
+        ('{"success": true, "reading": {"cards": [1]}}', ": reading of 'cards'"),
     ],
 )
 def test_line_that_says_something_else_is_named(evaluation, line, complaint):
     with (evaluation / "episodes.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(ValueError, match=rf"episodes\.jsonl, line 21: {complaint}"):
+    with pytest.raises(ValueError, match=rf"episodes\.jsonl, line 21{complaint}"):
         load_evaluation(evaluation)
 
 
@@ -124,14 +129,16 @@ def test_summary_that_disagrees_with_its_episodes_is_refused(evaluation):
 
 
 def test_broken_metrics_are_named(made):
-    folder = add_ppo_run(made, "EZPoints-cot-lambda0.5-seed1", 0.1, 0.5, seed=1, updates=3)
+    folder = add_training_run(made, "EZPoints-cot-lambda0.5-seed1", 0.1, 0.5, seed=1, updates=3)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"success_rate": 0.5, "env_steps": "many", "window": 200}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 4: 'env_steps' must be a number, not 'many'"):
         load_training_run(folder)
 
 
-@pytest.mark.parametrize("name", ["EZPoints", "EZPoints-cot-lambda0.5", "EZPoints-verse-lambda0.5-seed1"])
+@pytest.mark.parametrize(
+    "name", ["EZPoints", "EZPoints-cot-lambda0.5", "EZPoints-cot-seed1", "EZPoints-verse-lambda0.5-seed1"]
+)
 def test_folder_that_is_no_run_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} is not named like a PPO run"):
         load_training_run(tmp_path / name)
@@ -141,4 +148,4 @@ def test_broken_base_reading_is_named(tmp_path):
     file = tmp_path / "reading.json"
     file.write_text('{"samples": 5, "tasks": {"EZPoints": {"cards": "all"}}}')
     with pytest.raises(ValueError, match=r"reading\.json: EZPoints: 'cards' must be a number"):
-        Results.load(evaluations=[], ppo_runs=[], base_reading=file)
+        Results.load(evaluations=[], training_runs=[], base_reading=file)

@@ -1,6 +1,7 @@
 """The tables: every number under its own label, averages and seeds as the docstrings say, gaps left empty."""
 
 import csv
+import json
 
 import pytest
 
@@ -80,9 +81,7 @@ def test_an_average_that_misses_a_game_is_absent(tmp_path):
 
 
 def test_rolling_peak_row_is_the_best_full_window_and_has_no_interval(tables, made):
-    import json
-
-    run = next(folder for folder in made.ppo_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
+    run = next(folder for folder in made.training_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = max(line["success_rate"] for line in lines if line["window"] == 200)
     row = one(read(tables, "main"), method="RL4VLM", task="NumberLine", source="reproduced", protocol="rolling_peak")
@@ -162,6 +161,64 @@ def test_lambda_table(tables):
     assert not [row for row in main if "lambda" in row["method"]]
 
 
+def test_cnn_has_its_own_rows_beside_the_published_ones(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=200, cnn=True)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), method="CNN+RL")
+    for task, rate in (("NumberLine", 98), ("EZPoints", 0), ("Points24", 0), ("Blackjack", 39)):
+        row = one(rows, task=task, source="reproduced", protocol="held_out")
+        assert (float(row["success_rate"]), row["episodes"], row["seeds"]) == (rate, "200", "1")
+        assert one(rows, task=task, source="reproduced", protocol="rolling_peak")["seeds"] == "1"
+        assert one(rows, task=task, source="published")["scale"] == "paper"
+    average = one(rows, task="gym_cards_avg", source="reproduced", protocol="held_out")
+    assert float(average["success_rate"]) == pytest.approx((98 + 0 + 0 + 39) / 4)
+    assert one(rows, task="gym_cards_avg", source="published")
+    for other in ("cot", "lambda", "reading"):
+        assert not pick(read(tmp_path / "tables", other), method="CNN+RL")
+
+
+def test_partial_results_are_marked_and_explained(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=10)
+    add_evaluation(made, "api-m-EZPoints", "EZPoints", "GPT-4o", "api", 0.5, 4, partial=True)
+    add_evaluation(made, "api-m-NumberLine", "NumberLine", "GPT-4o", "api", 0.5, 10, partial=False)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
+    assert "| 50.0 [" in line
+    assert "| 50.0† [" in line
+    assert text.count("†") == 2
+    assert "† Partial: the policy stopped" in text
+    assert (tmp_path / "tables" / "main.tex").read_text(encoding="utf-8").count(r"\dag{}") == 2
+    assert "†" not in (tmp_path / "tables" / "cot.md").read_text(encoding="utf-8")
+    row = one(read(tmp_path / "tables", "main"), method="GPT-4o", task="EZPoints")
+    assert (row["episodes"], list(row)) == ("4", COLUMNS)
+
+
+def test_an_average_over_a_partial_result_is_partial(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=10)
+    for task in ("NumberLine", "EZPoints", "Points24", "Blackjack"):
+        add_evaluation(made, f"api-m-{task}", task, "GPT-4o", "api", 0.5, 4, partial=task == "EZPoints")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
+    assert [cell.count("†") for cell in line.split("|")[3:8]] == [0, 1, 0, 0, 1]
+
+
+def test_the_record_names_every_file_that_was_read(made, tables):
+    record = json.loads((tables / "run.json").read_text())
+    assert (record["stage"], record["settings"]["scale"]) == ("tables", "embedded")
+    files = len(made.evaluations) * 2 + len(made.training_runs) + 1
+    assert len(record["inputs"]) == files
+    assert all(len(read["sha256"]) == 64 for read in record["inputs"].values())
+
+
+def test_without_the_base_models_reading_it_has_no_row(made, tmp_path):
+    build_tables(**made.inputs | {"base_reading": None}, out=tmp_path, scale="embedded")
+    rows = read(tmp_path, "reading")
+    assert rows
+    assert not pick(rows, method="base model")
+
+
 def test_reading_table(tables):
     rows = read(tables, "reading")
     assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n"]
@@ -193,6 +250,6 @@ def test_latex_is_escaped_and_balanced(tables):
 
 def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
     build_tables(**made.inputs, out=tmp_path, scale="embedded")
-    files = sorted(file.name for file in tables.iterdir())
+    files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
     assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "reading") for k in ("csv", "md", "tex"))
     assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)

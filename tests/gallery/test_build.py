@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.core.runlog import sha256_of
 from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, labels
 from rl4vlm.gallery.records import read_evaluation
 
@@ -100,8 +101,18 @@ def test_a_gallery_that_fails_leaves_the_old_one(evaluated: list[Path], tmp_path
     file = build_gallery(evaluations=evaluated[:1], scale="s", out=tmp_path, settings=GallerySettings(episodes=1))
     before = file.read_bytes()
     with pytest.raises(ValueError, match="missing"):
-        build_gallery(evaluations=[tmp_path], scale="s", out=tmp_path, settings=GallerySettings())
+        build_gallery(evaluations=[tmp_path / "none"], scale="s", out=tmp_path, settings=GallerySettings())
     assert file.read_bytes() == before
+
+
+def test_its_record_names_what_it_shows(evaluated: list[Path], tmp_path: Path) -> None:
+    build_gallery(evaluations=evaluated[:1], scale="s", out=tmp_path, settings=GallerySettings(episodes=1))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["stage"], record["settings"]) == ("gallery", {"scale": "s", "episodes": 1})
+    name = evaluated[0].name
+    assert {key: read["sha256"] for key, read in record["inputs"].items()} == {
+        f"{name}/{file}": sha256_of(evaluated[0] / file) for file in ("episodes.jsonl", "run.json", "summary.json")
+    }
 
 
 def test_needs_no_torch(evaluated: list[Path], tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from PIL import Image, ImageSequence
 from rl4vlm.cli import main
 from rl4vlm.core.types import Episode, PlayStopped, Reply, Request, Style
 from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.terminal.screen import Screen
-from rl4vlm.terminal.session import PlaySettings, play
+from rl4vlm.terminal.session import play
 from tests.fakes import Says
 
 

@@ -18,6 +18,8 @@ FULL = {
     "evaluate_scripted": 2 * TASKS + 1,
     "evaluate_sft": TASKS * STYLES,
     "evaluate_ppo": TASKS * STYLES + LAMBDAS,
+    "cnn": TASKS,
+    "evaluate_cnn": TASKS,
     # NumberLine's checkpoint, through a server
     "evaluate_over_http": 1,
     "tables": 1,
@@ -91,6 +93,37 @@ def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) 
     assert len(made) == TASKS * STYLES - 1
     assert "task=NumberLine, style=cot" not in made
     assert "task=NumberLine, style=nocot" in made
+
+
+def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", "--config", "base_model={'source': 'someone/some-model'}")
+    assert "rl4vlm tables" in done.stdout
+    assert "reading.json" not in done.stdout
+
+
+def test_the_base_models_reading_is_named_where_it_is_made(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "reading")
+    commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure) .*)$", done.stdout, flags=re.MULTILINE)
+    assert len(commands) == 2
+    assert all("--base-reading results/base_model/reading.json" in command for command in commands)
+
+
+def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", "--until", "evaluate_cnn")
+    found = re.findall(
+        r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", done.stdout, re.MULTILINE
+    )
+    settings = {run: dict(word.split("=", 1) for word in words.split()) for run, words in found}
+    assert len(settings) == TASKS
+    hands = settings["Blackjack-seed1/checkpoint"]
+    assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("2000", "2000000000", "1.0")
+
+
+def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
+    jobs = workspace.planned("--config", "cnn={'skip': ['Points24']}")
+    trained = {job.wildcards for job in jobs if job.rule == "cnn"}
+    assert trained == {f"task={task}, seed=1" for task in ("NumberLine", "EZPoints", "Blackjack")}
+    assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS - 1
 
 
 def test_the_shipped_model_is_copied(workspace: Workspace) -> None:

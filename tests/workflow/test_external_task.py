@@ -36,6 +36,7 @@ def test_demonstrations_are_the_solvers(results: Path) -> None:
 def test_it_was_trained_and_evaluated(results: Path) -> None:
     runs = sorted(folder.name for folder in (results / "eval").iterdir())
     assert runs == [
+        "cnn-HigherCard-seed1",
         "ppo-HigherCard-cot-lambda0.5-seed1",
         "random-HigherCard",
         "sft-HigherCard-cot",

@@ -39,14 +39,14 @@ def test_one_lambda_reruns_that_run_and_what_it_feeds(finished: Workspace) -> No
 def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
     with finished.edited("config/config.yaml", "seeds: [1]", "seeds: [1, 2]"):
         jobs = finished.planned()
-    assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
-    trained = [job for job in jobs if job.rule == "ppo"]
-    assert trained
+    assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo", "cnn", "evaluate_cnn"}
+    trained = [job for job in jobs if job.rule in ("ppo", "cnn")]
+    assert {job.rule for job in trained} == {"ppo", "cnn"}
     assert all(job.wildcards.endswith("seed=2") for job in trained)
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/config.yaml", "success_window: 1000", "success_window: 500"):
+    with finished.edited("config/config.yaml", "minibatch: 128", "minibatch: 64"):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]
@@ -58,7 +58,36 @@ def test_an_edit_to_ppo_retrains_ppo_and_not_sft(finished: Workspace) -> None:
         jobs = finished.planned()
     everything = Counter(job.rule for job in finished.planned("--forceall"))
     assert Counter(job.rule for job in jobs)["ppo"] == everything["ppo"]
-    assert rules(jobs) == RESULTS | {"ppo", "evaluate_ppo", "evaluate_over_http"}
+    # The baseline is trained by the same losses.
+    trained = {"ppo", "evaluate_ppo", "evaluate_over_http", "cnn", "evaluate_cnn"}
+    assert rules(jobs) == RESULTS | trained
+
+
+@pytest.mark.parametrize("name", ["models/cnn.py", "policies/cnn.py"])
+def test_an_edit_to_the_cnn_reruns_the_baseline_alone(finished: Workspace, name: str) -> None:
+    with finished.commented(f"rl4vlm/{name}"):
+        jobs = finished.planned()
+    assert Counter(job.rule for job in jobs)["cnn"] == 4
+    assert rules(jobs) == {"cnn", "evaluate_cnn", "tables", "training_curves", "gallery", "readme_assets"}
+
+
+def test_a_setting_of_the_cnn_for_one_game_reruns_that_run_alone(finished: Workspace) -> None:
+    with finished.edited("config/config.yaml", "Blackjack: {env_steps: 15360", "Blackjack: {env_steps: 20480"):
+        jobs = finished.planned()
+    trained = "task=Blackjack, seed=1"
+    assert {job for job in jobs if job.rule not in RESULTS} == {Job("cnn", trained), Job("evaluate_cnn", trained)}
+    assert rules(jobs) & FIGURES == {"training_curves"}
+
+
+def test_a_setting_of_language_models_leaves_the_cnns_evaluation(finished: Workspace) -> None:
+    with finished.edited(
+        "config/config.yaml",
+        "    temperature: 0.6\n    max_new_tokens: 64\n    dtype",
+        "    max_new_tokens: 65\n    dtype",
+    ):
+        jobs = finished.planned()
+    assert "evaluate_ppo" in rules(jobs)
+    assert not rules(jobs) & {"cnn", "evaluate_cnn"}
 
 
 def test_an_edit_to_sft_reruns_sft_and_not_the_data(finished: Workspace) -> None:
@@ -70,7 +99,8 @@ def test_an_edit_to_sft_reruns_sft_and_not_the_data(finished: Workspace) -> None
 def test_an_edit_to_evaluation_trains_nothing(finished: Workspace) -> None:
     with finished.commented("rl4vlm/evaluation/run.py"):
         jobs = finished.planned()
-    assert rules(jobs) == RESULTS | {"evaluate_scripted", "evaluate_sft", "evaluate_ppo", "evaluate_over_http"}
+    evaluations = {"evaluate_scripted", "evaluate_sft", "evaluate_ppo", "evaluate_cnn", "evaluate_over_http"}
+    assert rules(jobs) == RESULTS | evaluations
 
 
 @pytest.mark.parametrize("name", ["tables.py", "style.py"])

@@ -1,4 +1,5 @@
-# Reference lines that nothing is trained for: uniformly random play and the solver, the task's ceiling.
+# What the method is compared to: players that nothing is trained for (uniformly random play, and the solver, the task's
+# ceiling), and CNN+RL, a small network without language that PPO trains from scratch.
 
 
 rule evaluate_scripted:
@@ -22,4 +23,52 @@ rule evaluate_scripted:
         settings=settings("evaluation"),
     shell:
         "rl4vlm evaluate {wildcards.policy} {wildcards.task} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"
+
+
+rule cnn:
+    input:
+        sources=watched("rl4vlm.ppo.cnn", "{task}"),
+    output:
+        checkpoint=directory(f"{RESULTS}/cnn/{CNN_RUN}/checkpoint"),
+        metrics=f"{RESULTS}/cnn/{CNN_RUN}/metrics.jsonl",
+        timing=f"{RESULTS}/cnn/{CNN_RUN}/timing.jsonl",
+        record=f"{RESULTS}/cnn/{CNN_RUN}/run.json",
+    log:
+        f"{RESULTS}/logs/cnn/{CNN_RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/cnn/{CNN_RUN}.tsv"
+    # Needs nothing and takes minutes: not what a run should end with.
+    priority: 1
+    threads: threads_of("cnn")
+    resources:
+        **grant("cnn"),
+    params:
+        out=subpath(output.checkpoint, parent=True),
+        settings=settings("cnn"),
+    shell:
+        "rl4vlm cnn --task {wildcards.task} --seed {wildcards.seed} --out {params.out}"
+        " --set {params.settings} 2>&1 | tee {log}"
+
+
+rule evaluate_cnn:
+    input:
+        checkpoint=rules.cnn.output.checkpoint,
+        sources=watched("rl4vlm.evaluation.run", "{task}", "cnn"),
+    output:
+        episodes=f"{RESULTS}/eval/cnn-{CNN_RUN}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/cnn-{CNN_RUN}/summary.json",
+        record=f"{RESULTS}/eval/cnn-{CNN_RUN}/run.json",
+    log:
+        f"{RESULTS}/logs/eval/cnn-{CNN_RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval/cnn-{CNN_RUN}.tsv"
+    threads: threads_of("cnn")
+    resources:
+        **grant("cnn"),
+    params:
+        out=subpath(output.summary, parent=True),
+        settings=lambda wildcards: settings_arguments(cnn_evaluation_settings(config, wildcards.task)),
+    shell:
+        "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style nocot --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"

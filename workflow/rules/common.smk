@@ -9,6 +9,8 @@ from rl4vlm.core.config import (
     api_settings,
     api_style,
     check_tasks,
+    cnn_evaluation_settings,
+    cnn_runs,
     default_lambda,
     evaluation_runs,
     http_settings,
@@ -28,7 +30,12 @@ SHIPPED = "workflow/resources/base_model"
 BASE_SOURCE = config["base_model"]["source"]
 BASE_REVISION = config["base_model"].get("revision")
 BASE_MODEL = BASE_SOURCE if Path(BASE_SOURCE).is_dir() else f"{RESULTS}/base_model"
+# Only a model made here was asked what it reads; what an earlier config left in its place is none of this one's results.
+BASE_IS_OURS = BASE_SOURCE in ("pretrain", "shipped")
+BASE_READ = [BASE_MODEL] if BASE_IS_OURS else []
+BASE_READING = [f"--base-reading {BASE_MODEL}/reading.json"] if BASE_IS_OURS else []
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
+CNN_RUN = "{task}-seed{seed}"
 
 # The `rl4vlm` that jobs call is that of the environment that runs Snakemake, whether or not it was activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
@@ -83,15 +90,21 @@ def shown_runs(name):
     return {"tables": ppo_runs, "lambda_ablation": ablation_runs}.get(name, main_runs)(config)
 
 
+def shown_cnn_runs(name):
+    """The CNN+RL runs that a table or figure is made of: the paper has the baseline in table 2 and figure 5."""
+    return cnn_runs(config) if name in ("tables", "training_curves") else []
+
+
 def shown_evaluations(name):
     """The evaluations that a table or figure is made of: of its runs, and of their tasks' warm starts and references.
 
-    What was asked over HTTP is in tables and the gallery alone.
+    What was asked over HTTP is in tables and the gallery alone, and CNN+RL in those and the training curves.
     """
     runs = shown_runs(name)
     tasks = {run.task for run in runs}
     shown = [run for run in evaluation_runs(config) if run.ppo in runs or (run.ppo is None and run.task in tasks)]
-    return [run for run in shown if name in ("tables", "gallery") or run.kind not in ("http", "api")]
+    left_out = {"tables": (), "gallery": (), "training_curves": ("http", "api")}.get(name, ("http", "api", "cnn"))
+    return [run for run in shown if run.kind not in left_out]
 
 
 def keep_report_beside_results():

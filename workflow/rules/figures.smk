@@ -16,16 +16,18 @@ MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["task
 
 rule tables:
     input:
-        reading=BASE_MODEL,
+        reading=BASE_READ,
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",
             run=shown_evaluations("tables"),
             file=["summary.json", "episodes.jsonl"],
         ),
         metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs("tables")),
+        cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs("tables")),
         sources=stage_sources("rl4vlm.figures.tables", []),
     output:
         [name for name in TABLES if not name.endswith(".csv")],
+        record=f"{RESULTS}/tables/run.json",
         main=report(
             f"{RESULTS}/tables/main.csv",
             caption="../report/table_main.rst",
@@ -60,11 +62,14 @@ rule tables:
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
+        cnn_runs=[run.name for run in shown_cnn_runs("tables")],
+        base_reading=BASE_READING,
         scale=config["scale"],
         main_lambda=MAIN_LAMBDA,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --main-lambda {params.main_lambda} --scale {params.scale} --out {params.results}/tables 2>&1 | tee {log}"
+        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} {params.base_reading}"
+        " --out {params.results}/tables 2>&1 | tee {log}"
 
 
 # A figure is one function, one rule and one caption.
@@ -74,16 +79,18 @@ for FIGURE in FIGURES:
         name:
             FIGURE
         input:
-            reading=BASE_MODEL,
+            reading=BASE_READ,
             evaluations=expand(
                 f"{RESULTS}/eval/{{run.name}}/{{file}}",
                 run=shown_evaluations(FIGURE),
                 file=["summary.json", "episodes.jsonl"],
             ),
             metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs(FIGURE)),
+            cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs(FIGURE)),
             sources=stage_sources("rl4vlm.figures.draw", [FIGURE]),
         output:
             pdf=f"{RESULTS}/figures/{FIGURE}.pdf",
+            record=f"{RESULTS}/figures/{FIGURE}.run.json",
             png=report(
                 f"{RESULTS}/figures/{FIGURE}.png",
                 caption=f"../report/figure_{FIGURE}.rst",
@@ -101,12 +108,15 @@ for FIGURE in FIGURES:
             results=lambda wildcards: RESULTS,
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
             runs=[run.name for run in shown_runs(FIGURE)],
+            cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
+            base_reading=BASE_READING,
             scale=config["scale"],
             main_lambda=MAIN_LAMBDA,
             style=settings_arguments(config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
-            " --ppo-runs {params.runs} --main-lambda {params.main_lambda} --scale {params.scale}"
+            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda}"
+            " --scale {params.scale} {params.base_reading}"
             " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
 
 

@@ -13,7 +13,8 @@ rule gallery:
         # Every task's own sources: the episodes are played again.
         sources=stage_sources("rl4vlm.gallery.build", config["tasks"]),
     output:
-        GALLERY,
+        page=GALLERY,
+        record=f"{RESULTS}/gallery/run.json",
     log:
         f"{RESULTS}/logs/gallery.log",
     benchmark:
@@ -21,7 +22,7 @@ rule gallery:
     resources:
         **grant("figures"),
     params:
-        out=subpath(output[0], parent=True),
+        out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],
         scale=config["scale"],
