@@ -103,6 +103,9 @@ def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, mon
     assert main([*arguments, "--set", "episodes=5", "device=cpu"]) == 0
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
     assert (summary["episodes"], summary["outcomes"].keys()) == (5, {"ok"})
+    assert (summary["method"], summary["kind"], summary["seed"], summary["lambda"]) == ("CNN+RL", "cnn", 3, None)
+    # The policy that was trained, at the temperature that it was trained with.
+    assert json.loads((tmp_path / "eval" / "run.json").read_text())["settings"]["temperature"] == 1.0
     assert summary["logprob_thoughts"] is None
     assert summary["logprob_action"] < 0
     assert main(["evaluate", "run/checkpoint", "NumberLine", "--set", "episodes=1", "device=cpu"]) == 2
