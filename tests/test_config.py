@@ -15,13 +15,13 @@ from snakemake.utils import validate
 from rl4vlm.core.config import (
     TASK_OPTIONS,
     ablation_runs,
-    build_settings,
     check_tasks,
     load_config,
     main_runs,
     merge,
     stage_settings,
 )
+from rl4vlm.core.settings import build_settings
 from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.gallery.build import GallerySettings

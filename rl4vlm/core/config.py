@@ -6,23 +6,20 @@ settings dataclasses, which check their own values.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
+from rl4vlm.core.settings import Settings, build_settings
 from rl4vlm.core.types import Style
-
-Settings = TypeVar("Settings")
 
 
 def load_config(paths: Iterable[Path]) -> dict[str, Any]:
@@ -216,36 +213,6 @@ def parse_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
         *above, last = key.split(".")
         values = merge(values, reduce(lambda inner, name: {name: inner}, reversed(above), {last: _from_text(text)}))
     return build_settings(kind, values)
-
-
-def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Build a settings dataclass from a mapping; errors as in `parse_settings`."""
-    _refuse_unknown(kind, values, "")
-    try:
-        return TypeAdapter(kind).validate_python(dict(values))
-    except ValidationError as error:
-        raise ValueError("; ".join(_complaint(item) for item in error.errors())) from error
-
-
-def _refuse_unknown(kind: Any, values: Mapping[str, Any], above: str) -> None:
-    known = [item.name for item in fields(kind) if item.init]
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown setting {above + key!r}; {meant}")
-        if isinstance(value, Mapping):
-            # `X | None` is a setting that may be left out whole.
-            for inner in (hints[key], *get_args(hints[key])):
-                if is_dataclass(inner):
-                    _refuse_unknown(inner, value, f"{above}{key}.")
-
-
-def _complaint(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"setting {place}={error['input']!r}: {message}" if place else message
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from rl4vlm.core.config import (
     CNNRun,
     PPORun,
     api_settings,
-    build_settings,
     cnn_evaluation_settings,
     cnn_runs,
     evaluation_runs,
@@ -33,6 +32,7 @@ from rl4vlm.core.config import (
     settings_arguments,
     stage_settings,
 )
+from rl4vlm.core.settings import build_settings
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ def test_an_edit_to_the_command_line_runs_nothing(finished: Workspace) -> None:
         assert finished.planned() == []
 
 
+def test_an_edit_to_what_enumerates_the_runs_runs_nothing(finished: Workspace) -> None:
+    with finished.commented("rl4vlm/core/config.py"):
+        assert finished.planned() == []
+
+
 def test_the_report_of_finished_results_has_every_table_and_figure(finished: Workspace) -> None:
     done = finished.snakemake(profile="profiles/default")
     assert done.returncode == 0, done.stderr

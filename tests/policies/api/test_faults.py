@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from rl4vlm.core.config import build_settings, setting_words
+from rl4vlm.core.config import setting_words
+from rl4vlm.core.settings import build_settings
 from rl4vlm.core.types import Request, Style
 from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.policies.api.client import ApiError
