@@ -45,10 +45,12 @@ rule cnn:
         **grant("cnn"),
     params:
         out=subpath(output.checkpoint, parent=True),
+        # As for PPO: a killed run goes on from here.
+        state=f"{RESULTS}/state/cnn/{CNN_RUN}",
         settings=settings("cnn"),
     shell:
         "rl4vlm cnn --task {wildcards.task} --seed {wildcards.seed} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        " --state {params.state} --set {params.settings} 2>&1 | tee {log}"
 
 
 rule evaluate_cnn:
