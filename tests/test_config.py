@@ -25,6 +25,7 @@ from rl4vlm.core.settings import build_settings
 from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.gallery.build import GallerySettings
+from rl4vlm.models.lora import LoraSettings
 from rl4vlm.models.pretrain import PretrainSettings
 from rl4vlm.ppo.cnn import CNNSettings
 from rl4vlm.ppo.train import PPOSettings
@@ -165,6 +166,8 @@ class TestPaperConfig:
         assert (settings.temperature, settings.max_new_tokens, settings.thought_weight) == (0.2, 256, 0.5)
         assert (settings.entropy_coefficient, settings.max_grad_norm, settings.value_coefficient) == (0.0, None, 0.5)
         assert settings.value_sizes == (1024, 512)
+        assert settings.lora == LoraSettings(rank=128, alpha=256, targets="all-linear")
+        assert settings.one_view
 
     def test_sft_is_the_papers(self) -> None:
         settings = build_settings(
@@ -172,6 +175,7 @@ class TestPaperConfig:
         )
         assert (settings.epochs, settings.batch, settings.learning_rate) == (1, 64, 2e-5)
         assert (settings.warmup, settings.weight_decay, settings.max_length) == (0.03, 0.0, 2048)
+        assert (settings.lora, settings.one_view) == (None, True)
 
 
 def test_snakemake_merges_overlays_as_load_config_does() -> None:

@@ -125,9 +125,10 @@ def _keep(args: argparse.Namespace, module: str) -> StateFolder | None:
 
 
 def memory(args: argparse.Namespace) -> None:
-    from rl4vlm.models.memory import MemorySettings, estimate, report
+    from rl4vlm.models.memory import MemorySettings, estimate, report, table
 
-    print(report(estimate(args.model, parse_settings(MemorySettings, args.set))))
+    settings = parse_settings(MemorySettings, args.set)
+    print(report(estimate(args.model, settings)) if args.model else table(settings))
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -99,7 +99,9 @@ def _training(add: AddStage) -> None:
     options.settings(sub)
 
     sub = add("memory", commands.memory, "Estimate the memory that a model needs, from its config alone.")
-    sub.add_argument("--model", required=True, metavar="MODEL", help="checkpoint folder or Hugging Face name")
+    sub.add_argument(
+        "--model", metavar="MODEL", help="checkpoint folder, Hugging Face name or known shape (default: all of these)"
+    )
     options.settings(sub)
 
 

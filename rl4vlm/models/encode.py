@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import ProcessorMixin
 
@@ -40,16 +41,32 @@ class Encoder:
     def __init__(self, processor: ProcessorMixin, cache_size: int = 512) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.eos_id = int(self.tokenizer.eos_token_id)
+        self.eos_id = self._end_of_turn()
         self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_id)
         self._cache: OrderedDict[tuple[bytes, str], Encoded] = OrderedDict()
         self._cache_size = cache_size
 
-    def suppressed_ids(self) -> torch.Tensor:
-        """Ids (S,) that a reply never holds: every special token but the end of sequence."""
+    def _special_ids(self) -> set[int]:
         added = self.tokenizer.added_tokens_decoder
-        special = {i for i, token in added.items() if token.special} | set(self.tokenizer.all_special_ids)
-        return torch.tensor(sorted(special - {self.eos_id}), dtype=torch.long)
+        return {i for i, token in added.items() if token.special} | set(self.tokenizer.all_special_ids)
+
+    def _end_of_turn(self) -> int:
+        """The token that ends a reply: the special one that the chat template writes after it, as in Gemma's
+        `<end_of_turn>`; where it writes none, the tokenizer's end of sequence."""
+        said = "reply"
+        turns = [("user", [{"type": "text", "text": ""}]), ("assistant", [{"type": "text", "text": said}])]
+        try:
+            chat = self.processor.apply_chat_template([{"role": role, "content": parts} for role, parts in turns])
+        except TemplateError:
+            chat = ""
+        _, found, after = chat.rpartition(said)
+        special = self._special_ids()
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
+        return int(next((i for i in ids if i in special), self.tokenizer.eos_token_id))
+
+    def suppressed_ids(self) -> torch.Tensor:
+        """Ids (S,) that a reply never holds: every special token but the one that ends it."""
+        return torch.tensor(sorted(self._special_ids() - {self.eos_id}), dtype=torch.long)
 
     def chat(self, prompt: str) -> str:
         """The chat template's text for one user turn of a picture and `prompt`, up to where the reply begins."""
@@ -83,7 +100,7 @@ class Encoder:
         return Encoded(ids[0], pictures, marks)
 
     def reply(self, text: str) -> torch.Tensor:
-        """Token ids (R,) of a reply, closed by the end-of-sequence token."""
+        """Token ids (R,) of a reply, closed by the token that ends it."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([*ids, self.eos_id], dtype=torch.long)
 

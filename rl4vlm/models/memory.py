@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from rl4vlm.models.loading import DTYPES, QUANTIZED
 from rl4vlm.models.lora import ALL_LINEAR, check_trainable, target_layers, target_matrices
+from rl4vlm.models.shapes import SHAPES, shape_of
 
 FLOAT32 = 4
 BLOCK, SCALE_BLOCK = 64, 256
@@ -81,12 +82,26 @@ class Memory:
 
 
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
-    """The memory that a checkpoint needs; ValueError where `source` has no config."""
+    """The memory that a checkpoint or one of `SHAPES` needs; ValueError where there is no such config."""
+    if source in SHAPES:
+        return estimate_of(shape_of(str(source)), settings)
     try:
         config = AutoConfig.from_pretrained(source)
     except OSError as error:
-        raise ValueError(f"no config at {str(source)!r}: {error}") from error
+        known = ", ".join(SHAPES)
+        raise ValueError(f"no config at {str(source)!r}, which is none of {known} either: {error}") from error
     return estimate_of(config, settings)
+
+
+def table(settings: MemorySettings) -> str:
+    """A Markdown table of all `SHAPES`, in GB of 10^9 bytes."""
+    lines = ["| model | parameters | trained | weights | training | playing |", "|---|---|---|---|---|---|"]
+    for name in SHAPES:
+        memory = estimate(name, settings)
+        counts = [f"{count / 1e9:.2f} B" for count in (memory.parameters, memory.trainable)]
+        sizes = [f"{size / 1e9:.1f}" for size in (memory.weights, memory.training, memory.playing)]
+        lines.append(f"| {' | '.join([name, *counts, *sizes])} |")
+    return "\n".join(lines)
 
 
 def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:

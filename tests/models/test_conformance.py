@@ -13,7 +13,7 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.encode import Encoded
+from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import load_backbone, write_merged
 from rl4vlm.models.lora import LoraSettings, ensure_adapter, trainable
 from rl4vlm.ppo.train import PPOSettings
@@ -214,6 +214,22 @@ def test_bfloat16_weights_give_float32_scores(checkpoint: Path) -> None:
     for row, reply in enumerate(replies):
         torch.testing.assert_close(scores.logprobs[row, : len(reply.ids)], reply.logprobs, atol=0.15, rtol=0)
     (scores.logprobs.sum() + scores.values.sum()).backward()
+
+
+def test_a_reply_ends_as_the_chat_template_ends_it(checkpoint: Path) -> None:
+    backbone = load_backbone(checkpoint)
+    processor, tokenizer = backbone.processor, backbone.processor.tokenizer
+    unended = "{% for message in messages %}{{ message['content'][0]['text'] }}{% endfor %}"
+    processor.chat_template = unended
+    assert Encoder(processor).eos_id == tokenizer.eos_token_id
+    processor.chat_template = "{{ raise_exception('no') }}"
+    assert Encoder(processor).eos_id == tokenizer.eos_token_id
+    other = next(i for i in tokenizer.all_special_ids if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id))
+    processor.chat_template = unended + tokenizer.convert_ids_to_tokens(other) + "\n"
+    encoder = Encoder(processor)
+    assert encoder.eos_id == other == encoder.reply("up")[-1]
+    assert other not in encoder.suppressed_ids()
+    assert tokenizer.eos_token_id in encoder.suppressed_ids()
 
 
 def test_the_familys_full_processor_gives_the_same(family: str, checkpoint: Path) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoConfig, DynamicCache
 from rl4vlm.core.config import parse_settings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.lora import LoraSettings, trainable
-from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report
+from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report, table
+from rl4vlm.models.shapes import SHAPES
 from tests.models.families import FAMILIES
 
 
@@ -76,3 +77,23 @@ def test_what_makes_no_sense_is_named(tmp_path: Path) -> None:
 
 def _bytes(tensors: list[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("llava-v1.6-mistral-7b", 7.57e9),
+        ("Qwen2.5-VL-3B", 3.75e9),
+        ("Qwen2.5-VL-7B", 8.29e9),
+        ("Qwen3-VL-4B", 4.44e9),
+        ("SmolVLM2-2.2B", 2.25e9),
+        ("gemma-3-4b", 4.30e9),
+    ],
+)
+def test_known_shapes_have_the_published_number_of_parameters(name: str, published: float) -> None:
+    assert estimate(name, MemorySettings(train=False)).parameters == pytest.approx(published, rel=0.005)
+
+
+def test_the_table_names_every_known_shape() -> None:
+    rows = table(MemorySettings()).splitlines()[2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(SHAPES)

@@ -85,3 +85,24 @@ def test_every_sample_once_an_epoch_in_another_order():
 def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"NumberLine-cot-.* tokens, over 20"):
         run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, max_length=20))
+
+
+def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
+    """A LLaVA JSON file as others publish it: JPEG pictures in a folder of its own, prompts not made here."""
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    entries = []
+    for number in range(8):
+        Image.new("RGB", (300, 300), (30 * number, 60, 90)).save(tmp_path / "pictures" / f"{number}.jpg")
+        question = "<image>\nYou are playing a card game. What do you do? Answer as JSON."
+        reply = '{\n "thoughts": "I have 21.",\n "action": "stand"\n}'
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
+        entries.append({"id": number, "image": f"pictures/{number}.jpg", "conversations": turns, "source": "theirs"})
+    (tmp_path / "published.json").write_text(json.dumps(entries))
+    settings = replace(SETTINGS, epochs=20)
+    run(data=tmp_path / "published.json", init=tiny_checkpoint, out=tmp_path / "out", settings=settings)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.6 * losses[0]
+    inputs = json.loads((tmp_path / "out" / "run.json").read_text())["inputs"]
+    assert inputs["data"]["path"].endswith("published.json")

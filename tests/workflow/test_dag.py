@@ -61,6 +61,31 @@ def test_jobs_carry_their_resources(workspace: Workspace) -> None:
     assert {"gpu=1", "mem_mb=128000", "runtime=7200"} <= set(resources.split(", "))
 
 
+def test_the_papers_jobs(workspace: Workspace) -> None:
+    """One dry run at the paper's scale: nothing to start from is missing, and what is trained is the paper's."""
+    done = workspace.snakemake("--dry-run", "-p", "--configfile", "config/paper.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    blocks = re.findall(
+        r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)(?:Shell command: (.*))?", done.stdout, flags=re.MULTILINE
+    )
+    gpus = {rule: set(re.findall(r"gpu=(\d)", details)) for rule, details, _ in blocks}
+    assert all(gpus[rule] == {"1"} for rule in ("sft", "ppo", "evaluate_sft", "evaluate_ppo"))
+    assert all(gpus[rule] == {"0"} for rule in ("sft_data", "evaluate_scripted", "tables", "training_curves"))
+    rules = ("prefetch", "sft", "ppo")
+    commands = {rule: [command for found, _, command in blocks if found == rule] for rule in rules}
+    assert "llava-hf/llava-v1.6-mistral-7b-hf" in commands["prefetch"][0]
+    assert len(commands["sft"]) == TASKS * STYLES
+    for command in commands["sft"]:
+        assert "--init results/paper/base_model" in command
+        assert {"batch=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
+    assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
+    for command in commands["ppo"]:
+        assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
+        assert 'lora=\'{"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
+        assert {"env_steps=30000", "entropy_coefficient=0.0", "max_grad_norm=null"} <= set(command.split())
+    assert not (workspace.folder / "results").exists()
+
+
 def test_a_misspelt_setting_stops_a_dry_run_and_is_named(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--config", "ppo={'defaults': {'lerning_rate': 1}}")
     assert done.returncode != 0
