@@ -81,7 +81,7 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
     assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
     for command in commands["ppo"]:
         assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
-        assert 'lora=\'{"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
+        assert '\'lora={"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
         assert {"env_steps=30000", "entropy_coefficient=0.0", "max_grad_norm=null"} <= set(command.split())
     assert not (workspace.folder / "results").exists()
 
