@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.workflow.conftest import ROOT, Workspace
 
 pytestmark = pytest.mark.long
 
+# The command in a process whose package is that of the folder it runs in.
+RL4VLM = (sys.executable, "-c", "from rl4vlm.cli import main; raise SystemExit(main())")
 ONE_GAME = {
     "tasks": ["NumberLine"],
     "styles": ["cot"],
@@ -26,22 +30,25 @@ ONE_GAME = {
 # A GPU for each PPO run, which the pretended ones cannot compute on.
 ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
 FROM_HUB = {"base_model": {"source": NAME}}
+# The run that is requeued, and how many updates it makes.
+RUN, UPDATES = "NumberLine-cot-lambda0.5-seed4", 16
 # RL4VLM_WHOLE_SMOKE=1 runs all of it, a quarter of an hour on two cores.
 WHOLE = bool(os.environ.get("RL4VLM_WHOLE_SMOKE"))
 
 
 def test_the_smoke_workflow_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     space = Workspace(tmp_path / "copy")
+    before = len(cluster.jobs())
     with submitted(space, cluster, overlay=None if WHOLE else ONE_GAME) as run:
         run.finish(3000)
-    jobs = cluster.jobs()
+    jobs = cluster.jobs()[before:]
     assert len(jobs) >= 15
     assert {(job.state, job.partition) for job in jobs} == {("COMPLETED", "cpu")}
     assert len({job.comment for job in jobs}) == len(jobs), "a job was submitted twice"
 
     configs = ["config/smoke.yaml", *([] if WHOLE else ["overlay.yaml"])]
-    check = [sys.executable, "-c", "from rl4vlm.cli import main; raise SystemExit(main())", "check-results", "--config"]
-    done = subprocess.run([*check, *configs], cwd=space.folder, capture_output=True, text=True, check=False)
+    check = [*RL4VLM, "check-results", "--config", *configs]
+    done = subprocess.run(check, cwd=space.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert (space.folder / "results" / "smoke" / "report.html").is_file()
 
@@ -79,19 +86,34 @@ def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefet
     assert {job.partition for job in ppo_jobs(cluster)} == {"gpu"}
 
 
-def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: Workspace) -> None:
-    overlay = ONE_GAME | FROM_HUB | {"seeds": [4], "ppo": {"defaults": {"env_steps": 480}}}
-    folder = prefetched.folder / "results" / "smoke" / "ppo" / "NumberLine-cot-lambda0.5-seed4"
+def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: Workspace, tmp_path: Path) -> None:
+    # Without a signal there would be no state to go on from.
+    settings = {"env_steps": UPDATES * 16, "save_every": UPDATES, "device": "cpu"}
+    overlay = ONE_GAME | FROM_HUB | {"seeds": [4], "ppo": {"defaults": settings}}
+    results = prefetched.folder / "results" / "smoke"
+    metrics = results / "ppo" / RUN / "metrics.jsonl"
     with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
-        wait_for(lambda: run.failed() or len(lines(folder / "metrics.jsonl")) >= 3, 300, "three updates")
+        wait_for(lambda: run.failed() or len(lines(metrics)) >= 2, 300, "two updates")
         job = ppo_jobs(cluster)[-1]
         assert job.state == "RUNNING", run.output()[-3000:]
         cluster.command("scontrol", "requeue", str(job.id))
         wait_for(lambda: run.failed() or ppo_jobs(cluster)[-1].restarts == 1, 60, "the requeue")
         run.finish(600)
+        (command,) = re.findall(r"^Shell command: (rl4vlm ppo .*?) 2>&1", run.output(), flags=re.MULTILINE)
     assert ppo_jobs(cluster)[-1].id == job.id
     assert ppo_jobs(cluster)[-1].state == "COMPLETED"
-    assert [line["update"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 31))
+
+    log = (results / "logs" / "ppo" / f"{RUN}.log").read_text()
+    taken_up = re.search(r"going on from .*: update (\d+), ", log)
+    assert taken_up, log[-3000:]
+    assert int(taken_up[1]) >= 2
+    assert [line["update"] for line in lines(metrics)] == list(range(1, UPDATES + 1))
+
+    elsewhere = command.replace(f"--out results/smoke/ppo/{RUN}", f"--out {tmp_path}")
+    undisturbed = elsewhere.replace(f"--state results/smoke/state/ppo/{RUN}", "")
+    words = [*RL4VLM, *shlex.split(undisturbed)[1:]]
+    subprocess.run(words, cwd=prefetched.folder, env=cluster.environment | {"OMP_NUM_THREADS": "1"}, check=True)
+    assert metrics.read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
 
 
 def ppo_jobs(cluster: Cluster) -> list[Job]:

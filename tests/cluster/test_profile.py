@@ -1,0 +1,42 @@
+"""The SLURM profile, as far as it can be looked at without a SLURM."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
+
+from rl4vlm.core.config import load_config
+from tests.workflow.conftest import ROOT, Workspace
+
+PROFILE = ROOT / "profiles" / "slurm"
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", CONFIGS, ids=lambda path: path.stem)
+def test_every_stage_of_every_config_fits_a_partition(overlay: Path) -> None:
+    partitions = read_partition_file(PROFILE / "partitions.yaml")
+    asked = load_config([ROOT / "config" / "config.yaml", overlay])["resources"]
+    for stage, amounts in asked.items():
+        resources = {name: amount for name, amount in amounts.items() if name != "threads"}
+        job = SimpleNamespace(name=stage, threads=amounts["threads"], resources=resources)
+        found = get_best_partition(partitions, job, logging.getLogger())
+        assert found == ("gpu" if amounts["gpu"] else "cpu"), stage
+
+
+def test_a_dry_run_takes_the_profile(tmp_path: Path) -> None:
+    done = Workspace(tmp_path / "copy").snakemake("--dry-run", profile="profiles/slurm")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_setting_has_a_comment() -> None:
+    lines = (PROFILE / "config.yaml").read_text().splitlines()
+    settings = [index for index, line in enumerate(lines) if line and line[0] not in "# "]
+    assert len(settings) >= 10
+    for index in settings:
+        # A setting may share its comment with the one above, as the report's two do.
+        above = lines[index - 1]
+        assert above.startswith(("# ", "report: ")), lines[index]
