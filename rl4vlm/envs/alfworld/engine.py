@@ -18,7 +18,7 @@ from typing import Any
 
 from rl4vlm.envs.alfworld.games import GameData, read_game
 from rl4vlm.envs.alfworld.goals import share_met
-from rl4vlm.envs.alfworld.library import load, textgen, to_sas
+from rl4vlm.envs.alfworld.library import load, load_translator, shipped, textgen, to_sas
 from rl4vlm.envs.alfworld.types import Fact, Situation
 
 ILLEGAL = "Nothing happens."
@@ -130,6 +130,14 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
         return commands if play.won and ILLEGAL not in answers else None
     finally:
         _give_back_downward(downward)
+
+
+def warm_up() -> None:
+    """Do what the first game of a process takes a second or more for: load the libraries, parse their grammar."""
+    load_translator()
+    load("alfworld.agents.utils.misc")
+    load("textworld.generator.game")
+    _logic(shipped("alfred.twl2"))
 
 
 _idle_downward: list[Any] = []

@@ -26,7 +26,8 @@ NOT_PLAYABLE = ("movable", "Sliced")
 """The text engine does not support these tasks; the benchmark leaves out every folder whose path has the word."""
 
 _GOAL_LINE = re.compile(r"Your task is to: ([^\"\n]*)\"")
-_PLACEHOLDER = "UNKNOWN GOAL."
+UNKNOWN_GOAL = "UNKNOWN GOAL."
+"""Stands for the task in the grammar that ALFWorld installs."""
 _TYPES = {task_type.folder_prefix: task_type for task_type in TaskType}
 
 
@@ -51,11 +52,11 @@ class GameData:
     @cached_property
     def goalless_grammar(self) -> str:
         """The grammar with a placeholder for the task: the same text for all games of one version of the engine."""
-        return self.grammar.replace(f"Your task is to: {self.goal_text}", f"Your task is to: {_PLACEHOLDER}")
+        return self.grammar.replace(f"Your task is to: {self.goal_text}", f"Your task is to: {UNKNOWN_GOAL}")
 
     def with_goal(self, text: str) -> str:
         """A text that was derived from `goalless_grammar`, with this game's task in it."""
-        return text.replace(f"Your task is to: {_PLACEHOLDER}", f"Your task is to: {self.goal_text}")
+        return text.replace(f"Your task is to: {UNKNOWN_GOAL}", f"Your task is to: {self.goal_text}")
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,10 @@ def _read_json(file: Path) -> Mapping[str, Any]:
 
 
 def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
-    task_type = _TYPES.get(trajectory.get("task_type", ""))
-    if task_type is None:
-        raise ValueError(f"{file}: unknown task type {trajectory.get('task_type')!r}; known are {', '.join(_TYPES)}")
+    name = trajectory.get("task_type")
+    if not isinstance(name, str) or name not in _TYPES:
+        raise ValueError(f"{file}: unknown task type {name!r}; known are {', '.join(_TYPES)}")
+    task_type = _TYPES[name]
     parameters = trajectory.get("pddl_params")
     if not isinstance(parameters, dict):
         raise ValueError(f"{file}: there is no 'pddl_params'")
@@ -177,7 +179,7 @@ def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
 def _source(trajectory: Mapping[str, Any], file: Path) -> Source:
     """Who made the game; the benchmark's own files do not say."""
     name = trajectory.get("source", Source.OFFICIAL)
-    if name not in set(Source):
+    if name not in list(Source):
         raise ValueError(f"{file}: 'source' must be one of {', '.join(Source)}, not {name!r}")
     return Source(name)
 

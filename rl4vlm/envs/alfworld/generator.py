@@ -121,8 +121,10 @@ def _solved_games(
     """The games of a split with their walkthroughs, and how many drafts had none. `known` are all games so far."""
     solved: dict[int, tuple[Draft, tuple[str, ...]]] = {}
     dropped = 0
-    for attempt in range(ROUNDS):
+    for attempt in range(ROUNDS + 1):
         open_numbers = [number for number in range(count) if number not in solved]
+        if not open_numbers:
+            return [solved[number] for number in range(count)], dropped
         drafts = [_new_draft(split, number, attempt, settings, known) for number in open_numbers]
         for number, draft, walkthrough in zip(
             open_numbers, drafts, solve([draft.game_data() for draft in drafts]), strict=True
@@ -131,8 +133,6 @@ def _solved_games(
                 dropped += 1
             else:
                 solved[number] = (draft, walkthrough)
-        if len(solved) == count:
-            return [solved[number] for number in range(count)], dropped
     raise ValueError(f"{count - len(solved)} games of {split} could not be solved in {ROUNDS} rounds: change settings")
 
 

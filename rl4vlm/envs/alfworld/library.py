@@ -10,10 +10,19 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, lru_cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 INSTALL = "pip install 'rl4vlm[alfworld]'"
+
+
+def require_installed() -> None:
+    """Raises ValueError, which says how to install it, when one of the libraries is missing. Imports none of them."""
+    for package in ("alfworld", "textworld", "fast_downward"):
+        if find_spec(package) is None:
+            raise ValueError(_missing(package))
 
 
 @cache
@@ -29,7 +38,7 @@ def load(module: str) -> ModuleType:
         try:
             return import_module(module)
         except ModuleNotFoundError as error:
-            raise ValueError(f"ALFWorld needs the package {error.name!r}: {INSTALL}") from error
+            raise ValueError(_missing(error.name)) from error
 
 
 @cache
@@ -47,6 +56,18 @@ def textgen() -> ModuleType:
     return found
 
 
+@cache
+def shipped(name: str) -> str:
+    """A text that ALFWorld installs: `alfred.pddl`, the domain, or `alfred.twl2`, the grammar."""
+    return Path(load("alfworld.info").BUILTIN_DATA_PATH, name).read_text(encoding="utf-8")
+
+
+def load_translator() -> None:
+    """Load Fast Downward's translator ahead of its first use."""
+    with _argv_of_its_own():
+        load("fast_downward.translate.translate")
+
+
 def to_sas(domain: str, problem: str, *, optimize: bool = False) -> tuple[Any, bytes]:
     """Fast Downward's translation of a PDDL task: the task and its SAS text.
 
@@ -55,16 +76,31 @@ def to_sas(domain: str, problem: str, *, optimize: bool = False) -> tuple[Any, b
     Raises:
         ValueError: the domain or the problem cannot be read.
     """
-    downward = load("fast_downward")
-    arguments, printed = sys.argv, sys.stdout
+    downward, printed = load("fast_downward"), sys.stdout
     try:
-        task, sas = downward.pddl2sas(domain, problem, optimize=optimize)
+        with _argv_of_its_own():
+            task, sas = downward.pddl2sas(domain, problem, optimize=optimize)
     except (Exception, SystemExit) as error:
         # Its parser fails in as many ways as a text can be broken, and leaves by sys.exit from some of them.
         raise ValueError(f"is not a planning task ({type(error).__name__}: {error})") from error
     finally:
-        sys.argv, sys.stdout = arguments, printed  # it replaces the first, and after an error the second
+        sys.stdout = printed  # which it replaces, and after an error leaves so
     return task, sas.encode()
+
+
+@contextmanager
+def _argv_of_its_own() -> Iterator[None]:
+    """The translator reads the command line when it is loaded, and writes one of its own when it is used."""
+    before = sys.argv
+    sys.argv = ["translate.py", "domain", "task"]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _missing(package: str | None) -> str:
+    return f"ALFWorld needs the package {package!r}: {INSTALL}"
 
 
 @contextmanager

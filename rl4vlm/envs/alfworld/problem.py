@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.envs.alfworld.games import GameData
-from rl4vlm.envs.alfworld.library import load
+from rl4vlm.envs.alfworld.games import UNKNOWN_GOAL, GameData
+from rl4vlm.envs.alfworld.library import load, shipped
 from rl4vlm.envs.alfworld.scenes import Receptacle, Scene, constants
 from rl4vlm.envs.alfworld.types import Goal, Source, TaskType
 
@@ -67,8 +67,8 @@ class Draft:
             ),
             goal_text=f"{goal_text}.",
             source=Source.GENERATED,
-            domain=_shipped("alfred.pddl"),
-            grammar=_shipped("alfred.twl2").replace("UNKNOWN GOAL", goal_text),
+            domain=shipped("alfred.pddl"),
+            grammar=shipped("alfred.twl2").replace(UNKNOWN_GOAL, f"{goal_text}."),
             problem=self._problem(),
             walkthrough=walkthrough,
             scene=self.scene.number,
@@ -186,12 +186,6 @@ def _mangled(text: str) -> str:
     """A line of the problem with its ids in PDDL's characters; the `-` before a type stays."""
     before, dash, after = text.partition(" - ")
     return re.sub(r"[-|+.,]", lambda found: _MANGLED[found[0]], before) + dash + after
-
-
-@cache
-def _shipped(name: str) -> str:
-    folder = Path(load("alfworld.info").BUILTIN_DATA_PATH)
-    return (folder / name).read_text(encoding="utf-8")
 
 
 def spot_ids(kind: str, receptacle: Receptacle, offsets: Sequence[tuple[float, float]]) -> list[str]:

@@ -7,7 +7,7 @@ which the agent uses it. It has none for stove burners, coffee machines and toas
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -71,8 +71,8 @@ def scene_numbers(kind: str, rooms: int, *, held_out: bool) -> tuple[int, ...]:
 def read_scene(number: int, receptacles: int) -> Scene:
     """A scene with at most so many of its receptacles, the same ones each time.
 
-    What heats, cools and cleans comes first, then one of each class, then more; a receptacle that shares its place
-    with one already kept comes after all others.
+    What heats, cools and cleans comes first, then one of each class, then more; where several are used from one place,
+    all but one of them come last.
     """
     import numpy as np
 
@@ -93,16 +93,20 @@ def read_scene(number: int, receptacles: int) -> Scene:
 
 
 def _chosen(found: Sequence[Receptacle], most: int) -> tuple[Receptacle, ...]:
-    rounds: defaultdict[str, int] = defaultdict(int)
-    places: set[str] = set()
+    """The receptacles to keep, in the order in which they were found."""
+    numbers: Counter[str] = Counter()
     ranked = []
     for receptacle in found:
-        shared = receptacle.place in places
-        places.add(receptacle.place)
-        ranked.append((shared, receptacle.kind not in NEEDED, rounds[receptacle.kind], receptacle.kind, receptacle.id))
-        rounds[receptacle.kind] += 1
-    best = {rank[-1] for rank in sorted(ranked)[:most]}
-    return tuple(receptacle for receptacle in found if receptacle.id in best)
+        number = numbers[receptacle.kind]
+        numbers[receptacle.kind] += 1
+        needed = receptacle.kind in NEEDED and number == 0
+        ranked.append((not needed, number, receptacle.kind, receptacle.id, receptacle.place))
+    alone: dict[str, str] = {}
+    for *_, id, place in sorted(ranked):
+        alone.setdefault(place, id)
+    order = sorted(ranked, key=lambda rank: (rank[0], rank[3] != alone[rank[4]], rank))
+    kept = {id for *_, id, _ in order[:most]}
+    return tuple(receptacle for receptacle in found if receptacle.id in kept)
 
 
 def _kind_of(id: str) -> str:

@@ -1,7 +1,8 @@
 """Engines in processes of their own: many games at once on all cores, memory that stays bounded, crashes survived.
 
-A worker is a fresh Python that serves several games, one request at a time, over a socket; it ends when the socket is
-closed, so none outlives its parent, however that dies. Requests can be sent to many games before any answer is read.
+A worker serves several games, one request at a time, over a socket; it ends when the socket is closed, so none outlives
+its parent, however that dies. Requests can be sent to many games before any answer is read. Workers are forked off a
+nursery, a process of its own that has loaded the libraries once: a second or more for it, milliseconds for each worker.
 
 An engine knows no chance: a game is where it is by its file and its commands. So when a worker dies, another takes its
 place, its games are played again to where they were, and the request that it died of is made once more. If that kills
@@ -13,21 +14,25 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 from rl4vlm.core.progress import progress
-from rl4vlm.envs.alfworld.engine import Engine, EngineState, solve_and_check
+from rl4vlm.envs.alfworld.engine import Engine, EngineState, solve_and_check, warm_up
 from rl4vlm.envs.alfworld.games import GameData
+from rl4vlm.envs.alfworld.library import require_installed
 from rl4vlm.envs.alfworld.types import Situation
 
 ANSWER_WITHIN = 180.0
@@ -39,7 +44,8 @@ STARTS_PER_WORKER = 500
 MEGABYTES_PER_WORKER = 1000
 """Memory beyond which a fresh worker takes over."""
 
-_PROGRAM = "import sys; from rl4vlm.envs.alfworld.workers import serve; serve(int(sys.argv[1]))"
+_PROGRAM = "import sys; from rl4vlm.envs.alfworld.workers import nurse; nurse(int(sys.argv[1]))"
+_PID_BYTES = 16
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,22 +71,12 @@ class Worker:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # Fast Downward prints there
-                env=_worker_environment(),
-            )
+            self.pid = _Nursery.of_this_process().fork(theirs)
         self._connection = Connection(ours.detach())
         self._waiting: deque[_Request] = deque()
         self.games: set[int] = set()
         self.starts = 0
         self.megabytes = 0.0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     @property
     def worn(self) -> bool:
@@ -110,14 +106,57 @@ class Worker:
     def unanswered(self) -> list[_Request]:
         return list(self._waiting)
 
-    def stop(self, patience: float = 5.0) -> int:
-        """End the process, by force after `patience` seconds; its exit code."""
+    def stop(self, patience: float = 5.0) -> None:
+        """End the process, by force after `patience` seconds."""
         self._connection.close()
+        if not _gone(self.pid, patience):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            _gone(self.pid, 60.0)
+
+
+class _Nursery:
+    """The process that workers are forked off. There is one for each process that has workers; it ends with it."""
+
+    _found: ClassVar[_Nursery | None] = None
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # Fast Downward prints there
+                env=_worker_environment(),
+            )
+        self.owner = os.getpid()
+        self._socket = ours
+        self._end = weakref.finalize(self, _end_nursery, ours, process, self.owner)
+
+    @classmethod
+    def of_this_process(cls) -> _Nursery:
+        """The nursery, started at the first call. Raises ValueError when the libraries are not installed."""
+        if cls._found is None or cls._found.owner != os.getpid() or not cls._found._end.alive:
+            require_installed()
+            cls._found = cls()
+        return cls._found
+
+    def fork(self, served: socket.socket) -> int:
+        """A new worker that serves this socket; its process id."""
         try:
-            return self._process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            socket.send_fds(self._socket, [b"w"], [served.fileno()])
+            answer = self._socket.recv(_PID_BYTES, socket.MSG_WAITALL)
+        except OSError:
+            answer = b""
+        if len(answer) < _PID_BYTES:
+            self.end()
+            raise EngineCrash("the process that ALFWorld's workers are forked off has died; its error is above")
+        return int(answer)
+
+    def end(self) -> None:
+        """End the process; workers that it has forked live on."""
+        self._end()
 
 
 class RemoteGame:
@@ -304,15 +343,16 @@ class EnginePool:
 
     def _replace(self, dead: Worker, why: str) -> None:
         """Put a fresh worker in a dead one's place, its games where they were, and its requests before it again."""
-        unanswered, code = dead.unanswered(), dead.stop(patience=0.5)
+        unanswered = dead.unanswered()
+        dead.stop(patience=0.5)
         self.replaced += 1
-        _LOG.warning("ALFWorld worker %d died (exit code %s; %s); its games are restored", dead.pid, code, why)
+        _LOG.warning("ALFWorld worker %d died (%s); its games are restored", dead.pid, why)
         fresh = Worker()
         lane = self._workers if dead in self._workers else self._retired
         lane[lane.index(dead)] = fresh
         fresh.games = set(dead.games)
         if unanswered:
-            self._blame(unanswered[0], unanswered, code)
+            self._blame(unanswered[0], unanswered)
         again = [request for request in unanswered if request.owner is not None and request.answer is None]
         for number in sorted(fresh.games):
             game = self._games[number]
@@ -322,7 +362,7 @@ class EnginePool:
         for request in again:
             fresh.send(request)
 
-    def _blame(self, guilty: _Request, unanswered: Sequence[_Request], code: int) -> None:
+    def _blame(self, guilty: _Request, unanswered: Sequence[_Request]) -> None:
         """Count a death against the request that was being served; one that killed twice is answered with that."""
         guilty.deaths += 1
         ended = [guilty] if guilty.deaths > 1 else []
@@ -331,7 +371,7 @@ class EnginePool:
             self._games[guilty.game]._state = None
             ended = [request for request in unanswered if request.game == guilty.game]
         for request in ended:
-            request.answer = ("crash", f"{request.call} {request.arguments} killed ALFWorld workers (exit code {code})")
+            request.answer = ("crash", f"{request.call} {request.arguments} killed ALFWorld workers")
 
 
 class Solvers:
@@ -385,6 +425,29 @@ def open_game() -> RemoteGame:
     if _shared is None or _shared.closed:
         _shared = EnginePool(close_when_empty=True)
     return _shared.game()
+
+
+def nurse(descriptor: int) -> NoReturn:
+    """What a nursery does: fork a worker for each socket that it is sent, until its own is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead workers leave no zombies
+    warm_up()
+    control = socket.socket(fileno=descriptor)
+    while True:
+        try:
+            _, descriptors, *_ = socket.recv_fds(control, 1, 1)
+        except OSError:
+            descriptors = []
+        if not descriptors:
+            os._exit(0)  # at once: Python takes its time to take down what was loaded
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            try:
+                serve(descriptors[0])
+            finally:
+                os._exit(0)  # not up into the loop that this process is a copy of
+        os.close(descriptors[0])
+        control.sendall(str(pid).encode().rjust(_PID_BYTES))
 
 
 def serve(descriptor: int) -> None:
@@ -444,6 +507,30 @@ def _stop_all(*lanes: list[Worker]) -> None:
     for lane in lanes:
         while lane:
             lane.pop().stop()
+
+
+def _end_nursery(control: socket.socket, process: subprocess.Popen[bytes], owner: int) -> None:
+    control.close()
+    if os.getpid() != owner:
+        return  # a fork of the owner: the process is not this one's child
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends within a time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
 
 
 def _worker_environment() -> dict[str, str]:

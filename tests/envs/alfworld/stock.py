@@ -1,7 +1,6 @@
-"""What the unchanged `PddlEnv` says to a list of commands, as JSON: `python stock.py GAME_FILE COMMANDS_JSON SEED`.
+"""What the unchanged `PddlEnv` says on a random walk, as JSON: `python stock.py GAME_FILE STEPS SEED`.
 
-Run in a process of its own, so that nothing that this package changes in the library can reach it. Without commands,
-a random walk of 60 steps; the commands that were played come first in each entry.
+Run in a process of its own, so that nothing that this package changes in the library can reach it.
 """
 
 import json
@@ -14,14 +13,14 @@ from textworld.envs import PddlEnv
 
 
 def main() -> None:
-    file, commands, seed = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+    file, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     env = AlfredDemangler(PddlEnv(textworld.EnvInfos(facts=True, admissible_commands=True, won=True)))
     env.load(file)
     state = env.reset()
     rng = random.Random(seed)
     played = [entry("", state)]
-    for number in range(len(commands) or 60):
-        command = commands[number] if commands else rng.choice([*state["admissible_commands"], "go to the moon"])
+    for _ in range(steps):
+        command = rng.choice([*state["admissible_commands"], "go to the moon"])
         state, _, done = env.step(command)
         played.append(entry(command, state))
         if done:

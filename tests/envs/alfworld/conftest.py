@@ -1,0 +1,38 @@
+"""Games to test with: generated ones for all, the benchmark's own where a machine has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.envs.alfworld.engine import solve_and_check
+from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
+from rl4vlm.envs.alfworld.generator import GamesSettings, generate
+from rl4vlm.envs.alfworld.types import TaskType
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of generated games: one of each type in train, one seen, one unseen."""
+    folder = tmp_path_factory.mktemp("generated")
+    settings = GamesSettings(train=6, seen=1, unseen=1, rooms=1, unseen_rooms=1, receptacles=6, distractors=2)
+    generate(folder, settings, lambda games: [solve_and_check(game) for game in games])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def by_type(generated: Path) -> dict[TaskType, GameData]:
+    """A generated game of each type."""
+    games = [read_game(file) for file in find_games(generated, "train").files]
+    return {game.goal.task_type: game for game in games}
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """A data folder of the benchmark's own games."""
+    folder = os.environ.get("RL4VLM_OFFICIAL_GAMES")
+    if not folder:
+        pytest.skip("RL4VLM_OFFICIAL_GAMES names no folder of official games")
+    return Path(folder)

@@ -1,0 +1,251 @@
+"""Engine processes: the same games as in this process, crashes survived, memory bounded, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.envs.alfworld import workers
+from rl4vlm.envs.alfworld.engine import Engine
+from rl4vlm.envs.alfworld.games import GameData
+from rl4vlm.envs.alfworld.types import Situation, TaskType
+from rl4vlm.envs.alfworld.workers import EngineCrash, EnginePool, RemoteGame, Solvers, open_game
+
+
+@pytest.fixture
+def pool() -> Iterator[EnginePool]:
+    with EnginePool(processes=2) as made:
+        yield made
+        pids = made.pids
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, be it as a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_gone(pids: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+def walk(game: RemoteGame | Engine, now: Situation, steps: int, seed: int) -> list[Situation]:
+    rng, passed = random.Random(seed), []
+    for _ in range(steps):
+        now = game.act(rng.choice(now.admissible))
+        passed.append(now)
+    return passed
+
+
+def files(by_type: dict[TaskType, GameData]) -> list[Path]:
+    return [game.file for game in by_type.values()]
+
+
+def test_games_are_those_of_an_engine_here(pool: EnginePool, by_type: dict[TaskType, GameData]) -> None:
+    games = [pool.game() for _ in range(3)]
+    engines = [Engine() for _ in range(3)]
+    for game, file in zip(games, files(by_type), strict=False):
+        game.send_start(file)
+    for game, engine, file in zip(games, engines, files(by_type), strict=False):
+        assert game.receive() == engine.start(file)
+    for turn in range(10):
+        commands = [random.Random(turn).choice(engine.act("look").admissible) for engine in engines]
+        for game in games:
+            game.act("look")
+        for game, command in zip(games, commands, strict=True):
+            game.send_act(command)
+        for game, engine, command in reversed(list(zip(games, engines, commands, strict=True))):
+            assert game.receive() == engine.act(command)
+    assert len(pool.pids) == 2
+    assert games[0].state() == engines[0].state()
+
+
+def test_a_killed_worker_is_replaced_and_its_games_go_on(
+    pool: EnginePool, by_type: dict[TaskType, GameData], caplog: pytest.LogCaptureFixture
+) -> None:
+    games = [pool.game() for _ in range(4)]
+    engines = [Engine() for _ in range(4)]
+    for game, engine, file in zip(games, engines, files(by_type), strict=False):
+        walk(game, game.start(file), steps=8, seed=2)
+        walk(engine, engine.start(file), steps=8, seed=2)
+    for game in games:
+        game.send_act("inventory")
+    victim = pool.pids[0]
+    with caplog.at_level(logging.WARNING):
+        os.kill(victim, signal.SIGKILL)
+        assert [game.receive() for game in games] == [engine.act("inventory") for engine in engines]
+    assert pool.replaced == 1
+    assert not alive(victim)
+    assert victim not in pool.pids
+    assert f"ALFWorld worker {victim} died (" in caplog.text
+    for game, engine in zip(games, engines, strict=True):
+        assert game.act("look") == engine.act("look")
+
+
+def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
+    pool: EnginePool, by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import os, sys\nfrom rl4vlm.envs.alfworld import engine, workers\nact = engine.Engine.act\n"
+        "def deadly(self, command):\n    os._exit(7) if command == 'die' else None\n    return act(self, command)\n"
+        "engine.Engine.act = deadly\nworkers.nurse(int(sys.argv[1]))\n"
+    )
+    monkeypatch.setattr(workers, "_PROGRAM", program)
+    monkeypatch.setattr(workers._Nursery, "_found", None)
+    games = [pool.game() for _ in range(4)]
+    starts = [game.start(file) for game, file in zip(games, files(by_type), strict=False)]
+    for game, command in zip(games, ("look", "die", "look", "look"), strict=True):
+        game.send_act(command)
+    for number in (3, 2, 0):
+        assert games[number].receive().facts == starts[number].facts or games[number].state().commands == ("look",)
+    with pytest.raises(EngineCrash, match=r"act \('die',\) killed ALFWorld workers"):
+        games[1].receive()
+    assert pool.replaced == 2
+    assert games[1].act("look").steps == 1
+    assert games[1].start(files(by_type)[1]) == starts[1]
+
+
+def test_a_worn_worker_makes_room_for_a_fresh_one(
+    by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "STARTS_PER_WORKER", 3)
+    file = by_type[TaskType.PICK].file
+    with EnginePool(processes=1) as pool:
+        game, other = pool.game(), pool.game()
+        first = game.start(file)
+        other.start(file)
+        pids = set(pool.pids)
+        for _ in range(6):
+            assert game.start(file) == first
+            pids |= set(pool.pids)
+            assert len(pool.pids) <= 2
+        assert len(pids) >= 3
+        assert other.act("look").steps == 1
+        other.start(file)
+        assert len(pool.pids) <= 2
+        assert pool.replaced == 0
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_memory_is_a_reason_to_retire(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MEGABYTES_PER_WORKER", 1)
+    with EnginePool(processes=1) as pool:
+        game = pool.game()
+        game.start(by_type[TaskType.PICK].file)
+        before = pool.pids
+        game.start(by_type[TaskType.PICK].file)
+        assert pool.pids != before
+
+
+def test_bad_input_is_named_and_costs_no_worker(
+    pool: EnginePool, by_type: dict[TaskType, GameData], tmp_path: Path
+) -> None:
+    game = pool.game()
+    with pytest.raises(ValueError, match="no game has been started"):
+        game.act("look")
+    with pytest.raises(ValueError, match=r"nothing\.tw-pddl: cannot be read"):
+        game.start(tmp_path / "nothing.tw-pddl")
+    game.start(by_type[TaskType.PICK].file)
+    game.send_act("look")
+    with pytest.raises(ValueError, match="has not been received"):
+        game.send_act("look")
+    assert game.receive().steps == 1
+    with pytest.raises(ValueError, match="nothing was sent"):
+        game.receive()
+    game.close()
+    game.close()
+    with pytest.raises(ValueError, match="has been closed"):
+        game.start(by_type[TaskType.PICK].file)
+    assert pool.replaced == 0
+
+
+def test_a_state_is_restored_in_another_worker(pool: EnginePool, by_type: dict[TaskType, GameData]) -> None:
+    game, other = pool.game(), pool.game()
+    last = walk(game, game.start(by_type[TaskType.COOL].file), steps=9, seed=1)[-1]
+    assert other.restore(game.state()) == last
+    assert other.state() == game.state()
+
+
+def test_the_shared_pool_ends_with_its_last_game(by_type: dict[TaskType, GameData]) -> None:
+    one, other = open_game(), open_game()
+    one.start(by_type[TaskType.PICK].file)
+    other.start(by_type[TaskType.PICK].file)
+    assert workers._shared is not None
+    pids = workers._shared.pids
+    one.close()
+    assert any(alive(pid) for pid in pids)
+    other.close()
+    assert not any(alive(pid) for pid in pids)
+    again = open_game()
+    again.start(by_type[TaskType.PICK].file)
+    again.close()
+
+
+def test_a_forgotten_pool_leaves_nothing(by_type: dict[TaskType, GameData]) -> None:
+    pool = EnginePool(processes=1)
+    pool.game().start(by_type[TaskType.PICK].file)
+    pids = pool.pids
+    del pool
+    gc.collect()
+    assert wait_until_gone(pids)
+
+
+def test_a_killed_parent_leaves_no_worker(by_type: dict[TaskType, GameData]) -> None:
+    program = (
+        "import os, signal, sys\nfrom rl4vlm.envs.alfworld.workers import EnginePool\npool = EnginePool(processes=1)\n"
+        "pool.game().start(sys.argv[1])\nfrom rl4vlm.envs.alfworld.workers import _Nursery\n"
+        "print(*pool.pids, _Nursery._found._end.peek()[2][1].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = [sys.executable, "-c", program, str(by_type[TaskType.PICK].file)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    assert wait_until_gone(pids)
+
+
+def test_solvers_keep_the_order_and_name_a_bad_game(by_type: dict[TaskType, GameData]) -> None:
+    games = [by_type[task_type] for task_type in (TaskType.PICK, TaskType.LOOK)]
+    with Solvers(processes=2) as solve:
+        assert solve(games) == [game.walkthrough for game in games]
+        assert solve([]) == []
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_processes_are_refused(processes: int) -> None:
+    with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
+        EnginePool(processes)
+
+
+@pytest.mark.long
+def test_memory_is_bounded_over_a_thousand_resets(by_type: dict[TaskType, GameData]) -> None:
+    rng = random.Random(0)
+    with EnginePool(processes=2) as pool:
+        games = [pool.game() for _ in range(4)]
+        largest = 0.0
+        for _ in range(250):
+            for game in games:
+                game.send_start(rng.choice(files(by_type)))
+            for game in games:
+                walk(game, game.receive(), steps=2, seed=1)
+            largest = max(largest, *(worker.megabytes for worker in pool._workers))
+        assert largest < 400
+        assert pool.replaced == 0
