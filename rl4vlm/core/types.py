@@ -112,7 +112,8 @@ class Episode:
     """A finished episode, as counted by a slot of the play loop.
 
     `seed` is what `env.reset` was given, None where the environment went on with its own stream; `total_reward` is the
-    undiscounted return, penalties for fallbacks included; `length` and `fallbacks` count steps.
+    undiscounted return, penalties for fallbacks included; `length` and `fallbacks` count steps. `group` is the kind of
+    episode that results are also counted by, `data_source` what its game was taken from, where the task knows such.
     """
 
     seed: int | None
@@ -120,6 +121,8 @@ class Episode:
     length: int
     success: bool
     fallbacks: int
+    group: str | None = None
+    data_source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _run(
         "task": task,
         "style": style,
         "protocol": PROTOCOL,
-        **summarise(lines),
+        **summarise(lines, game.groups),
         "partial": len(lines) < settings.episodes,
         "stopped": stopped or allowance.stopped,
         **({"api": player.totals()} if isinstance(player, Metered) else {}),
@@ -217,6 +217,7 @@ def _record(
 
 def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
     """The record of one episode; together with its seed enough to replay it."""
+    known_of_game = {"group": episode.group, "data_source": episode.data_source}
     readings: dict[str, list[int]] = {}
     for step in steps:
         for name, mark in step.reply.numbers.items():
@@ -231,6 +232,7 @@ def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[s
         "return": episode.total_reward,
         "length": episode.length,
         "fallbacks": episode.fallbacks,
+        **{name: value for name, value in known_of_game.items() if value is not None},
         "reading": readings,
         "steps": [step_entry(step) for step in steps],
     }
@@ -248,10 +250,12 @@ def step_entry(step: Step) -> dict[str, Any]:
     }
 
 
-def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Totals over episode lines; rates and their Wilson 95 % bounds in percent, log-probs as means over steps."""
-    successes = sum(line["success"] for line in lines)
-    low, high = wilson(successes, len(lines))
+def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) -> dict[str, Any]:
+    """Totals over episode lines; rates and their Wilson 95 % bounds in percent, log-probs as means over steps.
+
+    A task with `groups` also gets `groups`, the rates of each (None where no episode was of it), so that the overall
+    rate is their average weighted by frequency; and `data_sources`, where the games came from.
+    """
     steps = [step for line in lines for step in line["steps"]]
     correct: Counter[str] = Counter()
     asked: Counter[str] = Counter()
@@ -259,12 +263,9 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, (right, of) in line["reading"].items():
             correct[name] += right
             asked[name] += of
+    sources = sorted({line["data_source"] for line in lines if "data_source" in line})
     return {
-        "episodes": len(lines),
-        "successes": successes,
-        "success_rate": 100 * successes / len(lines),
-        "ci_low": 100 * low,
-        "ci_high": 100 * high,
+        **_rates(lines),
         "mean_return": sum(line["return"] for line in lines) / len(lines),
         "mean_length": len(steps) / len(lines),
         "fallback_rate": sum(step["fallback"] for step in steps) / len(steps),
@@ -274,6 +275,27 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "logprob_action": _mean_of("logprob_action", steps),
         "reply_tokens": _mean_of("tokens", steps),
         "seeds": [line["seed"] for line in lines],
+        **_by_group(lines, groups),
+        **({"data_sources": sources} if sources else {}),
+    }
+
+
+def _by_group(lines: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
+    """The rates of each group; nothing for a task without groups."""
+    found = {name: _rates([line for line in lines if line["group"] == name]) for name in groups}
+    return {"groups": found} if groups else {}
+
+
+def _rates(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many episodes were won, and the rate with its bounds; no rate of no episode."""
+    successes = sum(line["success"] for line in lines)
+    rates: tuple[float | None, ...] = (None, None, None)
+    if lines:
+        rates = tuple(100 * share for share in (successes / len(lines), *wilson(successes, len(lines))))
+    return {
+        "episodes": len(lines),
+        "successes": successes,
+        **dict(zip(("success_rate", "ci_low", "ci_high"), rates, strict=True)),
     }
 
 

@@ -138,6 +138,8 @@ class Slot:
             length=self._length,
             success=bool(self.task.succeeded(self._total, info)),
             fallbacks=self._fallbacks,
+            group=self.task.group(info),
+            data_source=self.task.data_source(info),
         )
 
 

@@ -69,6 +69,7 @@ class Task(ABC):
     it in a reply; `reading_accuracy` compares the group, white space and case apart, with the environment's
     `reading()`.
     `fallback_penalty` is added to the reward of a step whose reply held no legal action (ALFWorld: -1).
+    `groups` are the kinds of episodes that results are also counted by, in the order of the tables.
     """
 
     name: ClassVar[str]
@@ -76,11 +77,20 @@ class Task(ABC):
     entry_point: ClassVar[str]
     prompt: ClassVar[PromptParts]
     fallback_penalty: ClassVar[float] = 0.0
+    groups: ClassVar[tuple[str, ...]] = ()
     reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
         """Whether a finished episode counts as won, from its undiscounted return and last `info`."""
         return total_reward > 0
+
+    def group(self, info: Mapping[str, Any]) -> str | None:
+        """Which of `groups` an episode belongs to, from its last `info`; None where there are none."""
+        return None
+
+    def data_source(self, info: Mapping[str, Any]) -> str | None:
+        """What an episode's game was made by or taken from, where games are data and not rules."""
+        return None
 
 
 class CardTask(Task, Generic[State]):

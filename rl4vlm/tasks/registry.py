@@ -16,6 +16,7 @@ TASKS: dict[str, str] = {
     "EZPoints": "rl4vlm.tasks.ezpoints:EZPoints",
     "Points24": "rl4vlm.tasks.points24:Points24",
     "Blackjack": "rl4vlm.tasks.blackjack:Blackjack",
+    "ALFWorld": "rl4vlm.tasks.alfworld:ALFWorld",
 }
 
 

@@ -16,10 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from rl4vlm.core.types import Advice, View
 from rl4vlm.envs.card_env import CardEnv
 from rl4vlm.envs.registration import make_env, register_all
-from rl4vlm.tasks.base import CardTask
-from rl4vlm.tasks.registry import TASKS, get_task, get_task_class
-
-GAMES = [name for name in TASKS if issubclass(get_task_class(name), CardTask)]
+from rl4vlm.tasks.registry import get_task, get_task_class
+from tests.games import GAMES
 
 register_all()
 

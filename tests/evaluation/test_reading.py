@@ -10,8 +10,9 @@ from rl4vlm.core.types import Reply, Style
 from rl4vlm.evaluation.reading import ReadingExaminer, marks, same_reading
 from rl4vlm.interaction.play import advance
 from rl4vlm.policies.scripted import SolverPolicy
-from rl4vlm.tasks.registry import get_task, task_names
+from rl4vlm.tasks.registry import get_task
 from tests.fakes import ClimbTask, Says, climb_slot
+from tests.games import GAMES
 
 PATTERNS = {"cards": re.compile(r'"cards": \[([^\]]*)\]'), "sum": re.compile(r'"sum": (\d+)')}
 
@@ -56,7 +57,7 @@ def test_the_policys_numbers_stay_and_its_trace_goes() -> None:
     assert step.reply.trace is None
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", GAMES)
 def test_every_task_finds_what_its_demonstrations_read(name: str) -> None:
     """The patterns, the solver's entries and the environment's own reading say the same."""
     from rl4vlm.envs.registration import make_env

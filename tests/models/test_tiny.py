@@ -14,7 +14,8 @@ from rl4vlm.interaction.prompt import render, write_reply
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.pretrain import PretrainSettings, build_base, copy_shipped, reading_accuracy, run, train
 from rl4vlm.models.tiny import TinySizes
-from rl4vlm.tasks.registry import get_task, task_names
+from rl4vlm.tasks.registry import get_task
+from tests.games import GAMES
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_size_and_class(base):
     assert 1e6 < sum(p.numel() for p in base.model.parameters()) < 3e6
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", GAMES)
 def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
     encoder = Encoder(base.processor)
     env = make_env(name)
@@ -41,7 +42,7 @@ def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
         assert encoder.decode(ids[start:]).startswith('"action":')
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", GAMES)
 def test_prompts_are_short_in_tokens(base, name):
     env = make_env(name)
     picture, _ = env.reset(seed=0)

@@ -19,8 +19,8 @@ from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
-from rl4vlm.tasks.registry import task_names
 from tests.fakes import climb_slot
+from tests.games import GAMES
 
 SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 SETTINGS = CNNSettings(
@@ -58,7 +58,7 @@ def climbing(settings=SETTINGS):
     return slots, model, collect(slots, CNNPolicy(model), settings)
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", GAMES)
 def test_every_task_trains_from_a_ratio_of_one(task, tmp_path):
     run(task=task, out=tmp_path, seed=1, settings=replace(SETTINGS, env_steps=16))
     (line,) = metrics_of(tmp_path)

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo.train import PPOSettings, run
-from rl4vlm.tasks.registry import task_names
+from tests.games import GAMES
 
 SETTINGS = PPOSettings(
     env_steps=16, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
@@ -24,7 +24,7 @@ def metrics_of(folder):
 
 
 @pytest.mark.parametrize("style", list(Style))
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", GAMES)
 def test_every_task_and_style_trains_from_a_ratio_of_one(task, style, tiny_checkpoint, tmp_path):
     settings = replace(SETTINGS, env_steps=8)
     run(task=task, style=style, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)

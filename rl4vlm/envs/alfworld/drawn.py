@@ -1,0 +1,56 @@
+"""The backend `textworld`: ALFWorld's own text engine in a worker process, shown in this project's pictures."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.observation import Room, read_room, seen
+from rl4vlm.envs.alfworld.picture import draw_seen
+from rl4vlm.envs.alfworld.types import Situation
+from rl4vlm.envs.alfworld.workers import open_game
+
+
+class DrawnBackend:
+    """Runs a game in the pool of workers that all environments of this process share.
+
+    Pickled, it holds the game and the commands given, and plays them again when it is unpickled.
+    """
+
+    def __init__(self) -> None:
+        self._game = open_game()
+        self._situation: Situation | None = None
+
+    def start(self, game_file: str) -> Situation:
+        self._situation = self._game.start(game_file)
+        return self._situation
+
+    def send(self, command: str) -> None:
+        self._game.send_act(command)
+
+    def receive(self) -> Situation:
+        self._situation = self._game.receive()
+        return self._situation
+
+    def picture(self) -> np.ndarray:
+        assert self._situation is not None
+        return draw_seen(seen(self._situation, _room(self._situation.game_file)))
+
+    def close(self) -> None:
+        self._game.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": None if self._situation is None else self._game.state()}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._game = open_game()
+        self._situation = None if kept["state"] is None else self._game.restore(kept["state"])
+
+
+@lru_cache(maxsize=256)
+def _room(game_file: str) -> Room:
+    return read_room(read_game(Path(game_file)).problem)

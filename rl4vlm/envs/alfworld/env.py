@@ -1,0 +1,231 @@
+"""ALFWorld as a gymnasium environment: games of a folder, played in one of two backends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from rl4vlm.core.types import Advice, View
+from rl4vlm.envs.alfworld import expert
+from rl4vlm.envs.alfworld.drawn import DrawnBackend
+from rl4vlm.envs.alfworld.games import SPLITS, GameSet, find_games, split_folder
+from rl4vlm.envs.alfworld.thor import ThorBackend
+from rl4vlm.envs.alfworld.types import Situation, TaskType
+from rl4vlm.envs.render import SIDE
+from rl4vlm.tasks.registry import get_task
+
+MAX_STEPS = 50
+WIN = 50.0
+
+
+class Backend(Protocol):
+    """What runs a game and shows it. A command is sent, and its outcome received; in between, others can be sent to.
+
+    `picture` is (300, 300, 3) uint8, a fresh array; `close` frees all resources.
+    """
+
+    def start(self, game_file: str) -> Situation: ...
+
+    def send(self, command: str) -> None: ...
+
+    def receive(self) -> Situation: ...
+
+    def picture(self) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"textworld": DrawnBackend, "thor": ThorBackend}
+
+
+class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
+    """A household game of ALFWorld (Shridhar et al. 2021), with the rewards of the RL4VLM paper's public code.
+
+    Observation: a picture, (300, 300, 3) uint8. Action: the index of an admissible command in `view().actions`; the
+    commands change with the situation, and `action_space` with them. Reward: 50 when the game is won, plus the share of
+    the goal's conditions that hold now. An episode ends when the game is won and is cut off after 50 steps.
+    `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`.
+
+    `reset(seed=…)` reproduces the game and all that follows; `reset(options={"game": …})` plays one game, named by its
+    path below the split's folder (or any part of it that no other game shares) or by the path of its folder or file.
+
+    Args:
+        task: a registered task's name.
+        data: folder of games, laid out as `ALFWORLD_DATA` is; the value of that variable unless given.
+        split: `train`, `valid_seen` or `valid_unseen`.
+        backend: `textworld` (ALFWorld's text engine with this project's pictures) or `thor` (frames of AI2-THOR).
+        task_types: which of the six types to play.
+        show_text: whether the prompt describes the scene in words; without, the picture is all there is.
+        skip_bad_games: go on without games that cannot be read; otherwise such a game is an error.
+        render_mode: None or `rgb_array`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
+
+    def __init__(
+        self,
+        task: str,
+        data: str | Path | None = None,
+        split: str = "train",
+        backend: str = "textworld",
+        task_types: Collection[str] = tuple(TaskType),
+        show_text: bool = True,
+        skip_bad_games: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, not {split!r}")
+        self.task = get_task(task)
+        self.data = _data_folder(data)
+        self.split = split
+        self.games = _games(str(self.data), split, check_task_types(task_types), skip_bad_games)
+        self.show_text = show_text
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+        self.action_space: spaces.Discrete = spaces.Discrete(1)  # type: ignore[assignment]
+        self._backend = BACKENDS[backend]()
+        self._situation: Situation | None = None
+        self._over = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a game. Raises ValueError for an option that is unknown, or names no game or several."""
+        super().reset(seed=seed)
+        drawn = self.games.files[int(self.np_random.integers(len(self.games.files)))]
+        self._over = False
+        self._note(self._backend.start(str(self._chosen(options) or drawn)))
+        return self._backend.picture(), self._info()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.step_async(action)
+        return self.step_wait()
+
+    def step_async(self, action: int) -> None:
+        """Send a command on its way; other games can be sent to before `step_wait` asks for its outcome."""
+        if self._over:
+            raise gymnasium.error.ResetNeeded("the episode is over or has not begun: call reset first")
+        actions = self._current().admissible
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be an index from 0 to {len(actions) - 1}, not {action!r}")
+        self._backend.send(actions[action])
+
+    def step_wait(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """The outcome of the command that was sent: what `step` returns."""
+        now = self._backend.receive()
+        self._note(now)
+        truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
+        self._over = now.won or truncated
+        return self._backend.picture(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
+
+    def render(self) -> np.ndarray | None:
+        """The current picture in mode `rgb_array`, else None."""
+        return self._backend.picture() if self.render_mode == "rgb_array" else None
+
+    def view(self) -> View:
+        """The admissible commands, in the order of `step`'s index, the task in words and, unless hidden, the scene."""
+        now = self._current()
+        said = [f"The scene in words: {_one_line(now.scene)}"]
+        if now.steps:
+            said.append(f"The last command was answered: {_one_line(now.feedback)}")
+        scene = "".join(f"\n{line}" for line in said) if self.show_text else ""
+        return View(now.admissible, {"goal": now.goal_text, "scene": scene})
+
+    def advice(self) -> Advice:
+        """What the expert would do now; it knows the whole state. `solvable` is false when too few steps are left."""
+        command, thoughts = expert.advise(self._current())
+        return Advice({"thoughts": thoughts}, command)
+
+    def reading(self) -> Mapping[str, str]:
+        """Where the agent is and what it holds, as the picture shows it; empty where the backend does not tell."""
+        now = self._current()
+        if not now.facts:
+            return {}
+        return {"place": expert.places(now), "in hand": now.held or "nothing"}
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def _current(self) -> Situation:
+        if self._situation is None:
+            raise gymnasium.error.ResetNeeded("call reset first")
+        return self._situation
+
+    def _note(self, situation: Situation) -> None:
+        self._situation = situation
+        if self.action_space.n != max(len(situation.admissible), 1):
+            self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
+
+    def _chosen(self, options: Mapping[str, Any] | None) -> Path | None:
+        for name in options or {}:
+            if name != "game":
+                raise ValueError(f"unknown option {name!r}: there is 'game'")
+        wanted = (options or {}).get("game")
+        return None if wanted is None else choose_game(self.games, split_folder(self.data, self.split), str(wanted))
+
+    def _info(self) -> dict[str, Any]:
+        now = self._current()
+        return {
+            "won": now.won,
+            "goal_condition_success_rate": now.conditions_met,
+            "admissible_commands": list(now.admissible),
+            "extra.gamefile": now.game_file,
+            "task_type": now.task_type.value,
+            "source": now.source.value,
+        }
+
+
+def choose_game(games: GameSet, folder: Path, wanted: str) -> Path:
+    """The game that `wanted` names: its file, its folder, or a part of its path below `folder`.
+
+    Raises:
+        ValueError: no game of the split is meant, or several are.
+    """
+    path = Path(wanted)
+    exact = [file for file in games.files if path in (file, file.parent)]
+    found = exact or [file for file in games.files if wanted in file.relative_to(folder).as_posix()]
+    if len(found) != 1:
+        raise ValueError(f"option 'game': {wanted!r} names {len(found) or 'none'} of the {len(games.files)} games")
+    return found[0]
+
+
+def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
+    """Task types by name. Raises ValueError naming one that does not exist, or when there are none."""
+    known = {task_type.value: task_type for task_type in TaskType}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"task_types: unknown task type {name!r}; known are {', '.join(known)}")
+    if not names:
+        raise ValueError("task_types is empty: no game would be left")
+    return tuple(known[name] for name in names)
+
+
+def _data_folder(data: str | Path | None) -> Path:
+    given = data if data is not None else os.environ.get("ALFWORLD_DATA")
+    if not given:
+        raise ValueError(
+            "ALFWorld needs games: give the option data=FOLDER, or set ALFWORLD_DATA; docs/alfworld.md says how to "
+            "generate or download them"
+        )
+    return Path(given)
+
+
+@lru_cache(maxsize=16)
+def _games(data: str, split: str, task_types: tuple[TaskType, ...], skip_bad_games: bool) -> GameSet:
+    """The games of a split; each is read once a process, however many environments play them."""
+    return find_games(Path(data), split, task_types, skip_bad_games=skip_bad_games)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,129 @@
+"""The backend `thor`: frames of AI2-THOR through ALFWorld's `AlfredThorEnv`, where `alfworld[vis]` is installed.
+
+It needs ALFWorld's own data (scenes are restored from `traj_data.json`) and AI2-THOR's Unity build, which it downloads
+itself; generated games have neither. `AlfredThorEnv` tells no facts; its own handcoded expert gives the advice.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.types import Situation
+from rl4vlm.envs.render import SIDE
+
+INSTALL = "pip install 'alfworld[vis]==0.4.2'"
+STEPS = 1000
+"""A step limit that `AlfredThorEnv` never reaches: ours is the environment's."""
+
+
+class ThorBackend:
+    """Runs a game in AI2-THOR. One simulator is started with the first game and kept until `close`."""
+
+    def __init__(self) -> None:
+        _thor_class()  # fail at once where it is not installed, not with the first game
+        self._env: Any = None
+        self._situation: Situation | None = None
+        self._game: Any = None
+
+    def start(self, game_file: str) -> Situation:
+        """Begin a game. Raises ValueError for a game whose files do not say how its scene is set up."""
+        self._game = read_game(Path(game_file))
+        trajectory = Path(game_file).with_name("traj_data.json")
+        if '"object_poses"' not in trajectory.read_text(encoding="utf-8"):
+            raise ValueError(
+                f"{trajectory}: backend 'thor' needs ALFWorld's own data, with the scene's object_poses; a game that "
+                "was generated, or cut to what the text engine reads, can be played with backend 'textworld'"
+            )
+        if self._env is None:
+            self._env = _thor_class()(_config(), train_eval="train")
+        self._env.json_file_list = [str(trajectory)]
+        if not self._env.envs:
+            self._env.get_env_paths = lambda: None  # it would walk all of the data, and forget which game is wanted
+            self._env.init_env(batch_size=1)
+        feedback, infos = self._env.reset()
+        return self._note(feedback[0], infos, steps=0)
+
+    def send(self, command: str) -> None:
+        assert self._situation is not None
+        feedback, _, _, infos = self._env.step([command])
+        self._note(feedback[0], infos, steps=self._situation.steps + 1)
+
+    def receive(self) -> Situation:
+        assert self._situation is not None
+        return self._situation
+
+    def picture(self) -> np.ndarray:
+        frame = np.ascontiguousarray(self._env.get_frames()[0][:, :, ::-1])  # it returns blue, green, red
+        return np.array(Image.fromarray(frame).resize((SIDE, SIDE)))
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _note(self, feedback: str, infos: dict[str, Any], *, steps: int) -> Situation:
+        won = bool(infos["won"][0])
+        plan = infos["extra.expert_plan"][0]
+        self._situation = Situation(
+            feedback=feedback,
+            scene=feedback,
+            goal_text=self._game.goal_text,
+            admissible=tuple(sorted(set(infos["admissible_commands"][0]))),
+            facts=(),
+            location="",
+            at=(),
+            held=None,
+            won=won,
+            done=won,
+            steps=steps,
+            conditions_met=float(infos["goal_condition_success_rate"][0]),
+            goal=self._game.goal,
+            game_file=str(self._game.file),
+            source=self._game.source,
+            next_command=plan[0] if plan else None,
+        )
+        return self._situation
+
+
+@cache
+def _thor_class() -> Any:
+    """ALFWorld's environment of AI2-THOR. Raises ValueError that says what to install."""
+    from rl4vlm.envs.alfworld.library import load
+
+    try:
+        return load("alfworld.agents.environment.alfred_thor_env").AlfredThorEnv
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"backend 'thor' needs AI2-THOR, which is not installed: {INSTALL} ({error})") from error
+
+
+def _config() -> dict[str, Any]:
+    """The settings that `AlfredThorEnv` reads, as ALFWorld's own base config has them."""
+    return {
+        "general": {"training_method": "dagger"},
+        "dagger": {"training": {"max_nb_steps_per_episode": STEPS}},
+        "dataset": {
+            "data_path": "",
+            "eval_id_data_path": "",
+            "eval_ood_data_path": "",
+            "num_train_games": -1,
+            "num_eval_games": -1,
+        },
+        "env": {
+            "task_types": [1, 2, 3, 4, 5, 6],
+            "goal_desc_human_anns_prob": 0,
+            "thor": {
+                "screen_width": SIDE,
+                "screen_height": SIDE,
+                "smooth_nav": False,
+                "save_frames_to_disk": False,
+                "save_frames_path": "",
+            },
+        },
+        "controller": {"type": "oracle", "debug": False, "load_receps": True},
+    }

@@ -1,0 +1,374 @@
+import hashlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from rl4vlm.core.types import Outcome, Reply, SplitStepEnv, Style
+from rl4vlm.envs.alfworld.env import MAX_STEPS, ALFWorldEnv
+from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.observation import read_room
+from rl4vlm.envs.alfworld.types import TaskType
+from rl4vlm.envs.alfworld.workers import open_game
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.parse import parse_reply
+from rl4vlm.interaction.play import Slot, advance
+from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.policies.scripted import SolverPolicy
+from rl4vlm.tasks.registry import get_task
+
+TASK = get_task("ALFWorld")
+pytestmark = pytest.mark.usefixtures("warm_pool")
+
+
+@pytest.fixture(scope="module")
+def warm_pool():
+    """Keeps the workers from ending and starting anew with each test."""
+    game = open_game()
+    yield
+    game.close()
+
+
+@pytest.fixture
+def make(generated):
+    made = []
+
+    def make(**options):
+        made.append(make_env("ALFWorld", **{"data": generated, **options}))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def play(env, command):
+    return env.step(env.view().actions.index(command))
+
+
+def digest(env, seed, choices):
+    """A digest of all that an episode shows."""
+    found = hashlib.sha256()
+    picture, info = env.reset(seed=seed)
+    found.update(picture.tobytes() + repr(sorted(info.items())).encode())
+    for _ in range(12):
+        picture, reward, terminated, truncated, info = env.step(int(choices.integers(env.action_space.n)))
+        found.update(picture.tobytes() + repr((reward, terminated, truncated, info, env.view(), env.advice())).encode())
+        if terminated or truncated:
+            break
+    return found.hexdigest()
+
+
+def digests(data, seeds):
+    env = make_env("ALFWorld", data=data)
+    found = [digest(env, seed, np.random.default_rng(seed)) for seed in seeds]
+    env.close()
+    return found
+
+
+def test_gymnasiums_checker_finds_nothing(generated):
+    env = gymnasium.make(TASK.gym_id, data=generated, task_types=["Look"])
+    check_env(env.unwrapped, skip_close_check=True)
+    env.close()
+
+
+def test_it_is_made_by_its_id(generated):
+    env = gymnasium.make("alfworld/ALFWorld-v0", data=generated, split="valid_unseen")
+    picture, info = env.reset(seed=0)
+    assert (picture.shape, picture.dtype) == ((300, 300, 3), np.uint8)
+    assert info["source"] == "generated"
+    assert env.action_space.n == len(info["admissible_commands"]) == len(env.unwrapped.view().actions)
+    env.close()
+
+
+def test_a_seed_makes_the_episode_here_and_in_another_process(generated):
+    here = digests(generated, range(2))
+    assert len(set(here)) == 2
+    script = f"from tests.envs.alfworld.test_env import digests; print(*digests({str(generated)!r}, range(2)))"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    root = Path(__file__).parents[3]
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=root
+    )
+    assert told.stdout.split() == here
+
+
+@pytest.mark.parametrize("split", ["train", "valid_seen", "valid_unseen"])
+def test_the_advice_wins_every_generated_game(make, split):
+    env = make(split=split)
+    for file in env.games.files:
+        env.reset(options={"game": str(file)})
+        advised, total = 0, 0.0
+        check_map(env)
+        while not env._over:
+            _, reward, terminated, _, info = play(env, env.advice().action)
+            advised, total = advised + 1, total + reward
+        assert terminated
+        assert info["won"]
+        assert info["goal_condition_success_rate"] == 1.0
+        assert total >= 51
+        assert TASK.succeeded(total, info)
+
+
+def test_after_random_commands_the_advice_still_wins(make):
+    env = make()
+    choices = np.random.default_rng(0)
+    for file in env.games.files:
+        env.reset(options={"game": str(file)})
+        for _ in range(8):
+            if not env._over:
+                env.step(int(choices.integers(env.action_space.n)))
+        while not env._over:
+            _, _, terminated, _, info = play(env, env.advice().action)
+        assert terminated, (file, info)
+
+
+def test_reward_is_50_for_the_win_and_the_share_of_conditions_before(make):
+    env = make()
+    heat = next(file for file in env.games.files if "pick_heat" in str(file))
+    env.reset(options={"game": str(heat)})
+    earned = {}
+    while not env._over:
+        action = env.advice().action
+        _, reward, *_ = play(env, action)
+        earned[action.split()[0]] = reward
+    assert earned["go"] == pytest.approx(1 / 3)  # on the way to the goal it is hot, but in no place
+    assert earned["heat"] == pytest.approx(1 / 3)
+    assert earned.get("move", earned.get("put")) == 51
+
+
+def test_an_episode_is_cut_off_after_50_steps(make):
+    env = make()
+    env.reset(seed=1)
+    ends = [play(env, "look")[2:4] for _ in range(MAX_STEPS)]
+    assert ends == [(False, False)] * (MAX_STEPS - 1) + [(False, True)]
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+
+
+def test_no_admissible_command_costs_one_and_plays_a_random_one(make):
+    slot = Slot(make(), TASK, Style.COT, TASK.prompt, 3, endless=False)
+    step = slot.play(Reply('{"action": "fly to the moon"}'))
+    assert step.parsed.outcome is Outcome.NO_LEGAL_ACTION
+    assert step.fallback
+    assert step.action in step.request.view.actions
+    assert step.reward == pytest.approx(step.info["goal_condition_success_rate"] - 1)
+
+
+def test_results_are_counted_by_the_six_types():
+    assert TASK.groups == tuple(task_type.value for task_type in TaskType)
+
+
+def test_only_whole_commands_match():
+    actions = ("go to shelf 1", "go to shelf 10", "look", "take mug 1 from shelf 10")
+    for action in actions:
+        assert parse_reply(write_reply({}, action, Style.ACTION_ONLY), actions).action == action
+    assert parse_reply('{"action": "go to shelf 100"}', actions).action is None
+    assert parse_reply('{"action": "go to shelf 10"}', ("go to shelf 1",)).action is None
+    assert parse_reply('{"action": "take mug 1 from shelf 1"}', actions).action is None
+
+
+def test_the_prompt_holds_task_scene_and_commands(make):
+    env = make()
+    env.reset(seed=2)
+    place = next(action for action in env.view().actions if action.startswith("go to"))
+    play(env, place)
+    prompt = render(TASK.prompt, env.view(), Style.COT)
+    now = env._situation
+    assert f"Your task: {now.goal_text}" in prompt
+    assert " ".join(now.scene.split()) in prompt
+    assert all(f'"{action}"' in prompt for action in now.admissible)
+    assert '"thoughts"' in prompt
+    assert '"thoughts"' not in render(TASK.prompt, env.view(), Style.ACTION_ONLY)
+
+
+def test_the_scenes_text_can_be_hidden(make):
+    shown, hidden = make(), make(show_text=False)
+    for env in (shown, hidden):
+        env.reset(seed=2)
+        play(env, "look")
+    text = render(TASK.prompt, hidden.view(), Style.COT)
+    assert "in words" not in text
+    assert hidden._situation.scene not in text
+    assert render(TASK.prompt, shown.view(), Style.COT) != text
+    assert f"Your task: {hidden._situation.goal_text}" in text
+
+
+def test_hidden_facts_change_neither_picture_nor_prompt(make):
+    """What lies in places that are not in view is exchanged for other things: nothing that a player gets changes."""
+    env = make()
+    for seed in range(6):
+        env.reset(seed=seed)
+        for _ in range(3):
+            env.step(int(env.np_random.integers(env.action_space.n)))
+        now = env._situation
+        picture, prompt = env._backend.picture(), render(TASK.prompt, env.view(), Style.COT)
+        shut = {f[1] for f in now.facts if f[0] == "openable"} - {f[1] for f in now.facts if f[0] == "opened"}
+        facts = tuple(
+            ("inreceptacle", "statue 9", fact[2])
+            if fact[0] == "inreceptacle" and (fact[2] not in now.at or fact[2] in shut)
+            else fact
+            for fact in now.facts
+        )
+        assert facts != now.facts
+        other = replace(
+            now,
+            facts=tuple(sorted(facts)),
+            conditions_met=0.5,
+            next_command="look",
+            goal=replace(now.goal, task_type=TaskType.COOL, object_class="statue"),
+        )
+        env._situation = env._backend._situation = other
+        assert np.array_equal(env._backend.picture(), picture)
+        assert render(TASK.prompt, env.view(), Style.COT) == prompt
+        env._situation = env._backend._situation = now
+
+
+def test_readings_are_what_demonstrations_say(make):
+    slot = Slot(make(), TASK, Style.COT, TASK.prompt, 1)
+    for _ in range(20):
+        said = slot.env.reading()
+        (step,) = advance([slot], SolverPolicy(Style.COT))
+        for field, pattern in TASK.reading_patterns.items():
+            assert pattern.search(step.reply.text)[1] == said[field], step.reply.text
+
+
+def test_episodes_know_their_type_and_where_the_game_is_from(make):
+    slot = Slot(make(task_types=["Cool"]), TASK, Style.COT, TASK.prompt, 1)
+    step = next(step for step in iter(lambda: advance([slot], SolverPolicy(Style.COT))[0], None) if step.episode)
+    assert (step.episode.group, step.episode.data_source, step.episode.success) == ("Cool", "generated", True)
+
+
+def test_a_pickled_environment_plays_on(make):
+    env = make()
+    env.reset(seed=4)
+    play(env, "look")
+    copy = pickle.loads(pickle.dumps(env))
+    for _ in range(3):
+        ours, theirs = play(env, env.advice().action), play(copy, copy.advice().action)
+        assert np.array_equal(ours[0], theirs[0])
+        assert ours[1:] == theirs[1:]
+    copy.close()
+
+
+def test_commands_can_be_sent_to_many_games_before_any_is_waited_for(make):
+    together, alone = [make() for _ in range(3)], [make() for _ in range(3)]
+    for seed, envs in enumerate(zip(together, alone, strict=True)):
+        for env in envs:
+            env.reset(seed=seed)
+    assert isinstance(together[0], SplitStepEnv)
+    for env in together:
+        env.step_async(0)
+    for one, other in zip(together, alone, strict=True):
+        ours, theirs = one.step_wait(), other.step(0)
+        assert np.array_equal(ours[0], theirs[0])
+        assert ours[1:] == theirs[1:]
+
+
+def test_a_game_can_be_named(make, generated):
+    env = make()
+    wanted = env.games.files[3]
+    for name in (str(wanted), str(wanted.parent), wanted.parent.name):
+        assert env.reset(options={"game": name})[1]["extra.gamefile"] == str(wanted)
+    with pytest.raises(ValueError, match=r"'moon' names none of the 6 games"):
+        env.reset(options={"game": "moon"})
+    with pytest.raises(ValueError, match="'game': 'trial' names 6"):
+        env.reset(options={"game": "trial"})
+    with pytest.raises(ValueError, match="'speed'"):
+        env.reset(options={"speed": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "test"}, "split must be one of 'train'.*'test'"),
+        ({"backend": "unity"}, "backend must be one of 'textworld', 'thor', not 'unity'"),
+        ({"task_types": ["Dance"]}, "unknown task type 'Dance'; known are Pick"),
+        ({"task_types": []}, "task_types is empty"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"speed": 3}, "no environment option 'speed'.*show_text"),
+    ],
+)
+def test_bad_options_are_named(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_a_wrong_render_mode_is_named():
+    with pytest.raises(ValueError, match="'human'"):
+        ALFWorldEnv("ALFWorld", render_mode="human")
+
+
+def test_without_games_it_says_how_to_get_some(monkeypatch):
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"data=FOLDER, or set ALFWORLD_DATA; docs/alfworld\.md"):
+        make_env("ALFWorld")
+
+
+def test_the_games_may_come_from_the_benchmarks_own_variable(monkeypatch, generated):
+    monkeypatch.setenv("ALFWORLD_DATA", str(generated))
+    env = make_env("ALFWorld")
+    assert len(env.games.files) == 6
+    env.close()
+
+
+def test_a_bad_game_is_an_error_that_names_it_or_is_skipped(make, generated, tmp_path):
+    data = tmp_path / "games"
+    shutil.copytree(generated / "train", data / "train")
+    broken = sorted(data.rglob("game.tw-pddl"))[0]
+    broken.write_text("{")
+    with pytest.raises(ValueError, match=str(broken)):
+        make(data=data)
+    assert len(make(data=data, skip_bad_games=True).games.files) == 5
+
+
+def test_steps_out_of_place(make):
+    env = make()
+    for call in (env.view, env.advice, env.reading, lambda: env.step(0)):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            call()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="999"):
+        env.step(999)
+
+
+def test_pictures_are_the_callers_own(make):
+    env = make(render_mode="rgb_array")
+    picture, _ = env.reset(seed=1)
+    kept = picture.copy()
+    picture[:] = 0
+    assert np.array_equal(env.render(), kept)
+    assert make().render() is None
+
+
+def test_official_games_with_the_old_wording_are_won_by_the_advice(make, official):
+    env = make(data=official, split="valid_seen")
+    for file in env.games.files[::8]:
+        info = env.reset(options={"game": str(file)})[1]
+        assert info["source"] == "official"
+        check_map(env)
+        commands = []
+        while not env._over:
+            commands.append(env.advice().action)
+            info = play(env, commands[-1])[4]
+        assert info["won"], file
+        assert not any(command.startswith("move") for command in commands)
+
+
+def check_map(env):
+    """The agent stands within reach of what it faces, so the numbers on the map are the game's own."""
+    now = env._situation
+    room = read_room(read_game(Path(now.game_file)).problem)
+    places = {fact[1]: fact[2] for fact in now.facts if fact[0] == "receptacleatlocation"}
+    spots = dict(room.spots)
+    assert set(places) == {name for name, *_ in room.receptacles}
+    for name, x, z in room.receptacles:
+        assert np.hypot(x - spots[places[name]].x, z - spots[places[name]].z) < 3.5, (now.game_file, name)
