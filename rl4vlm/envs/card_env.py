@@ -47,10 +47,18 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         self.task: CardTask[Any] = found
         self.card_art = check_card_art(card_art)
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+        self.observation_space = _pictures()
         self.action_space: spaces.Discrete = spaces.Discrete(len(self.task.actions))  # type: ignore[assignment]
         self._state: Any = None
         self._over = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The bounds of the observation space are four times as large as a picture, and always the same.
+        return {name: value for name, value in vars(self).items() if name != "observation_space"}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        vars(self).update(saved)
+        self.observation_space = _pictures()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -92,3 +100,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
 
     def _picture(self) -> np.ndarray:
         return draw(self.task.scene(self._current()), self.card_art)
+
+
+def _pictures() -> spaces.Box:
+    return spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
