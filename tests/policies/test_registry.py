@@ -59,3 +59,9 @@ class Loaded:
 def test_every_registered_object_is_there() -> None:
     for path in (*registry.SCRIPTED.values(), *registry.LEARNED.values()):
         assert hasattr(registry._load(path), "act")
+
+
+@pytest.mark.parametrize("name", ["cnn:somewhere", "api:gpt", "served:somewhere"])
+def test_an_option_of_vision_language_models_is_refused_elsewhere(name: str) -> None:
+    with pytest.raises(ValueError, match=f"quantize is for a vision-language model .* not for '{name}'"):
+        make_policy(name, Style.COT, temperature=1.0, max_new_tokens=1, quantize="4bit")

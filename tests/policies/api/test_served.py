@@ -79,6 +79,29 @@ def test_replies_over_http_are_those_in_process(
     assert not is_open(ports[0])
 
 
+@pytest.mark.long
+def test_an_adapter_is_served_as_it_plays_here(talkative: Path, tmp_path: Path) -> None:
+    import torch
+
+    from rl4vlm.models.loading import load_backbone
+    from rl4vlm.models.lora import LoraSettings, trainable
+
+    backbone = load_backbone(talkative, lora=LoraSettings(rank=4, alpha=8))
+    torch.manual_seed(0)
+    for weights in trainable(backbone.model):
+        torch.nn.init.normal_(weights, std=0.3)
+    backbone.save(tmp_path / "adapter")
+    bare, here, there = (
+        played(policy, tmp_path / name, tmp_path / "cache")[1]
+        for name, policy in (
+            ("bare", str(talkative)),
+            ("here", str(tmp_path / "adapter")),
+            ("there", f"served:{tmp_path / 'adapter'}"),
+        )
+    )
+    assert there == here != bare
+
+
 def test_the_server_ends_when_its_user_is_killed(talkative: Path) -> None:
     user = (
         "import sys, time; from pathlib import Path; from rl4vlm.policies.api.served import Server;"
