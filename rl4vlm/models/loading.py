@@ -131,7 +131,8 @@ def load_backbone(
         model_options: further keyword arguments of `from_pretrained`.
 
     Raises:
-        ValueError: `dtype` or `quantize` is unknown, or `source` holds no such checkpoint; it is named.
+        ValueError: `dtype` or `quantize` is unknown, `source` holds no such checkpoint or its processor needs a package
+            that is not there; it is named.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -152,6 +153,8 @@ def load_backbone(
         )
     except OSError as error:
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
     if adapter is not None:
         load_adapter(model, adapter)
     if lora is not None:

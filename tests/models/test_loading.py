@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rl4vlm.models.loading import accelerator_on, choose_device, load_backbone
+from tests.models.families import FAMILIES
 
 
 def test_auto_takes_a_gpu_where_there_is_one():
@@ -29,4 +30,11 @@ def test_a_precision_nobody_knows_is_named(tiny_checkpoint):
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=tmp_path.name):
+        load_backbone(tmp_path)
+
+
+def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
+    FAMILIES["SmolVLM"].write(tmp_path)
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(ValueError, match="needs a package that is not installed: .*num2words"):
         load_backbone(tmp_path)
