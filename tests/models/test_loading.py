@@ -36,5 +36,5 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
     FAMILIES["SmolVLM"].write(tmp_path)
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
-    with pytest.raises(ValueError, match="needs a package that is not installed: .*num2words"):
+    with pytest.raises(ValueError, match=r"needs a package that is not installed: .*num2words"):
         load_backbone(tmp_path)
