@@ -168,6 +168,19 @@ def check_tasks(config: Mapping[str, Any], known: Sequence[str]) -> None:
                 raise ValueError(f"config, {place}: unknown task {task!r}; known are {', '.join(known)}")
 
 
+def training_command(config: Mapping[str, Any], stage: str) -> str:
+    """What a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
+
+    `resources.<stage>.processes` says how many, `accelerate` how they share the work. The port is any free one, so that
+    several trainings may run on one machine.
+    """
+    processes = config["resources"][stage].get("processes", 1)
+    if processes == 1:
+        return "rl4vlm"
+    how = shlex.quote(config["accelerate"])
+    return f"accelerate launch --config_file {how} --num_processes {processes} --main_process_port 0 --no_python rl4vlm"
+
+
 def settings_arguments(settings: Mapping[str, Any]) -> list[str]:
     """`settings` as `key=value` words that a shell passes on unchanged and `parse_settings` reads back."""
     return [shlex.quote(word) for word in setting_words(settings)]

@@ -46,8 +46,8 @@ class Scores:
 
 
 def policy_log_probs(logits: torch.Tensor, suppressed: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Float32 log-probabilities (..., V) of the policy; suppressed ids get -inf."""
-    scaled = logits.float() / temperature
+    """Log-probabilities (..., V) of the policy, in float32 or better; suppressed ids get -inf."""
+    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     scaled[..., suppressed] = -torch.inf
     return torch.log_softmax(scaled, dim=-1)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -31,7 +34,7 @@ from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 QUANTIZED = ("4bit", "8bit")
 CPU_REPACKING = "support_avx512bf16_for_cpu"
 LLAVA_SHARED = (
@@ -95,17 +98,32 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def accelerator_on(name: str) -> Accelerator:
-    """An accelerator for training in one process on the device that `choose_device` makes of `name`.
+def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
+    """An accelerator for training on the device that `choose_device` makes of `name`.
 
-    Raises ValueError where several processes were launched: each would play the same games and write the same files.
+    Of several processes (`accelerate launch`) each takes the GPU of its own local rank. Where they exchange gradients
+    a process waits at most `process_timeout` seconds for the others, then it fails.
+
+    Raises ValueError for a GPU by number where several processes were launched: they would share it; and for processes
+    that split the weights or the optimiser (FSDP, DeepSpeed), which neither playing nor saving is built for.
     """
     device = choose_device(name)
     if device.type == "cuda" and device.index is not None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"device {name!r} is one GPU, but several processes were launched: say cuda or auto")
         torch.cuda.set_device(device)
-    accelerator = Accelerator(cpu=device.type == "cpu")
-    if accelerator.num_processes > 1:
-        raise ValueError(f"training runs in one process, but {accelerator.num_processes} were launched")
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=process_timeout)),
+            # A backbone may have weights that no reply depends on, such as a vision tower's last layer.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+        ],
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"training by {accelerator.distributed_type.value} is not built: use config/accelerate/ddp.yaml"
+        )
     return accelerator
 
 

@@ -14,7 +14,7 @@ FILE = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):
-    """MLP hidden -> sizes -> 1 with ReLU, in float32 whatever the backbone's precision."""
+    """MLP hidden -> sizes -> 1 with ReLU, in its own precision (float32 unless changed) whatever the backbone's."""
 
     def __init__(self, hidden: int, sizes: Sequence[int] = (1024, 512)) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_BD: torch.Tensor) -> torch.Tensor:
         """Values (B,) float32 of hidden states (B, D)."""
-        return self.layers(hidden_BD.float()).squeeze(-1)
+        return self.layers(hidden_BD.to(next(self.layers.parameters()).dtype)).squeeze(-1)
 
     def save(self, folder: Path) -> None:
         """Write the weights beside a checkpoint."""

@@ -66,7 +66,7 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
 def capture(state: Training) -> dict[str, Any]:
     """All that `restore` needs to make another training, begun with the same settings, go on as this one would."""
     return {
-        "weights": trained_tensors(state.learner.model),
+        "weights": trained_tensors(state.learner.policy.model),
         "optimizer": state.learner.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
         "progress": {name: getattr(state, name) for name in PROGRESS},
@@ -78,7 +78,7 @@ def restore(state: Training, saved: Mapping[str, Any]) -> None:
     """Put a training where `capture` found one; the environments that it began with are closed."""
     for slot in state.slots:
         slot.env.close()
-    restore_tensors(state.learner.model, saved["weights"])
+    restore_tensors(state.learner.policy.model, saved["weights"])
     state.learner.optimizer.load_state_dict(saved["optimizer"])
     state.schedule.load_state_dict(saved["schedule"])
     # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.models.loading import accelerator_on
+from rl4vlm.models.processes import share
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.resume import StateFolder, resumable
@@ -55,8 +56,8 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
     """
     started = time.monotonic()
     set_seed(seed)
-    accelerator = accelerator_on(settings.device)
-    slots = make_slots(task, Style.ACTION_ONLY, seed, settings)
+    accelerator = accelerator_on(settings.device, settings.process_timeout)
+    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=share(settings.envs, accelerator))
     state = begin(CNNPolicy(build_model(slots, settings)), slots, accelerator, settings, seed)
     decides = {"stage": "cnn", "task": task, "seed": seed}
     with resumable(state, keep, out=out, settings=settings, inputs={}, started=started, **decides) as keeper:
@@ -73,8 +74,9 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
 
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:
-    """A new network for what the slots show now: their legal actions, and their text where they show any."""
-    views = [slot.request.view for slot in slots]
+    """A new network for what the slots of all processes show now: their legal actions, and their text where they show
+    any."""
+    views = gather_object([slot.request.view for slot in slots])
     return CNNActorCritic(
         list(dict.fromkeys(action for view in views for action in view.actions)),
         reads_text=any(view.fields for view in views),

@@ -19,8 +19,9 @@ from rl4vlm.core.types import Episode, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.models.processes import Processes
 from rl4vlm.policies.trainable import TrainablePolicy
-from rl4vlm.ppo.rollout import Rollout, play_row, weigh
+from rl4vlm.ppo.rollout import Rollout, play_row, side_by_side, weigh
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
 from rl4vlm.ppo.update import Learner, optimiser_steps
@@ -36,26 +37,32 @@ def train(
 ) -> None:
     """Train from where `state` stands to the end of the run; writes `metrics.jsonl` and `timing.jsonl` to `out`.
 
+    Of several processes each plays its own environments and scores its share of every mini-batch, and the main one
+    writes; after each rollout all of them hold all of it.
+
     `pause` is called after every batched environment step, every optimiser step and every update: `state` is whole
     then, and it may be stored.
     """
-    learner, slots = state.learner, state.slots
+    learner, slots, processes = state.learner, state.slots, state.processes
     with (
-        JsonLines(out / "metrics.jsonl", append=state.update > 1) as metrics,
-        JsonLines(out / "timing.jsonl", append=state.update > 1) as timing,
-        metric_sinks(settings.loggers, out, settings) as sinks,
-        progress(settings.updates * settings.rollout_steps, title, unit="step") as bar,
+        processes.named(),
+        JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
+        JsonLines(processes.file(out / "timing.jsonl"), append=state.update > 1) as timing,
+        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        processes.shown() as screen,
+        progress(settings.updates * settings.rollout_steps, title, unit="step", stream=screen) as bar,
     ):
-        bar.update((state.update - 1) * settings.rollout_steps + len(state.rows) * len(slots))
+        bar.update((state.update - 1) * settings.rollout_steps + len(state.rows) * settings.envs)
         while state.update <= settings.updates:
             begun = time.monotonic()
             if state.rollout is None:
                 while len(state.rows) < settings.rows:
                     state.rows.append(play_row(slots, learner.policy, settings))
-                    bar.update(len(slots))
+                    bar.update(settings.envs)
                     pause(state)
                 last_value = learner.policy.values([slot.request for slot in slots])
-                state.rollout = weigh(state.rows, last_value, settings)
+                rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
+                state.rollout = weigh(side_by_side(rows), np.concatenate(last_values), settings)
                 state.recent.extend(state.rollout.episodes)
             played = time.monotonic()
             for _ in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
@@ -64,7 +71,7 @@ def train(
                 "update": state.update,
                 "env_steps": state.update * settings.rollout_steps,
                 **summarise(state.rollout, state.recent),
-                **state.fit.means(),
+                **state.fit.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
             metrics.write(line)
@@ -84,6 +91,7 @@ def begin(
     model, optimizer = accelerator.prepare(policy.model, optimizer)
     return Training(
         learner=Learner(policy, model, optimizer, accelerator),
+        processes=Processes(accelerator, settings.process_timeout),
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=settings.updates, eta_min=settings.final_learning_rate
         ),
@@ -106,16 +114,25 @@ def finish(
     """Close the environments; write `checkpoint/`, then `run.json`, which says that the run is complete."""
     for slot in state.slots:
         slot.env.close()
-    state.learner.accelerator.wait_for_everyone()
+    if not state.processes.is_main:
+        return
     with atomic_directory(out / "checkpoint") as folder:
         state.learner.policy.save(folder)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
 
 
 def make_slots(
-    task_name: str, style: Style, seed: int, settings: TrainingSettings, prompt: Mapping[str, str] | None = None
+    task_name: str,
+    style: Style,
+    seed: int,
+    settings: TrainingSettings,
+    prompt: Mapping[str, str] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> list[Slot]:
-    """One play slot an environment, each with streams of its own drawn from (seed, its index)."""
+    """One play slot an environment, each with streams of its own drawn from (seed, its index).
+
+    Those of `indices`, of all environments unless given: what one plays does not depend on who plays the others.
+    """
     task = get_task(task_name)
     parts = override_parts(task.prompt, prompt or {})
     return [
@@ -126,7 +143,7 @@ def make_slots(
             parts,
             seed=int(stream(seed, "env", index).integers(2**62)),
         )
-        for index in range(settings.envs)
+        for index in (range(settings.envs) if indices is None else indices)
     ]
 
 

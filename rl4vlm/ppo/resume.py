@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rl4vlm.core.interrupt import Interrupted, Watch, watch_signals
 from rl4vlm.core.runlog import atomic_write_text, package_versions, sha256_of
 from rl4vlm.core.states import StateStore
+from rl4vlm.models.processes import share
 from rl4vlm.ppo import checkpoint
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
@@ -34,7 +35,11 @@ class StateFolder:
 
 
 class Keeper:
-    """Saves a run when it is due, and when a signal asks the run to stop; without a `store`, never."""
+    """Saves a run when it is due, and when a signal asks the run to stop; without a `store`, never.
+
+    Of several processes the main one saves the state of all, after whole updates only: a signal finds them at different
+    steps. So they lose what they did of one update.
+    """
 
     def __init__(
         self, store: StateStore | None, out: Path, settings: TrainingSettings, watch: Watch, started: float
@@ -49,27 +54,34 @@ class Keeper:
 
     def take_up(self, state: Training) -> None:
         """Put `state` where the newest whole state of the run is, if there is one, and its logs with it."""
-        folder = self._store.newest() if self._store else None
+        if self._store is None:
+            return
+        processes = state.processes
+        folder = processes.gather(self._store.newest() if processes.is_main else None)[0]
         if folder is None:
             return
         saved = checkpoint.read(folder / FILE)
         checkpoint.restore(state, saved["training"])
-        for name, text in saved["logs"].items():
-            atomic_write_text(self._out / name, text)
+        mine = share(len(state.slots), state.learner.accelerator)
+        state.slots = state.slots[mine.start : mine.stop]
         self._begun -= saved["seconds"]
-        print(f"going on from {folder}: {position(state)}", file=sys.stderr)
+        if processes.is_main:
+            for name, text in saved["logs"].items():
+                atomic_write_text(self._out / name, text)
+            print(f"going on from {folder}: {position(state)}", file=sys.stderr)
 
     def pause(self, state: Training) -> None:
         """Save `state` if it is time.
 
         Raises:
-            Interrupted: a signal has come; the state is saved.
+            Interrupted: a signal has come; the state is saved, or was after the last whole update.
             ValueError: the state cannot be saved.
         """
         if self._store is None:
             return
         if self._watch.number is not None:
-            self._save(self._store, state)
+            if state.processes.count == 1:
+                self._save(self._store, state)
             name = Signals(self._watch.number).name
             message = f"stopped by {name} at {position(state)}; the same command goes on from {self._store.folder}"
             raise Interrupted(self._watch.number, message)
@@ -79,8 +91,11 @@ class Keeper:
             self._save(self._store, state)
 
     def _save(self, store: StateStore, state: Training) -> None:
+        slots = [slot for own in state.processes.gather(list(state.slots)) for slot in own]
+        if not state.processes.is_main:
+            return
         logs = {name: (self._out / name).read_text(encoding="utf-8") for name in LOGS}
-        content = {"training": checkpoint.capture(state), "logs": logs, "seconds": self.seconds}
+        content = {"training": checkpoint.capture(replace(state, slots=slots)), "logs": logs, "seconds": self.seconds}
         with store.saving() as draft, draft.file(FILE) as file:
             checkpoint.write(content, file)
 
@@ -119,7 +134,8 @@ def resumable(
         keeper = Keeper(store, out, settings, watch, started)
         keeper.take_up(state)
         yield keeper
-    store.clear()
+    if state.processes.is_main:
+        store.clear()
 
 
 def position(state: Training) -> str:

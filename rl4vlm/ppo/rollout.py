@@ -66,6 +66,11 @@ def _played(step: Step, bonus: float) -> Played:
     return Played(reply.trace, step.reward + bonus, step.done, step.fallback, reply.numbers, step.episode)
 
 
+def side_by_side(parts: Sequence[Sequence[Sequence[Played]]]) -> list[list[Played]]:
+    """The steps (steps, envs) of all environments, from those of each process's environments."""
+    return [[step for row in rows for step in row] for rows in zip(*parts, strict=True)]
+
+
 def weigh(rows: Sequence[Sequence[Played]], last_value: np.ndarray, settings: TrainingSettings) -> Rollout:
     """Weigh the steps `rows` (steps, envs) with GAE; advantages are normalised over the whole rollout.
 

@@ -13,8 +13,9 @@ class TrainingSettings:
     `env_steps` and `rollout_steps` count over all `envs` together. `minibatch` samples make one optimiser step,
     `micro_batch` of them at a time (all unless given), which changes memory and speed, never the result; the paper's
     gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
-    an update. A run that keeps its state saves it every `save_every` updates. `ratio_limit` is described at
-    `policy_loss`, `advantage_epsilon` at `normalise`.
+    an update. A run that keeps its state saves it every `save_every` updates. With several processes every number but
+    `micro_batch` is that of all together, and each waits at most `process_timeout` seconds for the others.
+    `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`.
     """
 
     env_steps: int = 15_000
@@ -38,6 +39,7 @@ class TrainingSettings:
     success_window: int = 200
     bootstrap_truncated: bool = False
     save_every: int = 1
+    process_timeout: float = 1800.0
     device: str = "auto"
     loggers: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import torch
 
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
+from rl4vlm.models.processes import Processes
 from rl4vlm.ppo.rollout import Played, Rollout
 from rl4vlm.ppo.update import Fit, Learner
 
@@ -25,17 +26,19 @@ class Training:
 
     Attributes:
         learner: model and optimiser.
+        processes: those that train together; each has its own environments and their steps, and all the rest alike.
         schedule: of the learning rate, stepped once an update.
-        slots: the environments.
+        slots: this process's environments.
         shuffle: the stream of the samples' orders.
         recent: the last episodes of the success window.
         update: number of the update that is under way, from 1.
-        rows: its steps so far, (steps, envs).
-        rollout: what they came to; None while they are played.
+        rows: its steps so far in this process's environments, (steps, envs).
+        rollout: what the steps of all came to; None while they are played.
         fit: where the fit to them stands.
     """
 
     learner: Learner
+    processes: Processes
     schedule: torch.optim.lr_scheduler.LRScheduler
     slots: Sequence[Slot]
     shuffle: np.random.Generator

@@ -12,6 +12,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.models.lora import LoraSettings, check_trainable
+from rl4vlm.models.processes import share
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.resume import StateFolder, resumable
@@ -59,7 +60,7 @@ def run(
     """
     started = time.monotonic()
     set_seed(seed)
-    accelerator = accelerator_on(settings.device)
+    accelerator = accelerator_on(settings.device, settings.process_timeout)
     model = ActorCritic.load(
         init,
         temperature=settings.temperature,
@@ -71,7 +72,7 @@ def run(
         lora=settings.lora,
         gradient_checkpointing=settings.gradient_checkpointing,
     )
-    slots = make_slots(task, style, seed, settings, settings.prompt)
+    slots = make_slots(task, style, seed, settings, settings.prompt, share(settings.envs, accelerator))
     state = begin(VLMPolicy(model, settings.thought_weight), slots, accelerator, settings, seed)
     inputs = {"init": Path(init)}
     decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}

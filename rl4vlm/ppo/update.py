@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rl4vlm.models.processes import Processes, gradients_meet, pieces
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
@@ -35,7 +36,8 @@ class Fit:
     """Where the fit to a rollout stands: all that it needs to go on, beside the learner and the stream of its orders.
 
     `order` is the running epoch's permutation of the samples (None before the epoch began), `position` where in it the
-    next mini-batch begins. `totals` are sums of what the losses measured over the `seen` samples so far.
+    next mini-batch begins. `totals` are sums of what the losses measured over the samples that this process scored, of
+    the `seen` samples that all scored so far.
     """
 
     epoch: int = 0
@@ -45,14 +47,15 @@ class Fit:
     totals: dict[str, float] = field(default_factory=dict)
     first_ratio_error: float | None = None
 
-    def means(self) -> dict[str, float]:
-        """Means over all samples of what the losses measured, and `first_ratio_error`.
+    def means(self, processes: Processes) -> dict[str, float]:
+        """Means over all samples of what the losses measured in all processes, and `first_ratio_error`.
 
         This is the largest |ratio - 1| of the first mini-batch, before any weight has changed: it is 0 up to rounding
         exactly when replies are re-scored under the prompts they answered.
         """
-        means = {name: total / self.seen for name, total in self.totals.items()}
-        return {**means, "first_ratio_error": self.first_ratio_error or 0.0}
+        found = processes.gather((self.totals, self.first_ratio_error or 0.0))
+        means = {name: sum(totals[name] for totals, _ in found) / self.seen for name in self.totals}
+        return {**means, "first_ratio_error": max(error for _, error in found)}
 
 
 def optimiser_steps(
@@ -74,18 +77,22 @@ def optimiser_steps(
 
 
 def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], settings: TrainingSettings) -> float:
-    """One optimiser step on a mini-batch; adds what it measured to `totals`, returns the largest |ratio - 1|."""
+    """One optimiser step on a mini-batch; adds what it measured to `totals`, returns the largest |ratio - 1|.
+
+    Each process scores its share. Gradients are averaged over the processes, so what each adds up is divided by the
+    share that an even split would give it: the average is the gradient of the whole mini-batch.
+    """
     learner.model.eval()  # dropout stays off: the ratio compares the same network before and after
     learner.optimizer.zero_grad()
-    size = settings.micro_batch or len(chosen)
-    ratio_errors = []
-    for start in range(0, len(chosen), size):
-        piece = chosen[start : start + size]
-        loss_B, measured, ratio_B = losses(learner, piece, settings)
-        learner.accelerator.backward(loss_B.sum() / len(chosen))
+    even_share = len(chosen) / learner.accelerator.num_processes
+    ratio_errors = [0.0]
+    for piece in pieces(chosen, settings.micro_batch, learner.accelerator):
+        with gradients_meet(learner.model, learner.accelerator, last=piece.last):
+            loss_B, measured, ratio_B = losses(learner, piece.items, settings)
+            learner.accelerator.backward(loss_B[: piece.counted].sum() / even_share)
         for name, values in measured.items():
-            totals[name] = totals.get(name, 0.0) + float(values.detach().sum())
-        ratio_errors.append(float((ratio_B.detach() - 1).abs().max()))
+            totals[name] = totals.get(name, 0.0) + float(values[: piece.counted].detach().sum())
+        ratio_errors += (ratio_B[: piece.counted].detach() - 1).abs().tolist()
     if settings.max_grad_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
     learner.optimizer.step()

@@ -21,6 +21,7 @@ from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import accelerator_on, load_backbone
 from rl4vlm.models.lora import LoraSettings, check_trainable, trainable
+from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
 from rl4vlm.sft.data import Demonstration, load_samples
 
 
@@ -28,7 +29,8 @@ from rl4vlm.sft.data import Demonstration, load_samples
 class SFTSettings:
     """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
 
-    `batch` samples make one optimiser step, processed `micro_batch` at a time. `max_length` is in tokens, pictures
+    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time and waiting
+    at most `process_timeout` seconds for the others. `max_length` is in tokens, pictures
     included; a longer sample is an error, since cutting it would cut the action. `dtype`, `quantize`, `one_view` and
     `lora` are those of `load_backbone`; without `lora` all weights are trained, or the adapters that `init` has.
     """
@@ -47,6 +49,7 @@ class SFTSettings:
     lora: LoraSettings | None = None
     gradient_checkpointing: bool = False
     device: str = "auto"
+    process_timeout: float = 1800.0
     loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,7 +60,7 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> No
     """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`."""
     started = time.monotonic()
     set_seed(settings.seed)
-    accelerator = accelerator_on(settings.device)
+    accelerator = accelerator_on(settings.device, settings.process_timeout)
     backbone = load_backbone(
         init, dtype=settings.dtype, quantize=settings.quantize, one_view=settings.one_view, lora=settings.lora
     )
@@ -72,28 +75,35 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> No
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(len(samples), settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
     model.train()
-    out.mkdir(parents=True, exist_ok=True)
+    processes = Processes(accelerator, settings.process_timeout)
     with (
-        JsonLines(out / "metrics.jsonl") as metrics,
-        metric_sinks(settings.loggers, out, settings) as sinks,
-        progress(len(batches), f"SFT {data.name}", unit="batch") as bar,
+        processes.named(),
+        JsonLines(processes.file(out / "metrics.jsonl")) as metrics,
+        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        processes.shown() as screen,
+        progress(len(batches), f"SFT {data.name}", unit="batch", stream=screen) as bar,
     ):
         for number, batch in enumerate(batches, start=1):
             loss = 0.0
             optimizer.zero_grad()
-            for start in range(0, len(batch), settings.micro_batch):
-                piece = [samples[i] for i in batch[start : start + settings.micro_batch]]
-                share = len(piece) / len(batch)
-                piece_loss = reply_loss(model, encoder, piece, settings.max_length, accelerator.device)
-                accelerator.backward(piece_loss * share)
-                loss += float(piece_loss.detach()) * share
+            for piece in pieces([samples[i] for i in batch], settings.micro_batch, accelerator):
+                part = piece.counted / len(batch)
+                with gradients_meet(model, accelerator, last=piece.last):
+                    losses = reply_losses(model, encoder, piece.items, settings.max_length, accelerator.device)
+                    piece_loss = losses[: piece.counted].sum() / max(piece.counted, 1)
+                    # Gradients are averaged over the processes, which each add up their part of the batch alone.
+                    accelerator.backward(piece_loss * (part * processes.count))
+                loss += float(piece_loss.detach()) * part
             optimizer.step()
+            loss = total(loss, accelerator)
             line = {"step": number, "loss": loss, "learning_rate": schedule.get_last_lr()[0]}
             schedule.step()
             metrics.write(line)
             sinks.log(line, step=number)
             bar.update(1)
             bar.describe(loss=loss)
+    if not processes.is_main:
+        return
     with atomic_directory(out / "checkpoint") as folder:
         backbone.save(folder)
     write_run_record(
@@ -112,12 +122,12 @@ def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.n
     return [order[start : start + settings.batch] for start in range(0, count, settings.batch)]
 
 
-def reply_loss(
+def reply_losses(
     model: PreTrainedModel, encoder: Encoder, samples: Sequence[Demonstration], max_length: int, device: torch.device
 ) -> torch.Tensor:
-    """Mean cross-entropy over samples of the mean over each one's reply tokens; the prompt carries no loss.
+    """For each sample (B,) the mean cross-entropy over its reply tokens; the prompt carries no loss.
 
-    Averaging within a sample first keeps the loss independent of how a batch is cut into pieces.
+    Averaging within a sample first keeps a batch's loss independent of how the batch is cut into pieces.
     """
     prompts = [encode_prompt(encoder, sample) for sample in samples]
     replies = [encoder.reply(sample.reply) for sample in samples]
@@ -127,8 +137,13 @@ def reply_loss(
     batch = collate(prompts, replies, encoder.pad_id, device)
     logits, _ = reply_logits(model, batch)
     labels = batch.reply_ids.masked_fill(~batch.reply_mask, IGNORED_LABEL)
-    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return (losses.sum(-1) / batch.reply_mask.sum(-1)).mean()
+    losses = cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2),
+        labels,
+        ignore_index=IGNORED_LABEL,
+        reduction="none",
+    )
+    return losses.sum(-1) / batch.reply_mask.sum(-1)
 
 
 def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:

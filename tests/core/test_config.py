@@ -31,6 +31,7 @@ from rl4vlm.core.config import (
     ppo_runs,
     settings_arguments,
     stage_settings,
+    training_command,
 )
 from rl4vlm.core.settings import build_settings
 
@@ -301,3 +302,13 @@ def test_every_stage_of_every_shipped_config_builds_its_settings() -> None:
                 words = shlex.split(" ".join(settings_arguments(settings)))
                 built = parse_settings(kind, words)
                 assert yaml.safe_load(yaml.safe_dump(settings)) == {name: getattr(built, name) for name in settings}
+
+
+def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:
+    config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 1}}, "accelerate": "my files/ddp.yaml"}
+    assert training_command(config, "sft") == "rl4vlm"
+    words = shlex.split(training_command(config, "ppo"))
+    assert words[:2] == ["accelerate", "launch"]
+    assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
+    assert words[words.index("--num_processes") + 1] == "2"
+    assert words[-1] == "rl4vlm"

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from rl4vlm.cli import main
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
+from rl4vlm.models.processes import Processes
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import CNNSettings, build_model, run
 from rl4vlm.ppo.rollout import Sample, play_row, weigh
@@ -23,6 +24,7 @@ from tests.fakes import climb_slot
 from tests.games import GAMES
 
 SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
 SETTINGS = CNNSettings(
     env_steps=32, envs=4, rollout_steps=16, epochs=2, minibatch=8, learning_rate=1e-3, temperature=1.0, sizes=SIZES,
     device="cpu",
@@ -45,7 +47,7 @@ def update(model, optimizer, samples, settings, rng):
     learner = Learner(CNNPolicy(model), model, optimizer, Accelerator(cpu=True))
     for _ in optimiser_steps(learner, samples, fit, settings, rng):
         pass
-    return fit.means()
+    return fit.means(ALONE)
 
 
 def climbing(settings=SETTINGS):

@@ -10,11 +10,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rl4vlm.models.processes import Processes
 from rl4vlm.policies.vlm import Trace, VLMPolicy
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
 
+ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
 SETTINGS = TrainingSettings(epochs=1, minibatch=8, clip=0.1, value_coefficient=0.5, entropy_coefficient=0.01)
 
 
@@ -53,7 +55,7 @@ def run_update(model, samples, thought_weight=0.5, **changes):
     learner, fit = learner_of(model, thought_weight), Fit()
     for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, **changes), np.random.default_rng(1)):
         pass
-    return learner.model, fit.means()
+    return learner.model, fit.means(ALONE)
 
 
 def test_first_ratio_is_one(actor_critic, samples):
@@ -113,7 +115,7 @@ def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
     assert stops == 6
     for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert fit.means() == measured
+    assert fit.means(ALONE) == measured
 
 
 def test_every_sample_comes_once_an_epoch(actor_critic, samples):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from rl4vlm.core.types import Style
@@ -15,8 +20,11 @@ from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft.data import SFTDataSettings, load_samples
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings, reply_loss, run, shuffled_batches
+from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
+from tests.sft import fit_processes
 
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "sft" / "fit_processes.py"
 SETTINGS = SFTSettings(batch=8, micro_batch=4, learning_rate=1e-2, device="cpu", epochs=4)
 
 
@@ -45,7 +53,7 @@ def test_loss_is_on_the_reply_only_and_padding_free(data, tiny_checkpoint):
     cpu = torch.device("cpu")
 
     def loss(group):
-        return reply_loss(backbone.model, encoder, group, 2048, cpu).item()
+        return reply_losses(backbone.model, encoder, group, 2048, cpu).mean().item()
 
     assert loss(samples) == pytest.approx(np.mean([loss([sample]) for sample in samples]), rel=1e-4)
     by_hand = _loss_by_hand(backbone.model, encoder, samples[0])
@@ -106,3 +114,22 @@ def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
     assert losses[-1] < 0.6 * losses[0]
     inputs = json.loads((tmp_path / "out" / "run.json").read_text())["inputs"]
     assert inputs["data"]["path"].endswith("published.json")
+
+
+def test_two_processes_equal_one_in_float64(tiny_checkpoint, tmp_path):
+    data = tmp_path / "NumberLine-cot"
+    make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=11))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, data, tiny_checkpoint, tmp_path / "two"], env=environment, check=True, timeout=240)
+    run(data=data, init=tiny_checkpoint, out=tmp_path / "one", settings=fit_processes.SETTINGS)
+    weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two")]
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    for name, alone in weights[0].items():
+        assert alone.dtype == torch.float64
+        torch.testing.assert_close(weights[1][name], alone, rtol=0, atol=1e-8, msg=name)
+    assert max(float((weights[0][name] - before[name]).abs().max()) for name in before) > 1e-3
+    one, two = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for alone, together in zip(one, two, strict=True):
+        assert json.loads(together) == pytest.approx(json.loads(alone), rel=1e-9)

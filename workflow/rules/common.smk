@@ -18,6 +18,7 @@ from rl4vlm.core.config import (
     ppo_runs,
     settings_arguments,
     stage_settings,
+    training_command,
 )
 from rl4vlm.core.sources import stage_sources
 from rl4vlm.tasks.registry import task_names
@@ -82,7 +83,7 @@ def threads_of(stage):
 
 def grant(stage):
     """What a job of a stage asks of the machine besides threads: memory in MB, minutes, GPUs."""
-    return {name: amount for name, amount in config["resources"][stage].items() if name != "threads"}
+    return {name: n for name, n in config["resources"][stage].items() if name not in ("threads", "processes")}
 
 
 def shown_runs(name):

@@ -20,11 +20,12 @@ rule ppo:
     resources:
         **grant("ppo"),
     params:
+        rl4vlm=training_command(config, "ppo"),
         out=subpath(output.checkpoint, parent=True),
         # No output: Snakemake removes those before a rerun, and a killed run goes on from here.
         state=f"{RESULTS}/state/ppo/{PPO_RUN}",
         settings=settings("ppo", but=["thought_weight"]),
     shell:
-        "rl4vlm ppo --task {wildcards.task} --style {wildcards.style} --init {input.init}"
+        "{params.rl4vlm} ppo --task {wildcards.task} --style {wildcards.style} --init {input.init}"
         " --seed {wildcards.seed} --out {params.out} --state {params.state}"
         " --set {params.settings} thought_weight={wildcards.lam} 2>&1 | tee {log}"

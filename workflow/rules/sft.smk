@@ -22,9 +22,10 @@ rule sft:
     resources:
         **grant("sft"),
     params:
+        rl4vlm=training_command(config, "sft"),
         out=subpath(output.checkpoint, parent=True),
         init=lambda wildcards: BASE_MODEL,
         settings=settings("sft"),
     shell:
-        "rl4vlm sft --data {input.data} --init {params.init} --out {params.out}"
+        "{params.rl4vlm} sft --data {input.data} --init {params.init} --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"

@@ -1,0 +1,56 @@
+"""How batches and environments are dealt out to processes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from accelerate import Accelerator
+
+from rl4vlm.models.processes import Processes, pieces, share, total
+
+
+def crew(count):
+    """What `pieces` and `share` look at of an accelerator, for each of `count` processes."""
+    return [SimpleNamespace(num_processes=count, process_index=rank) for rank in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [None, 1, 2, 100])
+@pytest.mark.parametrize("length", [1, 4, 5, 11])
+def test_every_item_counts_once_and_all_processes_meet_as_often(length, size, count):
+    dealt = [pieces(list(range(length)), size, member) for member in crew(count)]
+    counted = [item for cut in dealt for piece in cut for item in piece.items[: piece.counted]]
+    assert sorted(counted) == list(range(length))
+    assert len({tuple(len(piece.items) for piece in cut) for cut in dealt}) == 1
+    assert all([piece.last for piece in cut] == [False] * (len(cut) - 1) + [True] for cut in dealt)
+    assert max(len(piece.items) for piece in dealt[0]) <= (size or length)
+
+
+def test_one_process_has_the_whole_batch_in_order_and_no_fillers():
+    cut = pieces(list("abcde"), 2, crew(1)[0])
+    assert [piece.items for piece in cut] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [piece.counted for piece in cut] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("envs", "count"), [(1, 1), (4, 2), (5, 2), (7, 3)])
+def test_environments_are_dealt_out_in_blocks(envs, count):
+    blocks = [list(share(envs, member)) for member in crew(count)]
+    assert [index for block in blocks for index in block] == list(range(envs))
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+
+
+def test_too_few_environments_are_refused():
+    with pytest.raises(ValueError, match="2 environments are too few for 3 processes"):
+        share(2, crew(3)[0])
+
+
+def test_a_single_process_meets_itself():
+    accelerator = Accelerator(cpu=True)
+    alone = Processes(accelerator, timeout=1.0)
+    assert (alone.rank, alone.count, alone.is_main) == (0, 1, True)
+    assert alone.gather("found") == ["found"]
+    assert total(1.5, accelerator) == 1.5
+    with pytest.raises(KeyError) as caught, alone.named():
+        raise KeyError("x")
+    assert not getattr(caught.value, "__notes__", [])

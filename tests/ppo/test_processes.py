@@ -1,0 +1,163 @@
+"""PPO in two processes on the CPU: the same result as in one, and an end in bounded time when one process is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rl4vlm.cli import main
+from rl4vlm.core.config import training_command
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.policies.vlm import VLMPolicy
+from rl4vlm.ppo.rollout import Sample
+from tests.fakes import climb_slot
+from tests.ppo.fit_stored import fit
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("rl4vlm")
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}",
+}
+
+
+def launched(*command: object, processes: int = 2) -> list[str]:
+    """The command line of a script in several processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    return [str(word) for word in [*launcher, *command]]
+
+
+def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
+    """Three rollouts of eleven sampled replies each, with made-up advantages."""
+    torch.manual_seed(0)
+    model = ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=24, value_sizes=(16,))
+    rng = np.random.default_rng(0)
+    slots = [climb_slot(seed) for seed in range(11)]
+    made = []
+    for _ in range(3):
+        replies = VLMPolicy(model).act([slot.request for slot in slots])
+        for slot, reply in zip(slots, replies, strict=True):
+            slot.play(reply)
+        made.append([Sample(reply.trace, float(rng.normal()), reply.trace.value + 0.3) for reply in replies])
+    return made
+
+
+def test_two_processes_equal_one_in_float64(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
+    subprocess.run(
+        launched(ROOT / "tests" / "ppo" / "fit_stored.py", tmp_path), env=ENVIRONMENT, check=True, timeout=240
+    )
+    together = torch.load(tmp_path / "fitted.pt", weights_only=False)
+    alone = fit(tmp_path, Accelerator(cpu=True))
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    before = ActorCritic.load(tiny_checkpoint, temperature=0.7, max_new_tokens=24).model.state_dict(prefix="model.")
+    assert alone["weights"].keys() == together["weights"].keys()
+    for name, weights in alone["weights"].items():
+        assert weights.dtype == torch.float64
+        torch.testing.assert_close(together["weights"][name], weights, rtol=0, atol=1e-8, msg=name)
+    moved = [float((alone["weights"][name] - before[name]).abs().max()) for name in alone["weights"].keys() & before]
+    assert max(moved) > 1e-3
+    for one, two in zip(alone["measured"], together["measured"], strict=True):
+        assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+ARGUMENTS = ["--task", "NumberLine", "--seed", "3"]
+WORDS = ["env_steps=24", "envs=3", "rollout_steps=12", "epochs=1", "minibatch=8", "device=cpu", "temperature=1.0"]
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
+    """Three environments, two in one process and one in the other; files as from one process, written once."""
+    words = [*WORDS, "sizes.picture=40"]
+    config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
+    command = [*shlex.split(training_command(config, "ppo")), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
+    subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=240)
+    assert main(["cnn", *ARGUMENTS, "--out", str(tmp_path / "one"), "--set", *words]) == 0
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(one) == len(two) == 2
+    for key, value in one[0].items():
+        assert two[0][key] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), key
+    assert two[1]["learning_rate"] == one[1]["learning_rate"]
+    for folder in ("one", "two"):
+        names = {path.name for path in (tmp_path / folder).iterdir()}
+        assert names == {"checkpoint", "metrics.jsonl", "timing.jsonl", "run.json"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("loss", "said"), [(signal.SIGKILL, "Signal 9 (SIGKILL)"), (signal.SIGSTOP, "in process 0 of 2")], ids=str
+)
+def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
+    """Killed, it is reported by the launcher; standing still, by the process that waited `process_timeout` for it."""
+    words = ["env_steps=1000000", *WORDS[1:], "sizes.picture=40", "process_timeout=8"]
+    command = launched("--no_python", COMMAND, "cnn", *ARGUMENTS, "--out", tmp_path, "--set", *words)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT) as launcher,
+    ):
+        try:
+            await_lines(tmp_path / "metrics.jsonl", launcher, 1)
+            ranks = {child.environ()["RANK"]: child for child in psutil.Process(launcher.pid).children(recursive=True)}
+            ranks["1"].send_signal(loss)
+            assert launcher.wait(timeout=120) != 0
+            assert not any(child.is_running() for child in ranks.values())
+        finally:
+            launcher.kill()
+    assert said in (tmp_path / "log").read_text()
+
+
+def await_lines(file: Path, launcher: subprocess.Popen, count: int) -> None:
+    """Wait until the run has written so many lines of metrics."""
+    limit = time.monotonic() + 240
+    while not (file.is_file() and file.read_text().count("\n") >= count):
+        assert launcher.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+
+
+@pytest.mark.long
+def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
+    """Killed after some updates and run again: the same metrics, to the last byte, and the same weights."""
+    words = ["env_steps=240", *WORDS[1:], "sizes.picture=40"]
+
+    def command(name: str) -> list[str]:
+        options = ["--out", tmp_path / name, "--state", tmp_path / f"{name}-state", "--set", *words]
+        return launched("--no_python", COMMAND, "cnn", *ARGUMENTS, *options)
+
+    subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=240)
+    with subprocess.Popen(command("broken"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
+        # The state after an update is saved before the next line is written.
+        await_lines(tmp_path / "broken" / "metrics.jsonl", launcher, 3)
+        for child in psutil.Process(launcher.pid).children(recursive=True):
+            if child.environ().get("RANK") == "0":
+                child.kill()
+        launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    done = len(metrics_of(tmp_path / "broken"))
+    assert 3 <= done < 20
+    again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=240)
+    assert again.stderr.count("going on from") == 1
+    written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
+    assert written[0] == written[1]
+    weights = [(tmp_path / name / "checkpoint" / "cnn.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "broken-state").exists()
