@@ -231,6 +231,39 @@ def test_summary_of_no_readings_and_no_numbers() -> None:
     assert (summary["reading_accuracy"], summary["reply_tokens"], summary["mean_length"]) == ({}, None, 1.0)
 
 
+def won(success: bool, group: str, source: str = "generated") -> dict[str, Any]:
+    """The line of an episode of a task that is counted by groups."""
+    line = {
+        "success": success,
+        "return": 1.0,
+        "seed": 1,
+        "reading": {},
+        "steps": [{"fallback": False, "outcome": "ok"}],
+    }
+    return {**line, "group": group, "data_source": source}
+
+
+def test_groups_are_counted_apart_and_an_empty_one_has_no_rate() -> None:
+    lines = [won(True, "Pick"), won(True, "Pick"), won(False, "Pick"), won(False, "Heat", "official")]
+    summary = summarise(lines, ("Pick", "Look", "Heat"))
+    groups = summary["groups"]
+    assert list(groups) == ["Pick", "Look", "Heat"]
+    assert [(group["successes"], group["episodes"]) for group in groups.values()] == [(2, 3), (0, 0), (0, 1)]
+    assert groups["Pick"]["success_rate"] == pytest.approx(200 / 3)
+    assert groups["Pick"]["ci_low"] < 200 / 3 < groups["Pick"]["ci_high"]
+    assert (groups["Look"]["success_rate"], groups["Look"]["ci_low"]) == (None, None)
+    # The overall rate is the groups' average weighted by how often each came.
+    weighted = sum(g["episodes"] * (g["success_rate"] or 0.0) for g in groups.values()) / 4
+    assert summary["success_rate"] == pytest.approx(weighted) == 50
+    assert summary["data_sources"] == ["generated", "official"]
+
+
+def test_a_task_without_groups_has_neither(tmp_path: Path) -> None:
+    summary = evaluate(tmp_path, "solver", episodes=2)
+    assert not {"groups", "data_sources"} & set(summary)
+    assert not {"group", "data_source"} & set(lines_of(tmp_path)[0])
+
+
 def test_needs_no_torch() -> None:
     code = "import sys, rl4vlm.evaluation.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

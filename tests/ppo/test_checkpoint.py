@@ -21,8 +21,9 @@ from rl4vlm.ppo.checkpoint import (
     trained_tensors,
     write,
 )
-from rl4vlm.tasks.registry import get_task, task_names
+from rl4vlm.tasks.registry import get_task
 from tests.fakes import Says, climb_slot
+from tests.games import GAMES
 
 
 def through_a_file(content, folder):
@@ -48,7 +49,7 @@ def play(slots, steps):
     return shown, [slot.rng.random() for slot in slots], [slot.env.np_random.random() for slot in slots]
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", GAMES)
 def test_slots_go_on_as_if_nothing_had_been(task, tmp_path):
     slots = [card_slot(task, seed) for seed in (1, 2)]
     play(slots, 3)

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.envs.alfworld.workers import open_game
 from rl4vlm.envs.registration import make_env
+from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import render, write_reply
@@ -245,6 +247,20 @@ def test_episodes_know_their_type_and_where_the_game_is_from(make):
     slot = Slot(make(task_types=["Cool"]), TASK, Style.COT, TASK.prompt, 1)
     step = next(step for step in iter(lambda: advance([slot], SolverPolicy(Style.COT))[0], None) if step.episode)
     assert (step.episode.group, step.episode.data_source, step.episode.success) == ("Cool", "generated", True)
+
+
+def test_an_evaluation_counts_by_type_and_says_where_the_games_are_from(generated, tmp_path):
+    settings = EvaluationSettings(episodes=6, width=3, env={"data": str(generated), "task_types": ["Pick", "Look"]})
+    summary = run(policy="solver", task="ALFWorld", style=Style.COT, out=tmp_path, settings=settings)
+    assert summary["success_rate"] == 100.0
+    assert summary["data_sources"] == ["generated"]
+    assert {name for name, group in summary["groups"].items() if group["episodes"]} <= {"Pick", "Look"}
+    assert sum(group["episodes"] for group in summary["groups"].values()) == 6
+    assert summary["groups"]["Heat"] == {**dict.fromkeys(summary["groups"]["Heat"]), "episodes": 0, "successes": 0}
+    assert summary["reading_accuracy"] == {"place": 1.0, "in hand": 1.0}
+    line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
+    assert line["group"] in ("Pick", "Look")
+    assert line["data_source"] == "generated"
 
 
 def test_a_pickled_environment_plays_on(make):
