@@ -22,6 +22,7 @@ from rl4vlm.core.config import (
     stage_settings,
 )
 from rl4vlm.core.settings import build_settings
+from rl4vlm.envs.alfworld.generator import GamesSettings
 from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.gallery.build import GallerySettings
@@ -68,6 +69,7 @@ class TestEveryConfig:
             for task in config["tasks"]:
                 build_settings(kind, stage_settings(config, stage, task))
         build_settings(FigureStyle, config["figures"]["style"])
+        build_settings(GamesSettings, config["alfworld"]["generate"])
 
     def test_trains_every_task_with_every_style_and_the_ablation(self, path: Path) -> None:
         config = resolved(path)
@@ -78,7 +80,8 @@ class TestEveryConfig:
 
 
 @pytest.mark.parametrize(
-    ("section", "kind"), [*STAGES.items(), ("figure_style", FigureStyle), ("gallery", GallerySettings)]
+    ("section", "kind"),
+    [*STAGES.items(), ("alfworld_games", GamesSettings), ("figure_style", FigureStyle), ("gallery", GallerySettings)],
 )
 def test_the_schema_knows_every_setting(section: str, kind: type[Any]) -> None:
     schema = yaml.safe_load(SCHEMA.read_text())

@@ -67,7 +67,7 @@ def base_model(args: argparse.Namespace) -> None:
 def alfworld_games(args: argparse.Namespace) -> None:
     from rl4vlm.envs.alfworld.generator import GamesSettings, run
 
-    manifest = run(out=args.out, settings=parse_settings(GamesSettings, args.set))
+    manifest = run(out=args.out, settings=parse_settings(GamesSettings, args.set), processes=args.processes)
     for split, types in manifest["games"].items():
         print(f"{split}: {sum(types.values())} games ({', '.join(f'{count} {name}' for name, count in types.items())})")
 

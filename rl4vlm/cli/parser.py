@@ -64,6 +64,7 @@ def _training(add: AddStage) -> None:
         "alfworld-games", commands.alfworld_games, "Generate ALFWorld games, for those who have not the benchmark's."
     )
     options.out(sub, "folder to write")
+    sub.add_argument("--processes", type=int, metavar="N", help="planners at work at once (default: one a core)")
     options.settings(sub)
 
     sub = add(

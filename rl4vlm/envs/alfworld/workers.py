@@ -229,9 +229,7 @@ class EnginePool:
         Raises:
             ValueError: fewer than one process.
         """
-        self.processes = _cores() if processes is None else processes
-        if self.processes < 1:
-            raise ValueError(f"processes {self.processes} is less than 1")
+        self.processes = _checked(processes)
         self.replaced = 0
         self._close_when_empty = close_when_empty
         self._workers: list[Worker] = []
@@ -378,8 +376,8 @@ class Solvers:
     """Worker processes that plan. Call it with games; use it as a context manager."""
 
     def __init__(self, processes: int | None = None) -> None:
-        """`processes`: how many; by default as many as this process may use cores."""
-        self._processes = _cores() if processes is None else processes
+        """`processes`: how many, by default as many as this process may use cores. Raises ValueError below one."""
+        self._processes = _checked(processes)
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Solvers:
@@ -539,8 +537,13 @@ def _worker_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _checked(processes: int | None) -> int:
+    """How many processes: the cores that this one may use, unless told."""
+    if processes is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if processes < 1:
+        raise ValueError(f"processes {processes} is less than 1")
+    return processes
 
 
 def _megabytes() -> float:

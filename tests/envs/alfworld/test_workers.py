@@ -233,6 +233,8 @@ def test_solvers_keep_the_order_and_name_a_bad_game(by_type: dict[TaskType, Game
 def test_no_processes_are_refused(processes: int) -> None:
     with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
         EnginePool(processes)
+    with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
+        Solvers(processes)
 
 
 @pytest.mark.long

@@ -1,0 +1,21 @@
+# ALFWorld's games: a folder that the config names, or generated ones.
+
+ALFWORLD_GAMES = config["alfworld"]["games"] or f"{RESULTS}/alfworld_games"
+
+
+rule alfworld_games:
+    input:
+        sources=stage_sources("rl4vlm.envs.alfworld.generator", []),
+    output:
+        directory(f"{RESULTS}/alfworld_games"),
+    log:
+        f"{RESULTS}/logs/alfworld_games.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/alfworld_games.tsv"
+    threads: threads_of("alfworld_games")
+    resources:
+        **grant("alfworld_games"),
+    params:
+        settings=settings_arguments(config["alfworld"]["generate"]),
+    shell:
+        "rl4vlm alfworld-games --out {output} --processes {threads} --set {params.settings} 2>&1 | tee {log}"
