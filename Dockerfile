@@ -1,15 +1,20 @@
-# The image that the rules' `container:` names. Build, and turn into a .sif for apptainer:
+# The image that the rules' `container:` names, with or without a GPU:
 #   docker build -t rl4vlm:0.1.0 .
 #   apptainer build rl4vlm.sif docker-daemon://rl4vlm:0.1.0
-FROM nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
+# The locked torch brings CUDA's libraries itself; the base adds what shows the container the host's driver. Its tag is
+# for reading, the digest is what is pulled. `--build-arg LOCK=cpu` installs the lock without them; torch is then the one
+# that pip finds.
+FROM nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
+# The compilers build ALFWorld's planner and Jericho, and at run time triton's kernels.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         cmake g++ gcc git make python3 python3-dev python3-venv \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && git config --system --add safe.directory '*'
 
 # An environment of its own, first on PATH: `python` is its Python.
 RUN python3 -m venv /opt/venv
@@ -17,16 +22,18 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1
 
+ARG LOCK=cuda
 WORKDIR /opt/rl4vlm
-COPY requirements.txt ./
-RUN pip install torch==2.13.0 && pip install -r requirements.txt
+COPY requirements ./requirements
+RUN pip install --no-deps --require-hashes -r "requirements/${LOCK}.txt"
 COPY pyproject.toml README.md LICENSE rl4vlm-gymnasium.pth ./
 COPY rl4vlm ./rl4vlm
-RUN pip install --no-deps .
+RUN pip install --no-build-isolation . \
+    && pip check
 
 # Not root; the work happens in a folder that is mounted.
-RUN useradd --create-home runner
-USER runner
+RUN useradd --uid 10001 --create-home runner
+USER 10001
 WORKDIR /work
 ENTRYPOINT ["snakemake"]
 CMD ["--cores", "all"]

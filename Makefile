@@ -2,14 +2,19 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-# Any Python from 3.11 on: make PYTHON=python3.12 test
+# Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 test
 PYTHON ?= python3
+# Which lock is installed: cpu (the tested environment), or cuda (everything, and torch with its CUDA libraries).
+LOCK ?= cpu
+INSTALLED := $(VENV)/.installed-$(LOCK)
 # Processes that the tests run in.
 JOBS ?= 2
-TORCH := torch==2.13.0
+# How `make lock` asks for wheels; what stands in a lock stays as it is, unless: make lock UPGRADE=--upgrade
+COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke test test-long test-cluster test-gallery test-resume lint format setup clean-smoke
+.PHONY: reproduce smoke test test-long test-cluster test-gallery test-image test-resume lint format \
+	setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -35,6 +40,10 @@ test-gallery: $(INSTALLED)
 test-resume: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/ppo/test_resume_kill.py
 
+# The image, built on a stand-in base and tried, as root: apt-get install buildah mmdebstrap
+test-image: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +51,7 @@ lint: $(INSTALLED)
 	$(BIN)/snakemake --lint
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -54,11 +64,18 @@ clean-smoke:
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
+# The locks from the pins in pyproject.toml. The one for CPU takes its versions from the other and leaves torch out.
+lock: $(INSTALLED)
+	$(BIN)/$(COMPILE) --all-extras --output-file requirements/cuda.txt
+	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra slurm --extra smolvlm --extra tensorboard \
+		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
+		--output-file requirements/cpu.txt
+
+# Everything comes with a hash but the CPU's torch, which the last step adds.
+$(INSTALLED): pyproject.toml requirements/$(LOCK).txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(TORCH)
-	$(BIN)/pip install -r requirements.txt
-	$(BIN)/pip install --no-deps -e .
+	$(BIN)/pip install --no-deps --require-hashes -r requirements/$(LOCK).txt
+	$(BIN)/pip install --no-build-isolation -e .
 	touch $@

@@ -1,0 +1,143 @@
+"""pyproject.toml states the pins; the locks, conda's environment, `make` and the image hold to them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_project_files import PROJECT, ROOT, make_would_run
+
+EXTRAS = PROJECT["optional-dependencies"]
+LOCKS = ("cpu", "cuda")
+# Left out of the lock for CPU: what needs a GPU, and what needs an account elsewhere.
+NOT_ON_CPU = {"quantized", "wandb"}
+
+
+def canonical(name: str) -> str:
+    """As PyPI compares names: `Fast_Downward.TextWorld` is `fast-downward-textworld`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(requirements: list[str]) -> dict[str, str]:
+    """Version by canonical name; every requirement must be an exact pin, with or without extras of its own."""
+    found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==(\S+)", line) for line in requirements]
+    assert all(found), requirements
+    return {canonical(match[1]): match[2] for match in found if match}
+
+
+def entries(lock: str) -> list[str]:
+    """A lock's requirements, each with its hashes on the same line and without comments."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "requirements" / f"{lock}.txt").read_text(), flags=re.MULTILINE)
+    return text.replace("\\\n", " ").splitlines()
+
+
+def locked(lock: str) -> dict[str, str]:
+    return pins([entry.split()[0] for entry in entries(lock)])
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_everything_locked_has_one_version_and_a_hash(lock: str) -> None:
+    found = entries(lock)
+    assert len(found) > 100
+    for entry in found:
+        assert re.fullmatch(r"[\w.-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry[:200]
+    assert len(locked(lock)) == len(found)
+
+
+def test_the_cuda_lock_holds_every_pin() -> None:
+    direct = pins(PROJECT["dependencies"])
+    for extra in EXTRAS.values():
+        direct |= pins(extra)
+    assert {name: locked("cuda").get(name) for name in direct} == direct
+
+
+def test_the_cpu_lock_holds_every_pin_but_torch_and_what_a_cpu_has_no_use_for() -> None:
+    direct = pins(PROJECT["dependencies"])
+    direct.pop("torch")
+    for name, extra in EXTRAS.items():
+        if name not in NOT_ON_CPU:
+            direct |= pins(extra)
+    assert {name: locked("cpu").get(name) for name in direct} == direct
+
+
+def test_the_cpu_lock_is_the_cuda_lock_without_torch_and_its_libraries() -> None:
+    cpu, cuda = locked("cpu"), locked("cuda")
+    assert cpu.items() <= cuda.items()
+    more = cuda.keys() - cpu.keys()
+    assert {"torch", "triton", "nvidia-cudnn-cu13"} <= more
+    assert {name for name in cpu if name.startswith(("nvidia-", "cuda-", "triton", "torch"))} == set()
+
+
+def test_the_installed_environment_is_the_cpu_lock() -> None:
+    """What all the other tests run in. Both locks hold the same versions of these."""
+    wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
+    # A local build's label, as in 2.13.0+cpu, is no part of the pin.
+    assert {name: version(name).split("+")[0] for name in wanted} == wanted
+
+
+def test_conda_installs_the_cuda_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements/cuda.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_make_installs_the_lock_by_its_hashes(lock: str) -> None:
+    commands = make_would_run("--always-make", "setup", f"LOCK={lock}")
+    assert f".venv/bin/pip install --no-deps --require-hashes -r requirements/{lock}.txt" in commands
+    assert f"touch .venv/.installed-{lock}" in commands
+
+
+def test_make_lock_writes_both_locks_from_pyproject() -> None:
+    commands = make_would_run("--assume-old", ".venv/.installed-cpu", "lock")
+    assert [re.findall(r"uv pip compile .*pyproject\.toml .*--output-file (\S+)", line) for line in commands] == [
+        ["requirements/cuda.txt"],
+        ["requirements/cpu.txt"],
+    ]
+
+
+def test_versions_stand_in_no_other_file_of_the_install() -> None:
+    for name in ("Makefile", "Dockerfile", "environment.yml", ".ci/run"):
+        assert re.findall(r"[\w.-]+==[\d.]+", (ROOT / name).read_text()) == [], name
+
+
+def test_the_image_installs_a_lock_by_its_hashes_from_a_pinned_base_and_is_not_root() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    (base,) = re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE)
+    assert re.fullmatch(r"nvidia/cuda:[\d.]+-base-ubuntu[\d.]+@sha256:[0-9a-f]{64}", base)
+    assert re.findall(r"pip install [^\n]*-r \S+", text) == [
+        'pip install --no-deps --require-hashes -r "requirements/${LOCK}.txt"'
+    ]
+    (default,) = re.findall(r"^ARG LOCK=(\w+)$", text, flags=re.MULTILINE)
+    assert default in LOCKS
+    *_, user = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
+    assert user not in ("root", "0")
+    assert 'ENTRYPOINT ["snakemake"]' in text
+
+
+def test_the_images_base_has_the_cuda_of_the_locked_torch() -> None:
+    (base,) = re.findall(r"nvidia/cuda:(\d+\.\d+)", (ROOT / "Dockerfile").read_text())
+    assert locked("cuda")["cuda-toolkit"].startswith(f"{base}.")
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    copied = [
+        source
+        for sources in re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+        for source in sources.split()
+    ]
+    kept = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    assert sorted(copied) == sorted(kept)
