@@ -28,6 +28,7 @@ NULL_DEVICE = os.makedev(1, 3)
 # How long a requeued job is held (by default 120 seconds) goes by how long a credential lasts.
 CREDENTIAL_SECONDS = 20
 
+# Process groups, as a site's control groups do, let nothing of a step live on once its first process has ended.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -39,7 +40,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire={credential_seconds}
 CryptoType=crypto/munge
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none

@@ -30,6 +30,23 @@ ONE_GAME = {
 # A GPU for each PPO run, which the pretended ones cannot compute on.
 ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
 FROM_HUB = {"base_model": {"source": NAME}}
+# A rule of one's own in the project's workflow, and its stage, which takes longer to save than Snakemake to end.
+SLOW_RULE = """\
+include: "Snakefile"
+rule slow:
+    output: "slow"
+    shell: "python slow.py 2>&1 | tee slow.log"
+"""
+SLOW_STAGE = """\
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(6)
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("started").touch()
+time.sleep(300)
+"""
 # The run that is requeued, and how many updates it makes.
 RUN, UPDATES = "NumberLine-cot-lambda0.5-seed4", 16
 # RL4VLM_WHOLE_SMOKE=1 runs all of it, a quarter of an hour on two cores.
@@ -114,6 +131,20 @@ def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: 
     words = [*RL4VLM, *shlex.split(undisturbed)[1:]]
     subprocess.run(words, cwd=prefetched.folder, env=cluster.environment | {"OMP_NUM_THREADS": "1"}, check=True)
     assert metrics.read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_path: Path) -> None:
+    space = Workspace(tmp_path / "copy")
+    (space.folder / "with_slow.smk").write_text(SLOW_RULE)
+    (space.folder / "slow.py").write_text(SLOW_STAGE)
+    with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
+        wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
+        job = cluster.job("rule_slow")
+        assert job is not None, run.output()[-3000:]
+        # What `--signal=TERM@300` comes to: all processes of the job's step get it, the shell among them.
+        cluster.command("scancel", "--signal=TERM", str(job.id))
+        wait_for(lambda: (job := cluster.job("rule_slow")) and job.state == "FAILED", 60, "the job's end")
+    assert (space.folder / "saved").exists()
 
 
 def ppo_jobs(cluster: Cluster) -> list[Job]:
