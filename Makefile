@@ -71,11 +71,12 @@ lock: $(INSTALLED)
 		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
 		--output-file requirements/cpu.txt
 
-# Everything comes with a hash but the CPU's torch, which the last step adds.
+# Everything comes with a hash but the CPU's torch, which the last step adds. The build of ALFWorld's planner calls
+# `python`, which a machine may know as python3 alone: so .venv comes first on PATH.
 $(INSTALLED): pyproject.toml requirements/$(LOCK).txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --no-deps --require-hashes -r requirements/$(LOCK).txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --no-deps --require-hashes -r requirements/$(LOCK).txt
 	$(BIN)/pip install --no-build-isolation -e .
 	touch $@

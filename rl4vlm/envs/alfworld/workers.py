@@ -112,7 +112,7 @@ class Worker:
         if not _gone(self.pid, patience):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            _gone(self.pid, 60.0)
+            _gone(self.pid, 5.0)
 
 
 class _Nursery:
@@ -519,16 +519,22 @@ def _end_nursery(control: socket.socket, process: subprocess.Popen[bytes], owner
 
 
 def _gone(pid: int, seconds: float) -> bool:
-    """Whether a process ends within a time."""
+    """Whether a process ends within a time. A zombie has ended: an orphan is one until somebody reaps it."""
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
+    while _runs(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.002)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def _worker_environment() -> dict[str, str]:
