@@ -13,7 +13,7 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke test test-long test-cluster test-gallery test-image test-resume lint format \
+.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume lint format \
 	setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -31,6 +31,10 @@ test-long: $(INSTALLED)
 # A SLURM of its own, as root: apt-get install slurm-wlm munge (done by itself). RL4VLM_WHOLE_SMOKE=1: the whole smoke run
 test-cluster: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/cluster
+
+# Every official game against the unchanged library, and the planner's solutions: RL4VLM_OFFICIAL_GAMES names their folder.
+test-alfworld: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/envs/alfworld
 
 # The gallery in a real browser: apt-get install chromium
 test-gallery: $(INSTALLED)

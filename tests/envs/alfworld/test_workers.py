@@ -85,9 +85,10 @@ def test_a_killed_worker_is_replaced_and_its_games_go_on(
     for game, engine, file in zip(games, engines, files(by_type), strict=False):
         walk(game, game.start(file), steps=8, seed=2)
         walk(engine, engine.start(file), steps=8, seed=2)
+    victim = pool.pids[0]
+    os.kill(victim, signal.SIGSTOP)  # so that it dies with questions unanswered
     for game in games:
         game.send_act("inventory")
-    victim = pool.pids[0]
     with caplog.at_level(logging.WARNING):
         os.kill(victim, signal.SIGKILL)
         assert [game.receive() for game in games] == [engine.act("inventory") for engine in engines]
@@ -100,7 +101,7 @@ def test_a_killed_worker_is_replaced_and_its_games_go_on(
 
 
 def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
-    pool: EnginePool, by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
 ) -> None:
     program = (
         "import os, sys\nfrom rl4vlm.envs.alfworld import engine, workers\nact = engine.Engine.act\n"
