@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,14 @@ def stage_settings(config: Mapping[str, Any], stage: str, task: str | None) -> d
     return merge(_for_task(config[stage] or {}, task), shared)
 
 
+def base_model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the base model's pre-training, with the environment's arguments of those of its tasks that have any."""
+    settings = stage_settings(config, "base_model", None)
+    options = {task: _for_task(config.get("task_options") or {}, task).get("env") for task in settings.get("tasks", ())}
+    env = {task: found for task, found in options.items() if found}
+    return {**settings, "env": env} if env else settings
+
+
 def _for_task(section: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     everywhere = section.get("defaults", section.get("settings")) or {}
     here = (section.get("tasks") or {}).get(task) or {}
@@ -110,9 +118,7 @@ def api_settings(config: Mapping[str, Any], model: str, task: str) -> dict[str, 
         known = f"there are {', '.join(models)}" if models else "there are none yet"
         raise ValueError(f"config, api_models: no model {model!r}; {known} (docs/api-models.md says how to add one)")
     entry = models[model]
-    settings = merge(
-        stage_settings(config, "evaluation", task), {name: entry[name] for name in API_PLAY if name in entry}
-    )
+    settings = merge(evaluation_settings(config, task), {name: entry[name] for name in API_PLAY if name in entry})
     reached = {name: value for name, value in entry.items() if name not in (*API_ENTRY, *API_PLAY)}
     if "width" not in entry and "concurrency" in entry:
         settings["width"] = entry["concurrency"]
@@ -127,9 +133,7 @@ def api_style(config: Mapping[str, Any], model: str) -> str:
 def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Settings of the evaluation of a trained checkpoint over HTTP: the stage's, with what `over_http` says."""
     here = config["over_http"]
-    settings = merge(
-        stage_settings(config, "evaluation", task), {name: here[name] for name in API_PLAY if name in here}
-    )
+    settings = merge(evaluation_settings(config, task), {name: here[name] for name in API_PLAY if name in here})
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
 
 
@@ -137,12 +141,12 @@ CNN_EVALUATION = ("episodes", "width", "seed_base", "env", "device")
 """What an evaluation's settings say to a policy without a language model."""
 
 
-def cnn_evaluation_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
+def cnn_evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
     """Settings of the evaluation of a CNN+RL policy: the stage's episodes, at the temperature that it was trained with.
 
     Those that concern a language model are left out, so that changing one evaluates nothing again here.
     """
-    found = stage_settings(config, "evaluation", task)
+    found = evaluation_settings(config, task, games)
     played = {name: found[name] for name in CNN_EVALUATION if name in found}
     return {**played, "temperature": stage_settings(config, "cnn", task)["temperature"]}
 
@@ -260,6 +264,7 @@ class EvaluationRun:
     api.
 
     `ppo` is the training run that made the policy, for kinds ppo and http (the same checkpoint, asked over HTTP).
+    `games` is the set of games, of those that `evaluation.sets` names for the task; the first of them is "".
     """
 
     name: str
@@ -267,6 +272,7 @@ class EvaluationRun:
     task: str
     style: str
     ppo: PPORun | None = None
+    games: str = ""
 
 
 def lambda_text(lam: float) -> str:
@@ -320,7 +326,7 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ppo = ppo_runs(config)
     main = [(task, style) for task in tasks for style in styles]
     starts = dict.fromkeys(main + [(run.task, run.style) for run in ppo])
-    return [
+    ours = [
         *(
             EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
             for name in (*SCRIPTED, *SCRIPTED_OF_TASK)
@@ -330,9 +336,36 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
         *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
         *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),
         *(EvaluationRun(f"cnn-{run.name}", "cnn", run.task, Style.ACTION_ONLY.value) for run in cnn_runs(config)),
+    ]
+    return [
+        *ours,
+        *(
+            replace(run, name=f"{run.name}@{games}", games=games)
+            for run in ours
+            for games in _further(config, run.task)
+        ),
         *(EvaluationRun(f"http-{run.name}", "http", run.task, run.style, run) for run in http_runs(config)),
         *api_runs(config),
     ]
+
+
+def evaluation_sets(config: Mapping[str, Any], task: str) -> dict[str, dict[str, Any]]:
+    """The sets of games that a task is evaluated on, by name, each with the environment's arguments for it."""
+    return dict((config["evaluation"].get("sets") or {}).get(task) or {})
+
+
+def _further(config: Mapping[str, Any], task: str) -> list[str]:
+    """The names of all sets but the first, which is the task's own evaluation."""
+    return list(evaluation_sets(config, task))[1:]
+
+
+def evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
+    """Settings of a task's evaluation on a set of games, the first one unless named. Raises ValueError for another."""
+    sets, settings = evaluation_sets(config, task), stage_settings(config, "evaluation", task)
+    if games and games not in sets:
+        raise ValueError(f"config, evaluation.sets.{task}: no set {games!r}; there are {', '.join(sets) or 'none'}")
+    name = games or next(iter(sets), "")
+    return merge(settings, {"games": name, "env": sets[name]}) if name else settings
 
 
 def http_runs(config: Mapping[str, Any]) -> list[PPORun]:

@@ -36,12 +36,13 @@ class EvaluationSettings(PlaySettings):
     """How a policy is evaluated, besides how it plays anywhere.
 
     Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `width`
-    episodes are played at once.
+    episodes are played at once. `games` is the name of the set of games that `env` chooses, where a task has several.
     """
 
     episodes: int = 200
     width: int = 64
     seed_base: int = 1_000_000_000
+    games: str = ""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -174,6 +175,8 @@ def _run(
         "task": task,
         "style": style,
         "protocol": PROTOCOL,
+        **({"games": settings.games} if settings.games else {}),
+        **({"overall": game.overall} if game.overall else {}),
         **summarise(lines, game.groups),
         "partial": len(lines) < settings.episodes,
         "stopped": stopped or allowance.stopped,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class PretrainSettings:
     seed: int = 1
     device: str = "auto"
     weights: dict[str, float] = field(default_factory=dict)
+    env: dict[str, dict[str, Any]] = field(default_factory=dict)
     sizes: TinySizes = field(default_factory=TinySizes)
 
 
@@ -85,10 +87,12 @@ class Corpus:
     constant_lines: list[str]
 
 
-def corpus(task_name: str, count: int, rng: np.random.Generator) -> Corpus:
+def corpus(
+    task_name: str, count: int, rng: np.random.Generator, env_options: Mapping[str, Any] | None = None
+) -> Corpus:
     """Prompts, demonstrations and readings of `count` random states of a task."""
     task = get_task(task_name)
-    env = make_env(task_name)
+    env = make_env(task_name, **(env_options or {}))
     prompts: dict[Style, list[str]] = {style: [] for style in Style}
     texts = []
     for _, glimpse in zip(range(count), glimpses(env, rng), strict=False):
@@ -104,7 +108,7 @@ def corpus(task_name: str, count: int, rng: np.random.Generator) -> Corpus:
 def build_base(settings: PretrainSettings) -> Backbone:
     """The untrained base model, its tokenizer made for the prompts and replies of `settings.tasks`."""
     corpora = [
-        corpus(name, settings.corpus, stream(settings.seed, "corpus", index))
+        corpus(name, settings.corpus, stream(settings.seed, "corpus", index), settings.env.get(name))
         for index, name in enumerate(settings.tasks)
     ]
     phrases = dict.fromkeys(line for made in corpora for line in [READ_PROMPT, *made.constant_lines])
@@ -145,7 +149,10 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
     encoder = Encoder(backbone.processor)
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
-    sources = [glimpses(make_env(name), stream(settings.seed, "states", i)) for i, name in enumerate(settings.tasks)]
+    sources = [
+        glimpses(make_env(name, **settings.env.get(name, {})), stream(settings.seed, "states", i))
+        for i, name in enumerate(settings.tasks)
+    ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.tasks])
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
@@ -183,7 +190,8 @@ def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSetti
         max_new_tokens=32,
     )
     rng = stream(settings.seed, "probe")
-    states = [g for _, g in zip(range(settings.probe), glimpses(make_env(task_name), rng), strict=False)]
+    env = make_env(task_name, **settings.env.get(task_name, {}))
+    states = [g for _, g in zip(range(settings.probe), glimpses(env, rng), strict=False)]
     answers: list[str] = []
     for start in range(0, len(states), settings.batch):
         piece = states[start : start + settings.batch]

@@ -25,6 +25,7 @@ class ALFWorld(Task):
     entry_point = "rl4vlm.envs.alfworld.env:ALFWorldEnv"
     fallback_penalty = -1.0
     groups = ("Pick", "Look", "Clean", "Heat", "Cool", "Pick2")
+    overall = "alfworld_avg"
     prompt = PromptParts(
         role="You do household work in a house of the ALFWorld environment, by text commands.",
         observation=(

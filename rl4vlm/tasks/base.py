@@ -69,7 +69,8 @@ class Task(ABC):
     it in a reply; `reading_accuracy` compares the group, white space and case apart, with the environment's
     `reading()`.
     `fallback_penalty` is added to the reward of a step whose reply held no legal action (ALFWorld: -1).
-    `groups` are the kinds of episodes that results are also counted by, in the order of the tables.
+    `groups` are the kinds of episodes that results are also counted by, in the order of the tables; `overall` is what
+    tables call the rate over all of them.
     """
 
     name: ClassVar[str]
@@ -78,6 +79,7 @@ class Task(ABC):
     prompt: ClassVar[PromptParts]
     fallback_penalty: ClassVar[float] = 0.0
     groups: ClassVar[tuple[str, ...]] = ()
+    overall: ClassVar[str | None] = None
     reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:

@@ -1,8 +1,5 @@
 # ALFWorld's games: a folder that the config names, or generated ones.
 
-ALFWORLD_GAMES = config["alfworld"]["games"] or f"{RESULTS}/alfworld_games"
-
-
 rule alfworld_games:
     input:
         sources=stage_sources("rl4vlm.envs.alfworld.generator", []),

@@ -5,6 +5,7 @@ rule evaluate_over_http:
     input:
         checkpoint=rules.ppo.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "served"),
+        data=task_data,
     output:
         episodes=f"{RESULTS}/eval/http-{PPO_RUN}/episodes.jsonl",
         summary=f"{RESULTS}/eval/http-{PPO_RUN}/summary.json",
@@ -28,6 +29,7 @@ rule evaluate_over_http:
 rule evaluate_api:
     input:
         sources=watched("rl4vlm.evaluation.run", "{task}", "api"),
+        data=task_data,
     output:
         episodes=f"{RESULTS}/eval/api-{{model}}-{{task}}/episodes.jsonl",
         summary=f"{RESULTS}/eval/api-{{model}}-{{task}}/summary.json",

@@ -5,14 +5,15 @@
 rule evaluate_scripted:
     input:
         sources=watched("rl4vlm.evaluation.run", "{task}", "{policy}"),
+        data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/{{policy}}-{{task}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/{{policy}}-{{task}}/summary.json",
-        record=f"{RESULTS}/eval/{{policy}}-{{task}}/run.json",
+        episodes=f"{RESULTS}/eval/{{policy}}-{{task}}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/{{policy}}-{{task}}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/{{policy}}-{{task}}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/{{policy}}-{{task}}.log",
+        f"{RESULTS}/logs/eval/{{policy}}-{{task}}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}.tsv"
+        f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
         policy="random|solver|stand17",
     threads: threads_of("evaluation")
@@ -20,7 +21,7 @@ rule evaluate_scripted:
         **grant("sft_data"),
     params:
         out=subpath(output.summary, parent=True),
-        settings=settings("evaluation"),
+        settings=evaluation_arguments,
     shell:
         "rl4vlm evaluate {wildcards.policy} {wildcards.task} --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"
@@ -29,6 +30,7 @@ rule evaluate_scripted:
 rule cnn:
     input:
         sources=watched("rl4vlm.ppo.cnn", "{task}"),
+        data=task_data,
     output:
         checkpoint=directory(f"{RESULTS}/cnn/{CNN_RUN}/checkpoint"),
         metrics=f"{RESULTS}/cnn/{CNN_RUN}/metrics.jsonl",
@@ -57,20 +59,21 @@ rule evaluate_cnn:
     input:
         checkpoint=rules.cnn.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "cnn"),
+        data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/cnn-{CNN_RUN}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/cnn-{CNN_RUN}/summary.json",
-        record=f"{RESULTS}/eval/cnn-{CNN_RUN}/run.json",
+        episodes=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/cnn-{CNN_RUN}.log",
+        f"{RESULTS}/logs/eval/cnn-{CNN_RUN}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/cnn-{CNN_RUN}.tsv"
+        f"{RESULTS}/benchmarks/eval/cnn-{CNN_RUN}{{games}}.tsv"
     threads: threads_of("cnn")
     resources:
         **grant("cnn"),
     params:
         out=subpath(output.summary, parent=True),
-        settings=lambda wildcards: settings_arguments(cnn_evaluation_settings(config, wildcards.task)),
+        settings=lambda wildcards: settings_arguments(cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:])),
     shell:
         "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style nocot --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"

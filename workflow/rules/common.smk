@@ -8,11 +8,13 @@ from rl4vlm.core.config import (
     ablation_runs,
     api_settings,
     api_style,
+    base_model_settings,
     check_tasks,
     cnn_evaluation_settings,
     cnn_runs,
     default_lambda,
     evaluation_runs,
+    evaluation_settings,
     http_settings,
     main_runs,
     ppo_runs,
@@ -50,7 +52,9 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
-    task="[^/-]+",
+    task="[^/@-]+",
+    # Which set of games of `evaluation.sets`: nothing for the first.
+    games=r"(@\w+)?",
     style="cot|nocot",
     lam=r"\d+(\.\d+)?",
     seed=r"\d+",
@@ -75,6 +79,21 @@ def settings(stage, but=()):
         return settings_arguments({name: value for name, value in found.items() if name not in but})
 
     return arguments
+
+
+def evaluation_arguments(wildcards):
+    """Params function: the settings of an evaluation, on the set of games that the job's name says."""
+    return settings_arguments(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
+
+
+def data_of(task):
+    """The folder of games that a task's environment reads, if it reads one: made by a rule, or there."""
+    data = stage_settings(config, "ppo", task).get("env", {}).get("data")
+    return [data] if data else []
+
+
+def task_data(wildcards):
+    return data_of(wildcards.task)
 
 
 def threads_of(stage):

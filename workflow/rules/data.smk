@@ -5,6 +5,7 @@ if BASE_SOURCE == "pretrain":
     rule base_model:
         input:
             sources=stage_sources("rl4vlm.models.pretrain", config["base_model"]["settings"]["tasks"]),
+            data=[folder for task in config["base_model"]["settings"]["tasks"] for folder in data_of(task)],
         output:
             directory(BASE_MODEL),
         log:
@@ -15,7 +16,7 @@ if BASE_SOURCE == "pretrain":
         resources:
             **grant("base_model"),
         params:
-            settings=settings_arguments(config["base_model"]["settings"]),
+            settings=settings_arguments(base_model_settings(config)),
         shell:
             "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
 
@@ -62,6 +63,7 @@ elif BASE_MODEL != BASE_SOURCE:
 rule sft_data:
     input:
         sources=watched("rl4vlm.sft.data", "{task}", "solver"),
+        data=task_data,
     output:
         directory(f"{RESULTS}/sft_data/{{task}}-{{style}}"),
     log:

@@ -5,20 +5,21 @@ rule evaluate_sft:
     input:
         checkpoint=rules.sft.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
+        data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/sft-{{task}}-{{style}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/sft-{{task}}-{{style}}/summary.json",
-        record=f"{RESULTS}/eval/sft-{{task}}-{{style}}/run.json",
+        episodes=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/sft-{{task}}-{{style}}.log",
+        f"{RESULTS}/logs/eval/sft-{{task}}-{{style}}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/sft-{{task}}-{{style}}.tsv"
+        f"{RESULTS}/benchmarks/eval/sft-{{task}}-{{style}}{{games}}.tsv"
     threads: threads_of("evaluation")
     resources:
         **grant("evaluation"),
     params:
         out=subpath(output.summary, parent=True),
-        settings=settings("evaluation"),
+        settings=evaluation_arguments,
     shell:
         "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"
@@ -28,11 +29,12 @@ use rule evaluate_sft as evaluate_ppo with:
     input:
         checkpoint=rules.ppo.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
+        data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/ppo-{PPO_RUN}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/ppo-{PPO_RUN}/summary.json",
-        record=f"{RESULTS}/eval/ppo-{PPO_RUN}/run.json",
+        episodes=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/ppo-{PPO_RUN}.log",
+        f"{RESULTS}/logs/eval/ppo-{PPO_RUN}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/ppo-{PPO_RUN}.tsv"
+        f"{RESULTS}/benchmarks/eval/ppo-{PPO_RUN}{{games}}.tsv"

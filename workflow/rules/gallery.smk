@@ -12,6 +12,7 @@ rule gallery:
         ),
         # Every task's own sources: the episodes are played again.
         sources=stage_sources("rl4vlm.gallery.build", config["tasks"]),
+        data=[folder for task in config["tasks"] for folder in data_of(task)],
     output:
         page=GALLERY,
         record=f"{RESULTS}/gallery/run.json",

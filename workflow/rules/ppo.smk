@@ -5,6 +5,7 @@ rule ppo:
     input:
         init=rules.sft.output.checkpoint,
         sources=watched("rl4vlm.ppo.train", "{task}"),
+        data=task_data,
     output:
         checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
         metrics=f"{RESULTS}/ppo/{PPO_RUN}/metrics.jsonl",
