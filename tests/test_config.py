@@ -15,7 +15,9 @@ from snakemake.utils import validate
 from rl4vlm.core.config import (
     TASK_OPTIONS,
     ablation_runs,
+    base_model_settings,
     check_tasks,
+    evaluation_settings,
     load_config,
     main_runs,
     merge,
@@ -52,8 +54,8 @@ def resolved(path: Path) -> dict[str, Any]:
     return load_config([ROOT / "config" / "config.yaml", path])
 
 
-def test_there_are_three_config_files() -> None:
-    assert [path.name for path in CONFIGS] == ["config.yaml", "paper.yaml", "smoke.yaml"]
+def test_there_are_four_config_files() -> None:
+    assert [path.name for path in CONFIGS] == ["alfworld.yaml", "config.yaml", "paper.yaml", "smoke.yaml"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -68,6 +70,8 @@ class TestEveryConfig:
         for stage, kind in STAGES.items():
             for task in config["tasks"]:
                 build_settings(kind, stage_settings(config, stage, task))
+                build_settings(EvaluationSettings, evaluation_settings(config, task))
+        build_settings(PretrainSettings, base_model_settings(config))
         build_settings(FigureStyle, config["figures"]["style"])
         build_settings(GamesSettings, config["alfworld"]["generate"])
 

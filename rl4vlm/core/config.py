@@ -78,11 +78,11 @@ def stage_settings(config: Mapping[str, Any], stage: str, task: str | None) -> d
 
 
 def base_model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the base model's pre-training, with the environment's arguments of those of its tasks that have any."""
+    """Settings of the base model's pre-training, with the environment's arguments of those tasks that have any."""
     settings = stage_settings(config, "base_model", None)
     options = {task: _for_task(config.get("task_options") or {}, task).get("env") for task in settings.get("tasks", ())}
     env = {task: found for task, found in options.items() if found}
-    return {**settings, "env": env} if env else settings
+    return {**settings, "task_env": env} if env else settings
 
 
 def _for_task(section: Mapping[str, Any], task: str | None) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
 
 def evaluation_sets(config: Mapping[str, Any], task: str) -> dict[str, dict[str, Any]]:
     """The sets of games that a task is evaluated on, by name, each with the environment's arguments for it."""
-    return dict((config["evaluation"].get("sets") or {}).get(task) or {})
+    return dict((config.get("evaluation", {}).get("sets") or {}).get(task) or {})
 
 
 def _further(config: Mapping[str, Any], task: str) -> list[str]:

@@ -22,7 +22,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
         return panels.empty(style, scale, "no training run without chain of thought")
     note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
-    titles = [f"{task} (extra)" if task == "Points24" else task for task in tasks]
+    titles = [panels.title(results, task, extra=task == "Points24") for task in tasks]
     for axis, task in zip(
         panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
     ):
@@ -42,7 +42,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
         panels.held_out_point(axis, start, (-0.04 - 0.06 * place) * end, colour, f"{STARTS[method]}, held out", "s")
         final = results.headline_evaluations(method, task)
         panels.held_out_point(axis, final, (1.04 + 0.06 * place) * end, colour, f"{method}, held out")
-    panels.published_lines(axis, task, METHODS, style)
+    panels.published_lines(axis, results, task, METHODS, style)
     panels.reference_lines(axis, results, task, style)
     panels.steps_axis(axis)
     panels.percent_axis(axis)

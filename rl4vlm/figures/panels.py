@@ -17,6 +17,8 @@ from rl4vlm.figures.results import Evaluation, Results, TrainingRun
 from rl4vlm.figures.style import FigureStyle, Sheet
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
+OFFICIAL = "official games"
+"""What `Results.games` says of the benchmark's own, the games of the paper."""
 Colour = str | tuple[float, float, float]
 
 
@@ -28,6 +30,12 @@ def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -
         axis.set_xlabel(x_label)
     axes[0].set_ylabel(y_label)
     return axes
+
+
+def title(results: Results, task: str, *, extra: bool) -> str:
+    """A panel's title: the task, whether it is beyond the paper's panels, and which games where games are data."""
+    games = results.games(task)
+    return f"{task} (extra)" if extra else f"{task}\n({games})" if games else task
 
 
 def percent_axis(axis: Axes) -> None:
@@ -98,10 +106,12 @@ def held_out_point(
     )
 
 
-def published_lines(axis: Axes, task: str, methods: Iterable[str], style: FigureStyle) -> None:
-    """Dashed lines at the paper's rates of `methods` on `task`."""
+def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[str], style: FigureStyle) -> None:
+    """Dashed lines at the paper's rates of `methods` on `task`; none beside results on other games than the paper's."""
+    if results.games(task) not in (None, OFFICIAL):
+        return
     for method in methods:
-        for rate in _of(published_rates(), task, method):
+        for rate in _of(published_rates(), results.overall_name(task), method):
             axis.axhline(
                 rate.success_rate,
                 color=style.colour(method),

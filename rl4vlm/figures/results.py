@@ -21,6 +21,9 @@ RUN_NAME = re.compile(r"(?P<task>[^/-]+)(-(?P<style>[a-z]+)-lambda(?P<weight>\d+
 """How the folder of a training run is named: `NumberLine-cot-lambda0.5-seed1`, and `NumberLine-seed1` of CNN+RL, which
 writes no replies that could have a style."""
 
+GAMES_MARK = "@"
+"""Comes before the name of a further set of games in the name of an evaluation's folder."""
+
 PAPER_LAMBDA = 0.5
 """λ of the card games in the paper: the headline of a task that was trained with several, unless the caller says."""
 
@@ -33,6 +36,10 @@ class Evaluation:
     training seed, None for a policy that was not trained. `success_rate`, `ci_low` and `ci_high` are in percent. The
     log-probs (nats) are means over steps of the summed log-probability, None for a policy without any. `reading` maps a
     field to (correct, asked). `partial`: fewer episodes were played than asked for.
+
+    `groups` maps a kind of episodes to (won, played), for tasks that are counted by kinds; `overall` is then what
+    tables call their rate together. `data` says which games were played (`generated games, unseen`), where games are
+    data, and `main` whether these are the task's main ones.
     """
 
     folder: Path
@@ -51,6 +58,10 @@ class Evaluation:
     logprob_action: float | None
     reading: Mapping[str, tuple[int, int]]
     partial: bool = False
+    groups: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    overall: str | None = None
+    data: str | None = None
+    main: bool = True
 
 
 @dataclass(frozen=True)
@@ -158,9 +169,21 @@ class Results:
         raise ValueError(f"{task} was trained with lambda {weights}: main_lambda must say which is the main one")
 
     def headline_evaluations(self, method: str | None = None, task: str | None = None) -> list[Evaluation]:
-        """Evaluations of the methods proper, without further λ; in the order of their seeds."""
-        found = [run for run in self.evaluations if self._is_headline(run)]
+        """Evaluations of the methods proper on each task's main games, without further λ; in the order of seeds."""
+        found = [run for run in self.evaluations if self._is_headline(run) and run.main]
         return _chosen(found, method, task)
+
+    def evaluations_by_games(self) -> list[Evaluation]:
+        """As `headline_evaluations`, with those on further sets of games."""
+        return _chosen([run for run in self.evaluations if self._is_headline(run)], None, None)
+
+    def overall_name(self, task: str) -> str:
+        """What tables call the rate over all of a task's episodes: its name, unless it is counted by kinds."""
+        return next((run.overall for run in self.evaluations if run.task == task and run.overall), task)
+
+    def games(self, task: str) -> str | None:
+        """Which games a task's results are about (`generated games`), where games are data."""
+        return next((run.data.partition(",")[0] for run in self.evaluations if run.task == task and run.data), None)
 
     def headline_runs(self, method: str | None = None, task: str | None = None) -> list[TrainingRun]:
         """Training runs of the methods proper, without further λ; in the order of their seeds."""
@@ -208,7 +231,33 @@ def load_evaluation(folder: Path) -> Evaluation:
         logprob_action=_optional_number(summary, "logprob_action", where),
         reading=reading,
         partial=bool(summary.get("partial")),
+        groups=_groups(summary, where),
+        overall=summary.get("overall"),
+        data=_data(summary),
+        main=GAMES_MARK not in folder.name,
     )
+
+
+def _groups(summary: Mapping[str, Any], where: str) -> dict[str, tuple[int, int]]:
+    """Won and played, by kind of episodes. Raises ValueError where they do not add up to the whole."""
+    found = _mapping(summary, "groups", where) if "groups" in summary else {}
+    groups = {
+        name: (_integer(counts, "successes", where), _integer(counts, "episodes", where))
+        for name, counts in found.items()
+    }
+    whole = (_integer(summary, "successes", where), _integer(summary, "episodes", where))
+    if groups and tuple(map(sum, zip(*groups.values(), strict=True))) != whole:
+        raise ValueError(f"{where}: its groups do not add up to {whole[0]} successes in {whole[1]} episodes")
+    return groups
+
+
+def _data(summary: Mapping[str, Any]) -> str | None:
+    """Which games were played, in the words of tables; None for games that are rules."""
+    sources = summary.get("data_sources")
+    if not sources:
+        return None
+    played = f"{' and '.join(sources)} games"
+    return f"{played}, {summary['games']}" if summary.get("games") else played
 
 
 def load_training_run(folder: Path) -> TrainingRun:

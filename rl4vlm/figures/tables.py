@@ -10,7 +10,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from rl4vlm.core.runlog import atomic_write_text, write_run_record
@@ -129,8 +129,8 @@ def build_tables(
 def main_rows(results: Results, scale: str) -> list[Row]:
     """Every method proper on every task, reproduced (both protocols), published and reference; averages included."""
     reproduced = [
-        *_held_out(results.headline_evaluations(), scale),
-        *_rolling_peaks(results.headline_runs(), scale),
+        *_held_out(results.evaluations_by_games(), scale),
+        *_rolling_peaks(results.headline_runs(), scale, results),
     ]
     rows = [*reproduced, *_published(published_rates()), *_reference(reference_rates())]
     # The warm start without thoughts belongs to the ablation; the paper's main table has none.
@@ -140,8 +140,8 @@ def main_rows(results: Results, scale: str) -> list[Row]:
 def cot_rows(results: Results, scale: str) -> list[Row]:
     """The ablation of the chain of thought (paper, table 3), with the warm start of each style."""
     reproduced = [
-        *_held_out(results.headline_evaluations(), scale),
-        *_rolling_peaks(results.headline_runs(), scale),
+        *_held_out(results.evaluations_by_games(), scale),
+        *_rolling_peaks(results.headline_runs(), scale, results),
     ]
     return _ordered(row for row in (*reproduced, *_published(published_rates())) if row.method in COT_METHODS)
 
@@ -154,7 +154,7 @@ def lambda_rows(results: Results, scale: str) -> list[Row]:
     return _ordered(
         [
             *_held_out(evaluations, scale, name=lambda_method),
-            *_rolling_peaks(runs, scale, name=lambda_method),
+            *_rolling_peaks(runs, scale, results, name=lambda_method),
             *_published(published_lambda_peaks()),
         ]
     )
@@ -193,11 +193,21 @@ def lambda_method(run: Evaluation | TrainingRun) -> str:
 
 
 def _held_out(runs: Sequence[Evaluation], scale: str, name: Name = _method) -> list[Row]:
-    """Held-out rows, training seeds pooled, and each method's average over the card games where it has all of them."""
+    """Held-out rows, training seeds pooled, and each method's average over the card games where it has all of them.
+
+    A task that is counted by kinds of episodes has a row for each kind, and one for all; a kind that no episode was of
+    has none. Different sets of games are different rows, told apart by their scale.
+    """
     groups: dict[tuple[str, str], list[Evaluation]] = {}
+    by_games: dict[tuple[str, str, str | None], list[Evaluation]] = {}
     for run in runs:
         groups.setdefault((name(run), run.task), []).append(run)
-    rows = [_held_out_row(method, task, group, scale) for (method, task), group in groups.items()]
+        by_games.setdefault((name(run), run.task, run.data), []).append(run)
+    rows: list[Row] = []
+    for (method, task, games), group in by_games.items():
+        label = scale if games is None else f"{scale}, {games}"
+        rows += _kind_rows(method, group, label)
+        rows.append(_held_out_row(method, group[0].overall or task, group, label))
     for method in dict.fromkeys(method for method, _ in groups):
         tasks = [groups.get((method, task), []) for task in CARD_TASKS]
         if all(tasks):
@@ -224,6 +234,20 @@ def _held_out_row(method: str, task: str, runs: Sequence[Evaluation], scale: str
     )
 
 
+def _kind_rows(method: str, runs: Sequence[Evaluation], scale: str) -> list[Row]:
+    """A row for each kind of episodes that was met, training seeds pooled. Returns are not known by kind."""
+    rows = []
+    for kind in dict.fromkeys(kind for run in runs for kind in run.groups):
+        counts = [run.groups[kind] for run in runs if run.groups.get(kind, (0, 0))[1]]
+        if counts:
+            won, played = (sum(column) for column in zip(*counts, strict=True))
+            low, high = rate_interval(counts)
+            partial = any(run.partial for run in runs)
+            row = Row(method, kind, "reproduced", scale, 100 * won / played, low, high, partial=partial)
+            rows.append(replace(row, episodes=played, seeds=_seeds(runs), protocol="held_out"))
+    return rows
+
+
 def _average_row(method: str, tasks: Sequence[Sequence[Evaluation]], scale: str) -> Row:
     """Unweighted over tasks, as in the paper. Returns of different games do not add up, so there is no mean return."""
     counts = [[(run.successes, run.episodes) for run in runs] for runs in tasks]
@@ -244,7 +268,7 @@ def _average_row(method: str, tasks: Sequence[Sequence[Evaluation]], scale: str)
     )
 
 
-def _rolling_peaks(runs: Sequence[TrainingRun], scale: str, name: Name = _method) -> list[Row]:
+def _rolling_peaks(runs: Sequence[TrainingRun], scale: str, results: Results, name: Name = _method) -> list[Row]:
     """The paper's statistic by method and task, a mean over seeds, and the average over the card games.
 
     A peak over correlated windows has no interval that means anything, so it has none.
@@ -253,7 +277,11 @@ def _rolling_peaks(runs: Sequence[TrainingRun], scale: str, name: Name = _method
     for run in runs:
         if run.peak is not None:
             groups.setdefault((name(run), run.task), []).append(run)
-    rows = {key: _peak_row(*key, group, scale) for key, group in groups.items()}
+    rows = {}
+    for (method, task), group in groups.items():
+        games = results.games(task)
+        label = scale if games is None else f"{scale}, {games}"
+        rows[method, task] = _peak_row(method, results.overall_name(task), group, label)
     for method in dict.fromkeys(method for method, _ in groups):
         tasks = [rows[method, task] for task in CARD_TASKS if (method, task) in rows]
         if len(tasks) == len(CARD_TASKS):

@@ -21,7 +21,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
         return panels.empty(style, scale, "no training run")
     note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
-    titles = [f"{task} (extra)" if task in NOT_IN_PAPER else task for task in tasks]
+    titles = [panels.title(results, task, extra=task in NOT_IN_PAPER) for task in tasks]
     for axis, task in zip(
         panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
     ):
@@ -45,7 +45,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
         panels.held_out_point(axis, final, (1.04 + 0.05 * place) * end, style.colour(method), f"{method}, held out")
     # One line more is worth its place only beside a curve to compare it with.
     shown = [method for method in PUBLISHED if method != "CNN+RL" or method in methods]
-    panels.published_lines(axis, task, shown, style)
+    panels.published_lines(axis, results, task, shown, style)
     panels.reference_lines(axis, results, task, style)
     panels.steps_axis(axis)
     panels.percent_axis(axis)

@@ -51,7 +51,7 @@ class PretrainSettings:
     seed: int = 1
     device: str = "auto"
     weights: dict[str, float] = field(default_factory=dict)
-    env: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
     sizes: TinySizes = field(default_factory=TinySizes)
 
 
@@ -108,7 +108,7 @@ def corpus(
 def build_base(settings: PretrainSettings) -> Backbone:
     """The untrained base model, its tokenizer made for the prompts and replies of `settings.tasks`."""
     corpora = [
-        corpus(name, settings.corpus, stream(settings.seed, "corpus", index), settings.env.get(name))
+        corpus(name, settings.corpus, stream(settings.seed, "corpus", index), settings.task_env.get(name))
         for index, name in enumerate(settings.tasks)
     ]
     phrases = dict.fromkeys(line for made in corpora for line in [READ_PROMPT, *made.constant_lines])
@@ -150,7 +150,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
     sources = [
-        glimpses(make_env(name, **settings.env.get(name, {})), stream(settings.seed, "states", i))
+        glimpses(make_env(name, **settings.task_env.get(name, {})), stream(settings.seed, "states", i))
         for i, name in enumerate(settings.tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.tasks])
@@ -190,7 +190,7 @@ def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSetti
         max_new_tokens=32,
     )
     rng = stream(settings.seed, "probe")
-    env = make_env(task_name, **settings.env.get(task_name, {}))
+    env = make_env(task_name, **settings.task_env.get(task_name, {}))
     states = [g for _, g in zip(range(settings.probe), glimpses(env, rng), strict=False)]
     answers: list[str] = []
     for start in range(0, len(states), settings.batch):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -20,9 +20,11 @@ from rl4vlm.core.config import (
     CNNRun,
     PPORun,
     api_settings,
+    base_model_settings,
     cnn_evaluation_settings,
     cnn_runs,
     evaluation_runs,
+    evaluation_settings,
     http_settings,
     lambda_text,
     load_config,
@@ -312,3 +314,36 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-1] == "rl4vlm"
+
+
+class TestSetsOfGames:
+    CONFIG: ClassVar[dict[str, Any]] = {
+        **CONFIG,
+        "task_options": {"tasks": {"NumberLine": {"env": {"data": "games", "split": "train"}}}},
+        "evaluation": {
+            "sets": {"NumberLine": {"seen": {"split": "seen"}, "unseen": {"split": "unseen"}}},
+            "defaults": {"episodes": 3},
+        },
+    }
+
+    def test_each_policy_is_evaluated_on_each_set(self) -> None:
+        runs = [run for run in evaluation_runs(self.CONFIG) if run.task == "NumberLine" and run.kind != "http"]
+        names = {run.name for run in runs}
+        assert len(names) == len(runs)
+        assert {f"{run.name}@unseen" for run in runs if not run.games} == {run.name for run in runs if run.games}
+        assert "sft-NumberLine-cot@unseen" in names
+        assert not [run for run in evaluation_runs(self.CONFIG) if run.task != "NumberLine" and run.games]
+
+    def test_the_first_is_the_tasks_own(self) -> None:
+        seen = evaluation_settings(self.CONFIG, "NumberLine")
+        assert seen == {"episodes": 3, "games": "seen", "env": {"data": "games", "split": "seen"}}
+        assert evaluation_settings(self.CONFIG, "NumberLine", "unseen")["env"] == {"data": "games", "split": "unseen"}
+        assert evaluation_settings(self.CONFIG, "Blackjack") == {"episodes": 3}
+        with pytest.raises(ValueError, match=r"evaluation\.sets\.NumberLine: no set 'moon'; there are seen, unseen"):
+            evaluation_settings(self.CONFIG, "NumberLine", "moon")
+
+    def test_the_base_model_is_told_where_games_are(self) -> None:
+        config = {**self.CONFIG, "base_model": {"settings": {"tasks": ["NumberLine", "Blackjack"], "steps": 1}}}
+        env = {"NumberLine": {"data": "games", "split": "train"}}
+        assert base_model_settings(config) == {**config["base_model"]["settings"], "task_env": env}
+        assert base_model_settings({**config, "task_options": {}}) == config["base_model"]["settings"]

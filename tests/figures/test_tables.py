@@ -7,7 +7,7 @@ import pytest
 
 from rl4vlm.core.stats import wilson
 from rl4vlm.figures.tables import build_tables
-from tests.figures.synthetic import add_evaluation, make_results
+from tests.figures.synthetic import add_evaluation, add_training_run, make_results
 
 COLUMNS = [
     "method",
@@ -253,3 +253,45 @@ def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
     files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
     assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "reading") for k in ("csv", "md", "tex"))
     assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)
+
+
+def add_household(made, run, rates, **extra):
+    """An evaluation of a task that is counted by kinds: `rates` are (won, played) by kind."""
+    groups = {
+        kind: {"successes": won, "episodes": played, "success_rate": None if not played else 100 * won / played}
+        for kind, (won, played) in rates.items()
+    }
+    won, played = (sum(column) for column in zip(*rates.values(), strict=True))
+    options = {"overall": "alfworld_avg", "data_sources": ["generated"], "groups": groups, **extra}
+    return add_evaluation(made, run, "ALFWorld", "RL4VLM", "ppo", won / played, played, seed=1, **options)
+
+
+def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    run = "ALFWorld-cot-lambda0.2-seed1"
+    add_household(made, f"ppo-{run}", {"Pick": (3, 4), "Look": (0, 0), "Heat": (0, 2)}, games="seen")
+    add_household(made, f"ppo-{run}@unseen", {"Pick": (1, 4), "Look": (1, 2), "Heat": (0, 2)}, games="unseen")
+    add_training_run(made, run, 0.1, 0.4, 1)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded", main_lambda={"ALFWorld": 0.2})
+    rows = pick(read(tmp_path / "tables", "main"), method="RL4VLM", source="reproduced")
+    seen = pick(rows, scale="embedded, generated games, seen")
+    assert [(row["task"], row["success_rate"], row["episodes"]) for row in seen] == [
+        ("Pick", "75.0", "4"),
+        ("Heat", "0.0", "2"),
+        ("alfworld_avg", "50.0", "6"),
+    ]
+    assert one(rows, task="alfworld_avg", scale="embedded, generated games, unseen")["success_rate"] == "25.0"
+    assert one(rows, task="Look")["scale"] == "embedded, generated games, unseen"
+    peak = one(rows, protocol="rolling_peak", task="alfworld_avg")
+    assert peak["scale"] == "embedded, generated games"
+    assert one(pick(rows, protocol="held_out"), task="NumberLine")["scale"] == "embedded"
+    wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    assert "reproduced (embedded, generated games, seen), held out" in wide
+
+
+def test_kinds_that_do_not_add_up_are_refused(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    groups = {"Pick": {"successes": 3, "episodes": 4}}
+    add_evaluation(made, "ppo-x", "ALFWorld", "RL4VLM", "ppo", 0.5, 6, groups=groups)
+    with pytest.raises(ValueError, match=r"ppo-x.*groups do not add up to 3 successes in 6 episodes"):
+        build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")

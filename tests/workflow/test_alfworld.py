@@ -1,0 +1,68 @@
+"""Every stage on ALFWorld, on generated games: `config/alfworld.yaml` with a few steps of each."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import ROOT, Job, Workspace
+
+OVERLAY = str(ROOT / "tests" / "workflow" / "alfworld.yaml")
+OVERLAYS = ("--configfile", "config/smoke.yaml", "config/alfworld.yaml", OVERLAY)
+
+
+def test_the_games_are_made_first_and_each_policy_is_evaluated_on_both_sets(workspace: Workspace) -> None:
+    jobs = workspace.planned(*OVERLAYS)
+    assert jobs.count(Job("alfworld_games")) == 1
+    rules = [job.rule for job in jobs]
+    counts = {rule: rules.count(rule) for rule in ("sft_data", "sft", "ppo", "cnn", "evaluate_sft", "evaluate_ppo")}
+    assert counts == {"sft_data": 2, "sft": 2, "ppo": 2, "cnn": 0, "evaluate_sft": 4, "evaluate_ppo": 4}
+    assert rules.count("evaluate_scripted") == 4
+
+
+def test_nobody_else_has_games_made(workspace: Workspace) -> None:
+    assert "alfworld_games" not in [job.rule for job in workspace.planned("--configfile", "config/smoke.yaml")]
+
+
+@pytest.mark.long
+class TestRun:
+    @pytest.fixture(scope="class")
+    def results(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        space = Workspace(tmp_path_factory.mktemp("alfworld"))
+        done = space.snakemake(*OVERLAYS, profile="profiles/default")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return space.folder / "results" / "alfworld_smoke"
+
+    def test_it_was_trained_and_evaluated_on_seen_and_unseen_games(self, results: Path) -> None:
+        policies = ["random-ALFWorld", "solver-ALFWorld", "sft-ALFWorld-cot", "sft-ALFWorld-nocot"]
+        policies += [f"ppo-ALFWorld-{style}-lambda0.2-seed1" for style in ("cot", "nocot")]
+        wanted = {f"{policy}{games}" for policy in policies for games in ("", "@unseen")}
+        assert {folder.name for folder in (results / "eval").iterdir()} == wanted
+        for run in wanted:
+            summary = json.loads((results / "eval" / run / "summary.json").read_text())
+            assert summary["data_sources"] == ["generated"]
+            assert summary["games"] == ("unseen" if "@" in run else "seen")
+            assert list(summary["groups"]) == ["Pick", "Look", "Clean", "Heat", "Cool", "Pick2"]
+            files = (results / "eval" / run / "run.json").read_text()
+            assert ("valid_unseen" in files) == ("@" in run)
+            if run.startswith("solver"):
+                assert summary["success_rate"] == 100.0
+
+    def test_demonstrations_are_the_experts(self, results: Path) -> None:
+        samples = json.loads((results / "sft_data" / "ALFWorld-cot" / "data.json").read_text())
+        question, answer = (turn["value"] for turn in samples[0]["conversations"])
+        assert "Your task: " in question
+        assert '{"thoughts": "I am at ' in answer
+
+    def test_tables_say_which_games_and_never_show_them_as_the_papers(self, results: Path) -> None:
+        with (results / "tables" / "main.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        solver = [row for row in rows if row["method"] == "solver" and row["task"] == "alfworld_avg"]
+        assert {row["scale"] for row in solver} == {"smoke, generated games, seen", "smoke, generated games, unseen"}
+        assert {row["source"] for row in rows if row["scale"] == "paper"} == {"published"}
+
+    def test_the_gallery_replays_the_games(self, results: Path) -> None:
+        assert "Your task: " in (results / "gallery" / "index.html").read_text(encoding="utf-8")
