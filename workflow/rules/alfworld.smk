@@ -1,5 +1,6 @@
 # ALFWorld's games: a folder that the config names, or generated ones.
 
+
 rule alfworld_games:
     input:
         sources=stage_sources("rl4vlm.envs.alfworld.generator", []),

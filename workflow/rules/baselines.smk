@@ -73,7 +73,9 @@ rule evaluate_cnn:
         **grant("cnn"),
     params:
         out=subpath(output.summary, parent=True),
-        settings=lambda wildcards: settings_arguments(cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:])),
+        settings=lambda wildcards: settings_arguments(
+            cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:])
+        ),
     shell:
         "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style nocot --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"
