@@ -19,6 +19,7 @@ from pathlib import Path
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import find_games
 from rl4vlm.envs.alfworld.workers import EnginePool
+from rl4vlm.envs.registration import make_env
 
 EPISODE = 50
 
@@ -75,6 +76,27 @@ def workers(files: Sequence[Path], steps: int, games: int) -> float:
         return taken / (time.perf_counter() - begun)
 
 
+def environments(folder: Path, split: str, steps: int, games: int) -> float:
+    """The whole environment, pictures, prompts' texts and resets at random included: what a policy waits for."""
+    envs = [make_env("ALFWorld", data=str(folder), split=split) for _ in range(games)]
+    rng = random.Random(0)
+    for seed, env in enumerate(envs):
+        env.reset(seed=seed)
+    begun, taken = time.perf_counter(), 0
+    while taken < steps:
+        for env in envs:
+            env.step_async(rng.randrange(len(env.view().actions)))
+        ended = [env.step_wait()[2:4] for env in envs]
+        taken += games
+        for env, over in zip(envs, ended, strict=True):
+            if any(over):
+                env.reset()
+    seconds = time.perf_counter() - begun
+    for env in envs:
+        env.close()
+    return taken / seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=Path, required=True, help="folder of games")
@@ -87,6 +109,7 @@ def main() -> None:
         "engine, one game": one_engine(files, arguments.steps),
         "workers, 1 game": workers(files, arguments.steps, 1),
         "workers, 8 games": workers(files, arguments.steps, 8),
+        "environments with pictures, 8 games": environments(arguments.games, arguments.split, arguments.steps, 8),
     }
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{len(files)} games; {cores} cores, load {os.getloadavg()[0]:.1f}")

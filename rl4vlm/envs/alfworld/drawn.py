@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,13 @@ class DrawnBackend:
     """
 
     def __init__(self) -> None:
-        self._game = open_game()
+        self._open()
         self._situation: Situation | None = None
+
+    def _open(self) -> None:
+        self._game = open_game()
+        # An environment that is dropped without `close` must not keep its game, and with it the workers.
+        self._leave = weakref.finalize(self, self._game.close)
 
     def start(self, game_file: str) -> Situation:
         self._situation = self._game.start(game_file)
@@ -41,13 +47,13 @@ class DrawnBackend:
         return draw_seen(seen(self._situation, _room(self._situation.game_file)))
 
     def close(self) -> None:
-        self._game.close()
+        self._leave()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"state": None if self._situation is None else self._game.state()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._game = open_game()
+        self._open()
         self._situation = None if kept["state"] is None else self._game.restore(kept["state"])
 
 

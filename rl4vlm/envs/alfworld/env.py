@@ -143,7 +143,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return View(now.admissible, {"goal": now.goal_text, "scene": scene})
 
     def advice(self) -> Advice:
-        """What the expert would do now; it knows the whole state. `solvable` is false when too few steps are left."""
+        """What the expert would do now; it knows the whole state."""
         command, thoughts = expert.advise(self._current())
         return Advice({"thoughts": thoughts}, command)
 

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import os
@@ -273,6 +274,16 @@ def test_a_pickled_environment_plays_on(make):
         assert np.array_equal(ours[0], theirs[0])
         assert ours[1:] == theirs[1:]
     copy.close()
+
+
+def test_an_environment_that_is_dropped_leaves_the_workers(generated):
+    env = make_env("ALFWorld", data=generated)
+    game = env._backend._game
+    env.reset(seed=0)
+    del env
+    gc.collect()
+    with pytest.raises(ValueError, match="closed"):
+        game.start("x")
 
 
 def test_commands_can_be_sent_to_many_games_before_any_is_waited_for(make):
