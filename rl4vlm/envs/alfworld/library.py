@@ -43,9 +43,10 @@ def load(module: str) -> ModuleType:
 
 @cache
 def textgen() -> ModuleType:
-    """TextWorld's text generation, with its parsers' results kept.
+    """TextWorld's text generation, with its parsers' results kept, and at work under Python 3.13 too.
 
-    It parses the same few expressions of the grammar anew for each sentence, which is most of the time of a step.
+    It parses the same few expressions of the grammar anew for each sentence, which is most of the time of a step. And
+    it gives names to `eval` by writing into `locals()`, which Python 3.13 made a copy (PEP 667).
     """
     logic, found = load("textworld.logic"), load("textworld.envs.pddl.textgen")
     keep = lru_cache(maxsize=4096)
@@ -53,6 +54,12 @@ def textgen() -> ModuleType:
     parse = keep(found._parse_and_convert)
     # Symbols are written to where they are used, so each use gets a copy.
     found._parse_and_convert = lambda *words, **options: deepcopy(parse(*words, **options))  # type: ignore[attr-defined]
+
+    def derive(symbol: Any, context: Any = None) -> list[Any]:
+        names = dict((context or symbol.context)["variables"])
+        return [found.TerminalSymbol(eval(symbol.expression, {"__builtins__": {}}, names))]
+
+    found.EvalSymbol.derive = derive
     return found
 
 

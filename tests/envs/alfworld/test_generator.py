@@ -171,6 +171,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "1" / "run.json").read_text())["stage"] == "alfworld_games"
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the library itself writes into locals(): not from 3.13 on")
 def test_alfworlds_own_environment_plays_them_to_the_end(generated: Path) -> None:
     """Not this project's engine but `AlfredTWEnv`, as the benchmark runs it."""
     program = """
