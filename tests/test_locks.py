@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def entries(lock: str) -> list[str]:
     return text.replace("\\\n", " ").splitlines()
 
 
+@cache
 def locked(lock: str) -> dict[str, str]:
     return pins([entry.split()[0] for entry in entries(lock)])
 
