@@ -16,11 +16,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory '*'
 
-# An environment of its own, first on PATH: `python` is its Python.
+# An environment of its own, first on PATH: `python` is its Python. In a folder with a clone of the project, the package
+# is the clone's, so that what runs is what the clone's rules and its revision say; elsewhere it is the image's.
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=.
 
 ARG LOCK=cuda
 WORKDIR /opt/rl4vlm

@@ -1,0 +1,54 @@
+"""One image for all tests here, and a clone of the project that it works in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.buildah import IMAGE, ROOT, Buildah, CannotRun, check
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+    try:
+        check()
+    except CannotRun as reason:
+        pytest.skip(str(reason))
+    store = tmp_path_factory.mktemp("images")
+    buildah = Buildah(store)
+    try:
+        buildah.make_base()
+        buildah.build()
+        yield buildah
+    finally:
+        # Gigabytes, which pytest would keep for three runs.
+        shutil.rmtree(store)
+
+
+@pytest.fixture(scope="session")
+def settings(image: Buildah) -> dict[str, object]:
+    """What the image says of itself: `User`, `Entrypoint`, `Cmd`, `WorkingDir`, `Env`."""
+    config = json.loads(image("inspect", "--type=image", IMAGE))["OCIv1"]["config"]
+    assert isinstance(config, dict)
+    return config
+
+
+@pytest.fixture
+def clone(tmp_path: Path, settings: dict[str, object]) -> Path:
+    """What is committed, owned by the image's user."""
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    user = int(str(settings["User"]))
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+    # Where pytest's folders are closed to other users.
+    for parent in folder.parents:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return folder

@@ -1,0 +1,46 @@
+"""The locks can be installed by every Python that the project says it runs on (asks the package index)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_locks import LOCKS
+from tests.test_project_files import PROJECT, ROOT
+
+pytestmark = pytest.mark.long
+
+# Published as source only, for whatever Python: ALFWorld's planner and Jericho are compiled, the others are
+# plain Python.
+SOURCES = ("connection-pool", "docopt", "fast-downward-textworld", "jericho")
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def test_these_are_the_pythons_that_the_project_names() -> None:
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_all_but_a_few_have_a_wheel_with_a_locked_hash(python: str, lock: str, tmp_path: Path) -> None:
+    only_wheels = ["--only-binary=:all:", *(f"--no-binary={name}" for name in SOURCES)]
+    machine = [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28", f"--target={tmp_path}"]
+    install = [
+        str(Path(sys.executable).with_name("uv")),
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--require-hashes",
+    ]
+    done = subprocess.run(
+        [*install, "--require-hashes", *only_wheels, *machine, "-r", f"requirements/{lock}.txt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
