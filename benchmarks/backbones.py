@@ -1,0 +1,125 @@
+"""Random-weight backbones to measure with, built from shapes: nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig
+
+from rl4vlm.core.types import PromptParts, Style, View
+from rl4vlm.interaction.prompt import render
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.loading import Backbone
+from rl4vlm.models.lora import LoraSettings, ensure_adapter
+from rl4vlm.models.shapes import SHAPES as KNOWN
+from rl4vlm.models.tiny import IMAGE, TinySizes, build_processor, train_tokenizer
+from rl4vlm.models.value_head import ValueHead
+from rl4vlm.tasks.registry import TASKS, get_task
+
+
+def _llava(text: Mapping[str, int], vision: Mapping[str, int], tied: bool = True) -> dict[str, Any]:
+    heads = text["num_attention_heads"]
+    return {
+        "model_type": "llava",
+        "text_config": {"model_type": "llama", "num_key_value_heads": heads, **text},
+        "vision_config": {"model_type": "clip_vision_model", **vision},
+        "tie_word_embeddings": tied,
+    }
+
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    # 576 picture tokens, as LLaVA-1.6 has of one view, and little behind them.
+    "llava-23m": _llava(
+        {
+            "hidden_size": 384,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 7,
+            "num_attention_heads": 6,
+            "vocab_size": 8192,
+        },
+        {
+            "hidden_size": 256,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "image_size": 336,
+            "patch_size": 14,
+        },
+    ),
+    # For this benchmark's own tests.
+    "llava-test": _llava(
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "vocab_size": 512,
+        },
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
+    "llava-mistral-7b": KNOWN["llava-v1.6-mistral-7b"],
+}
+VOCABULARY = 425
+"""Of the tokenizer, which is trained on the tasks' prompts: these come out at about 170 tokens, as with LLaVA's own."""
+
+
+def build(
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    lora: LoraSettings | None,
+    max_new_tokens: int,
+    temperature: float = 0.2,
+    seed: int = 0,
+) -> ActorCritic:
+    """A model of one of `SHAPES` with a value head, all weights drawn from `seed`."""
+    config = AutoConfig.for_model(**SHAPES[name])
+    vision = config.vision_config
+    tokenizer = train_tokenizer(prompts(), (), VOCABULARY)
+    sizes = TinySizes(picture=vision.image_size, patch=vision.patch_size)
+    config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
+    config.image_seq_length = sizes.picture_tokens
+    config.text_config.max_position_embeddings = 4096
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config.text_config.update(ends)
+    torch.manual_seed(seed)
+    with device if device.type != "cpu" else nullcontext():
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        head = ValueHead(config.text_config.hidden_size)
+    model.generation_config.update(**ends)
+    if lora is not None:
+        ensure_adapter(model, lora)
+    backbone = Backbone(model.to(device), build_processor(tokenizer, sizes))
+    return ActorCritic(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens).to(device)
+
+
+def config_of(model: ActorCritic) -> LlavaConfig:
+    """The shapes that a model was built with."""
+    return model.model.config
+
+
+def prompts() -> list[str]:
+    """Every task's prompt with its texts unfilled, to train a tokenizer on."""
+    return [_unfilled(get_task(name).prompt) for name in TASKS] * 20
+
+
+def _unfilled(parts: PromptParts) -> str:
+    class Names(dict[str, str]):
+        def __contains__(self, name: object) -> bool:
+            return True
+
+        def __missing__(self, name: str) -> str:
+            return name
+
+    return render(parts, View(("+", "-"), Names()), Style.COT)

@@ -1,0 +1,103 @@
+"""The public code's way of playing and scoring, as a policy of this project, so that both are measured in one run.
+
+One sample at a time; every reply is scored once more after it was generated, padded to a fixed length, with logits for
+every token of prompt and padding and the hidden states of every layer; the vision tower runs without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from rl4vlm.core.types import Reply, Request
+from rl4vlm.models.actor_critic import ActorCritic, Generated
+from rl4vlm.models.encode import Encoded
+from rl4vlm.policies.trainable import Rescored, column
+from rl4vlm.policies.vlm import Trace, VLMPolicy, action_log_prob
+
+
+class PublicWay(VLMPolicy):
+    """Plays and scores as the public code does, with replies padded to `padded` tokens."""
+
+    def __init__(self, model: ActorCritic, thought_weight: float = 0.5, padded: int = 512) -> None:
+        super().__init__(model, thought_weight)
+        self.padded = padded
+
+    @torch.no_grad()
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        """Generate a reply, then score it, one request after the other."""
+        self.model.eval()
+        return [
+            self._reply(request, prompt, self._generate(prompt))
+            for request, prompt in zip(requests, self._prompts(requests), strict=True)
+        ]
+
+    def rescore(self, model: nn.Module, traces: Sequence[Trace]) -> Rescored:
+        """Score stored replies, one after the other."""
+        scored = [self._score(trace.prompt, trace.ids) for trace in traces]
+        logprobs_BR = torch.stack([logprobs for logprobs, _ in scored])
+        value_B = torch.stack([value for _, value in scored])
+        device = value_B.device
+        length_B = torch.tensor([len(trace.ids) for trace in traces], device=device)
+        mask_BR = torch.arange(self.padded, device=device) < length_B.unsqueeze(-1)
+        start_B = torch.tensor([trace.action_start for trace in traces], device=device)
+        weight = self.thought_weight
+        return Rescored(
+            log_prob=action_log_prob(logprobs_BR, mask_BR, start_B, weight),
+            old_log_prob=column([weight * t.logprob_thoughts + t.logprob_action for t in traces], value_B),
+            value=value_B,
+            old_value=column([trace.value for trace in traces], value_B),
+            entropy=torch.zeros_like(value_B),
+        )
+
+    def _generate(self, prompt: Encoded) -> Generated:
+        ids = prompt.input_ids.to(self.model.device).unsqueeze(0)
+        pictures = {name: tensor.to(self.model.device) for name, tensor in prompt.pictures.items()}
+        encoder = self.model.encoder
+        made = self.model.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **pictures,
+            do_sample=True,
+            temperature=self.model.temperature,
+            top_k=0,
+            suppress_tokens=self.model.suppressed.tolist(),
+            max_new_tokens=self.model.max_new_tokens,
+            eos_token_id=encoder.eos_id,
+            pad_token_id=encoder.pad_id,
+        )[0, ids.shape[1] :].cpu()
+        logprobs, value = self._score(prompt, made)
+        return Generated(made, logprobs[: len(made)].float().cpu(), float(value))
+
+    def _score(self, prompt: Encoded, reply: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs (padded,) of a reply and the value () of its prompt."""
+        device, model = self.model.device, self.model.model
+        padding = torch.full((self.padded - len(reply),), self.model.encoder.pad_id)
+        ids = torch.cat([prompt.input_ids, reply, padding]).to(device).unsqueeze(0)
+        pictures = {name: tensor.to(device) for name, tensor in prompt.pictures.items()}
+        with frozen(model.model.vision_tower):
+            out = model(input_ids=ids, **pictures, output_hidden_states=True, use_cache=False)
+        scaled = out.logits.float() / self.model.scoring_temperature
+        scaled[..., self.model.suppressed] = -torch.inf
+        all_logprobs = torch.log_softmax(scaled, dim=-1)
+        first = len(prompt.input_ids)
+        logprobs = all_logprobs[0, first - 1 : -1].gather(-1, ids[0, first:].unsqueeze(-1)).squeeze(-1)
+        # Padding may be a token that is never sampled: its log-probability is not asked for.
+        logprobs = logprobs.masked_fill(torch.arange(self.padded, device=device) >= len(reply), 0.0)
+        return logprobs, self.model.value_head(out.hidden_states[-1][:, first - 1])[0]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Without gradients for the weights of `module` inside."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

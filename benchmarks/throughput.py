@@ -1,0 +1,494 @@
+"""Throughput of playing and of learning with a vision-language model: this project's way beside the public code's.
+
+    python benchmarks/throughput.py --out throughput.json
+    python benchmarks/throughput.py --device cuda --model llava-mistral-7b --out throughput.json --profile profile.txt
+
+Weights are random, and nothing is downloaded. Prints a Markdown table; docs/throughput.md says how it is
+counted. The second call needs a GPU: without one it says that it was not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from benchmarks.backbones import SHAPES, build, config_of
+from benchmarks.counting import Ceiling, Work, count
+from benchmarks.peak import PeakMemory
+from benchmarks.profiled import Profiled, profile
+from benchmarks.public_way import PublicWay
+from rl4vlm.core.runlog import atomic_write_text, code_revision, hardware, jsonable, package_versions
+from rl4vlm.core.types import Style
+from rl4vlm.interaction.play import Slot
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.loading import DTYPES, choose_device
+from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.policies.vlm import VLMPolicy
+from rl4vlm.ppo.loop import make_slots
+from rl4vlm.ppo.rollout import Sample, play_row, weigh
+from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+
+MODES = ("ours", "public")
+PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured; defaults that depend on the device are filled in by `settings_of`.
+
+    A rollout is `envs` environments times `rows` steps in mode `ours`, and `public_steps` steps of one environment in
+    mode `public`; each is learned from once, in one optimiser step. `tokens` are generated a reply, `padded` is what
+    the public way pads replies to, `seconds` the time after which no further repeat begins.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    modes: tuple[str, ...]
+    task: str
+    tokens: int
+    padded: int
+    envs: int
+    rows: int
+    micro_batch: int
+    public_steps: int
+    lora_rank: int
+    gradient_checkpointing: bool
+    repeats: int
+    seconds: float
+    seed: int
+
+    @property
+    def tiny(self) -> bool:
+        return self.model == "llava-test"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One timed phase: seconds, samples (environment steps or replies scored), the tokens of their prompts and replies,
+    the works that were needed, one after the other, and the most memory that was in use, in bytes (None where it is not
+    known)."""
+
+    seconds: float
+    samples: int
+    prompt_tokens: float
+    reply_tokens: float
+    works: tuple[Work, ...]
+    peak_memory: int | None
+
+    def share(self, ceiling: Ceiling) -> float:
+        """The least time that the hardware allows, as a share of the time that it took."""
+        return sum(work.seconds(ceiling) for work in self.works) / self.seconds
+
+    @property
+    def flops(self) -> float:
+        return sum(work.flops for work in self.works)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The three phases of one repeat of one mode, and how many distinct (picture, prompt) pairs were played."""
+
+    rollout: Phase
+    score: Phase
+    update: Phase
+    distinct: int
+
+
+class Mode:
+    """One way of playing and learning, with environments and an optimiser of its own."""
+
+    def __init__(self, name: str, model: ActorCritic, settings: Settings) -> None:
+        self.name, self.model, self.device = name, model, model.device
+        ours = name == "ours"
+        self.policy: VLMPolicy = VLMPolicy(model, 0.5) if ours else PublicWay(model, 0.5, settings.padded)
+        envs, rows = (settings.envs, settings.rows) if ours else (1, settings.public_steps)
+        self.training = TrainingSettings(
+            env_steps=envs * rows,
+            envs=envs,
+            rollout_steps=envs * rows,
+            epochs=1,
+            minibatch=envs * rows,
+            micro_batch=min(settings.micro_batch, envs * rows) if ours else 1,
+        )
+        self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
+        self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
+        optimizer = torch.optim.Adam(trainable(model), lr=1e-5, eps=1e-7)
+        self.learner = Learner(self.policy, model, optimizer, Accelerator(cpu=self.device.type == "cpu"))
+
+    def repeat(self) -> Repeat:
+        """Play, score and learn once."""
+        samples, rollout = self.play()
+        distinct = len({(id(s.trace.prompt)) for s in samples})
+        return Repeat(rollout, self.score(samples), self.update(samples), distinct)
+
+    def warm_up(self) -> None:
+        """A repeat that is not counted; where a GPU's memory does not do, with ever smaller micro-batches."""
+        while True:
+            try:
+                self.repeat()
+                return
+            except torch.OutOfMemoryError:
+                size = self.training.micro_batch or len(self.slots)
+                if size == 1:
+                    raise
+                self.training = replace(self.training, micro_batch=size // 2)
+                self.learner.optimizer.zero_grad()
+
+    def play(self, count: int | None = None) -> tuple[list[Sample], Phase]:
+        """A rollout, weighed, of so many steps of each environment (the settings' unless given)."""
+        count = count or self.training.rows
+
+        def rollout() -> list[Sample]:
+            rows = [play_row(self.slots, self.policy, self.training) for _ in range(count)]
+            return weigh(rows, np.zeros(len(self.slots)), self.training).samples
+
+        samples, seconds, peak = self._timed(rollout)
+        prompt, reply = tokens_of(samples)
+        envs = len(self.slots)
+        works = (self.counted.prefill(prompt, envs), self.counted.decode(prompt, reply, envs))
+        return samples, phase(samples, seconds, [times(work, count) for work in works], peak)
+
+    def score(self, samples: Sequence[Sample]) -> Phase:
+        """Score a rollout again, without gradient."""
+        size = self.training.micro_batch or len(samples)
+
+        @torch.no_grad()
+        def score() -> None:
+            self.model.eval()
+            for start in range(0, len(samples), size):
+                self.policy.rescore(self.model, [sample.trace for sample in samples[start : start + size]])
+
+        _, seconds, peak = self._timed(score)
+        return phase(samples, seconds, [self._batches(samples, self.counted.score)], peak)
+
+    def update(self, samples: Sequence[Sample]) -> Phase:
+        """One epoch over a rollout: one optimiser step, the samples in micro-batches."""
+
+        def update() -> None:
+            rng = np.random.default_rng(0)
+            for _ in optimiser_steps(self.learner, samples, Fit(), self.training, rng):
+                pass
+            self.learner.optimizer.zero_grad()
+
+        _, seconds, peak = self._timed(update)
+        works = [self._batches(samples, self.counted.update), self.counted.optimiser_step()]
+        return phase(samples, seconds, works, peak)
+
+    def about(self) -> dict[str, int | None]:
+        """How many environments step together, and how many samples are scored at a time."""
+        return {"envs": len(self.slots), "micro_batch": self.training.micro_batch}
+
+    def _batches(self, samples: Sequence[Sample], counted: Callable[[float, float, int], Work]) -> Work:
+        prompt, reply = tokens_of(samples)
+        size = self.training.micro_batch or len(samples)
+        return times(counted(prompt, reply, size), len(samples) / size)
+
+    def _timed(self, action: Callable[[], Any]) -> tuple[Any, float, int | None]:
+        gc.collect()
+        with PeakMemory(self.device) as peak:
+            synchronise(self.device)
+            begun = time.perf_counter()
+            made = action()
+            synchronise(self.device)
+            seconds = time.perf_counter() - begun
+        return made, seconds, peak.bytes
+
+
+def phase(samples: Sequence[Sample], seconds: float, works: Sequence[Work], peak: int | None) -> Phase:
+    prompt, reply = tokens_of(samples)
+    return Phase(seconds, len(samples), prompt * len(samples), reply * len(samples), tuple(works), peak)
+
+
+def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Mean tokens of prompts, the picture's included, and of replies."""
+    prompts = [len(sample.trace.prompt.input_ids) for sample in samples]  # type: ignore[attr-defined]
+    replies = [len(sample.trace.ids) for sample in samples]  # type: ignore[attr-defined]
+    return statistics.fmean(prompts), statistics.fmean(replies)
+
+
+def times(work: Work, factor: float) -> Work:
+    return Work(work.flops * factor, work.bytes * factor)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU, so that what is timed has been done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_ceiling(device: torch.device, dtype: torch.dtype, tiny: bool = False, tries: int = 5) -> Ceiling:
+    """The best of some products of large square matrices, and of some large copies; `tiny` for tests."""
+    size, megabytes = (8192, 4096) if device.type == "cuda" else (2048, 256)
+    size, megabytes = (128, 1) if tiny else (size, megabytes)
+    one, other = (
+        torch.randn(size, size, device=device, dtype=dtype),
+        torch.randn(size, size, device=device, dtype=dtype),
+    )
+    source = torch.ones(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+
+    def best(action: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(tries + 1):
+            synchronise(device)
+            begun = time.perf_counter()
+            action()
+            synchronise(device)
+            taken.append(time.perf_counter() - begun)
+        return min(taken[1:])
+
+    product = torch.empty_like(one)
+    flops = 2 * size**3 / best(lambda: torch.mm(one, other, out=product))
+    return Ceiling(flops, 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source)))
+
+
+def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any]:
+    """Measure all modes in turn, repeat by repeat, after one repeat that is not counted."""
+    device, begun = choose_device(settings.device), time.monotonic()
+    ceilings = [measure_ceiling(device, DTYPES[settings.dtype], settings.tiny)]
+    lora = LoraSettings(settings.lora_rank, 2.0 * settings.lora_rank) if settings.lora_rank else None
+    model = build(
+        settings.model,
+        dtype=DTYPES[settings.dtype],
+        device=device,
+        lora=lora,
+        max_new_tokens=settings.tokens,
+        seed=settings.seed,
+    )
+    if settings.gradient_checkpointing:
+        model.model.activation_checkpointing_enable()
+    modes = [Mode(name, model, settings) for name in settings.modes]
+    for mode in modes:
+        mode.warm_up()
+    found: dict[str, list[Repeat]] = {mode.name: [] for mode in modes}
+    for _ in range(settings.repeats):
+        if time.monotonic() - begun > settings.seconds and all(found.values()):
+            break
+        for mode in modes:
+            found[mode.name].append(mode.repeat())
+    # Others may be at work on the machine, too: the best of both counts.
+    ceilings.append(measure_ceiling(device, DTYPES[settings.dtype], settings.tiny))
+    ceiling = Ceiling(max(one.flops for one in ceilings), max(one.bytes for one in ceilings))
+    seen = profiled(modes[0], profile_to) if profile_to is not None else None
+    return {
+        "settings": asdict(settings),
+        "parameters": sum(weight.numel() for weight in model.model.parameters()),
+        "trained": sum(weight.numel() for weight in trainable(model)),
+        "ceiling": asdict(ceiling),
+        "modes": {mode.name: mode.about() | summary(found[mode.name], ceiling) for mode in modes},
+        "ratios": ratios(found),
+        "hours": {name: hours(repeats) for name, repeats in found.items()},
+        "profile": None if seen is None else asdict(seen),
+        "repeats": {name: [asdict(one) for one in repeats] for name, repeats in found.items()},
+    }
+
+
+def profiled(mode: Mode, path: Path) -> Profiled:
+    """One step of all environments and two micro-batches of an update, profiled; tables are written to `path`."""
+    samples: list[Sample] = []
+    tables = []
+    play = profile(lambda: samples.extend(mode.play(count=1)[0]), mode.device)
+    some = samples[: 2 * (mode.training.micro_batch or len(samples))]
+    update = profile(lambda: mode.update(some), mode.device)
+    for title, one in (("rollout", play), ("update", update)):
+        tables.append(f"{title}, mode {mode.name}\n{one.table}")
+    atomic_write_text(path, "\n\n".join(tables))
+    tokens = max(len(sample.trace.ids) for sample in samples)  # type: ignore[attr-defined]
+    return Profiled(
+        synchronisations_per_token=play.synchronisations / tokens,
+        synchronisations_per_sample=update.synchronisations / len(some),
+        compiled_graphs=play.compiled + update.compiled,
+        synchronising_calls={**play.calls, **{f"update {name}": times for name, times in update.calls.items()}},
+    )
+
+
+def summary(repeats: Sequence[Repeat], ceiling: Ceiling) -> dict[str, Any]:
+    """Medians over the repeats; `spread` is (largest - smallest) / median of each rate."""
+
+    def median(rate: Callable[[Repeat], float]) -> float:
+        return statistics.median(rate(one) for one in repeats)
+
+    rates: dict[str, Callable[[Repeat], float]] = {
+        "env_steps_per_s": lambda one: one.rollout.samples / one.rollout.seconds,
+        "generated_tokens_per_s": lambda one: one.rollout.reply_tokens / one.rollout.seconds,
+        "scored_samples_per_s": lambda one: one.score.samples / one.score.seconds,
+        "update_samples_per_s": lambda one: one.update.samples / one.update.seconds,
+        "update_tokens_per_s": lambda one: (one.update.prompt_tokens + one.update.reply_tokens) / one.update.seconds,
+        "rollout_share": lambda one: one.rollout.share(ceiling),
+        "score_share": lambda one: one.score.share(ceiling),
+        "update_share": lambda one: one.update.share(ceiling),
+        "update_flops_per_s": lambda one: one.update.flops / one.update.seconds,
+    }
+    made: dict[str, Any] = {name: median(rate) for name, rate in rates.items()}
+    made["spread"] = {
+        name: (max(map(rate, repeats)) - min(map(rate, repeats))) / made[name] for name, rate in rates.items()
+    }
+    made["prompt_tokens"] = median(lambda one: one.rollout.prompt_tokens / one.rollout.samples)
+    made["reply_tokens"] = median(lambda one: one.rollout.reply_tokens / one.rollout.samples)
+    made["distinct_prompts"] = median(lambda one: one.distinct / one.rollout.samples)
+    for name in ("rollout", "update"):
+        peaks = [getattr(one, name).peak_memory for one in repeats]
+        made[f"{name}_peak_memory"] = None if None in peaks else max(peaks)
+    return made
+
+
+def ratios(found: dict[str, list[Repeat]]) -> dict[str, float] | None:
+    """How many times the rate of mode `public` mode `ours` has: medians of the ratios of each repeat."""
+    if not all(found.get(name) for name in MODES):
+        return None
+    pairs = list(zip(found["ours"], found["public"], strict=False))
+
+    def ratio(phase: str) -> float:
+        return statistics.median(per_sample(getattr(b, phase)) / per_sample(getattr(a, phase)) for a, b in pairs)
+
+    return {"rollout": ratio("rollout"), "score": ratio("score"), "update": ratio("update")}
+
+
+def per_sample(phase: Phase) -> float:
+    """Seconds."""
+    return phase.seconds / phase.samples
+
+
+def hours(repeats: Sequence[Repeat]) -> float:
+    """Hours of the paper's run, extrapolated: each environment step is played once and learned from four times."""
+    play = statistics.median(per_sample(one.rollout) for one in repeats)
+    learn = statistics.median(per_sample(one.update) for one in repeats)
+    return PAPER_STEPS * (play + PAPER_EPOCHS * learn) / 3600
+
+
+COLUMNS: Sequence[tuple[str, str, Callable[[float], str]]] = (
+    ("environments", "envs", str),
+    ("micro-batch", "micro_batch", str),
+    ("env steps/s", "env_steps_per_s", "{:.3g}".format),
+    ("generated tokens/s", "generated_tokens_per_s", "{:,.0f}".format),
+    ("scored samples/s", "scored_samples_per_s", "{:.3g}".format),
+    ("update samples/s", "update_samples_per_s", "{:.3g}".format),
+    ("update tokens/s", "update_tokens_per_s", "{:,.0f}".format),
+    ("rollout share of ceiling", "rollout_share", "{:.0%}".format),
+    ("update share of ceiling", "update_share", "{:.0%}".format),
+    ("rollout memory GB", "rollout_peak_memory", lambda size: f"{size / 1e9:.2f}"),
+    ("update memory GB", "update_peak_memory", lambda size: f"{size / 1e9:.2f}"),
+)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: what was measured on what, a row a mode, and the ratios."""
+    settings, where, ceiling = result["settings"], result["hardware"], result["ceiling"]
+    machine = (
+        ", ".join(where["gpus"])
+        if settings["device"].startswith("cuda")
+        else (f"{where['processor']}, {where['threads']} threads")
+    )
+    one = next(iter(result["modes"].values()))
+    lines = [
+        f"{settings['model']}, {result['parameters'] / 1e6:.4g} M parameters, "
+        f"{result['trained'] / 1e6:.4g} M trained with the value head, "
+        f"{settings['dtype']}; {settings['task']}, {one['prompt_tokens']:.0f} prompt and {one['reply_tokens']:.0f} "
+        f"reply tokens; {machine}; {result['date']}.",
+        f"Ceiling measured: {ceiling['flops'] / 1e9:,.0f} GFLOP/s, {ceiling['bytes'] / 1e9:,.0f} GB/s.",
+        "",
+        "| mode | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for name, found in result["modes"].items():
+        cells = ["not known" if found[key] is None else shown(found[key]) for _, key, shown in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if result["ratios"] is not None:
+        play, score, update = (result["ratios"][phase] for phase in ("rollout", "score", "update"))
+        cells = ["", "", f"{play:.2f}x", "", f"{score:.2f}x", f"{update:.2f}x", *[""] * (len(COLUMNS) - 6)]
+        lines.append(f"| ratio | {' | '.join(cells)} |")
+    lines.append("")
+    for name, taken in result["hours"].items():
+        lines.append(
+            f"{PAPER_STEPS:,} environment steps, {PAPER_EPOCHS} epochs, extrapolated, mode {name}: {taken:.2f} hours."
+        )
+    if result["profile"] is not None:
+        seen = result["profile"]
+        lines.append(
+            f"Profile of mode {settings['modes'][0]}: {seen['synchronisations_per_token']:.2f} synchronising calls a "
+            f"generated token, {seen['synchronisations_per_sample']:.2f} a sample of an update, "
+            f"{seen['compiled_graphs']} compiled graphs."
+        )
+    return "\n".join(lines)
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Settings from the command line; what is not given is chosen for the model."""
+    large = arguments.model == "llava-mistral-7b"
+    chosen: dict[str, Any] = {
+        "dtype": "bfloat16" if large else "float32",
+        "modes": ("ours",) if large else MODES,
+        "tokens": 128 if large else 64,
+        "envs": 64 if large else 16,
+        "rows": 2 if large else 1,
+        "micro_batch": 4 if large else 2,
+        "public_steps": 8,
+        "lora_rank": 128 if large else 0,
+        "repeats": 3,
+        "seconds": 360.0,
+    }
+    given = {
+        name: value for name, value in vars(arguments).items() if value is not None and name in Settings.__annotations__
+    }
+    made = {**chosen, **given}
+    made["modes"] = tuple(made["modes"])
+    return Settings(**made)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=sorted(SHAPES), default="llava-23m")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), help="float32 for the small model, bfloat16 for the large one"
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="both for the small model, ours for the large one")
+    parser.add_argument("--task", default="EZPoints", help="the game; its pictures hardly ever come again")
+    parser.add_argument("--tokens", type=int, help="new tokens of a reply at most: 64 or 128")
+    parser.add_argument("--padded", type=int, default=512, help="what the public way pads replies to")
+    parser.add_argument("--envs", type=int, help="environments of mode ours: 16 or 64")
+    parser.add_argument("--rows", type=int, help="steps of each environment in a rollout: 1 or 2")
+    parser.add_argument("--micro-batch", type=int, help="samples that mode ours scores and learns from at a time")
+    parser.add_argument("--public-steps", type=int, help="steps of a rollout of mode public")
+    parser.add_argument("--lora-rank", type=int, help="0 trains all weights, as the small model does")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--repeats", type=int, help="3; modes take turns")
+    parser.add_argument("--seconds", type=float, help="no further repeat begins after so many: 360")
+    parser.add_argument("--threads", type=int, help="of the processor; as many as there are cores unless given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write all that was measured there, as JSON")
+    parser.add_argument("--profile", type=Path, help="profile mode ours after the measurement; write the tables there")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    about = {"date": datetime.now(UTC).date().isoformat(), "code": code_revision(), "packages": package_versions()}
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        told = f"Not run: --device {arguments.device} needs a GPU, and torch sees none here."
+        result: dict[str, Any] = {"not_run": told, "hardware": hardware(), **about}
+        print(told)
+    else:
+        torch.set_num_threads(arguments.threads or hardware()["cores"])
+        result = {**measure(settings_of(arguments), arguments.profile), "hardware": hardware(), **about}
+        print(table(result))
+    if arguments.out is not None:
+        atomic_write_text(arguments.out, json.dumps(jsonable(result), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

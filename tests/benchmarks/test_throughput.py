@@ -1,0 +1,124 @@
+"""The benchmark end to end, tiny: its table is whole and its numbers are positive."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import throughput
+from benchmarks.public_way import PublicWay
+from rl4vlm.policies.vlm import Trace, VLMPolicy
+
+TINY = ["--model", "llava-test", "--tokens", "5", "--padded", "12", "--threads", "1", "--repeats", "1"]
+FEW = [*TINY, "--envs", "3", "--public-steps", "2"]
+
+
+def test_a_small_run_fills_the_whole_table(tmp_path, capsys):
+    throughput.main([*FEW, "--out", str(tmp_path / "made.json")])
+    shown = capsys.readouterr().out.split("\n")
+    header = next(line for line in shown if line.startswith("| mode"))
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in shown if line.startswith(("| ours", "| public"))}
+    assert list(rows) == ["| ours", "| public"]
+    assert {len(row) for row in rows.values()} == {len(header.split(" | "))}
+    assert all(cell.strip(" |") for row in rows.values() for cell in row)
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert {"hardware", "packages", "date", "code", "settings", "ceiling"} <= made.keys()
+    assert all(value > 0 for value in made["ceiling"].values())
+    for name, samples in (("ours", 3), ("public", 2)):
+        (repeat,) = made["repeats"][name]
+        for phase in ("rollout", "score", "update"):
+            assert repeat[phase]["samples"] == samples
+            assert repeat[phase]["seconds"] > 0
+            assert all(work["flops"] > 0 or work["bytes"] > 0 for work in repeat[phase]["works"])
+        assert 0 < repeat["rollout"]["reply_tokens"] <= 5 * samples
+        assert made["hours"][name] > 0
+        shares = [made["modes"][name][f"{phase}_share"] for phase in ("rollout", "score", "update")]
+        assert all(share > 0 for share in shares)
+    assert set(made["ratios"]) == {"rollout", "score", "update"}
+    one, other = (made["repeats"][name][0]["update"] for name in ("public", "ours"))
+    expected = one["seconds"] / one["samples"] / (other["seconds"] / other["samples"])
+    assert made["ratios"]["update"] == pytest.approx(expected)
+
+
+def test_the_large_models_path_at_tiny_size(tmp_path, capsys):
+    """What a GPU runs (bfloat16, adapters, only this project's way, a profile), on small shapes."""
+    arguments = ["--lora-rank", "4", "--dtype", "bfloat16", "--modes", "ours", "--envs", "2", "--rows", "2"]
+    throughput.main([*TINY, *arguments, "--gradient-checkpointing", "--profile", str(tmp_path / "profile.txt")])
+    shown = capsys.readouterr().out
+    assert "15,000 environment steps, 4 epochs, extrapolated, mode ours" in shown
+    assert "0 compiled graphs" in shown
+    tables = (tmp_path / "profile.txt").read_text()
+    assert "rollout, mode ours" in tables
+    assert "aten::" in tables.partition("update, mode ours")[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would be run")
+def test_without_a_gpu_it_says_that_it_was_not_run(tmp_path, capsys):
+    out = tmp_path / "made.json"
+    throughput.main(["--device", "cuda", "--model", "llava-mistral-7b", "--out", str(out)])
+    assert capsys.readouterr().out.startswith("Not run: --device cuda needs a GPU")
+    made = json.loads(out.read_text())
+    assert "not_run" in made
+    assert "modes" not in made
+
+
+def test_the_large_models_defaults_are_the_papers():
+    settings = throughput.settings_of(throughput.parse(["--device", "cuda", "--model", "llava-mistral-7b"]))
+    assert (settings.dtype, settings.lora_rank, settings.tokens, settings.modes) == ("bfloat16", 128, 128, ("ours",))
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
+    mode = object.__new__(throughput.Mode)
+    mode.training = throughput.TrainingSettings(env_steps=8, envs=2, rollout_steps=8, micro_batch=8)
+    mode.slots, tried = [None, None], []
+    mode.learner = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None))
+
+    def repeat():
+        tried.append(mode.training.micro_batch)
+        if tried[-1] > 2:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(mode, "repeat", repeat, raising=False)
+    mode.warm_up()
+    assert tried == [8, 4, 2]
+    assert mode.about() == {"envs": 2, "micro_batch": 2}
+
+
+def test_hours_are_extrapolated_from_whole_updates():
+    def phase(seconds):
+        return throughput.Phase(seconds, 10, 0, 0, (), None)
+
+    # 0.5 s a step to play, 0.25 s a sample to learn from, four times.
+    repeat = throughput.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
+    assert throughput.hours([repeat]) == pytest.approx(15_000 * 1.5 / 3600)
+
+
+def test_both_ways_score_the_same(actor_critic):
+    """The public way differs in what it wastes, not in what it computes."""
+    rng = np.random.default_rng(0)
+    encoder = actor_critic.encoder
+    traces = []
+    for text, reply in (("Read.", "stand"), ("You see a number line.", '"action": "+"')):
+        prompt = encoder.prompt(rng.integers(0, 256, size=(300, 300, 3), dtype=np.uint8), text)
+        ids = encoder.reply(reply)
+        traces.append(Trace(prompt, ids, 1, -2.0, -1.0, 0.5))
+    ours = VLMPolicy(actor_critic, 0.5).rescore(actor_critic, traces)
+    public = PublicWay(actor_critic, 0.5, padded=40).rescore(actor_critic, traces)
+    torch.testing.assert_close(ours.log_prob, public.log_prob, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(ours.value, public.value, atol=1e-4, rtol=1e-4)
+    assert torch.equal(ours.old_log_prob, public.old_log_prob)
+
+
+def test_the_public_way_trains_no_vision_tower(actor_critic):
+    encoder = actor_critic.encoder
+    prompt = encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")
+    trace = Trace(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)
+    PublicWay(actor_critic, 0.5, padded=20).rescore(actor_critic, [trace]).log_prob.sum().backward()
+    parts = actor_critic.model.model
+    assert all(weight.grad is None for weight in parts.vision_tower.parameters())
+    assert all(weight.requires_grad for weight in parts.vision_tower.parameters())
+    assert any(weight.grad is not None for weight in parts.language_model.parameters())
