@@ -91,7 +91,7 @@ def _value(text: str, start: int) -> str:
         return _bare_value(text, start)
     quote, inside = opening["quote"], opening.end()
     closed = _quoted(quote, escaped=bool(opening["escape"])).match(text, inside)
-    return closed[1] if closed else _bare_value(text, inside)
+    return closed[0] if closed else _bare_value(text, inside)
 
 
 def _bare_value(text: str, start: int) -> str:
@@ -103,11 +103,15 @@ def _bare_value(text: str, start: int) -> str:
 
 @lru_cache(maxsize=64)
 def _quoted(quote: str, *, escaped: bool) -> re.Pattern[str]:
-    """Matches a string's inside and its closing quote on one line; an apostrophe within a word closes nothing."""
+    """Matches a string's inside, up to its closing quote on one line; an apostrophe within a word closes nothing.
+
+    Looks ahead for the quote and captures nothing: in Python 3.11.2 (Debian 12), a group around an empty possessive
+    repetition of another one is a SystemError.
+    """
     closing = re.escape(_CLOSING[quote])
     if escaped:
-        return re.compile(rf"([^\\\n\r]*+)\\[{closing}]")
-    return re.compile(rf"((?:[^\\\n\r{closing}]|\\.|(?<=\w)['’](?=\w))*+)[{closing}]")
+        return re.compile(rf"[^\\\n\r]*+(?=\\[{closing}])")
+    return re.compile(rf"(?:[^\\\n\r{closing}]|\\.|(?<=\w)['’](?=\w))*+(?=[{closing}])")
 
 
 def _actions_in(value: str, actions: tuple[str, ...]) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rl4vlm.core.config import (
@@ -179,6 +180,7 @@ class TestSettings:
         with pytest.raises(ValueError, match="stps"):
             build_settings(Some, {"stps": 3})
 
+    @hypothesis_settings(deadline=None)
     @given(value=JSON)
     def test_any_value_goes_through_the_command_line_unchanged(self, value: Any) -> None:
         @dataclass(frozen=True)
