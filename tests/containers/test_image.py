@@ -76,7 +76,7 @@ def test_rules_run_in_the_image_by_the_software_deployment_of_apptainer(
     (programs / "apptainer").chmod(0o755)
     target = "results/smoke/eval/random-NumberLine/summary.json"
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/smoke.yaml"]
-    command += ["--workflow-profile", "none", "--sdm", "apptainer", "--apptainer-args", "--nv", target]
+    command += ["--workflow-profile", "none", "--sdm", "apptainer", "--apptainer-args=--nv", target]
     done = subprocess.run(
         command,
         cwd=space.folder,
