@@ -62,7 +62,8 @@ class Workspace:
         jobs = []
         for rule, details in blocks:
             wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
-            jobs.append(Job(rule, wildcards[1] if wildcards else ""))
+            # Most tasks have one set of games, which has no name.
+            jobs.append(Job(rule, wildcards[1].removesuffix(", games=") if wildcards else ""))
         return sorted(job for job in jobs if job.rule != "all")
 
     def pretend_finished(self) -> None:
