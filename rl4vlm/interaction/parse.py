@@ -26,6 +26,7 @@ _AFTER_WORD = re.compile(rf"\s*+(?P<quote>\\?[{_QUOTES}]\s*+)?[:：]")
 _OPENING = re.compile(rf"\s*+(?P<escape>\\?)(?P<quote>[{_QUOTES}])")
 _END_OF_BARE_VALUE = re.compile(rf"[}}\n\r]|,\s*+[{_QUOTES}][\w ]{{1,40}}[{_QUOTES}]\s*+:")
 _SPACES = re.compile(r"\s+")
+_WITHIN_WORD = re.compile(r"(?<=\w)['’](?=\w)")
 
 
 def parse_reply(text: str, actions: Sequence[str]) -> Parsed:
@@ -89,9 +90,9 @@ def _value(text: str, start: int) -> str:
     opening = _OPENING.match(text, start)
     if opening is None:
         return _bare_value(text, start)
-    quote, inside = opening["quote"], opening.end()
-    closed = _quoted(quote, escaped=bool(opening["escape"])).match(text, inside)
-    return closed[0] if closed else _bare_value(text, inside)
+    inside = opening.end()
+    end = _closing(text, inside, _CLOSING[opening["quote"]], escaped=bool(opening["escape"]))
+    return _bare_value(text, inside) if end is None else text[inside:end]
 
 
 def _bare_value(text: str, start: int) -> str:
@@ -101,17 +102,31 @@ def _bare_value(text: str, start: int) -> str:
     return text[start : end.start() if end else len(text)]
 
 
-@lru_cache(maxsize=64)
-def _quoted(quote: str, *, escaped: bool) -> re.Pattern[str]:
-    """Matches a string's inside, up to its closing quote on one line; an apostrophe within a word closes nothing.
+def _closing(text: str, start: int, closing: str, *, escaped: bool) -> int | None:
+    """Where the string whose inside begins at `start` ends, on the same line: at one of the quotes `closing`, behind a
+    backslash if `escaped` is true and else behind none. An apostrophe within a word closes nothing.
 
-    Looks ahead for the quote and captures nothing: in Python 3.11.2 (Debian 12), a group around an empty possessive
-    repetition of another one is a SystemError.
+    Steps from mark to mark in place of one pattern for the whole inside: possessive repetitions of groups, which keep
+    such a pattern linear, match wrongly in Python 3.11.2 (Debian 12's).
     """
-    closing = re.escape(_CLOSING[quote])
-    if escaped:
-        return re.compile(rf"[^\\\n\r]*+(?=\\[{closing}])")
-    return re.compile(rf"(?:[^\\\n\r{closing}]|\\.|(?<=\w)['’](?=\w))*+(?=[{closing}])")
+    for mark in _marks(closing).finditer(text, start):
+        if mark[0] in "\n\r":
+            return None
+        if mark[0][0] == "\\":
+            if escaped:
+                return mark.start() if mark[0][1:] in closing else None
+        elif not escaped and not (mark[0] in "'’" and _within_word(text, mark.start())):
+            return mark.start()
+    return None
+
+
+def _within_word(text: str, at: int) -> bool:
+    return _WITHIN_WORD.match(text, at) is not None
+
+
+@lru_cache(maxsize=16)
+def _marks(closing: str) -> re.Pattern[str]:
+    return re.compile(rf"\\.|[\n\r{re.escape(closing)}]")
 
 
 def _actions_in(value: str, actions: tuple[str, ...]) -> set[str]:
