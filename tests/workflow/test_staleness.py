@@ -46,7 +46,7 @@ def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/config.yaml", "minibatch: 128", "minibatch: 64"):
+    with finished.edited("config/config.yaml", "minibatch: 256, ", "minibatch: 64, "):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]
