@@ -8,6 +8,7 @@ benchmark's own data and this project's generated games have the same layout; ge
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ OFFICIAL_FOLDER = "json_2.1.1"
 NOT_PLAYABLE = ("movable", "Sliced")
 """The text engine does not support these tasks; the benchmark leaves out every folder whose path has the word."""
 
+_LOG = logging.getLogger(__name__)
 _GOAL_LINE = re.compile(r"Your task is to: ([^\"\n]*)\"")
 UNKNOWN_GOAL = "UNKNOWN GOAL."
 """Stands for the task in the grammar that ALFWorld installs."""
@@ -88,7 +90,7 @@ def find_games(
     """All playable games of a split with one of `task_types`, each read and checked.
 
     As in the benchmark, folders with movable receptacles or sliced objects are left out. A game that is broken,
-    unsolvable or of an unknown type is an error; with `skip_bad_games` it is listed in `skipped` instead.
+    unsolvable or of an unknown type is an error; with `skip_bad_games` it is logged and listed in `skipped`.
 
     Raises:
         ValueError: a missing folder, a bad game (its file is named), or no game at all.
@@ -104,6 +106,7 @@ def find_games(
         except ValueError as error:
             if not skip_bad_games:
                 raise ValueError(f"{error} (skip_bad_games goes on without it)") from error
+            _LOG.warning("skipped: %s", error)
             skipped.append((file, str(error)))
             continue
         if game.goal.task_type in wanted:

@@ -114,7 +114,9 @@ class TestFindGames:
         with pytest.raises(ValueError, match="no playable game of Heat"):
             find_games(tmp_path, "train", [TaskType.HEAT])
 
-    def test_a_bad_game_is_an_error_unless_told_to_go_on(self, tmp_path: Path) -> None:
+    def test_a_bad_game_is_an_error_unless_told_to_go_on(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         good = write_game(tmp_path / "train" / "good" / "trial")
         bad = write_game(tmp_path / "train" / "bad" / "trial", {"solvable": False})
         with pytest.raises(ValueError, match=r"bad/trial/game.tw-pddl: the game is marked .*\(skip_bad_games"):
@@ -122,6 +124,7 @@ class TestFindGames:
         found = find_games(tmp_path, "train", skip_bad_games=True)
         assert found.files == (good,)
         assert found.skipped == ((bad, f"{bad}: the game is marked as unsolvable"),)
+        assert f"skipped: {bad}: the game is marked as unsolvable" in caplog.messages
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no ALFWorld games at .*/nowhere: there is no such folder"):
