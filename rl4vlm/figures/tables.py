@@ -349,6 +349,10 @@ def _legend(scale: str) -> str:
 def _write_rates(base: Path, rows: Sequence[Row], caption: str) -> None:
     if any(row.partial for row in rows):
         caption += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
+    if any("generated games" in (row.scale or "") for row in rows):
+        caption += (
+            " Generated games are this project's, not the benchmark's, and not to be compared with published rates."
+        )
     _write(base, COLUMNS, rows, rates_table(rows, caption))
 
 

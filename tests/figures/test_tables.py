@@ -287,6 +287,7 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert one(pick(rows, protocol="held_out"), task="NumberLine")["scale"] == "embedded"
     wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
     assert "reproduced (embedded, generated games, seen), held out" in wide
+    assert "not to be compared with published rates" in wide
 
 
 def test_kinds_that_do_not_add_up_are_refused(tmp_path):
