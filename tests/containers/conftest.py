@@ -47,8 +47,4 @@ def clone(tmp_path: Path, settings: dict[str, object]) -> Path:
     user = int(str(settings["User"]))
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user, user, follow_symlinks=False)
-    # Where pytest's folders are closed to other users.
-    for parent in folder.parents:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
     return folder
