@@ -13,7 +13,7 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume lint format \
+.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume lint format docs \
 	setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -61,6 +61,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+# The page about the rules and its picture, from the Snakefile.
+docs: $(INSTALLED)
+	$(BIN)/rl4vlm rule-docs
 
 # Forget the last smoke run, so that the next one runs every rule again.
 clean-smoke:

@@ -28,8 +28,9 @@ STAGES = [
     "figure",
     "readme-assets",
     "check-results",
-    "memory",
-    "alfworld-games",
+    "archive",
+    "verify-archive",
+    "rule-docs",
 ]
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.core.config import api_settings, load_config, parse_settings, setting_words
+from rl4vlm.core.config import api_settings, load_config, merge, parse_settings, parse_words, setting_words
 
 if TYPE_CHECKING:
     from rl4vlm.ppo.resume import StateFolder
@@ -187,6 +187,36 @@ def check_results(args: argparse.Namespace) -> None:
     if problems:
         raise ValueError(f"{len(problems)} of {len(files)} promised files fall short")
     print(f"all {len(files)} promised files are there")
+
+
+def archive(args: argparse.Namespace) -> None:
+    from rl4vlm.archive.pack import pack
+
+    config = merge(load_config(args.config), parse_words(args.set))
+    done = pack(results=args.results, out=args.out, code=args.code, config=config)
+    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB): {done.files} files, code at {done.revision}")
+    if done.changed:
+        print("The code differs from that revision: it is packed as it is now, marked as changed, with a patch.")
+
+
+def verify_archive(args: argparse.Namespace) -> None:
+    from rl4vlm.archive.verify import verify
+
+    verdict = verify(args.archive)
+    for problem in verdict.problems:
+        print(problem)
+    if verdict.problems:
+        raise ValueError(f"{len(verdict.problems)} problems with {verdict.compared} files, {verdict.rebuilt} rebuilt")
+    print(
+        f"all {verdict.compared} files are as packed; {verdict.rebuilt} files of tables and figures, rebuilt from the "
+        "packed results, are the same byte for byte"
+    )
+
+
+def rule_docs(args: argparse.Namespace) -> None:
+    from rl4vlm.rulepage.page import write_page
+
+    write_page(out=args.out, picture=args.picture)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:

@@ -99,12 +99,15 @@ def seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides everything that is random (default: 1)")
 
 
-def settings(parser: argparse.ArgumentParser) -> None:
+def settings(
+    parser: argparse.ArgumentParser,
+    what: str = "settings that differ from the stage's defaults, as in the config; a wrong key lists the right ones",
+) -> None:
     parser.add_argument(
         "--set",
         nargs="*",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="settings that differ from the stage's defaults, as in the config; a wrong key lists the right ones",
+        help=what,
     )

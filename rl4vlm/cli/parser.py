@@ -30,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     _training(add)
     _evaluating(add)
     _showing(add)
+    _sharing(add)
+    _documenting(add)
     return parser
 
 
@@ -156,3 +158,46 @@ def _showing(add: AddStage) -> None:
         metavar="FILE",
         help="overlays, as for snakemake",
     )
+
+
+def _documenting(add: AddStage) -> None:
+    sub = add("rule-docs", commands.rule_docs, "Write the page about the workflow's rules, with their graph.")
+    sub.add_argument(
+        "--out", type=Path, default=Path("docs/rules.md"), metavar="FILE", help="page to write (default: docs/rules.md)"
+    )
+    sub.add_argument(
+        "--picture",
+        type=Path,
+        default=Path("docs/assets/rulegraph.svg"),
+        metavar="FILE",
+        help="picture to write (default: docs/assets/rulegraph.svg)",
+    )
+
+
+def _sharing(add: AddStage) -> None:
+    sub = add(
+        "archive",
+        commands.archive,
+        "Pack results, what they were made of and the code into one file, without weights, for others to check.",
+    )
+    options.results_folder(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="ZIP archive to write")
+    sub.add_argument(
+        "--code", type=Path, default=Path(), metavar="DIR", help="the project's git checkout (default: this folder)"
+    )
+    sub.add_argument(
+        "--config",
+        nargs="*",
+        type=Path,
+        default=[Path("config/config.yaml")],
+        metavar="FILE",
+        help="config and overlays that made the results (default: config/config.yaml)",
+    )
+    options.settings(sub, "what the config was besides its files")
+
+    sub = add(
+        "verify-archive",
+        commands.verify_archive,
+        "Check an unpacked archive, and that its tables and figures can be rebuilt byte for byte.",
+    )
+    sub.add_argument("archive", type=Path, metavar="DIR", help="folder that it was unpacked to")

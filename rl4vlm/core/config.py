@@ -222,6 +222,11 @@ def parse_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
     Raises:
         ValueError: a word without `=`, an unknown key (named with the nearest known ones) or a value that does not fit.
     """
+    return build_settings(kind, parse_words(arguments))
+
+
+def parse_words(arguments: Sequence[str]) -> dict[str, Any]:
+    """The mapping that `key=value` words say, as `parse_settings` reads them. ValueError: a word without `=`."""
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -229,7 +234,7 @@ def parse_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
             raise ValueError(f"setting {argument!r} is not of the form key=value")
         *above, last = key.split(".")
         values = merge(values, reduce(lambda inner, name: {name: inner}, reversed(above), {last: _from_text(text)}))
-    return build_settings(kind, values)
+    return values
 
 
 @dataclass(frozen=True)

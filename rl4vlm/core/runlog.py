@@ -181,16 +181,26 @@ def write_run_record(
 
 
 def sha256_of(path: Path) -> str | None:
-    """SHA-256 of a file, or of a folder's file names and contents; None when nothing is there."""
+    """SHA-256 of a file, or of a folder's file names and contents; None when nothing is there.
+
+    The same whether a folder was made here or consists of links into a cache, and whether Snakemake marked its time.
+    """
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+        for file in sorted(_files_below(path)):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
         return digest.hexdigest()
     if not path.is_file():
         return None
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    # Not rglob, which enters no linked folder.
+    for parent, _, names in os.walk(folder, followlinks=True):
+        files = (Path(parent, name) for name in names if name != ".snakemake_timestamp")
+        yield from (file for file in files if file.is_file())
 
 
 def code_revision() -> dict[str, Any]:
@@ -215,7 +225,7 @@ def package_versions() -> dict[str, str]:
     """Versions of Python, of this package and of those of its requirements that are installed."""
     found = {"python": platform.python_version()}
     try:
-        names = [PACKAGE, *(_requirement_name(line) for line in requires(PACKAGE) or ())]
+        names = [PACKAGE, *(requirement_name(line) for line in requires(PACKAGE) or ())]
     except PackageNotFoundError:
         names = []
     for name in names:
@@ -226,7 +236,8 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _requirement_name(requirement: str) -> str:
+def requirement_name(requirement: str) -> str:
+    """The package that a line such as `torch>=2; extra == "x"` is about."""
     return requirement.translate({ord(character): " " for character in "=<>!~;[( "}).split()[0]
 
 

@@ -174,6 +174,22 @@ class TestSha256:
         changed = [{"a": "1", "sub/b": "3"}, {"a": "1", "sub/c": "2"}, {"a": "1"}]
         assert len({first, *(digest(f"other{n}", files) for n, files in enumerate(changed))}) == 4
 
+    def test_of_links_into_a_cache_is_that_of_the_contents(self, tmp_path: Path) -> None:
+        kept, linked = tmp_path / "kept", tmp_path / "linked"
+        (kept / "sub").mkdir(parents=True)
+        (kept / "sub" / "b").write_text("2")
+        (kept / "a").write_text("1")
+        linked.mkdir()
+        for item in kept.iterdir():
+            (linked / item.name).symlink_to(item)
+        (linked / ".snakemake_timestamp").touch()
+        assert sha256_of(linked) == sha256_of(kept)
+        (kept / "sub" / "b").write_text("3")
+        assert sha256_of(linked) == sha256_of(kept)
+        (kept / "sub" / "b").unlink()
+        assert sha256_of(linked) == sha256_of(kept)
+        assert sha256_of(linked) != sha256_of(kept / "sub")
+
 
 class TestRunRecord:
     def record(self, folder: Path, **changes: Any) -> dict[str, Any]:

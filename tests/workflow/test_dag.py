@@ -47,7 +47,9 @@ def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspac
     assert len(commands) == sum(FULL.values()) + 1
     for command in commands:
         assert re.fullmatch(r"rl4vlm [a-z-]+ [^|;&]* 2>&1 \| tee results/logs/\S+\.log", command), command
-    assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands)
+    # What may come out of a cache has no time of its own to report.
+    cached = FULL["sft_data"] + 1
+    assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands) - cached
 
 
 def test_jobs_carry_their_resources(workspace: Workspace) -> None:

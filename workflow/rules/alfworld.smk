@@ -2,6 +2,7 @@
 
 
 rule alfworld_games:
+    """Generate ALFWorld games, for those who have not the benchmark's."""
     input:
         sources=stage_sources("rl4vlm.envs.alfworld.generator", []),
     output:

@@ -2,6 +2,7 @@
 
 
 rule evaluate_over_http:
+    """Held-out episodes with a checkpoint that is asked over HTTP, through a server on this machine."""
     input:
         checkpoint=rules.ppo.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "served"),
@@ -27,6 +28,7 @@ rule evaluate_over_http:
 
 # A replay of what was answered before costs nothing and needs no key; see docs/api-models.md.
 rule evaluate_api:
+    """Held-out episodes with a model behind someone's endpoint (`api_models`)."""
     input:
         sources=watched("rl4vlm.evaluation.run", "{task}", "api"),
         data=task_data,

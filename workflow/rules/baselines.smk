@@ -3,6 +3,7 @@
 
 
 rule evaluate_scripted:
+    """Held-out episodes with players that nothing is trained for: random, the solver, stand on 17."""
     input:
         sources=watched("rl4vlm.evaluation.run", "{task}", "{policy}"),
         data=task_data,
@@ -28,6 +29,7 @@ rule evaluate_scripted:
 
 
 rule cnn:
+    """Train CNN+RL, a small network without language, from scratch by PPO."""
     input:
         sources=watched("rl4vlm.ppo.cnn", "{task}"),
         data=task_data,
@@ -56,6 +58,7 @@ rule cnn:
 
 
 rule evaluate_cnn:
+    """Held-out episodes with a CNN+RL policy."""
     input:
         checkpoint=rules.cnn.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "cnn"),

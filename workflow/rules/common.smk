@@ -22,14 +22,30 @@ from rl4vlm.core.config import (
     stage_settings,
     training_command,
 )
+from rl4vlm.core.runlog import code_revision
 from rl4vlm.core.sources import stage_sources
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())
 
 RESULTS = config["results_dir"]
-# Ready weights of the embedded base model; docs/log.md says how they were made.
-SHIPPED = "workflow/resources/base_model"
+# Ready weights of the embedded base model; docs/log.md says how they were made. Named one by one, so that they are found
+# where the workflow is used as a module from elsewhere, too.
+SHIPPED = [
+    os.path.relpath(workflow.source_path(f"../resources/base_model/{name}"))
+    for name in [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "processor_config.json",
+        "reading.json",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+]
 BASE_SOURCE = config["base_model"]["source"]
 BASE_REVISION = config["base_model"].get("revision")
 BASE_MODEL = BASE_SOURCE if Path(BASE_SOURCE).is_dir() else f"{RESULTS}/base_model"

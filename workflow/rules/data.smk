@@ -1,8 +1,10 @@
-# The base model that everything starts from, and the demonstrations that SFT imitates.
+# The base model that everything starts from, and the demonstrations that SFT imitates. Workflows may share them through
+# a cache (docs/sharing.md), and what comes from there has no benchmark.
 
 if BASE_SOURCE == "pretrain":
 
     rule base_model:
+        """Build the embedded base model and pre-train it on reading pictures (`base_model.source: pretrain`)."""
         input:
             sources=stage_sources("rl4vlm.models.pretrain", config["base_model"]["settings"]["tasks"]),
             data=[folder for task in config["base_model"]["settings"]["tasks"] for folder in data_of(task)],
@@ -10,8 +12,7 @@ if BASE_SOURCE == "pretrain":
             directory(BASE_MODEL),
         log:
             f"{RESULTS}/logs/base_model.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/base_model.tsv"
+        cache: True
         threads: threads_of("base_model")
         resources:
             **grant("base_model"),
@@ -23,14 +24,14 @@ if BASE_SOURCE == "pretrain":
 elif BASE_SOURCE == "shipped":
 
     rule base_model:
+        """Copy the ready weights of the embedded base model (`base_model.source: shipped`)."""
         input:
-            weights=sorted(str(path) for path in Path(SHIPPED).iterdir()),
+            weights=SHIPPED,
         output:
             directory(BASE_MODEL),
         log:
             f"{RESULTS}/logs/base_model.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/base_model.tsv"
+        cache: True
         resources:
             **grant("sft_data"),
         params:
@@ -45,12 +46,12 @@ elif BASE_MODEL != BASE_SOURCE:
         prefetch,
 
     rule prefetch:
+        """Download the base model by its Hugging Face name, so that no later job needs a network."""
         output:
             directory(BASE_MODEL),
         log:
             f"{RESULTS}/logs/prefetch.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/prefetch.tsv"
+        cache: "omit-software"
         resources:
             **grant("sft_data"),
         params:
@@ -61,6 +62,7 @@ elif BASE_MODEL != BASE_SOURCE:
 
 
 rule sft_data:
+    """Write the solver's demonstrations of a task, as LLaVA JSON with pictures."""
     input:
         sources=watched("rl4vlm.sft.data", "{task}", "solver"),
         data=task_data,
@@ -68,13 +70,15 @@ rule sft_data:
         directory(f"{RESULTS}/sft_data/{{task}}-{{style}}"),
     log:
         f"{RESULTS}/logs/sft_data/{{task}}-{{style}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/sft_data/{{task}}-{{style}}.tsv"
+    cache: True
     threads: threads_of("sft_data")
     resources:
         **grant("sft_data"),
     params:
+        # The cache knows a result by the command as written here, the parameters and the inputs, not by wildcards.
+        task="{task}",
+        style="{style}",
         settings=settings("sft_data"),
     shell:
-        "rl4vlm sft-data --task {wildcards.task} --style {wildcards.style} --out {output}"
+        "rl4vlm sft-data --task {params.task} --style {params.style} --out {output}"
         " --set {params.settings} 2>&1 | tee {log}"

@@ -2,6 +2,7 @@
 
 
 rule evaluate_sft:
+    """Held-out episodes with a trained checkpoint, on seeds that no training saw."""
     input:
         checkpoint=rules.sft.output.checkpoint,
         sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),

@@ -15,6 +15,7 @@ MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["task
 
 
 rule tables:
+    """Write the result tables: tidy CSV, Markdown and LaTeX."""
     input:
         reading=BASE_READ,
         evaluations=expand(
@@ -76,6 +77,7 @@ rule tables:
 for FIGURE in FIGURES:
 
     rule:
+        """Draw a figure of the paper as PDF and PNG, from metrics and episodes alone."""
         name:
             FIGURE
         input:
@@ -121,6 +123,7 @@ for FIGURE in FIGURES:
 
 
 rule readme_assets:
+    """Copy README's pictures and table from the results."""
     input:
         tables=f"{RESULTS}/tables/main.md",
         figures=f"{RESULTS}/figures/training_curves.png",

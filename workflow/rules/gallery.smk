@@ -4,6 +4,7 @@ GALLERY = f"{RESULTS}/gallery/index.html"
 
 
 rule gallery:
+    """Show sample episodes step by step, as one page for a browser."""
     input:
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",

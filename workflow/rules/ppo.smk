@@ -2,6 +2,7 @@
 
 
 rule ppo:
+    """Fine-tune a warm start by playing: one run a task, style, thought weight (lambda) and seed."""
     input:
         init=rules.sft.output.checkpoint,
         sources=watched("rl4vlm.ppo.train", "{task}"),

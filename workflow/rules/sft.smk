@@ -2,6 +2,7 @@
 
 
 rule sft:
+    """Fine-tune the base model on demonstrations: the warm start of a task and style."""
     input:
         data=lambda wildcards: config["sft_data"]["given"].get(
             f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"

@@ -1,0 +1,85 @@
+"""The code of a git checkout as it is now, and how it differs from its revision."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from rl4vlm.archive.layout import WEIGHTS
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All files of a checkout that git does not ignore, edits and new files included.
+
+    `patch` leads from `revision` to them, and is empty where nothing differs. `left_out` are weights, by their SHA-256.
+    """
+
+    revision: str
+    patch: bytes
+    files: Mapping[str, bytes]
+    executable: frozenset[str]
+    left_out: Mapping[str, str]
+
+
+def snapshot(root: Path) -> Snapshot:
+    """Take the code below `root`, the top of a git checkout, which stays as it is.
+
+    Raises ValueError where `root` is no such thing, or not this project's.
+    """
+    if not (root / "rl4vlm" / "__init__.py").is_file():
+        raise ValueError(f"{root.absolute()} is not the project's folder: rl4vlm/__init__.py is missing there")
+    top = _git(root, "rev-parse", "--show-toplevel").decode().strip()
+    if Path(top).resolve() != root.resolve():
+        raise ValueError(f"{root.absolute()} is no git checkout of its own, but lies in that of {top}")
+    revision = _git(root, "rev-parse", "HEAD").decode().strip()
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of our own, so that the user's is not touched.
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        _git(root, "read-tree", "HEAD", **index)
+        _git(root, "add", "--all", **index)
+        tree = _git(root, "write-tree", **index).decode().strip()
+    patch = _git(root, "diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "HEAD", tree)
+    files, executable = _unpacked(_git(root, "archive", "--format=tar", tree))
+    weights = {name: content for name, content in files.items() if name.endswith(WEIGHTS)}
+    return Snapshot(
+        revision=revision,
+        patch=patch,
+        files={name: content for name, content in files.items() if name not in weights},
+        executable=executable,
+        left_out={name: sha256(content).hexdigest() for name, content in weights.items()},
+    )
+
+
+def _unpacked(tar: bytes) -> tuple[dict[str, bytes], frozenset[str]]:
+    """The files of a tar archive, and which of them are executable."""
+    files: dict[str, bytes] = {}
+    executable: set[str] = set()
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is None:
+                continue
+            files[member.name] = content.read()
+            if member.mode & 0o100:
+                executable.add(member.name)
+    return files, frozenset(executable)
+
+
+def _git(root: Path, *arguments: str, **environment: str) -> bytes:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
+    except FileNotFoundError:
+        raise ValueError("the code cannot be packed: git is not installed") from None
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        raise ValueError(f"the code at {root.absolute()} cannot be packed: git {arguments[0]}: {said}")
+    return done.stdout

@@ -1,0 +1,141 @@
+"""What goes into an archive, that it is the same each time, and what is not packed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl4vlm.archive.pack import needed_packages, pack, results_files
+from tests.archive.conftest import CONFIG, git, make_checkout
+from tests.figures.synthetic import write_lines
+
+RUN = "ppo/NumberLine-cot-lambda0.5-seed1"
+
+
+def content(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def copied(results: Path, to: Path) -> Path:
+    return Path(shutil.copytree(results, to / "results"))
+
+
+def test_the_manifest_sums_every_other_file(packed: Path) -> None:
+    files = content(packed)
+    sums = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
+    assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def test_what_is_shown_and_all_it_came_from_is_packed(packed: Path) -> None:
+    names = set(content(packed))
+    assert {f"results/tables/{table}.csv" for table in ("main", "cot", "lambda", "reading")} <= names
+    assert {"results/figures/training_curves.pdf", "results/figures/training_curves.run.json"} <= names
+    assert {f"results/eval/{RUN.replace('/', '-')}/{file}" for file in ("episodes.jsonl", "run.json")} <= names
+    assert {f"results/{RUN}/metrics.jsonl", f"results/{RUN}/run.json"} <= names
+    # Not read by any figure: named by the records of what is.
+    assert {"results/sft/EZPoints-nocot/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
+    assert {"results/base_model/run.json", "results/base_model/reading.json"} <= names
+    assert {"code/rl4vlm/archive/verify.py", "config.yaml", "requirements.txt", "README.md"} <= names
+
+
+def test_weights_leftovers_and_caches_are_not_packed(packed: Path) -> None:
+    files = content(packed)
+    assert not [name for name in files if name.endswith(".safetensors") or "checkpoint/" in name]
+    assert not [name for name in files if "lambda0.9" in name or "api_cache" in name or name.endswith("data.json")]
+    left_out = json.loads(files["archive.json"])["code"]["left_out"]
+    assert left_out == {"model.safetensors": hashlib.sha256(b"weights of the repository").hexdigest()}
+
+
+def test_it_says_which_code_it_holds_and_which_code_made_the_results(packed: Path, checkout: Path) -> None:
+    files = content(packed)
+    about = json.loads(files["archive.json"])
+    revision = git(checkout, "rev-parse", "HEAD")
+    assert (about["code"]["revision"], about["code"]["changed"]) == (revision, False)
+    assert revision in files["README.md"].decode()
+    assert "without any uncommitted changes" in files["README.md"].decode()
+    assert "uncommitted.patch" not in files
+    made_by = {entry["revision"]: entry["records"] for entry in about["results_made_by"]}
+    assert made_by["abc"] == len([name for name in files if name.endswith("/run.json") and "/tables/" not in name])
+    assert yaml.safe_load(files["config.yaml"]) == CONFIG
+
+
+def test_the_same_results_give_the_same_bytes(results: Path, checkout: Path, packed: Path, tmp_path: Path) -> None:
+    again = tmp_path / "other name.zip"
+    pack(results=copied(results, tmp_path), out=again, code=checkout, config=CONFIG)
+    assert again.read_bytes() == packed.read_bytes()
+
+
+def test_executables_stay_executable(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as opened:
+        assert opened.getinfo("code/run.sh").external_attr >> 16 == 0o100755
+        assert opened.getinfo("code/rl4vlm/__init__.py").external_attr >> 16 == 0o100644
+
+
+def test_uncommitted_changes_are_packed_and_marked(results: Path, tmp_path: Path) -> None:
+    code = make_checkout(tmp_path / "code")
+    committed = (code / "run.sh").read_bytes()
+    (code / "run.sh").write_text("#!/bin/sh\necho edited\n")
+    (code / "new.txt").write_text("new\n")
+    before = git(code, "status", "--porcelain")
+    done = pack(results=results, out=tmp_path / "paper.zip", code=code, config=CONFIG)
+    assert done.changed
+    assert git(code, "status", "--porcelain") == before
+    files = content(tmp_path / "paper.zip")
+    assert json.loads(files["archive.json"])["code"]["changed"] is True
+    assert "with uncommitted changes" in files["README.md"].decode()
+    assert files["code/new.txt"] == b"new\n"
+    assert b"echo edited" in files["code/run.sh"]
+    # The patch leads from the revision to what is packed.
+    fresh = tmp_path / "fresh"
+    git(tmp_path, "clone", "--quiet", str(code), str(fresh))
+    assert (fresh / "run.sh").read_bytes() == committed
+    subprocess.run(["git", "-C", str(fresh), "apply"], input=files["uncommitted.patch"], check=True)
+    assert (fresh / "run.sh").read_bytes() == files["code/run.sh"]
+    assert (fresh / "new.txt").read_bytes() == b"new\n"
+
+
+def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path, tmp_path: Path) -> None:
+    mine = copied(results, tmp_path)
+    write_lines(mine / RUN / "metrics.jsonl", [{"update": 1}])
+    with pytest.raises(ValueError, match=rf"{RUN}/metrics.jsonl: not the file that tables/run.json was made from"):
+        results_files(mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("figures/reading.pdf", "figures/reading.pdf: missing"),
+        ("tables/run.json", "tables/run.json: missing"),
+        (f"{RUN}/run.json", f"{RUN}/run.json is missing"),
+        ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),
+        (f"{RUN}/metrics.jsonl", f"{RUN}/metrics.jsonl: missing; tables/run.json says"),
+    ],
+)
+def test_what_is_missing_is_named(results: Path, tmp_path: Path, name: str, message: str) -> None:
+    mine = copied(results, tmp_path)
+    (mine / name).unlink()
+    with pytest.raises(ValueError, match=message):
+        results_files(mine)
+
+
+def test_code_that_git_does_not_know_is_refused(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "code" / "rl4vlm").mkdir(parents=True)
+    (tmp_path / "code" / "rl4vlm" / "__init__.py").touch()
+    for code, message in ((tmp_path, "is not the project's folder"), (tmp_path / "code", "cannot be packed: git")):
+        with pytest.raises(ValueError, match=message):
+            pack(results=results, out=tmp_path / "paper.zip", code=code, config=CONFIG)
+    assert not (tmp_path / "paper.zip").exists()
+
+
+def test_packages_come_with_what_they_need() -> None:
+    found = needed_packages(("matplotlib",))
+    assert {"matplotlib", "numpy", "contourpy"} <= set(found)
+    assert "torch" not in found

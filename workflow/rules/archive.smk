@@ -1,0 +1,26 @@
+# Results to hand on: one file from which a reader rebuilds every table and figure. Not part of `all`.
+
+
+rule archive:
+    """Pack tables, figures, their metrics and records, and the code, without weights, into one file to check."""
+    input:
+        TABLES,
+        FIGURE_FILES,
+        GALLERY,
+        sources=stage_sources("rl4vlm.archive.pack", []),
+    output:
+        f"{RESULTS}/archive.zip",
+    log:
+        f"{RESULTS}/logs/archive.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/archive.tsv"
+    resources:
+        **grant("figures"),
+    params:
+        results=lambda wildcards: RESULTS,
+        # All of it, as it is resolved here, so that no file is read over it.
+        config=settings_arguments(config),
+        # Another commit is another archive.
+        code=lambda wildcards: str(code_revision()),
+    shell:
+        "rl4vlm archive --results {params.results} --out {output} --config --set {params.config} 2>&1 | tee {log}"
