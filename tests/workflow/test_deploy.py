@@ -38,12 +38,6 @@ def test_the_ready_weights_are_found_there(elsewhere: Workspace) -> None:
     assert (elsewhere.folder / source / "model.safetensors").is_file()
 
 
-def test_all_ready_weights_are_named(workspace: Workspace) -> None:
-    text = (workspace.folder / "workflow" / "rules" / "common.smk").read_text()
-    named = set(re.findall(r'^        "([\w.]+\.(?:json|jsonl|jinja|safetensors))",$', text, flags=re.MULTILINE))
-    assert named == {path.name for path in (ROOT / "workflow" / "resources" / "base_model").iterdir()}
-
-
 def test_the_catalogs_files_are_there() -> None:
     usage = yaml.safe_load(CATALOG.read_text())["usage"]
     assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}

@@ -29,23 +29,10 @@ from rl4vlm.tasks.registry import task_names
 check_tasks(config, task_names())
 
 RESULTS = config["results_dir"]
-# Ready weights of the embedded base model; docs/log.md says how they were made. Named one by one, so that they are found
-# where the workflow is used as a module from elsewhere, too.
-SHIPPED = [
-    os.path.relpath(workflow.source_path(f"../resources/base_model/{name}"))
-    for name in [
-        "chat_template.jinja",
-        "config.json",
-        "generation_config.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "processor_config.json",
-        "reading.json",
-        "run.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-]
+# Ready weights of the embedded base model; docs/log.md says how they were made. Beside this file, also where the workflow
+# is a module of one elsewhere.
+BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model")
 BASE_SOURCE = config["base_model"]["source"]
 BASE_REVISION = config["base_model"].get("revision")
 BASE_MODEL = BASE_SOURCE if Path(BASE_SOURCE).is_dir() else f"{RESULTS}/base_model"

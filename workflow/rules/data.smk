@@ -26,7 +26,7 @@ elif BASE_SOURCE == "shipped":
     rule base_model:
         """Copy the ready weights of the embedded base model (`base_model.source: shipped`)."""
         input:
-            weights=SHIPPED,
+            weights=sorted(str(path) for path in Path(SHIPPED).glob("*")),
         output:
             directory(BASE_MODEL),
         log:
@@ -35,7 +35,7 @@ elif BASE_SOURCE == "shipped":
         resources:
             **grant("sft_data"),
         params:
-            source=lambda wildcards, input: str(Path(input.weights[0]).parent),
+            source=lambda wildcards: SHIPPED,
         shell:
             "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
 
