@@ -98,6 +98,16 @@ def test_make_installs_the_lock_by_its_hashes(lock: str) -> None:
     assert f"touch .venv/.installed-{lock}" in commands
 
 
+def test_the_locked_tools_build_the_package_in_place(tmp_path: Path) -> None:
+    """As `pip install --no-build-isolation -e .` has them do, which adds no tool of its own."""
+    build = "import sys; from hatchling.build import build_editable; print(build_editable(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.strip()).is_file()
+
+
 def test_make_lock_writes_both_locks_from_pyproject() -> None:
     commands = make_would_run("--assume-old", ".venv/.installed-cpu", "lock")
     assert [re.findall(r"uv pip compile .*pyproject\.toml .*--output-file (\S+)", line) for line in commands] == [
