@@ -30,24 +30,36 @@ def _llava(text: Mapping[str, int], vision: Mapping[str, int], tied: bool = True
     }
 
 
+SMALL_TOWER = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": 336,
+    "patch_size": 14,
+}
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    # 576 picture tokens, as LLaVA-1.6 has of one view, and little behind them.
+    # LLaVA-1.6's picture (one view, 576 tokens) and vocabulary, and little behind them.
     "llava-23m": _llava(
-        {
-            "hidden_size": 384,
-            "intermediate_size": 1024,
-            "num_hidden_layers": 7,
-            "num_attention_heads": 6,
-            "vocab_size": 8192,
-        },
         {
             "hidden_size": 256,
             "intermediate_size": 1024,
-            "num_hidden_layers": 5,
+            "num_hidden_layers": 10,
             "num_attention_heads": 4,
-            "image_size": 336,
-            "patch_size": 14,
+            "vocab_size": 32064,
         },
+        SMALL_TOWER,
+    ),
+    # The same size with fewer words and more behind them: less is won by leaving logits out.
+    "llava-23m-8k": _llava(
+        {
+            "hidden_size": 384,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 9,
+            "num_attention_heads": 6,
+            "vocab_size": 8192,
+        },
+        SMALL_TOWER,
     ),
     # For this benchmark's own tests.
     "llava-test": _llava(
