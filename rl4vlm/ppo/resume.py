@@ -120,8 +120,6 @@ def resumable(
     if folder is None:
         yield Keeper(None, out, settings, Watch(), started)
         return
-    if state.learner.accelerator.num_processes > 1:
-        raise ValueError("a run in several processes keeps no state yet: leave out --state")
     key = {
         **decides,
         "settings": {name: value for name, value in vars(settings).items() if name not in UNDECISIVE},

@@ -24,12 +24,12 @@ class Sharing:
     def results(self, name: str) -> Path:
         return self.space.folder / "results" / name
 
-    def arguments(self, name: str, *settings: str) -> list[str]:
+    def arguments(self, name: str, *overlays: str) -> list[str]:
         targets = [f"results/{name}/{folder}" for folder in SHARED]
-        return [*targets, "--configfile", "config/smoke.yaml", "--config", f"results_dir=results/{name}", *settings]
+        return [*targets, "--configfile", "config/smoke.yaml", *overlays, "--config", f"results_dir=results/{name}"]
 
-    def run(self, name: str, *settings: str) -> tuple[int, str]:
-        done = self.space.snakemake(*self.arguments(name, *settings), "--cache", "--keep-going")
+    def run(self, name: str, *overlays: str) -> tuple[int, str]:
+        done = self.space.snakemake(*self.arguments(name, *overlays), "--cache", "--keep-going")
         return done.returncode, done.stdout + done.stderr
 
 
@@ -71,7 +71,8 @@ def test_neither_is_stale_afterwards(sharing: Sharing, name: str) -> None:
 
 
 def test_another_setting_is_another_result(sharing: Sharing) -> None:
-    code, said = sharing.run("three", "sft_data={'defaults': {'samples': 17}}")
+    (sharing.space.folder / "more.yaml").write_text("sft_data: {defaults: {samples: 17}}\n")
+    code, said = sharing.run("three", "more.yaml")
     assert code != 0
     assert "a command was run" in said
     # The base model is the same and was taken; other demonstrations were not.

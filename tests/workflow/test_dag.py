@@ -143,7 +143,7 @@ def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspa
     settings = {run: dict(word.split("=", 1) for word in words.split()) for run, words in found}
     assert len(settings) == TASKS
     hands = settings["Blackjack-seed1/checkpoint"]
-    assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("2000", "2000000000", "1.0")
+    assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("4000", "2000000000", "1.0")
 
 
 def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:

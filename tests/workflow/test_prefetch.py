@@ -28,7 +28,7 @@ def test_prefetch_downloads_the_model_that_the_others_start_from(
     assert not (space.folder / "results" / "report.html").exists()
 
     plan = space.snakemake("--dry-run", "-p", *HUB_NAME)
-    assert "rule prefetch" not in plan.stdout
+    assert "rule prefetch:" not in plan.stdout
     assert "--init results/base_model" in plan.stdout
 
 

@@ -140,6 +140,9 @@ def keep_report_beside_results():
     write_report = workflow.create_report
 
     def create_report(report_plugin, report_settings, *args, **kwargs):
+        # There is no DAG yet where a report is all that was asked for: then it is written as it was asked for.
+        if workflow.dag is None:
+            return write_report(report_plugin, report_settings, *args, **kwargs)
         asked = {job.rule.name for job in workflow.dag.targetjobs}
         if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLES + FIGURE_FILES)):
             return
