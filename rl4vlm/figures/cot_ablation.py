@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.results import Results
-from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.figures.style import FigureStyle
 
 METHODS = ("RL4VLM", "RL4VLM-noCoT")
 STARTS = {"RL4VLM": "LLaVA-sft", "RL4VLM-noCoT": "LLaVA-sft-noCoT"}
@@ -20,15 +20,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     tasks = [task for task in results.tasks if results.headline_runs("RL4VLM-noCoT", task)]
     if not tasks:
         return panels.empty(style, scale, "no training run without chain of thought")
-    note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
-    sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
-    titles = [panels.title(results, task, extra=task == "Points24") for task in tasks]
-    for axis, task in zip(
-        panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
-    ):
-        _panel(axis, results, task, style)
-    sheet.legend()
-    return sheet.figure
+    return panels.curves(results, tasks, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:

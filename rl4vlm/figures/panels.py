@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import seaborn as sns
@@ -20,6 +20,8 @@ PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the
 OFFICIAL = "official games"
 """What `Results.games` says of the benchmark's own, the games of the paper."""
 Colour = str | tuple[float, float, float]
+NOT_IN_PAPER = ("Points24",)
+"""Tasks that the paper's training curves leave out."""
 
 
 def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -> list[Axes]:
@@ -30,6 +32,23 @@ def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -
         axis.set_xlabel(x_label)
     axes[0].set_ylabel(y_label)
     return axes
+
+
+def curves(
+    results: Results,
+    tasks: Sequence[str],
+    scale: str,
+    style: FigureStyle,
+    draw: Callable[[Axes, Results, str, FigureStyle], None],
+) -> Figure:
+    """A figure of success over environment steps, a panel a task that `draw` fills, with legend and note."""
+    note = curve_note(results, scale, style, PUBLISHED_NOTE)
+    sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
+    titles = [title(results, task, extra=task in NOT_IN_PAPER) for task in tasks]
+    for axis, task in zip(panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True):
+        draw(axis, results, task, style)
+    sheet.legend()
+    return sheet.figure
 
 
 def title(results: Results, task: str, *, extra: bool) -> str:

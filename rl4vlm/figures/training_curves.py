@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.results import Results
-from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.figures.style import FigureStyle
 
 TRAINED = ("RL4VLM", "CNN+RL")
 PUBLISHED = ("RL4VLM", "LLaVA-sft", "CNN+RL", "GPT4-V", "Gemini")
-NOT_IN_PAPER = ("Points24",)
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
@@ -19,15 +18,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     tasks = [task for task in results.tasks if any(results.headline_runs(method, task) for method in TRAINED)]
     if not tasks:
         return panels.empty(style, scale, "no training run")
-    note = panels.curve_note(results, scale, style, panels.PUBLISHED_NOTE)
-    sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
-    titles = [panels.title(results, task, extra=task in NOT_IN_PAPER) for task in tasks]
-    for axis, task in zip(
-        panels.panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True
-    ):
-        _panel(axis, results, task, style)
-    sheet.legend()
-    return sheet.figure
+    return panels.curves(results, tasks, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:

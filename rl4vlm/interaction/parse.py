@@ -115,13 +115,9 @@ def _closing(text: str, start: int, closing: str, *, escaped: bool) -> int | Non
         if mark[0][0] == "\\":
             if escaped:
                 return mark.start() if mark[0][1:] in closing else None
-        elif not escaped and not (mark[0] in "'’" and _within_word(text, mark.start())):
+        elif not escaped and not _WITHIN_WORD.match(text, mark.start()):
             return mark.start()
     return None
-
-
-def _within_word(text: str, at: int) -> bool:
-    return _WITHIN_WORD.match(text, at) is not None
 
 
 @lru_cache(maxsize=16)
