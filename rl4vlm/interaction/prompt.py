@@ -24,13 +24,17 @@ def render(parts: PromptParts, view: View, style: Style) -> str:
     Raises:
         ValueError: a text holds a `{placeholder}` that `view.fields` does not fill.
     """
+    return f"{situation_text(parts, view)}\nAnswer in JSON: {answer_form(parts, view.fields, style)}"
+
+
+def situation_text(parts: PromptParts, view: View) -> str:
+    """All of the prompt but the form of the answer."""
     actions = ", ".join(f'"{action}"' for action in view.actions)
     lines = [
         fill(parts.role, view.fields),
         fill(parts.observation, view.fields),
         f"Legal actions: {actions}.",
         fill(parts.rules, view.fields),
-        f"Answer in JSON: {answer_form(parts, view.fields, style)}",
     ]
     return "\n".join(line for line in lines if line)
 

@@ -7,10 +7,11 @@ prompt with the numbers and card ranks a picture shows; it sees no rules, no rep
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from rl4vlm.core.progress import progress
 from rl4vlm.core.runlog import JsonLines, atomic_directory, atomic_write_text, write_run_record
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.types import GameEnv, Style
+from rl4vlm.core.types import GameEnv, Style, View
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.interaction.prompt import render, situation_text, write_reply
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
 from rl4vlm.models.encode import Encoder, collate
 from rl4vlm.models.loading import Backbone, choose_device
 from rl4vlm.models.tiny import TinySizes, build
 from rl4vlm.models.value_head import ValueHead
+from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 
 READ_PROMPT = "Read the picture."
+TEXTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -57,34 +60,80 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """A picture (300, 300, 3) uint8 and the text of each field that can be read off it."""
+    """A picture (300, 300, 3) uint8 and the text of each field that can be read off it.
+
+    `text` is the prompt's words of the situation with questions on them and their answers, empty where the task asks
+    none.
+    """
 
     picture: np.ndarray
     reading: Mapping[str, str]
+    text: str = ""
 
     @property
     def answer(self) -> str:
         return "; ".join(self.reading.values())
 
 
-def glimpses(env: GameEnv, rng: np.random.Generator) -> Iterator[Glimpse]:
+def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
     """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
     picture, _ = env.reset(seed=int(rng.integers(2**31)))
+    names: dict[str, None] = {}
     while True:
-        yield Glimpse(picture, dict(env.reading()))
         words = env.view().actions
+        reading = dict(env.reading())
+        yield Glimpse(picture, reading, _studied(task, env.view(), reading, names, rng))
         index = words.index(env.advice().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
         picture, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
             picture, _ = env.reset()
 
 
+def _studied(
+    task: Task, view: View, reading: Mapping[str, str], names: dict[str, None], rng: np.random.Generator
+) -> str:
+    """The prompt's words with questions and answers; empty where the task asks none. `names` are those met so far.
+
+    Every other time all names are exchanged for others, so that what is asked can only be found by reading, not be
+    guessed from what rooms usually hold. Where they are not, the last question is what the picture shows.
+    """
+    if task.kept_whole is None:
+        return ""
+    exchange = rng.random() < 0.5
+    if exchange:
+        view = exchanged(view, task.kept_whole, names, rng)
+    asked = task.questions(view, rng)
+    if not exchange:
+        asked = [*asked, (READ_PROMPT, "; ".join(reading.values()))]
+    return "\n".join([situation_text(task.prompt, view), *(f"{question} {answer}." for question, answer in asked)])
+
+
+def exchanged(view: View, kept_whole: re.Pattern[str], names: dict[str, None], rng: np.random.Generator) -> View:
+    """A view whose names of things stand for others, each for one; `names` grows by those of the view."""
+    said = " ".join([*view.actions, *view.fields.values()])
+    here = sorted({name for name in kept_whole.findall(said) if name.isalpha()})
+    names.update(dict.fromkeys(here))
+    others = rng.permutation(list(names))[: len(here)]
+    known = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    instead = dict(zip(here, (str(other) for other in others), strict=True))
+
+    def exchange(text: str) -> str:
+        return known.sub(lambda found: instead.get(found[0], found[0]), text)
+
+    return View(
+        tuple(exchange(action) for action in view.actions),
+        {field: exchange(text) for field, text in view.fields.items()},
+    )
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Texts that the tokenizer is trained on, and the lines that all prompts of a task and style have in common."""
+    """Texts that the tokenizer is trained on, the lines that all prompts of a task and style have in common, and the
+    words that the task wants kept whole."""
 
     texts: list[str]
     constant_lines: list[str]
+    words: frozenset[str]
 
 
 def corpus(
@@ -95,14 +144,18 @@ def corpus(
     env = make_env(task_name, **(env_options or {}))
     prompts: dict[Style, list[str]] = {style: [] for style in Style}
     texts = []
-    for _, glimpse in zip(range(count), glimpses(env, rng), strict=False):
+    for _, glimpse in zip(range(count), glimpses(env, rng, task), strict=False):
         view, advice = env.view(), env.advice()
         for style in Style:
             prompts[style].append(render(task.prompt, view, style))
             texts.append(write_reply(advice.entries, advice.action, style))
         texts.append(glimpse.answer)
+        if glimpse.text:
+            texts.append(glimpse.text)
     common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
-    return Corpus(texts + prompts[Style.COT], sorted(set.union(*common)))
+    texts += prompts[Style.COT]
+    kept = frozenset() if task.kept_whole is None else frozenset(task.kept_whole.findall("\n".join(texts)))
+    return Corpus(texts, sorted(set.union(*common)), kept)
 
 
 def build_base(settings: PretrainSettings) -> Backbone:
@@ -112,7 +165,9 @@ def build_base(settings: PretrainSettings) -> Backbone:
         for index, name in enumerate(settings.tasks)
     ]
     phrases = dict.fromkeys(line for made in corpora for line in [READ_PROMPT, *made.constant_lines])
-    return build([text for made in corpora for text in made.texts], settings.sizes, settings.seed, phrases)
+    texts = [text for made in corpora for text in made.texts]
+    words = frozenset().union(*(made.words for made in corpora))
+    return build(texts, settings.sizes, settings.seed, phrases, words)
 
 
 def run(*, out: Path, settings: PretrainSettings) -> None:
@@ -150,7 +205,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
     sources = [
-        glimpses(make_env(name, **settings.task_env.get(name, {})), stream(settings.seed, "states", i))
+        glimpses(make_env(name, **settings.task_env.get(name, {})), stream(settings.seed, "states", i), get_task(name))
         for i, name in enumerate(settings.tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.tasks])
@@ -159,7 +214,11 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
     with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
         for step in range(1, settings.steps + 1):
             picks = rng.choice(len(sources), size=settings.batch, p=shares / shares.sum())
-            loss = answer_loss(model, encoder, [next(sources[pick]) for pick in picks])
+            batch = [next(sources[pick]) for pick in picks]
+            loss = answer_loss(model, encoder, batch)
+            texts = [glimpse for glimpse in batch if glimpse.text]
+            if texts:
+                loss = loss + text_loss(model, encoder, texts)
             optimizer.zero_grad()
             loss.backward()
             if settings.max_grad_norm is not None:
@@ -181,6 +240,26 @@ def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
     return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])
 
 
+def text_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
+    """Mean cross-entropy over all tokens that follow the picture: predicting the next word, as language models do.
+
+    Texts of like length are taken together, a few at a time: padding would be half of the work.
+    """
+    wholes = sorted((encoder.prompt(g.picture, g.text) for g in batch), key=lambda whole: len(whole.input_ids))
+    total, count = torch.zeros((), device=model.device), 0
+    for start in range(0, len(wholes), TEXTS_AT_ONCE):
+        piece = wholes[start : start + TEXTS_AT_ONCE]
+        cuts = [int((whole.input_ids == model.config.image_token_id).nonzero()[-1]) + 1 for whole in piece]
+        prompts = [replace(whole, input_ids=whole.input_ids[:cut]) for whole, cut in zip(piece, cuts, strict=True)]
+        texts = [whole.input_ids[cut:] for whole, cut in zip(piece, cuts, strict=True)]
+        padded = collate(prompts, texts, encoder.pad_id, model.device)
+        logits, _ = reply_logits(model, padded)
+        words = padded.reply_ids[padded.reply_mask]
+        total = total + torch.nn.functional.cross_entropy(logits[padded.reply_mask], words, reduction="sum")
+        count += len(words)
+    return total / count
+
+
 def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
     """Share of `settings.probe` unseen states in which each field is read right, greedily."""
     reader = ActorCritic(
@@ -191,7 +270,7 @@ def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSetti
     )
     rng = stream(settings.seed, "probe")
     env = make_env(task_name, **settings.task_env.get(task_name, {}))
-    states = [g for _, g in zip(range(settings.probe), glimpses(env, rng), strict=False)]
+    states = [g for _, g in zip(range(settings.probe), glimpses(env, rng, get_task(task_name)), strict=False)]
     answers: list[str] = []
     for start in range(0, len(states), settings.batch):
         piece = states[start : start + settings.batch]

@@ -7,7 +7,8 @@ or decide (numbers, card ranks, operators, the `"action":` key) is never merged 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from transformers import (
 from rl4vlm.models.loading import Backbone
 
 PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
-KEPT_APART = Regex(r'"action":|\d+|[+\-*/()=]|\b[AJQK]\b')
+KEPT_APART = r'"action":|\d+|[+\-*/()=]|\b[AJQK]\b'
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '" + USER + "' if message['role'] == 'user' else '" + ASSISTANT + "' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -37,7 +38,12 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TinySizes:
-    """Sizes of the tiny model; `picture` and `patch` in pixels."""
+    """Sizes of the tiny model; `picture` and `patch` in pixels.
+
+    `spread` is the standard deviation of new weights and `rope` the base of the rotary positions, both as the classes
+    have them unless told. A wider spread and a smaller base let so small a model find sooner how to copy from its
+    prompt.
+    """
 
     picture: int = 160
     patch: int = 20
@@ -47,18 +53,37 @@ class TinySizes:
     heads: int = 4
     mlp: int = 384
     vocabulary: int = 1024
+    spread: float = 0.02
+    rope: float = 10_000.0
 
     @property
     def picture_tokens(self) -> int:
         return (self.picture // self.patch) ** 2
 
 
-def train_tokenizer(texts: Iterable[str], phrases: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train the BPE on `texts`, with each of `phrases` a token; any other text still encodes, byte by byte at worst."""
+def kept_apart(words: Collection[str] = ()) -> str:
+    """The regular expression of what is never merged with its surroundings.
+
+    With `words` (names of things, verbs) these are kept whole too, each with the space before it, and so are numbers:
+    what is said of a thing in one place is then the same token as in another.
+    """
+    if not words:
+        return KEPT_APART
+    known = "|".join(re.escape(word) for word in sorted(words))
+    return rf' (?:{known})(?![a-z])|(?<![a-z])(?:{known})(?![a-z])|"action":| ?\d+|[+\-*/()=]'
+
+
+def train_tokenizer(
+    texts: Iterable[str], phrases: Iterable[str], vocabulary: int, words: Collection[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Train the BPE on `texts`, with each of `phrases` a token and `words` kept apart (`kept_apart`).
+
+    Any other text still encodes, byte by byte at worst.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(KEPT_APART, behavior="isolated"),
+            pre_tokenizers.Split(Regex(kept_apart(words)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -99,9 +124,15 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> Lla
     )
 
 
-def build(texts: Iterable[str], sizes: TinySizes, seed: int, phrases: Iterable[str] = ()) -> Backbone:
+def build(
+    texts: Iterable[str],
+    sizes: TinySizes,
+    seed: int,
+    phrases: Iterable[str] = (),
+    words: Collection[str] = (),
+) -> Backbone:
     """A randomly initialised tiny LLaVA whose tokenizer is trained on `texts`; the same seed gives the same weights."""
-    tokenizer = train_tokenizer(texts, phrases, sizes.vocabulary)
+    tokenizer = train_tokenizer(texts, phrases, sizes.vocabulary, words)
     vision = CLIPVisionConfig(
         hidden_size=sizes.width,
         intermediate_size=sizes.mlp,
@@ -110,6 +141,7 @@ def build(texts: Iterable[str], sizes: TinySizes, seed: int, phrases: Iterable[s
         image_size=sizes.picture,
         patch_size=sizes.patch,
         projection_dim=sizes.width,
+        initializer_range=sizes.spread,
     )
     language = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -119,6 +151,8 @@ def build(texts: Iterable[str], sizes: TinySizes, seed: int, phrases: Iterable[s
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.heads,
         max_position_embeddings=2048,
+        initializer_range=sizes.spread,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope},
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

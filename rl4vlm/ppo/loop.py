@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from rl4vlm.core.progress import progress
 from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
@@ -86,8 +87,9 @@ def begin(
     policy: TrainablePolicy, slots: Sequence[Slot], accelerator: Accelerator, settings: TrainingSettings, seed: int
 ) -> Training:
     """A run that has not played a step yet."""
-    weights = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, eps=settings.adam_epsilon)
+    optimizer = torch.optim.Adam(
+        learning_rates(policy.model, settings), lr=settings.learning_rate, eps=settings.adam_epsilon
+    )
     model, optimizer = accelerator.prepare(policy.model, optimizer)
     return Training(
         learner=Learner(policy, model, optimizer, accelerator),
@@ -99,6 +101,16 @@ def begin(
         shuffle=stream(seed, "minibatches"),
         recent=deque(maxlen=settings.success_window),
     )
+
+
+def learning_rates(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The weights that are trained, in one group, or with the value head in a second one that has its own rate."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if settings.value_learning_rate is None:
+        return [{"params": list(trained.values())}]
+    head = [weight for name, weight in trained.items() if name.startswith("value_head.")]
+    rest = [weight for name, weight in trained.items() if not name.startswith("value_head.")]
+    return [{"params": rest}, {"params": head, "lr": settings.value_learning_rate}]
 
 
 def finish(

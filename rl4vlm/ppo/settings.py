@@ -15,7 +15,9 @@ class TrainingSettings:
     gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
     an update. A run that keeps its state saves it every `save_every` updates. With several processes every number but
     `micro_batch` is that of all together, and each waits at most `process_timeout` seconds for the others.
-    `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`.
+    `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`. `value_clip` is how far an update
+    may move a value, in units of reward, and `value_learning_rate` the value head's own; both are as for the policy
+    unless given, which is slow where rewards are as large as ALFWorld's 50.
     """
 
     env_steps: int = 15_000
@@ -26,12 +28,14 @@ class TrainingSettings:
     micro_batch: int | None = None
     learning_rate: float = 1e-5
     final_learning_rate: float = 1e-9
+    value_learning_rate: float | None = None
     adam_epsilon: float = 1e-7
     gamma: float = 0.9
     gae_lambda: float = 0.95
     advantage_epsilon: float = 1e-5
     clip: float = 0.1
     ratio_limit: float = 10.0
+    value_clip: float | None = None
     value_coefficient: float = 0.5
     entropy_coefficient: float = 0.0
     max_grad_norm: float | None = None
@@ -51,6 +55,11 @@ class TrainingSettings:
             raise ValueError(f"save_every {self.save_every} is less than 1")
         if self.env_steps < self.rollout_steps:
             raise ValueError(f"env_steps {self.env_steps} is less than one rollout of {self.rollout_steps}")
+
+    @property
+    def largest_value_step(self) -> float:
+        """How far an update may move a value."""
+        return self.clip if self.value_clip is None else self.value_clip
 
     @property
     def updates(self) -> int:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rl4vlm.core.types import PromptParts
+import numpy as np
+
+from rl4vlm.core.types import PromptParts, View
 from rl4vlm.tasks.base import Task
+
+_NAMED = re.compile(r"\b[a-z]+(?= \d)")
+_VERBS = ("clean", "cool", "go to", "heat", "move", "open", "take", "use")
+_GOAL_WORDS = "put a some in on and it hot cool clean heat find two them look at under the examine with"
+_NO_NAMES = frozenset(re.findall("[a-z]+", _GOAL_WORDS))
+_WANTED = re.compile(r"\b(hot|heat|cool|clean|two|under|examine)\b")
 
 
 class ALFWorld(Task):
@@ -45,11 +53,46 @@ class ALFWorld(Task):
         "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.'),
     }
 
+    # Names of things, and the word or words that a command begins with.
+    kept_whole = re.compile(r'[a-z]+(?= \d)|"[a-z]+(?: to)?(?= )')
+
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
         return bool(info["won"])
+
+    def questions(self, view: View, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """What the task names; which commands begin with a word, or speak of a thing; which things are in view."""
+        goal, scene = view.fields["goal"], view.fields["scene"]
+        named = [word for word in re.findall(r"[a-z]+", goal) if word not in _NO_NAMES]
+        wanted = _WANTED.search(goal)
+        names = sorted({*named, *_NAMED.findall(" ".join(view.actions))})
+        verb, name = _VERBS[int(rng.integers(len(_VERBS)))], names[int(rng.integers(len(names)))]
+        asked = [
+            ("What does the task name?", ", ".join(named)),
+            ("How does the task want it?", wanted[1] if wanted else "as it is"),
+            (f"Which commands begin with {verb}?", _listed(_beginning(view.actions, verb))),
+            (f"Which commands speak of {name}?", _listed(_speaking(view.actions, [name]))),
+            ("Which commands speak of what the task names?", _listed(_speaking(view.actions, named))),
+            (
+                "What is in view?",
+                ", ".join(re.findall(r"\ban? ([a-z]+ \d+)", scene.partition("\nThe last")[0])) or "nothing",
+            ),
+        ]
+        return [asked[int(index)] for index in rng.permutation(len(asked))[:3]]
 
     def group(self, info: Mapping[str, Any]) -> str | None:
         return str(info["task_type"])
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
         return str(info["source"])
+
+
+def _beginning(actions: Sequence[str], verb: str) -> list[str]:
+    return [action for action in actions if action.startswith(f"{verb} ")]
+
+
+def _speaking(actions: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [action for action in actions if set(names) & set(action.split())]
+
+
+def _listed(actions: Sequence[str]) -> str:
+    return ", ".join(f'"{action}"' for action in actions) or "none"

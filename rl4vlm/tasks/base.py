@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts
+from rl4vlm.core.types import Advice, PromptParts, View
 
 State = TypeVar("State")
 RULES = ("strict", "upstream")
@@ -69,6 +69,8 @@ class Task(ABC):
     it in a reply; `reading_accuracy` compares the group, white space and case apart, with the environment's
     `reading()`.
     `fallback_penalty` is added to the reward of a step whose reply held no legal action (ALFWorld: -1).
+    `kept_whole` finds, in the task's prompts and replies, the words that the embedded model's tokenizer keeps as tokens
+    of their own, such as the names of things; without it, such words may be merged with their surroundings.
     `groups` are the kinds of episodes that results are also counted by, in the order of the tables; `overall` is what
     tables call the rate over all of them.
     """
@@ -81,6 +83,7 @@ class Task(ABC):
     groups: ClassVar[tuple[str, ...]] = ()
     overall: ClassVar[str | None] = None
     reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
+    kept_whole: ClassVar[re.Pattern[str] | None] = None
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
         """Whether a finished episode counts as won, from its undiscounted return and last `info`."""
@@ -89,6 +92,14 @@ class Task(ABC):
     def group(self, info: Mapping[str, Any]) -> str | None:
         """Which of `groups` an episode belongs to, from its last `info`; None where there are none."""
         return None
+
+    def questions(self, view: View, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """Questions on what the prompt's words say, with their answers: what the embedded model learns to read by.
+
+        Some that `rng` chooses; none where the words say little. They ask for nothing but what can be found in the
+        prompt: no advice, no rule, no reply.
+        """
+        return []
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
         """What an episode's game was made by or taken from, where games are data and not rules."""

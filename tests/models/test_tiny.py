@@ -6,14 +6,24 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, write_reply
 from rl4vlm.models.encode import Encoder
-from rl4vlm.models.pretrain import PretrainSettings, build_base, copy_shipped, reading_accuracy, run, train
-from rl4vlm.models.tiny import TinySizes
+from rl4vlm.models.pretrain import (
+    Glimpse,
+    PretrainSettings,
+    build_base,
+    copy_shipped,
+    reading_accuracy,
+    run,
+    text_loss,
+    train,
+)
+from rl4vlm.models.tiny import TinySizes, build, train_tokenizer
 from rl4vlm.tasks.registry import get_task
 from tests.games import GAMES
 
@@ -90,3 +100,36 @@ def test_pretraining_lowers_the_loss(tmp_path):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     assert set(reading_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}
+
+
+COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'
+
+
+def test_words_are_kept_whole_wherever_they_stand():
+    tokenizer = train_tokenizer([COMMANDS] * 50, [], 400, words={"apple", '"go to', '"take'})
+    ids = tokenizer(COMMANDS)["input_ids"]
+    tokens = [tokenizer.decode([i]) for i in ids]
+    assert tokenizer.decode(ids) == COMMANDS
+    assert tokens.count(" apple") == 3  # in the commands and in the sentence, but no part of `snapple`
+    assert {'"go to', ' "take', " 1", " 12"} <= set(tokens)
+
+
+def test_without_words_a_tokenizer_is_what_it_was():
+    plain = train_tokenizer([COMMANDS] * 50, [], 400)
+    assert [plain.decode([i]) for i in plain("apple 12")["input_ids"]][-1] == "12"
+
+
+def test_text_loss_is_that_of_each_text_alone():
+    """Neither the order of the texts nor the padding of those taken together counts."""
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    backbone = build([COMMANDS], sizes, seed=1)
+    encoder, model = Encoder(backbone.processor), backbone.model.eval()
+    picture = np.zeros((300, 300, 3), dtype=np.uint8)
+    texts = [COMMANDS[: 3 + 5 * number] for number in range(12)]
+    batch = [Glimpse(picture, {}, text) for text in texts]
+    with torch.no_grad():
+        whole = text_loss(model, encoder, batch)
+        alone = [(text_loss(model, encoder, [one]), one) for one in batch]
+    after = [len(encoder.prompt(one.picture, one.text).input_ids) - sizes.picture_tokens - 1 for _, one in alone]
+    expected = sum(float(loss) * count for (loss, _), count in zip(alone, after, strict=True)) / sum(after)
+    assert float(whole) == pytest.approx(expected, rel=1e-4)

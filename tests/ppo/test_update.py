@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from rl4vlm.models.processes import Processes
 from rl4vlm.policies.vlm import Trace, VLMPolicy
+from rl4vlm.ppo.loop import learning_rates
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
@@ -127,3 +128,25 @@ def test_every_sample_comes_once_an_epoch(actor_critic, samples):
     assert [sorted(order) for order in orders] == [list(range(8))] * 2
     assert orders[0] != orders[1]
     assert fit.seen == 16
+
+
+def test_the_value_head_may_have_a_rate_of_its_own(actor_critic):
+    together = learning_rates(actor_critic, SETTINGS)
+    assert len(together) == 1
+    assert len(together[0]["params"]) == len(list(actor_critic.parameters()))
+    rest, head = learning_rates(actor_critic, replace(SETTINGS, value_learning_rate=1e-2))
+    assert {id(weight) for weight in head["params"]} == {id(weight) for weight in actor_critic.value_head.parameters()}
+    assert head["lr"] == 1e-2
+    assert len(rest["params"]) + len(head["params"]) == len(together[0]["params"])
+
+
+def test_a_far_value_target_pulls_only_as_far_as_the_value_clip(actor_critic, samples):
+    """Once the value has moved by the clip range, there is no gradient: large rewards need a large range."""
+    far = [replace(sample, value_target=50.0, advantage=0.0) for sample in samples]
+    settings = {"epochs": 10, "entropy_coefficient": 0.0, "value_coefficient": 0.02}
+    moved = {}
+    for clip in (None, 100.0):
+        after, _ = run_update(actor_critic, far, value_clip=clip, **settings)
+        values = after.values([sample.trace.prompt for sample in samples])
+        moved[clip] = float(np.mean(values - [sample.trace.value for sample in samples]))
+    assert moved[100.0] > 3 * moved[None] > 0

@@ -12,15 +12,18 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Advice, View
-from rl4vlm.envs.alfworld import expert
+from rl4vlm.envs.alfworld import expert as experts
 from rl4vlm.envs.alfworld.drawn import DrawnBackend
 from rl4vlm.envs.alfworld.games import SPLITS, GameSet, find_games, split_folder
+from rl4vlm.envs.alfworld.observation import marks_of
 from rl4vlm.envs.alfworld.thor import ThorBackend
 from rl4vlm.envs.alfworld.types import Situation, TaskType
 from rl4vlm.envs.render import SIDE
 from rl4vlm.tasks.registry import get_task
 
+EXPERTS = ("planner", "explorer")
 MAX_STEPS = 50
 WIN = 50.0
 
@@ -63,6 +66,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         backend: `textworld` (ALFWorld's text engine with this project's pictures) or `thor` (frames of AI2-THOR).
         task_types: which of the six types to play.
         show_text: whether the prompt describes the scene in words; without, the picture is all there is.
+        expert: whose advice `advice` gives: `planner`, which knows where everything is, or `explorer`, which knows what
+            the player is shown.
         skip_bad_games: go on without games that cannot be read; otherwise such a game is an error.
         render_mode: None or `rgb_array`.
     """
@@ -78,6 +83,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         task_types: Collection[str] = tuple(TaskType),
         show_text: bool = True,
         skip_bad_games: bool = False,
+        expert: str = "planner",
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -86,6 +92,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, not {split!r}")
+        if expert not in EXPERTS:
+            raise ValueError(f"expert must be one of {', '.join(map(repr, EXPERTS))}, not {expert!r}")
         self.task = get_task(task)
         self.data = _data_folder(data)
         self.split = split
@@ -97,12 +105,15 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._backend = BACKENDS[backend]()
         self._situation: Situation | None = None
         self._over = True
+        self._expert = expert
+        self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a game. Raises ValueError for an option that is unknown, or names no game or several."""
         super().reset(seed=seed)
+        self._episode = 1 if seed is not None else self._episode + 1
         drawn = self.games.files[int(self.np_random.integers(len(self.games.files)))]
         self._over = False
         self._note(self._backend.start(str(self._chosen(options) or drawn)))
@@ -143,16 +154,25 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return View(now.admissible, {"goal": now.goal_text, "scene": scene})
 
     def advice(self) -> Advice:
-        """What the expert would do now; it knows the whole state."""
-        command, thoughts = expert.advise(self._current())
+        """What the expert would do now, the same however often it is asked."""
+        now = self._current()
+        if self._expert == "explorer":
+            game = "/".join(Path(now.game_file).parts[-3:])
+            command, thoughts = experts.explore(now, stream(self._episode, "explorer", game, now.steps))
+        else:
+            command, thoughts = experts.advise(now)
         return Advice({"thoughts": thoughts}, command)
 
     def reading(self) -> Mapping[str, str]:
-        """Where the agent is and what it holds, as the picture shows it; empty where the backend does not tell."""
+        """Where the agent is, what it holds and in which state that is, as the picture shows it.
+
+        Empty where the backend does not tell.
+        """
         now = self._current()
         if not now.facts:
             return {}
-        return {"place": expert.places(now), "in hand": now.held or "nothing"}
+        states = " and ".join(marks_of(now, now.held)) if now.held else ""
+        return {"place": experts.places(now), "in hand": now.held or "nothing", "state": states or "plain"}
 
     def close(self) -> None:
         self._backend.close()

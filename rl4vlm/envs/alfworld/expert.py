@@ -1,12 +1,16 @@
-"""The scripted expert of ALFWorld: the stored walkthrough's next command, and a plan of its own once play has left it.
+"""The scripted experts of ALFWorld. From any situation each names one sensible command: fetch an object that the goal
+asks for, treat it, bring it, switch the lamp on.
 
-It knows the whole true state, so it is a source of demonstrations and a ceiling, never an observation. From any
-situation it names one sensible command: fetch an object that the goal asks for, treat it, bring it, switch the lamp on.
+The planner plays the stored walkthrough, and a plan of its own once play has left it. It knows the whole true state, so
+it is a ceiling, never an observation. The explorer knows what the picture and the prompt show, and looks for what it
+does not see: what it demonstrates can be learned from what a player is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import numpy as np
 
 from rl4vlm.envs.alfworld.goals import class_of
 from rl4vlm.envs.alfworld.library import load
@@ -29,7 +33,23 @@ def advise(situation: Situation) -> tuple[str, str]:
         command = Planner(situation).next_command()
     if not situation.facts:  # a backend that does not tell them
         return command or "look", "This is the next step of the task."
-    return command, f"{place_and_hand(situation)} {_reason(situation, command)}"
+    return command, _thoughts(situation, command)
+
+
+def explore(situation: Situation, rng: np.random.Generator) -> tuple[str, str]:
+    """The explorer's command and thoughts, as `advise` gives the planner's; `rng` chooses where it looks next.
+
+    Raises:
+        ValueError: the backend does not tell what is in view.
+    """
+    if not situation.facts:
+        raise ValueError("the explorer needs a backend that tells what is in view: textworld")
+    command = Explorer(situation, rng).next_command()
+    return command, _thoughts(situation, command)
+
+
+def _thoughts(situation: Situation, command: str) -> str:
+    return f"{place_and_hand(situation)} {_reason(situation, command)}"
 
 
 def place_and_hand(situation: Situation) -> str:
@@ -82,13 +102,17 @@ class Planner:
         wanted.sort(key=lambda thing: (thing not in self.treated, self.inside[thing] not in self.now.at, thing))
         for thing in wanted:
             return self._at(self.inside[thing], [f"take {thing} from {self.inside[thing]}"], uncover=True)
-        return "look"
+        return self._search()
 
     def _switch_on(self) -> str:
         lamps = [thing for thing in self.inside if class_of(thing) == self.goal.lamp]
         lamps.sort(key=lambda lamp: (self.inside[lamp] not in self.now.at, lamp))
         for lamp in lamps:
             return self._at(self.inside[lamp], [f"use {lamp}"])
+        return self._search()
+
+    def _search(self) -> str:
+        """What to do where nothing that is needed is known to be anywhere."""
         return "look"
 
     def _target(self) -> str | None:
@@ -126,6 +150,23 @@ class Planner:
         else:
             wanted = list(commands)
         return next((command for command in wanted if command in self.now.admissible), "look")
+
+
+class Explorer(Planner):
+    """A planner that knows of no thing but those in view and has no memory: it looks for others anywhere, at random."""
+
+    def __init__(self, situation: Situation, rng: np.random.Generator) -> None:
+        super().__init__(situation)
+        self.inside = {
+            thing: place for thing, place in self.inside.items() if place in self.now.at and place not in self.shut
+        }
+        self._rng = rng
+
+    def _search(self) -> str:
+        """Open what is shut here, else go to another place."""
+        shut = [f"open {place}" for place in self.now.at if f"open {place}" in self.now.admissible]
+        places = [command for command in self.now.admissible if command.startswith("go to ")]
+        return shut[0] if shut else places[int(self._rng.integers(len(places)))] if places else "look"
 
 
 def _takers(class_name: str) -> set[str]:

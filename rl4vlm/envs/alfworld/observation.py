@@ -85,6 +85,11 @@ def seen(situation: Situation, room: Room) -> Seen:
     return Seen(tuple(near), held, room, situation.location)
 
 
+def marks_of(situation: Situation, name: str) -> tuple[str, ...]:
+    """The states that can be seen on a thing, some of `MARKS`."""
+    return _marks(situation.facts).get(name, ())
+
+
 def natural_order(name: str) -> tuple[str, int]:
     """A sort key that puts `shelf 2` before `shelf 10`."""
     class_name, _, number = name.rpartition(" ")

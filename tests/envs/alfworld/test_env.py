@@ -399,3 +399,25 @@ def check_map(env):
     assert set(places) == {name for name, *_ in room.receptacles}
     for name, x, z in room.receptacles:
         assert np.hypot(x - spots[places[name]].x, z - spots[places[name]].z) < 3.5, (now.game_file, name)
+
+
+def test_the_explorer_gives_the_same_advice_however_often_it_is_asked(make):
+    """And plays without the walkthrough: what it does is in no need of what it cannot see."""
+    played = []
+    for asked in (1, 3):
+        env = make(expert="explorer")
+        env.reset(seed=4)
+        commands = []
+        for _ in range(12):
+            advice = [env.advice() for _ in range(asked)][-1]
+            assert advice.entries["thoughts"].startswith("I am at ")
+            commands.append(advice.action)
+            if env.step(env.view().actions.index(advice.action))[2]:
+                break
+        played.append(commands)
+    assert played[0] == played[1]
+
+
+def test_an_unknown_expert_is_named(make):
+    with pytest.raises(ValueError, match="oracle"):
+        make(expert="oracle")

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from rl4vlm.envs.alfworld.expert import advise
+from rl4vlm.envs.alfworld.expert import advise, explore
 from rl4vlm.envs.alfworld.types import Goal, TaskType
 from tests.envs.alfworld.situations import HEAT_MUG, OPENABLE, PLACES, situation
 
@@ -99,3 +102,38 @@ def test_thoughts_say_place_and_hand_and_why():
 
 def test_nothing_to_be_done_is_no_error():
     assert advised({})[0] == "look"
+
+
+def explored(inside, seeds=40, **options):
+    """All that the explorer may do in a situation."""
+    now = situation(inside, **options)
+    now = situation(inside, **{**options, "admissible": commands(now)})
+    return {explore(now, np.random.default_rng(seed))[0] for seed in range(seeds)}
+
+
+def test_the_explorer_does_the_same_wherever_hidden_things_are():
+    for at in (None, "desk 1", "cabinet 1"):
+        options = {"at": at, "goal": PICK, "next_command": "go to fridge 1"}
+        found = [explored({place: ["mug 1"]}, **options) for place in ("fridge 1", "countertop 2", "cabinet 2")]
+        assert found[0] == found[1] == found[2]
+
+
+def test_the_explorer_looks_everywhere_and_opens_what_is_shut():
+    assert explored({"fridge 1": ["mug 1"]}, goal=PICK) == {f"go to {place}" for place in PLACES}
+    assert explored({"fridge 1": ["mug 1"]}, at="fridge 1", goal=PICK) == {"open fridge 1"}
+
+
+def test_the_explorer_acts_on_what_is_in_view():
+    here = {"desk 1": ["mug 1", "desklamp 1"]}
+    assert explored(here, at="desk 1", goal=COOL) == {"take mug 1 from desk 1"}
+    assert explored(here, at="desk 1", held="mug 2", goal=LOOK) == {"use desklamp 1"}
+    assert (
+        explored({"countertop 1": ["mug 1"]}, at="countertop 1", goal=PICK2) - {f"go to {p}" for p in PLACES} == set()
+    )
+    assert explored({}, held="mug 1", goal=HEAT_MUG) == {"go to microwave 1"}
+
+
+def test_the_explorer_needs_to_be_told_what_is_in_view():
+    now = situation({}, admissible=("look",))
+    with pytest.raises(ValueError, match="textworld"):
+        explore(replace(now, facts=()), np.random.default_rng(0))

@@ -1,0 +1,43 @@
+import numpy as np
+
+from rl4vlm.core.types import View
+from rl4vlm.tasks.alfworld import ALFWorld
+
+ACTIONS = ("go to fridge 1", "go to shelf 2", "look", "take mug 1 from shelf 1", "take pan 2 from shelf 1")
+SCENE = "\nThe scene in words: On the shelf 1, you see a mug 1, and a pan 2.\nThe last command was answered: a knife 1."
+
+
+def answers(goal, seeds=60):
+    """The answer to every question that is asked of the same words, by question."""
+    view = View(ACTIONS, {"goal": goal, "scene": SCENE})
+    asked = [ALFWorld().questions(view, np.random.default_rng(seed)) for seed in range(seeds)]
+    assert {len(some) for some in asked} == {3}
+    return {question: answer for some in asked for question, answer in some}
+
+
+def test_questions_are_answered_by_the_prompts_words():
+    found = answers("put a hot mug in fridge.")
+    assert found["What does the task name?"] == "mug, fridge"
+    assert found["How does the task want it?"] == "hot"
+    assert found["What is in view?"] == "mug 1, pan 2"
+    assert found["Which commands speak of what the task names?"] == '"go to fridge 1", "take mug 1 from shelf 1"'
+    assert found["Which commands begin with take?"] == '"take mug 1 from shelf 1", "take pan 2 from shelf 1"'
+    assert found["Which commands begin with open?"] == "none"
+    assert found["Which commands speak of shelf?"].startswith('"go to shelf 2", "take mug')
+
+
+def test_questions_of_each_wording_name_its_things_alone():
+    for goal, named, wanted in [
+        ("put some spoon on desk.", "spoon, desk", "as it is"),
+        ("cool some potato and put it in microwave.", "potato, microwave", "cool"),
+        ("find two soapbar and put them in cabinet.", "soapbar, cabinet", "two"),
+        ("examine the alarmclock with the desklamp.", "alarmclock, desklamp", "examine"),
+        ("look at bowl under the desklamp.", "bowl, desklamp", "under"),
+    ]:
+        found = answers(goal)
+        assert (found["What does the task name?"], found["How does the task want it?"]) == (named, wanted)
+
+
+def test_kept_whole_finds_names_and_verbs():
+    text = '"go to shelf 10", "take mug 1 from shelf 10". {"action": "open fridge 1"}'
+    assert set(ALFWorld.kept_whole.findall(text)) == {'"go to', "shelf", '"take', "mug", '"open', "fridge"}
