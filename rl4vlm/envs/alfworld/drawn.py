@@ -13,7 +13,7 @@ from rl4vlm.envs.alfworld.games import read_game
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
 from rl4vlm.envs.alfworld.picture import draw_seen
 from rl4vlm.envs.alfworld.types import Situation
-from rl4vlm.envs.alfworld.workers import open_game
+from rl4vlm.envs.alfworld.workers.pool import open_game
 
 
 class DrawnBackend:

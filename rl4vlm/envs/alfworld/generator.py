@@ -79,7 +79,7 @@ def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> 
     Raises:
         ValueError: the settings allow no game of some type.
     """
-    from rl4vlm.envs.alfworld.workers import Solvers
+    from rl4vlm.envs.alfworld.workers.solvers import Solvers
 
     started = time.monotonic()
     with Solvers(processes) as solve, atomic_directory(out) as folder:

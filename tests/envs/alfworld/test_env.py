@@ -19,7 +19,7 @@ from rl4vlm.envs.alfworld.env import MAX_STEPS, ALFWorldEnv
 from rl4vlm.envs.alfworld.games import read_game
 from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
-from rl4vlm.envs.alfworld.workers import open_game
+from rl4vlm.envs.alfworld.workers.pool import open_game
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.interaction.parse import parse_reply

@@ -7,19 +7,19 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rl4vlm.envs.alfworld import workers
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import GameData
 from rl4vlm.envs.alfworld.types import Situation, TaskType
-from rl4vlm.envs.alfworld.workers import EngineCrash, EnginePool, RemoteGame, Solvers, open_game
+from rl4vlm.envs.alfworld.workers import pool as pools
+from rl4vlm.envs.alfworld.workers import process
+from rl4vlm.envs.alfworld.workers.pool import EnginePool, RemoteGame, open_game
+from rl4vlm.envs.alfworld.workers.protocol import EngineCrash
+from tests.envs.alfworld.workers.pids import alive, wait_until_gone
 
 
 @pytest.fixture
@@ -28,22 +28,6 @@ def pool() -> Iterator[EnginePool]:
         yield made
         pids = made.pids
     assert not any(alive(pid) for pid in pids)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, be it as a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until_gone(pids: list[int], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(alive(pid) for pid in pids)
 
 
 def walk(game: RemoteGame | Engine, now: Situation, steps: int, seed: int) -> list[Situation]:
@@ -104,12 +88,13 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
     monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
 ) -> None:
     program = (
-        "import os, sys\nfrom rl4vlm.envs.alfworld import engine, workers\nact = engine.Engine.act\n"
+        "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
+        "from rl4vlm.envs.alfworld.workers.serving import nurse\nact = engine.Engine.act\n"
         "def deadly(self, command):\n    os._exit(7) if command == 'die' else None\n    return act(self, command)\n"
-        "engine.Engine.act = deadly\nworkers.nurse(int(sys.argv[1]))\n"
+        "engine.Engine.act = deadly\nnurse(int(sys.argv[1]))\n"
     )
-    monkeypatch.setattr(workers, "_PROGRAM", program)
-    monkeypatch.setattr(workers._Nursery, "_found", None)
+    monkeypatch.setattr(process, "_PROGRAM", program)
+    monkeypatch.setattr(process.Nursery, "_found", None)
     games = [pool.game() for _ in range(4)]
     starts = [game.start(file) for game, file in zip(games, files(by_type), strict=False)]
     for game, command in zip(games, ("look", "die", "look", "look"), strict=True):
@@ -126,7 +111,7 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
 def test_a_worn_worker_makes_room_for_a_fresh_one(
     by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "STARTS_PER_WORKER", 3)
+    monkeypatch.setattr(process, "STARTS_PER_WORKER", 3)
     file = by_type[TaskType.PICK].file
     with EnginePool(processes=1) as pool:
         game, other = pool.game(), pool.game()
@@ -146,7 +131,7 @@ def test_a_worn_worker_makes_room_for_a_fresh_one(
 
 
 def test_memory_is_a_reason_to_retire(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "MEGABYTES_PER_WORKER", 1)
+    monkeypatch.setattr(process, "MEGABYTES_PER_WORKER", 1)
     with EnginePool(processes=1) as pool:
         game = pool.game()
         game.start(by_type[TaskType.PICK].file)
@@ -188,8 +173,8 @@ def test_the_shared_pool_ends_with_its_last_game(by_type: dict[TaskType, GameDat
     one, other = open_game(), open_game()
     one.start(by_type[TaskType.PICK].file)
     other.start(by_type[TaskType.PICK].file)
-    assert workers._shared is not None
-    pids = workers._shared.pids
+    assert pools._shared is not None
+    pids = pools._shared.pids
     one.close()
     assert any(alive(pid) for pid in pids)
     other.close()
@@ -208,36 +193,6 @@ def test_a_forgotten_pool_leaves_nothing(by_type: dict[TaskType, GameData]) -> N
     assert wait_until_gone(pids)
 
 
-def test_a_killed_parent_leaves_no_worker(by_type: dict[TaskType, GameData]) -> None:
-    program = (
-        "import os, signal, sys\nfrom rl4vlm.envs.alfworld.workers import EnginePool\npool = EnginePool(processes=1)\n"
-        "pool.game().start(sys.argv[1])\nfrom rl4vlm.envs.alfworld.workers import _Nursery\n"
-        "print(*pool.pids, _Nursery._found._end.peek()[2][1].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    words = [sys.executable, "-c", program, str(by_type[TaskType.PICK].file)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    pids = [int(word) for word in done.stdout.split()]
-    assert len(pids) == 2
-    assert wait_until_gone(pids)
-
-
-def test_solvers_keep_the_order_and_name_a_bad_game(by_type: dict[TaskType, GameData]) -> None:
-    games = [by_type[task_type] for task_type in (TaskType.PICK, TaskType.LOOK)]
-    with Solvers(processes=2) as solve:
-        assert solve(games) == [game.walkthrough for game in games]
-        assert solve([]) == []
-
-
-@pytest.mark.parametrize("processes", [0, -1])
-def test_no_processes_are_refused(processes: int) -> None:
-    with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
-        EnginePool(processes)
-    with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
-        Solvers(processes)
-
-
 @pytest.mark.long
 def test_memory_is_bounded_over_a_thousand_resets(by_type: dict[TaskType, GameData]) -> None:
     rng = random.Random(0)
@@ -249,6 +204,6 @@ def test_memory_is_bounded_over_a_thousand_resets(by_type: dict[TaskType, GameDa
                 game.send_start(rng.choice(files(by_type)))
             for game in games:
                 walk(game, game.receive(), steps=2, seed=1)
-            largest = max(largest, *(worker.megabytes for worker in pool._workers))
+            largest = max(largest, pool.megabytes)
         assert largest < 400
         assert pool.replaced == 0
