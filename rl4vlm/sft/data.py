@@ -38,13 +38,15 @@ class SFTDataSettings:
 
     `samples` question-and-answer pairs are recorded. With probability `action_noise` the demonstrator writes and plays
     a uniformly random legal action while its thoughts stay the solver's: the knob that makes the warm start as weak as
-    the paper's. `env` holds keyword arguments of the environment, `prompt` texts that replace the task's own.
+    the paper's. `env` holds keyword arguments of the environment, `demonstrator` further ones for demonstrations alone
+    (which expert is asked), `prompt` texts that replace the task's own.
     """
 
     samples: int = 20_000
     seed: int = 1
     action_noise: float = 0.0
     env: dict[str, Any] = field(default_factory=dict)
+    demonstrator: dict[str, Any] = field(default_factory=dict)
     prompt: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
         ValueError: success is out of reach in very many steps on end.
     """
     task = get_task(task_name)
-    env = make_env(task_name, **settings.env)
+    env = make_env(task_name, **{**settings.env, **settings.demonstrator})
     slot = Slot(env, task, style, override_parts(task.prompt, settings.prompt), settings.seed)
     policy = SolverPolicy(style, settings.action_noise)
     try:
