@@ -19,6 +19,7 @@ from torch import nn
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl4vlm.models.cache import roomy_cache
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.models.value_head import FILE as VALUE_FILE
@@ -105,6 +106,13 @@ def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
+def gumbel(rngs: Sequence[np.random.Generator], count: int) -> torch.Tensor:
+    """Standard Gumbel noise (rows, count) float64, a row from each stream: what `Generator.gumbel` draws but for the
+    last bits. That takes its logarithms one by one, and they are much of a small model's time."""
+    uniform = torch.from_numpy(np.stack([rng.random(count) for rng in rngs]))
+    return uniform.neg_().add_(1.0).log_().neg_().log_().neg_()
+
+
 class _SampleFromStreams(LogitsProcessor):
     """Turns greedy search into sampling from one random stream a row, by the Gumbel-max rule; records log-probs.
 
@@ -121,8 +129,7 @@ class _SampleFromStreams(LogitsProcessor):
         logprobs = policy_log_probs(scores, self.suppressed, self.temperature)
         keys = logprobs
         if self.rngs is not None:
-            noise = np.stack([rng.gumbel(size=scores.shape[-1]) for rng in self.rngs])
-            keys = logprobs + torch.as_tensor(noise, dtype=torch.float32, device=scores.device)
+            keys = logprobs + gumbel(self.rngs, scores.shape[-1]).to(scores.device, torch.float32)
         chosen = keys.argmax(-1, keepdim=True)
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
         return keys
@@ -163,6 +170,7 @@ class ActorCritic(nn.Module):
         with first_head_input(self.model) as seen:
             ids = self.model.generate(
                 **inputs,
+                past_key_values=roomy_cache(self.model.config, batch.prompt_length + self.max_new_tokens),
                 do_sample=False,
                 max_new_tokens=self.max_new_tokens,
                 logits_processor=LogitsProcessorList([sampler]),

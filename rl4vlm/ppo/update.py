@@ -85,17 +85,22 @@ def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], 
     learner.model.eval()  # dropout stays off: the ratio compares the same network before and after
     learner.optimizer.zero_grad()
     even_share = len(chosen) / learner.accelerator.num_processes
-    ratio_errors = [0.0]
+    seen: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
     for piece in pieces(chosen, settings.micro_batch, learner.accelerator):
         with gradients_meet(learner.model, learner.accelerator, last=piece.last):
             loss_B, measured, ratio_B = losses(learner, piece.items, settings)
             learner.accelerator.backward(loss_B[: piece.counted].sum() / even_share)
-        for name, values in measured.items():
-            totals[name] = totals.get(name, 0.0) + float(values[: piece.counted].detach().sum())
-        ratio_errors += (ratio_B[: piece.counted].detach() - 1).abs().tolist()
+        counted = {name: values[: piece.counted].detach() for name, values in measured.items()}
+        seen.append((counted, ratio_B[: piece.counted].detach()))
     if settings.max_grad_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
     learner.optimizer.step()
+    # Read only now: a GPU would have to be waited for after every piece.
+    ratio_errors = [0.0]
+    for counted, ratio in seen:
+        ratio_errors += (ratio - 1).abs().tolist()
+        for name, values in counted.items():
+            totals[name] = totals.get(name, 0.0) + float(values.sum())
     return max(ratio_errors)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.actor_critic import ActorCritic, gumbel
 from rl4vlm.models.encode import collate
 
 PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
@@ -80,6 +80,14 @@ def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
     top = probabilities.topk(5)
     error = (observed[top.indices] - top.values).abs()
     assert (error < 4 * (top.values * (1 - top.values) / count).sqrt() + 1e-3).all()
+
+
+def test_noise_is_numpys_own():
+    """To the precision that it is used in, and the streams stand where they would."""
+    ours, theirs = streams(3), streams(3)
+    expected = np.stack([rng.gumbel(size=5000) for rng in theirs])
+    torch.testing.assert_close(gumbel(ours, 5000), torch.from_numpy(expected), atol=1e-13, rtol=1e-13)
+    assert [rng.random() for rng in ours] == [rng.random() for rng in theirs]
 
 
 def test_save_then_load_gives_the_same_logits(actor_critic, prompts, tmp_path):
