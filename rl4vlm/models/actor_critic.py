@@ -106,33 +106,43 @@ def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def gumbel(rngs: Sequence[np.random.Generator], count: int) -> torch.Tensor:
-    """Standard Gumbel noise (rows, count) float64, a row from each stream: what `Generator.gumbel` draws but for the
-    last bits. That takes its logarithms one by one, and they are much of a small model's time."""
-    uniform = torch.from_numpy(np.stack([rng.random(count) for rng in rngs]))
-    return uniform.neg_().add_(1.0).log_().neg_().log_().neg_()
+def uniforms(rngs: Sequence[np.random.Generator], count: int) -> torch.Tensor:
+    """Uniform numbers (rows, count) float64 in [0, 1), a row from each stream."""
+    return torch.from_numpy(np.stack([rng.random(count) for rng in rngs]))
 
 
-class _SampleFromStreams(LogitsProcessor):
-    """Turns greedy search into sampling from one random stream a row, by the Gumbel-max rule; records log-probs.
+def sample(logprobs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """A token (B, 1) for each row of log-probabilities (B, V): the one in whose part of the unit interval, dealt out by
+    probability in the order of ids, the row's number of `uniform` (B, 1) float64 lies.
 
-    With `rngs` None the search stays greedy.
+    A token of probability 0 has no part. The parts are scaled to the sum, which rounding leaves beside 1.
+    """
+    parts = logprobs.exp().cumsum(-1, dtype=uniform.dtype)
+    # The largest number below 1 could round up to the very end, which is nobody's.
+    below_one = uniform.clamp(max=1 - 2 * torch.finfo(uniform.dtype).eps)
+    return torch.searchsorted(parts, below_one * parts[:, -1:], right=True)
+
+
+class _Sampler(LogitsProcessor):
+    """Turns greedy search into sampling, by a number that was drawn for each token beforehand; records log-probs.
+
+    `uniform` (B, R) are those numbers: what a row samples does not depend on the others, nor on when theirs end. With
+    None the search stays greedy.
     """
 
-    def __init__(
-        self, rngs: Sequence[np.random.Generator] | None, suppressed: torch.Tensor, temperature: float
-    ) -> None:
-        self.rngs, self.suppressed, self.temperature = rngs, suppressed, temperature
+    def __init__(self, uniform: torch.Tensor | None, suppressed: torch.Tensor, temperature: float) -> None:
+        self.uniform, self.suppressed, self.temperature = uniform, suppressed, temperature
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logprobs = policy_log_probs(scores, self.suppressed, self.temperature)
-        keys = logprobs
-        if self.rngs is not None:
-            keys = logprobs + gumbel(self.rngs, scores.shape[-1]).to(scores.device, torch.float32)
-        chosen = keys.argmax(-1, keepdim=True)
+        if self.uniform is None:
+            chosen = logprobs.argmax(-1, keepdim=True)
+        else:
+            token = len(self.logprobs)
+            chosen = sample(logprobs, self.uniform[:, token : token + 1])
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
-        return keys
+        return torch.full_like(logprobs, -torch.inf).scatter_(-1, chosen, 0.0)
 
 
 class ActorCritic(nn.Module):
@@ -162,11 +172,16 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Encoded], rngs: Sequence[np.random.Generator]) -> list[Generated]:
-        """Sample one reply a prompt, each from its own stream, dropout off."""
+        """Sample one reply a prompt, each from its own stream, dropout off.
+
+        Each stream gives `max_new_tokens` numbers, however long the reply turns out: where it stands afterwards says
+        nothing of the batch. Greedy play draws none.
+        """
         self.eval()
         batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
-        sampler = _SampleFromStreams(rngs if self.temperature else None, self.suppressed, self.scoring_temperature)
+        uniform = uniforms(rngs, self.max_new_tokens).to(self.device) if self.temperature else None
+        sampler = _Sampler(uniform, self.suppressed, self.scoring_temperature)
         with first_head_input(self.model) as seen:
             ids = self.model.generate(
                 **inputs,

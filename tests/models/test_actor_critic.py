@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl4vlm.models.actor_critic import ActorCritic, gumbel
+from rl4vlm.models.actor_critic import ActorCritic, sample, uniforms
 from rl4vlm.models.encode import collate
 
 PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
@@ -67,7 +67,7 @@ def test_special_tokens_are_never_sampled(actor_critic, prompts):
 
 
 def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
-    """First tokens of many replies occur as often as the policy says (Gumbel-max is exact sampling)."""
+    """First tokens of many replies occur as often as the policy says (exact sampling)."""
     actor_critic.max_new_tokens = 1
     count = 2000
     rng = [np.random.default_rng([7, i]) for i in range(count)]
@@ -82,12 +82,30 @@ def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
     assert (error < 4 * (top.values * (1 - top.values) / count).sqrt() + 1e-3).all()
 
 
-def test_noise_is_numpys_own():
-    """To the precision that it is used in, and the streams stand where they would."""
-    ours, theirs = streams(3), streams(3)
-    expected = np.stack([rng.gumbel(size=5000) for rng in theirs])
-    torch.testing.assert_close(gumbel(ours, 5000), torch.from_numpy(expected), atol=1e-13, rtol=1e-13)
-    assert [rng.random() for rng in ours] == [rng.random() for rng in theirs]
+def test_a_token_has_the_part_of_the_unit_interval_that_its_probability_says():
+    logprobs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).log()
+    numbers = [0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53]
+    chosen = [int(sample(logprobs, torch.tensor([[number]], dtype=torch.float64))) for number in numbers]
+    assert chosen == [1, 1, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("total", [0.999999, 1.0, 1.0000001])
+def test_a_token_of_no_probability_is_not_sampled_where_probabilities_round(total):
+    probabilities = torch.tensor([[0.0, total, 0.0]])
+    for number in (0.0, 0.5, 1 - 2**-53):
+        assert int(sample(probabilities.log(), torch.tensor([[number]], dtype=torch.float64))) == 1
+
+
+def test_a_reply_takes_as_much_of_its_stream_however_long_it_is(actor_critic, prompts):
+    """Each row has the numbers of its own stream alone, and greedy play takes none."""
+    rngs, alone = streams(3), streams(3)
+    actor_critic.generate(prompts, rngs)
+    drawn = uniforms(alone, actor_critic.max_new_tokens)
+    assert len(torch.unique(drawn)) == drawn.numel()
+    assert [rng.random() for rng in rngs] == [rng.random() for rng in alone]
+    actor_critic.temperature = 0
+    actor_critic.generate(prompts, rngs)
+    assert [rng.random() for rng in rngs] == [rng.random() for rng in alone]
 
 
 def test_save_then_load_gives_the_same_logits(actor_critic, prompts, tmp_path):

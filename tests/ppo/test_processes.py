@@ -25,6 +25,7 @@ from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample
 from tests.fakes import climb_slot
 from tests.ppo.fit_stored import fit
+from tests.ppo.play_apart import ENVIRONMENTS, play, policy
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("rl4vlm")
@@ -75,6 +76,28 @@ def test_two_processes_equal_one_in_float64(tiny_checkpoint, tmp_path):
     assert max(moved) > 1e-3
     for one, two in zip(alone["measured"], together["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def texts_together(tiny_checkpoint):
+    """What environments are told that are all asked in one batch."""
+    return play(policy(tiny_checkpoint), [[climb_slot(seed) for seed in range(ENVIRONMENTS)]])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_replies_do_not_depend_on_who_shares_the_batch(tiny_checkpoint, texts_together, size):
+    """Although replies end at different tokens: an environment draws from its stream for its own replies alone."""
+    slots = [climb_slot(seed) for seed in range(ENVIRONMENTS)]
+    groups = [slots[start : start + size] for start in range(0, ENVIRONMENTS, size)]
+    assert play(policy(tiny_checkpoint), groups) == texts_together
+    assert len({len(text) for texts in texts_together for text in texts}) > 5
+
+
+def test_replies_do_not_depend_on_the_processes(tiny_checkpoint, texts_together, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    script = ROOT / "tests" / "ppo" / "play_apart.py"
+    subprocess.run(launched(script, tmp_path), env=ENVIRONMENT, check=True, timeout=240)
+    assert json.loads((tmp_path / "texts.json").read_text()) == [2, texts_together]
 
 
 ARGUMENTS = ["--task", "NumberLine", "--seed", "3"]
