@@ -15,13 +15,15 @@ class Shown:
     """A figure, or the tables of a results folder, by the record beside it.
 
     `record` is its place in the results folder. `inputs` maps each file that it was made of, by its place in the
-    results folder, to its SHA-256 then; in the order in which they were read.
+    results folder, to its SHA-256 then; in the order in which they were read. `base_readings` names by task those that
+    say how its base model reads.
     """
 
     record: str
     settings: Mapping[str, Any]
     packages: Mapping[str, str]
     inputs: Mapping[str, str]
+    base_readings: Mapping[str, str]
 
     @property
     def evaluations(self) -> list[str]:
@@ -33,30 +35,28 @@ class Shown:
         """The folders of its training runs."""
         return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith("/metrics.jsonl")]
 
-    @property
-    def base_reading(self) -> str | None:
-        """What the base model read, if that is shown."""
-        return next((name for name in self.inputs if name.endswith("/reading.json")), None)
-
 
 def read_shown(results: Path, record: str) -> Shown:
     """Read the record of the tables, of a figure or of the gallery. Raises ValueError naming one that is none."""
     found = read_json(results / record)
     try:
+        settings, entries = dict(found["settings"]), dict(found["inputs"])
         return Shown(
             record=record,
-            settings=dict(found["settings"]),
+            settings=settings,
             packages=dict(found["packages"]),
-            inputs={_place(entry["path"]): str(entry["sha256"]) for entry in found["inputs"].values()},
+            inputs={_place(entry["path"]): str(entry["sha256"]) for entry in entries.values()},
+            base_readings={
+                task: _place(entries[name]["path"]) for task, name in settings.get("base_readings", {}).items()
+            },
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{results / record} is no record of a table or figure: {error!r}") from error
 
 
 def _place(path: str) -> str:
-    """Where a file lies in its results folder, wherever that was: `eval/<run>/<file>`, or `base_model/<file>`."""
-    parts = PurePosixPath(path).parts
-    return str(PurePosixPath(*parts[-2:] if parts[-2] == "base_model" else parts[-3:]))
+    """Where a file lies in its results folder, wherever that was: `eval/<run>/<file>`, `base_model/<name>/<file>`."""
+    return str(PurePosixPath(*PurePosixPath(path).parts[-3:]))
 
 
 def differences(results: Path, shown: Shown) -> Iterator[str]:
@@ -72,8 +72,8 @@ def differences(results: Path, shown: Shown) -> Iterator[str]:
 def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
     """These run folders and all that they came from, by their records: of an evaluation its training, and so on.
 
-    A folder is named by its place in the results folder (`eval/<run>`, `base_model`). What lies elsewhere, such as
-    demonstrations that were given, is not followed. Raises ValueError naming a record that is missing.
+    A folder is named by its place in the results folder (`eval/<run>`, `base_model/<name>`). What lies elsewhere, such
+    as demonstrations that were given, is not followed. Raises ValueError naming a record that is missing.
     """
     todo, found = sorted(set(folders)), set()
     while todo:
@@ -89,5 +89,5 @@ def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
 def _run_of(results: Path, path: str) -> str | None:
     """The run folder here that a recorded path, a checkpoint's or a run's own, ends in; None where there is none."""
     parts = PurePosixPath(path.removesuffix("/checkpoint")).parts
-    place = "/".join(parts[-1:] if parts[-1:] == ("base_model",) else parts[-2:])
+    place = "/".join(parts[-2:])
     return place if place and (results / place).is_dir() else None

@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.core.config import api_settings, load_config, merge, parse_settings, parse_words, setting_words
+from rl4vlm.core.command_line import parse_settings, parse_words, setting_words
+from rl4vlm.core.config import api_settings, load_config, merge
 
 if TYPE_CHECKING:
     from rl4vlm.ppo.resume import StateFolder
@@ -177,7 +178,6 @@ def readme_assets(args: argparse.Namespace) -> None:
 
 
 def check_results(args: argparse.Namespace) -> None:
-    from rl4vlm.core.config import load_config
     from rl4vlm.core.promised import promised_files, shortcomings
 
     files = promised_files(load_config([Path("config", "config.yaml"), *args.config]))
@@ -229,7 +229,7 @@ def _read_results(args: argparse.Namespace) -> dict[str, Any]:
             *_folders(args.results / "ppo", args.ppo_runs),
             *([] if without_cnn else _folders(cnn, args.cnn_runs)),
         ],
-        "base_reading": args.base_reading,
+        "base_readings": dict(args.base_readings),
         "scale": args.scale,
         "main_lambda": dict(args.main_lambda),
     }

@@ -44,7 +44,12 @@ def results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ppo-runs", nargs="*", metavar="RUN", help="PPO runs to use (default: all in DIR/ppo)")
     parser.add_argument("--cnn-runs", nargs="*", metavar="RUN", help="CNN+RL runs to use (default: all in DIR/cnn)")
     parser.add_argument(
-        "--base-reading", type=Path, metavar="FILE", help="the base model's reading.json; without it, no row of it"
+        "--base-readings",
+        nargs="*",
+        type=_task_file,
+        default=[],
+        metavar="TASK=FILE",
+        help="reading.json of the base model that a task started from; without it, the task has no row of it",
     )
     parser.add_argument(
         "--main-lambda",
@@ -54,6 +59,11 @@ def results(parser: argparse.ArgumentParser) -> None:
         metavar="TASK=LAMBDA",
         help="which lambda is the method's own, where a task was trained with several",
     )
+
+
+def _task_file(text: str) -> tuple[str, Path]:
+    task, _, file = text.partition("=")
+    return task, Path(file)
 
 
 def _task_lambda(text: str) -> tuple[str, float]:

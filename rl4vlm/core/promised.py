@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.config import cnn_runs, evaluation_runs, ppo_runs
+from rl4vlm.core.base_models import EMBEDDED, base_models
+from rl4vlm.core.runs import cnn_runs, evaluation_runs, ppo_runs
 
 TABLES = ("main", "cot", "lambda", "reading")
 FIGURES = ("training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading")
@@ -25,8 +26,11 @@ def promised_files(config: Mapping[str, Any]) -> list[Path]:
     files += [results / "tables" / f"{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
     files += [results / "figures" / f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
     files += [results / folder / "run.json" for folder in ("tables", "gallery")]
-    if config["base_model"]["source"] in ("pretrain", "shipped"):
-        files += [results / "base_model" / name for name in ("config.json", "model.safetensors", "reading.json")]
+    for model in base_models(config).values():
+        if model.kind != "folder":
+            files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
+        if model.kind in EMBEDDED:
+            files += [results / "base_model" / model.name / "reading.json"]
     for run in evaluation_runs(config):
         files += [results / "eval" / run.name / name for name in ("summary.json", "episodes.jsonl", "run.json")]
     for training in ppo_runs(config):

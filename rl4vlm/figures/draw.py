@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rl4vlm.core.runlog import write_run_record
-from rl4vlm.figures.results import Results, input_files
+from rl4vlm.figures.results import Results, input_files, readings_record
 from rl4vlm.figures.style import FigureStyle, drawing, save
 
 FIGURES: dict[str, str] = {
@@ -25,7 +25,7 @@ def draw(
     *,
     evaluations: Iterable[Path],
     training_runs: Iterable[Path],
-    base_reading: Path | None,
+    base_readings: Mapping[str, Path],
     out: Path,
     scale: str,
     style: FigureStyle | None = None,
@@ -39,7 +39,7 @@ def draw(
         name: a key of `FIGURES`.
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
         training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`).
-        base_reading: the base model's `reading.json`, or None.
+        base_readings: by task, the `reading.json` of the base model that it started from, if that was asked.
         out: path of the files, without a suffix.
         scale: which config made the results, for the small print.
         style: colours, sizes and fonts.
@@ -55,16 +55,22 @@ def draw(
     style = style or FigureStyle()
     evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, training_runs=training_runs, base_reading=base_reading, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
     )
     with drawing(style):
         save(figure(results, scale, style), out)
     write_run_record(
         out.parent,
         stage="figure",
-        settings={"figure": name, "scale": scale, "main_lambda": results.main_lambda, "style": style},
+        settings={
+            "figure": name,
+            "scale": scale,
+            "main_lambda": results.main_lambda,
+            "base_readings": readings_record(base_readings),
+            "style": style,
+        },
         seeds={},
-        inputs=input_files(evaluations, training_runs, base_reading),
+        inputs=input_files(evaluations, training_runs, base_readings),
         seconds=time.monotonic() - started,
         name=f"{out.name}.run.json",
     )

@@ -112,12 +112,13 @@ class Results:
     """Everything that tables and figures are made of.
 
     `main_lambda` says by task which λ is the method's own, as opposed to a point of the λ ablation. A task that is not
-    named there was trained with one λ, or else has the paper's.
+    named there was trained with one λ, or else has the paper's. `base_readings` are by task, of the base model that it
+    started from.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
     training_runs: tuple[TrainingRun, ...] = ()
-    base_reading: BaseReading | None = None
+    base_readings: Mapping[str, BaseReading] = field(default_factory=dict)
     main_lambda: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -126,10 +127,10 @@ class Results:
         *,
         evaluations: Iterable[Path],
         training_runs: Iterable[Path],
-        base_reading: Path | None = None,
+        base_readings: Mapping[str, Path] | None = None,
         main_lambda: Mapping[str, float] | None = None,
     ) -> Results:
-        """Read folders of evaluations and of training runs, and the base model's `reading.json`.
+        """Read folders of evaluations and of training runs, and by task its base model's `reading.json`.
 
         Raises ValueError naming a file (and line) that is missing or broken, a run whose folder's name does not say
         what it holds, or a task trained with several λ of which none is known to be the main one.
@@ -137,7 +138,7 @@ class Results:
         results = cls(
             evaluations=tuple(load_evaluation(folder) for folder in evaluations),
             training_runs=tuple(load_training_run(folder) for folder in training_runs),
-            base_reading=None if base_reading is None else load_base_reading(base_reading),
+            base_readings={task: load_base_reading(file) for task, file in (base_readings or {}).items()},
             main_lambda=dict(main_lambda or {}),
         )
         for task in results.tasks:
@@ -289,13 +290,22 @@ def load_base_reading(file: Path) -> BaseReading:
 
 
 def input_files(
-    evaluations: Iterable[Path], training_runs: Iterable[Path], base_reading: Path | None
+    evaluations: Iterable[Path], training_runs: Iterable[Path], base_readings: Mapping[str, Path]
 ) -> dict[str, Path]:
     """The files that `Results.load` reads, by a name for the run record."""
     files = [folder / name for folder in evaluations for name in ("summary.json", "episodes.jsonl")]
     files += [folder / "metrics.jsonl" for folder in training_runs]
-    files += [] if base_reading is None else [base_reading]
-    return {f"{file.parent.name}/{file.name}": file for file in files}
+    files += dict.fromkeys(base_readings.values())
+    return {_record_name(file): file for file in files}
+
+
+def readings_record(base_readings: Mapping[str, Path]) -> dict[str, str]:
+    """By task, which of `input_files` says how its base model reads; for the run record."""
+    return {task: _record_name(file) for task, file in base_readings.items()}
+
+
+def _record_name(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
 
 
 def _curve(file: Path) -> Iterator[CurvePoint]:

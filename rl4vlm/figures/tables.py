@@ -17,7 +17,7 @@ from rl4vlm.core.runlog import atomic_write_text, write_run_record
 from rl4vlm.figures.intervals import Counts, average_interval, rate_interval
 from rl4vlm.figures.layout import Table, latex, markdown
 from rl4vlm.figures.published_data import PAPER, Rate, published_lambda_peaks, published_rates, reference_rates
-from rl4vlm.figures.results import Evaluation, Results, TrainingRun, input_files
+from rl4vlm.figures.results import Evaluation, Results, TrainingRun, input_files, readings_record
 
 CARD_AVERAGE = "gym_cards_avg"
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -87,7 +87,7 @@ def build_tables(
     *,
     evaluations: Iterable[Path],
     training_runs: Iterable[Path],
-    base_reading: Path | None,
+    base_readings: Mapping[str, Path],
     out: Path,
     scale: str,
     main_lambda: Mapping[str, float] | None = None,
@@ -97,7 +97,7 @@ def build_tables(
     Args:
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
         training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`), for the paper's own protocol.
-        base_reading: the base model's `reading.json`, or None.
+        base_readings: by task, the `reading.json` of the base model that it started from, if that was asked.
         out: folder to write.
         scale: label of the reproduced rows (`embedded`, `smoke`, `paper`, ...).
         main_lambda: by task, which λ is the method's own; see `Results`.
@@ -107,7 +107,7 @@ def build_tables(
     started = time.monotonic()
     evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, training_runs=training_runs, base_reading=base_reading, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
     )
     _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {_legend(scale)}")
     _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {_legend(scale)}")
@@ -119,9 +119,13 @@ def build_tables(
     write_run_record(
         out,
         stage="tables",
-        settings={"scale": scale, "main_lambda": results.main_lambda},
+        settings={
+            "scale": scale,
+            "main_lambda": results.main_lambda,
+            "base_readings": readings_record(base_readings),
+        },
         seeds={},
-        inputs=input_files(evaluations, training_runs, base_reading),
+        inputs=input_files(evaluations, training_runs, base_readings),
         seconds=time.monotonic() - started,
     )
 
@@ -163,13 +167,11 @@ def lambda_rows(results: Results, scale: str) -> list[Row]:
 def reading_rows(results: Results, scale: str) -> list[ReadingRow]:
     """Reading accuracy by task and field: of the base model, after SFT and after PPO."""
     rows = []
-    if results.base_reading:
-        samples = results.base_reading.samples
-        for task, shares in results.base_reading.shares.items():
-            rows += [
-                ReadingRow("pretraining", "base model", task, name, scale, 100 * share, samples)
-                for name, share in shares.items()
-            ]
+    for task, read in results.base_readings.items():
+        rows += [
+            ReadingRow("pretraining", "base model", task, name, scale, 100 * share, read.samples)
+            for name, share in read.shares.get(task, {}).items()
+        ]
     counts: dict[tuple[str, str, str, str], list[Counts]] = {}
     for run in results.headline_evaluations():
         if run.kind != "scripted":

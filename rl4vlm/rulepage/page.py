@@ -11,8 +11,8 @@ from rl4vlm.rulepage.read import RuleText, Variant, Workflow, grouped, read_work
 
 VARIANTS = (
     Variant(),
-    Variant(settings={"base_model": {"source": "pretrain"}}),
-    Variant(settings={"base_model": {"source": "a-name/on-the-hub"}}),
+    Variant(settings={"base_model": {"defaults": {"source": "pretrain"}}}),
+    Variant(settings={"base_model": {"defaults": {"source": "a-name/on-the-hub"}}}),
     Variant(overlays=(Path("config", "alfworld.yaml"),)),
 )
 """The configs whose rules and links the page has: the default, then what it leaves out."""
@@ -47,9 +47,9 @@ def page(workflow: Workflow, picture: str) -> str:
         "Resources are those of the default config, where `resources` sets them by stage: threads, MB of memory,\n"
         "minutes, and GPUs if any. Every rule's inputs are also the source files of its stage, so that an edit makes\n"
         "just those results stale ([why](decisions/0002-sources-as-inputs.md)), and every rule has a log in\n"
-        "`results/logs/`. `results/` stands for the config's `results_dir`. A base model by its Hugging Face name is\n"
-        "downloaded by `prefetch`; any other config has one of the two rules `base_model`, or the folder it names\n"
-        "(what a rule needs is said by names, so both have the needs of either).",
+        "`results/logs/`. `results/` stands for the config's `results_dir`. A base model is made (`base_model`),\n"
+        "copied (`shipped_model`), downloaded (`download`; all of those by `prefetch`) or used where it is, as its\n"
+        "source says. What a rule needs is said by names, so any of these has the needs of all.",
         "## Commands",
         "What a job runs, the names in braces filled in; `snakemake -n -p` prints them filled in.",
         *(_command(rule) for rule in workflow.rules),

@@ -38,14 +38,14 @@ def make_whole_results(root: Path) -> Path:
     """A results folder as the workflow leaves it, with what an earlier config left, weights, logs and a cache."""
     results = root / "results"
     made = make_results(results, tasks=TASKS, lambdas=(0.3, 0.5), episodes=20, cnn=True)
-    add_record(results / "base_model", "base_model")
+    add_record(results / "base_model" / "cards", "base_model")
     for task in TASKS:
         for style in ("cot", "nocot"):
             data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}"
             add_record(data, "sft_data")
             write_json(data / "manifest.json", {"samples": 1})
             write_json(data / "data.json", {})
-            add_record(tuned, "sft", f"results/sft_data/{task}-{style}", "results/base_model")
+            add_record(tuned, "sft", f"results/sft_data/{task}-{style}", "results/base_model/cards")
             write_lines(tuned / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
     for folder in made.training_runs:
         style = "nocot" if "nocot" in folder.name else "cot"

@@ -42,7 +42,7 @@ def test_what_is_shown_and_all_it_came_from_is_packed(packed: Path) -> None:
     assert {f"results/{RUN}/metrics.jsonl", f"results/{RUN}/run.json"} <= names
     # Not read by any figure: named by the records of what is.
     assert {"results/sft/EZPoints-nocot/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
-    assert {"results/base_model/run.json", "results/base_model/reading.json"} <= names
+    assert {"results/base_model/cards/run.json", "results/base_model/cards/reading.json"} <= names
     assert {"code/rl4vlm/archive/verify.py", "config.yaml", "requirements.txt", "README.md"} <= names
 
 

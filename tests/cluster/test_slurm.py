@@ -25,11 +25,11 @@ ONE_GAME = {
     "tasks": ["NumberLine"],
     "styles": ["cot"],
     "ablations": {"lambda": {"NumberLine": []}},
-    "base_model": {"source": "shipped"},
+    "base_model": {"defaults": {"source": "shipped"}},
 }
 # A GPU for each PPO run, which the pretended ones cannot compute on.
 ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
-FROM_HUB = {"base_model": {"source": NAME}}
+FROM_HUB = {"base_model": {"defaults": {"source": NAME}}}
 # A rule of one's own in the project's workflow, and its stage, which takes longer to save than Snakemake to end.
 SLOW_RULE = """\
 include: "Snakefile"
@@ -75,11 +75,11 @@ def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Wo
     """A copy whose base model was fetched from a hub that is gone since, with the warm start that PPO needs."""
     space = Workspace(tmp_path_factory.mktemp("prefetched") / "copy")
     before = cluster.jobs()
-    with serving(Hub(ROOT / "workflow" / "resources" / "base_model")) as hub:
+    with serving(Hub(ROOT / "workflow" / "resources" / "base_model" / "cards")) as hub:
         cluster.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(space.folder / "hf")}
         with submitted(space, cluster, "prefetch", overlay=ONE_GAME | FROM_HUB) as run:
             run.finish(300)
-    assert (space.folder / "results" / "smoke" / "base_model" / "model.safetensors").is_file()
+    assert (space.folder / "results" / "smoke" / "base_model" / NAME.replace("/", "--") / "model.safetensors").is_file()
     assert cluster.jobs() == before, "prefetch is no job of the cluster: its nodes may have no network"
     # Quicker than as jobs of the cluster; the smoke run is there for that.
     warm = space.snakemake("--until", "sft", *configured(space, ONE_GAME | FROM_HUB))

@@ -10,21 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from rl4vlm.core.command_line import parse_settings, setting_words
 from rl4vlm.core.config import (
     API_ENTRY,
     API_PLAY,
-    api_runs,
     api_settings,
     api_style,
-    build_settings,
     check_schema,
     check_tasks,
-    evaluation_runs,
-    http_runs,
     http_settings,
-    parse_settings,
-    setting_words,
 )
+from rl4vlm.core.runs import api_runs, evaluation_runs, http_runs
+from rl4vlm.core.settings import build_settings
 from rl4vlm.evaluation.run import EvaluationSettings
 from rl4vlm.policies.api.settings import ApiSettings
 

@@ -44,11 +44,15 @@ class Synthetic:
     root: Path
     evaluations: list[Path] = field(default_factory=list)
     training_runs: list[Path] = field(default_factory=list)
-    base_reading: Path | None = None
+    base_readings: dict[str, Path] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"evaluations": self.evaluations, "training_runs": self.training_runs, "base_reading": self.base_reading}
+        return {
+            "evaluations": self.evaluations,
+            "training_runs": self.training_runs,
+            "base_readings": self.base_readings,
+        }
 
 
 def make_results(
@@ -114,8 +118,9 @@ def make_results(
                         **extra,
                     )
     shares = {task: {name: 0.97 - 0.02 * place for place, name in enumerate(FIELDS[task])} for task in tasks}
-    made.base_reading = root / "base_model" / "reading.json"
-    write_json(made.base_reading, {"samples": 200, "tasks": shares})
+    reading = root / "base_model" / "cards" / "reading.json"
+    made.base_readings = dict.fromkeys(tasks, reading)
+    write_json(reading, {"samples": 200, "tasks": shares})
     return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_hex
 
-from rl4vlm.core.config import parse_settings
+from rl4vlm.core.command_line import parse_settings
 from rl4vlm.core.runlog import sha256_of
 from rl4vlm.figures.draw import FIGURES, draw
 from rl4vlm.figures.results import Results
@@ -64,12 +64,14 @@ def test_files_are_written_and_the_same_every_time(name, made, tmp_path):
     read = record["inputs"]["ppo-EZPoints-cot-lambda0.5-seed1/episodes.jsonl"]
     assert read["sha256"] == sha256_of(Path(read["path"]))
     assert "EZPoints-cot-lambda0.5-seed1/metrics.jsonl" in record["inputs"]
-    assert "base_model/reading.json" in record["inputs"]
+    assert record["settings"]["base_readings"] == dict.fromkeys(made.base_readings, "cards/reading.json")
+    assert "cards/reading.json" in record["inputs"]
 
 
 def test_another_process_with_another_matplotlibrc_gives_the_same_bytes_and_loads_no_torch(made, tmp_path):
     draw("training_curves", **made.inputs, out=tmp_path / "here", scale="embedded", style=STYLE)
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\naxes.facecolor: red\n")
+    readings = {task: str(file) for task, file in made.base_readings.items()}
     code = f"""
 import sys
 from pathlib import Path
@@ -77,7 +79,8 @@ from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 import rl4vlm.figures.tables, rl4vlm.figures.assets
 draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
-     training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_reading=Path({str(made.base_reading)!r}),
+     training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_readings={{task: Path(file) for task, file
+     in {readings}.items()}},
      out=Path({str(tmp_path / "there")!r}), scale="embedded", style=FigureStyle(dpi=60))
 assert "torch" not in sys.modules
 """
@@ -220,7 +223,7 @@ def test_reading_has_a_bar_for_every_stage_and_field(made):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_config_without_such_runs_still_gets_its_figure(name, tmp_path):
-    draw(name, evaluations=[], training_runs=[], base_reading=None, out=tmp_path / name, scale="smoke", style=STYLE)
+    draw(name, evaluations=[], training_runs=[], base_readings={}, out=tmp_path / name, scale="smoke", style=STYLE)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
@@ -269,7 +272,7 @@ def test_wrong_style_is_named(setting, complaint):
 
 def test_unknown_figure_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'training_curve'.*training_curves"):
-        draw("training_curve", evaluations=[], training_runs=[], base_reading=None, out=tmp_path / "x", scale="smoke")
+        draw("training_curve", evaluations=[], training_runs=[], base_readings={}, out=tmp_path / "x", scale="smoke")
 
 
 def test_broken_input_is_named_and_leaves_the_old_figure(tmp_path):

@@ -148,4 +148,4 @@ def test_broken_base_reading_is_named(tmp_path):
     file = tmp_path / "reading.json"
     file.write_text('{"samples": 5, "tasks": {"EZPoints": {"cards": "all"}}}')
     with pytest.raises(ValueError, match=r"reading\.json: EZPoints: 'cards' must be a number"):
-        Results.load(evaluations=[], training_runs=[], base_reading=file)
+        Results.load(evaluations=[], training_runs=[], base_readings={"NumberLine": file})

@@ -213,7 +213,7 @@ def test_the_record_names_every_file_that_was_read(made, tables):
 
 
 def test_without_the_base_models_reading_it_has_no_row(made, tmp_path):
-    build_tables(**made.inputs | {"base_reading": None}, out=tmp_path, scale="embedded")
+    build_tables(**made.inputs | {"base_readings": {}}, out=tmp_path, scale="embedded")
     rows = read(tmp_path, "reading")
     assert rows
     assert not pick(rows, method="base model")

@@ -11,7 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from rl4vlm.cli import main
-from rl4vlm.core.config import build_settings, parse_settings
+from rl4vlm.core.command_line import parse_settings
+from rl4vlm.core.settings import build_settings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import LoraSettings, ensure_adapter, target_layers, trainable

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, DynamicCache
 
-from rl4vlm.core.config import parse_settings
+from rl4vlm.core.command_line import parse_settings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report, table

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.cli import main
-from rl4vlm.core.config import training_command
+from rl4vlm.core.command_line import training_command
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample

@@ -34,7 +34,17 @@ def test_it_is_up_to_date(fresh: Path, name: str) -> None:
 
 def test_it_has_every_rule_of_every_config(fresh: Path) -> None:
     text = (fresh / "rules.md").read_text()
-    for rule in ("base_model", "prefetch", "sft", "ppo", "evaluate_ppo", "evaluate_api", "tables", "archive"):
+    for rule in (
+        "base_model",
+        "shipped_model",
+        "download",
+        "sft",
+        "ppo",
+        "evaluate_ppo",
+        "evaluate_api",
+        "tables",
+        "archive",
+    ):
         assert f"| `{rule}` |" in text, rule
     assert "`training_curves`<br>`cot_ablation`" in text
 

@@ -10,7 +10,7 @@ import pytest
 from rl4vlm.core.runlog import sha256_of
 from tests.workflow.conftest import Workspace
 
-SHARED = ("base_model", "sft_data/NumberLine-cot", "sft_data/NumberLine-nocot")
+SHARED = ("base_model/cards", "sft_data/NumberLine-cot", "sft_data/NumberLine-nocot")
 
 
 class Sharing:
@@ -76,5 +76,5 @@ def test_another_setting_is_another_result(sharing: Sharing) -> None:
     assert code != 0
     assert "a command was run" in said
     # The base model is the same and was taken; other demonstrations were not.
-    assert (sharing.results("three") / "base_model" / "config.json").is_file()
+    assert (sharing.results("three") / "base_model" / "cards" / "config.json").is_file()
     assert not (sharing.results("three") / "sft_data" / "NumberLine-cot").exists()

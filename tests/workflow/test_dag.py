@@ -9,6 +9,7 @@ import pytest
 
 from tests.workflow.conftest import Workspace
 
+CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
 TASKS, STYLES, LAMBDAS = 4, 2, 4
 FULL = {
     "sft_data": TASKS * STYLES,
@@ -32,8 +33,8 @@ FULL = {
 @pytest.mark.parametrize(
     ("config", "jobs"),
     [
-        ("config.yaml", FULL | {"base_model": 1}),
-        ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"} | {"prefetch": 1}),
+        ("config.yaml", FULL | {"shipped_model": 1}),
+        ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"} | {"download": 1}),
         ("smoke.yaml", FULL | {"base_model": 1, "ppo": TASKS * STYLES + 1, "evaluate_ppo": TASKS * STYLES + 1}),
     ],
 )
@@ -73,12 +74,12 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
     gpus = {rule: set(re.findall(r"gpu=(\d)", details)) for rule, details, _ in blocks}
     assert all(gpus[rule] == {"1"} for rule in ("sft", "ppo", "evaluate_sft", "evaluate_ppo"))
     assert all(gpus[rule] == {"0"} for rule in ("sft_data", "evaluate_scripted", "tables", "training_curves"))
-    rules = ("prefetch", "sft", "ppo")
+    rules = ("download", "sft", "ppo")
     commands = {rule: [command for found, _, command in blocks if found == rule] for rule in rules}
-    assert "llava-hf/llava-v1.6-mistral-7b-hf" in commands["prefetch"][0]
+    assert "llava-hf/llava-v1.6-mistral-7b-hf" in commands["download"][0]
     assert len(commands["sft"]) == TASKS * STYLES
     for command in commands["sft"]:
-        assert "--init results/paper/base_model" in command
+        assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf " in command
         assert {"batch=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
     assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
     for command in commands["ppo"]:
@@ -123,7 +124,9 @@ def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) 
 
 
 def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--config", "base_model={'source': 'someone/some-model'}")
+    done = workspace.snakemake(
+        "--dry-run", "-p", "--config", "base_model={'defaults': {'source': 'someone/some-model'}}"
+    )
     assert "rl4vlm tables" in done.stdout
     assert "reading.json" not in done.stdout
 
@@ -132,7 +135,8 @@ def test_the_base_models_reading_is_named_where_it_is_made(workspace: Workspace)
     done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "reading")
     commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure) .*)$", done.stdout, flags=re.MULTILINE)
     assert len(commands) == 2
-    assert all("--base-reading results/base_model/reading.json" in command for command in commands)
+    read = "--base-readings " + " ".join(f"{task}=results/base_model/cards/reading.json" for task in CARD_TASKS)
+    assert all(f"{read} --out" in command for command in commands)
 
 
 def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspace: Workspace) -> None:
@@ -154,10 +158,29 @@ def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
 
 
 def test_the_shipped_model_is_copied(workspace: Workspace) -> None:
-    shipped = workspace.folder / "workflow" / "resources" / "base_model" / "config.json"
-    shipped.parent.mkdir(parents=True, exist_ok=True)
-    shipped.touch()
-    jobs = workspace.snakemake(
-        "--dry-run", "-p", "--config", "base_model={'source': 'shipped'}", "--until", "base_model"
+    done = workspace.snakemake("--dry-run", "-p", "--until", "shipped_model")
+    assert "--out results/base_model/cards --copy workflow/resources/base_model/cards" in done.stdout
+
+
+def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
+    (workspace.folder / "own.yaml").write_text(
+        "base_model:\n  tasks:\n    Blackjack: {name: hands, source: pretrain, settings: {tasks: [Blackjack]}}\n"
+        "    Points24: {source: someone/some-model, revision: v1}\n"
     )
-    assert "rl4vlm base-model --out results/base_model --copy workflow/resources/base_model" in jobs.stdout
+    done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")
+    made = re.findall(r"^Shell command: rl4vlm base-model --out results/base_model/(\S+) --(\S+)", done.stdout, re.M)
+    assert sorted(made) == [("cards", "copy"), ("hands", "set"), ("someone--some-model@v1", "download")]
+    starts = dict(re.findall(r"--data results/sft_data/(\w+)-cot --init results/base_model/(\S+)", done.stdout))
+    assert starts == {
+        "NumberLine": "cards",
+        "EZPoints": "cards",
+        "Points24": "someone--some-model@v1",
+        "Blackjack": "hands",
+    }
+    read = re.search(r"rl4vlm tables .* --base-readings (.*) --out", done.stdout)
+    assert read
+    assert dict(word.split("=") for word in read[1].split()) == {
+        "NumberLine": "results/base_model/cards/reading.json",
+        "EZPoints": "results/base_model/cards/reading.json",
+        "Blackjack": "results/base_model/hands/reading.json",
+    }

@@ -33,7 +33,7 @@ def test_it_has_the_same_jobs_there_as_here(elsewhere: Workspace, workspace: Wor
 
 
 def test_the_ready_weights_are_found_there(elsewhere: Workspace) -> None:
-    done = elsewhere.snakemake("results/base_model", "--dry-run", "-p")
+    done = elsewhere.snakemake("results/base_model/cards", "--dry-run", "-p")
     (source,) = re.findall(r"--copy (\S+)", done.stdout)
     assert (elsewhere.folder / source / "model.safetensors").is_file()
 

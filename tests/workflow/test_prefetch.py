@@ -12,7 +12,8 @@ import pytest
 from tests.models.hub import COMMIT, NAME, Hub, serving
 from tests.workflow.conftest import Job, Workspace
 
-HUB_NAME = ("--config", f"base_model={{'source': '{NAME}', 'revision': '{COMMIT}'}}")
+HUB_NAME = ("--config", f"base_model={{'defaults': {{'source': '{NAME}', 'revision': '{COMMIT}'}}}}")
+FOLDER = f"{NAME}@{COMMIT}".replace("/", "--")
 
 
 def test_prefetch_downloads_the_model_that_the_others_start_from(
@@ -24,26 +25,29 @@ def test_prefetch_downloads_the_model_that_the_others_start_from(
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         done = space.snakemake("prefetch", *HUB_NAME, profile="profiles/default")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (space.folder / "results" / "base_model" / "config.json").is_file()
+    assert (space.folder / "results" / "base_model" / FOLDER / "config.json").is_file()
     assert not (space.folder / "results" / "report.html").exists()
 
     plan = space.snakemake("--dry-run", "-p", *HUB_NAME)
-    assert "rule prefetch:" not in plan.stdout
-    assert "--init results/base_model" in plan.stdout
+    assert "rule download:" not in plan.stdout
+    assert f"--init results/base_model/{FOLDER} " in plan.stdout
 
 
 def test_a_revision_is_part_of_the_command(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "-p", *HUB_NAME)
-    assert f"rl4vlm base-model --out results/base_model --download {NAME} --revision {COMMIT}" in done.stdout
+    assert f"rl4vlm base-model --out results/base_model/{FOLDER} --download {NAME} --revision {COMMIT}" in done.stdout
 
 
 def test_without_a_revision_it_is_the_newest(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--config", f"base_model={{'source': '{NAME}'}}")
-    assert f"rl4vlm base-model --out results/base_model --download {NAME} 2>&1 | tee" in " ".join(done.stdout.split())
+    done = workspace.snakemake("--dry-run", "-p", "--config", f"base_model={{'defaults': {{'source': '{NAME}'}}}}")
+    folder = NAME.replace("/", "--")
+    assert f"rl4vlm base-model --out results/base_model/{folder} --download {NAME} 2>&1 | tee" in " ".join(
+        done.stdout.split()
+    )
 
 
 def test_a_folder_is_used_where_it_is(workspace: Workspace) -> None:
     (workspace.folder / "my_model").mkdir(exist_ok=True)
-    jobs = workspace.planned("--config", "base_model={'source': 'my_model'}")
-    assert {job.rule for job in jobs}.isdisjoint({"prefetch", "base_model"})
+    jobs = workspace.planned("--config", "base_model={'defaults': {'source': 'my_model'}}")
+    assert {job.rule for job in jobs}.isdisjoint({"download", "base_model", "shipped_model"})
     assert Job("sft", "task=NumberLine, style=cot") in jobs

@@ -1,45 +1,42 @@
 # Names of folders, and the input and params functions that all the other files use.
 
 import os
+import re
 import sys
 from pathlib import Path
 
+from rl4vlm.core.base_models import EMBEDDED, base_model, base_models
+from rl4vlm.core.command_line import settings_arguments, training_command
 from rl4vlm.core.config import (
-    ablation_runs,
     api_settings,
     api_style,
-    base_model_settings,
     check_tasks,
     cnn_evaluation_settings,
-    cnn_runs,
     default_lambda,
-    evaluation_runs,
     evaluation_settings,
     http_settings,
-    main_runs,
-    ppo_runs,
-    settings_arguments,
     stage_settings,
-    training_command,
 )
 from rl4vlm.core.runlog import code_revision
+from rl4vlm.core.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.core.sources import stage_sources
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())
 
 RESULTS = config["results_dir"]
-# Ready weights of the embedded base model; docs/log.md says how they were made. Beside this file, also where the workflow
-# is a module of one elsewhere.
+# Ready weights of the embedded base models, a folder each; docs/log.md says how they were made. Beside this file, also
+# where the workflow is a module of one elsewhere.
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model")
-BASE_SOURCE = config["base_model"]["source"]
-BASE_REVISION = config["base_model"].get("revision")
-BASE_MODEL = BASE_SOURCE if Path(BASE_SOURCE).is_dir() else f"{RESULTS}/base_model"
-# Only a model made here was asked what it reads; what an earlier config left in its place is none of this one's results.
-BASE_IS_OURS = BASE_SOURCE in ("pretrain", "shipped")
-BASE_READ = [BASE_MODEL] if BASE_IS_OURS else []
-BASE_READING = [f"--base-reading {BASE_MODEL}/reading.json"] if BASE_IS_OURS else []
+BASES = base_models(config)
+# Only a model made here was asked what it reads.
+READERS = {
+    task: base_model(config, task).folder(RESULTS)
+    for task in config["tasks"]
+    if base_model(config, task).kind in EMBEDDED
+}
+BASE_READINGS = [f"{task}={folder}/reading.json" for task, folder in READERS.items()]
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
@@ -97,6 +94,16 @@ def data_of(task):
 
 def task_data(wildcards):
     return data_of(wildcards.task)
+
+
+def bases(*kinds):
+    """The names of the base models that are got in one of these ways, as a pattern; it fits nothing where none is."""
+    return "|".join(re.escape(name) for name, model in BASES.items() if model.kind in kinds) or "(?!)"
+
+
+def base_of(wildcards):
+    """The checkpoint that a task's warm start begins with."""
+    return base_model(config, wildcards.task).folder(RESULTS)
 
 
 def threads_of(stage):

@@ -1,64 +1,76 @@
-# The base model that everything starts from, and the demonstrations that SFT imitates. Workflows may share them through
+# The base models that everything starts from, and the demonstrations that SFT imitates. Workflows may share them through
 # a cache (docs/sharing.md), and what comes from there has no benchmark.
 
-if BASE_SOURCE == "pretrain":
 
-    rule base_model:
-        """Build the embedded base model and pre-train it on reading pictures (`base_model.source: pretrain`)."""
-        input:
-            sources=stage_sources("rl4vlm.models.pretrain", config["base_model"]["settings"]["tasks"]),
-            data=[folder for task in config["base_model"]["settings"]["tasks"] for folder in data_of(task)],
-        output:
-            directory(BASE_MODEL),
-        log:
-            f"{RESULTS}/logs/base_model.log",
-        cache: True
-        threads: threads_of("base_model")
-        resources:
-            **grant("base_model"),
-        params:
-            settings=settings_arguments(base_model_settings(config)),
-        shell:
-            "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
+rule base_model:
+    """Build an embedded base model and pre-train it on reading pictures (source `pretrain`)."""
+    input:
+        sources=lambda wildcards: stage_sources("rl4vlm.models.pretrain", BASES[wildcards.base].settings["tasks"]),
+        data=lambda wildcards: [folder for task in BASES[wildcards.base].settings["tasks"] for folder in data_of(task)],
+    output:
+        directory(f"{RESULTS}/base_model/{{base}}"),
+    log:
+        f"{RESULTS}/logs/base_model/{{base}}.log",
+    wildcard_constraints:
+        base=bases("pretrain"),
+    cache: True
+    threads: threads_of("base_model")
+    resources:
+        **grant("base_model"),
+    params:
+        settings=lambda wildcards: settings_arguments(BASES[wildcards.base].settings),
+    shell:
+        "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
 
-elif BASE_SOURCE == "shipped":
 
-    rule base_model:
-        """Copy the ready weights of the embedded base model (`base_model.source: shipped`)."""
-        input:
-            weights=sorted(str(path) for path in Path(SHIPPED).glob("*")),
-        output:
-            directory(BASE_MODEL),
-        log:
-            f"{RESULTS}/logs/base_model.log",
-        cache: True
-        resources:
-            **grant("sft_data"),
-        params:
-            source=lambda wildcards: SHIPPED,
-        shell:
-            "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
+rule shipped_model:
+    """Copy the ready weights of an embedded base model (source `shipped`)."""
+    input:
+        weights=lambda wildcards: sorted(map(str, Path(SHIPPED, wildcards.base).glob("*"))),
+    output:
+        directory(f"{RESULTS}/base_model/{{base}}"),
+    log:
+        f"{RESULTS}/logs/base_model/{{base}}.log",
+    wildcard_constraints:
+        base=bases("shipped"),
+    cache: True
+    resources:
+        **grant("sft_data"),
+    params:
+        source=lambda wildcards: f"{SHIPPED}/{wildcards.base}",
+    shell:
+        "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
 
-elif BASE_MODEL != BASE_SOURCE:
 
-    # By its name on the hub. Where compute nodes have no network, this one runs where Snakemake does.
-    localrules:
-        prefetch,
+# Where compute nodes have no network, these run where Snakemake does.
+localrules:
+    download,
+    prefetch,
 
-    rule prefetch:
-        """Download the base model by its Hugging Face name, so that no later job needs a network."""
-        output:
-            directory(BASE_MODEL),
-        log:
-            f"{RESULTS}/logs/prefetch.log",
-        cache: "omit-software"
-        resources:
-            **grant("sft_data"),
-        params:
-            source=BASE_SOURCE,
-            revision=f"--revision {BASE_REVISION}" if BASE_REVISION else "",
-        shell:
-            "rl4vlm base-model --out {output} --download {params.source} {params.revision} 2>&1 | tee {log}"
+
+rule download:
+    """Download a base model by its Hugging Face name, so that no later job needs a network."""
+    output:
+        directory(f"{RESULTS}/base_model/{{base}}"),
+    log:
+        f"{RESULTS}/logs/base_model/{{base}}.log",
+    wildcard_constraints:
+        base=bases("hub"),
+    cache: "omit-software"
+    resources:
+        **grant("sft_data"),
+    params:
+        source=lambda wildcards: BASES[wildcards.base].source,
+        revision=lambda wildcards: [f"--revision {BASES[wildcards.base].revision}"]
+        * bool(BASES[wildcards.base].revision),
+    shell:
+        "rl4vlm base-model --out {output} --download {params.source} {params.revision} 2>&1 | tee {log}"
+
+
+# Every download and nothing else, ahead of time: snakemake prefetch
+rule prefetch:
+    input:
+        [model.folder(RESULTS) for model in BASES.values() if model.kind == "hub"],
 
 
 rule sft_data:

@@ -17,7 +17,7 @@ MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["task
 rule tables:
     """Write the result tables: tidy CSV, Markdown and LaTeX."""
     input:
-        reading=BASE_READ,
+        reading=sorted(set(READERS.values())),
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",
             run=shown_evaluations("tables"),
@@ -64,12 +64,12 @@ rule tables:
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
-        base_reading=BASE_READING,
+        base_readings=BASE_READINGS,
         scale=config["scale"],
         main_lambda=MAIN_LAMBDA,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} {params.base_reading}"
+        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} --base-readings {params.base_readings}"
         " --out {params.results}/tables 2>&1 | tee {log}"
 
 
@@ -81,7 +81,7 @@ for FIGURE in FIGURES:
         name:
             FIGURE
         input:
-            reading=BASE_READ,
+            reading=sorted(set(READERS.values())),
             evaluations=expand(
                 f"{RESULTS}/eval/{{run.name}}/{{file}}",
                 run=shown_evaluations(FIGURE),
@@ -111,14 +111,14 @@ for FIGURE in FIGURES:
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
-            base_reading=BASE_READING,
+            base_readings=BASE_READINGS,
             scale=config["scale"],
             main_lambda=MAIN_LAMBDA,
             style=settings_arguments(config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
             " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda}"
-            " --scale {params.scale} {params.base_reading}"
+            " --scale {params.scale} --base-readings {params.base_readings}"
             " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
 
 

@@ -7,7 +7,7 @@ rule sft:
         data=lambda wildcards: config["sft_data"]["given"].get(
             f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
         ),
-        init=BASE_MODEL,
+        init=base_of,
         sources=watched("rl4vlm.sft.train", "{task}"),
     output:
         checkpoint=directory(f"{RESULTS}/sft/{{task}}-{{style}}/checkpoint"),
@@ -25,7 +25,7 @@ rule sft:
     params:
         rl4vlm=training_command(config, "sft"),
         out=subpath(output.checkpoint, parent=True),
-        init=lambda wildcards: BASE_MODEL,
+        init=base_of,
         settings=settings("sft"),
     shell:
         "{params.rl4vlm} sft --data {input.data} --init {params.init} --out {params.out}"

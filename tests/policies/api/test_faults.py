@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rl4vlm.core.config import setting_words
+from rl4vlm.core.command_line import setting_words
 from rl4vlm.core.settings import build_settings
 from rl4vlm.core.types import Request, Style
 from rl4vlm.evaluation.run import EvaluationSettings, run
