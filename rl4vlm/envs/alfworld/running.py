@@ -1,0 +1,204 @@
+"""One run of a game: what holds now, what can be done, and the engine's words for it.
+
+TextWorld's `PddlEnv` parses its grammar anew for each sentence; here texts are kept, so that a step costs milliseconds.
+`tests/envs/alfworld/test_engine.py` compares every sentence and command with the unchanged `PddlEnv`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from rl4vlm.envs.alfworld.goals import share_met
+from rl4vlm.envs.alfworld.library import load, to_sas
+from rl4vlm.envs.alfworld.translation import TranslatedGame
+from rl4vlm.envs.alfworld.types import Fact, Situation
+
+ILLEGAL = "Nothing happens."
+"""What the engine says to a command that is not admissible; it counts as a step."""
+
+SCENES_KEPT = 1000
+"""Descriptions that are kept of a game, a few kilobytes each at most."""
+
+_RULES = ("cancontain", "objecttype", "receptacletype")
+"""What never changes and is said by a thing's name or by the admissible commands: left out of `Situation.facts`."""
+
+
+class RunningGame:
+    """One run of a game: TextWorld's state for the grammar's questions, the library's for what can be done."""
+
+    def __init__(self, downward: Any, translated: TranslatedGame) -> None:
+        self.translated = translated
+        self.commands: list[str] = []
+        self._downward = downward
+        logic = load("textworld.logic")
+        self._state = logic.State(logic.GameLogic())
+        self._state._logic = translated.logic  # which `State` would refuse: it is the PDDL backend's class of this name
+        self._state.add_facts(translated.initial)
+        downward.load_sas(zlib.decompress(translated.sas))
+        atoms = (_atom_type() * downward.get_state_size())()
+        downward.get_state(atoms)
+        self._state.add_facts(fact for fact in map(self._proposition, atoms) if not fact.name.startswith("not_"))
+        self._facts = {fact for fact in map(self._fact, self._state.facts) if _is_told(fact)}
+        self._denied: set[Fact] = set()  # `not_…` facts: texts may ask for them, but only for those that became so
+        self._look_around()
+
+    def act(self, command: str) -> str:
+        """Give a command; what the engine says to it."""
+        self.commands.append(command)
+        operator = self._admissible.get(command)
+        if operator is None:
+            return ILLEGAL
+        effects = (_atom_type() * operator.nb_effect_atoms)()
+        self._downward.apply_operator(operator.id, effects)
+        for proposition in map(self._proposition, effects):
+            self._change(proposition)
+        self._look_around()
+        action, *things = operator.name.split()
+        return self._say(self.translated.logic.actions[action].feedback_rule, action, things)
+
+    def situation(self, feedback: str) -> Situation:
+        game, facts = self.translated.game, tuple(sorted(self._facts))
+        location = next(fact[2] for fact in facts if fact[0] == "atlocation")
+        walkthrough, given = game.walkthrough or (), len(self.commands)
+        on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
+        return Situation(
+            feedback=feedback,
+            scene=self._scene,
+            goal_text=game.goal_text,
+            admissible=tuple(sorted(self._admissible)),
+            facts=facts,
+            location=location,
+            at=tuple(fact[1] for fact in facts if fact[0] == "receptacleatlocation" and fact[2] == location),
+            held=next((fact[2] for fact in facts if fact[0] == "holds"), None),
+            won=self.won,
+            done=self.won,
+            steps=given,
+            conditions_met=share_met(game.goal, facts),
+            goal=game.goal,
+            game_file=str(game.file),
+            source=game.source,
+            next_command=walkthrough[given] if on_walkthrough else None,
+        )
+
+    def welcome(self) -> str:
+        """The engine's first words: the room and the task."""
+        return self.translated.game.with_goal(self._say("#intro#", "", []))
+
+    def plan(self) -> tuple[str, ...] | None:
+        """Commands that lead from here to the goal, by the library's planner; None when there are none."""
+        game, downward = self.translated.game, self._downward
+        _, sas = to_sas(game.domain, game.problem, optimize=True)
+        downward.load_sas_replan(sas)
+        if not downward.replan(False):
+            return None
+        operators = (_operator_type() * downward.get_last_plan_length())()
+        downward.get_last_plan(operators)
+        return tuple(self._command(*operator.name.split()) for operator in operators)
+
+    def _look_around(self) -> None:
+        """Note what can be done from here and whether the game is won."""
+        self.won = bool(self._downward.check_goal())
+        operators = (_operator_type() * self._downward.get_applicable_operators_count())()
+        self._downward.get_applicable_operators(operators)
+        by_name = {operator.name: operator for operator in operators}
+        # Several operators may have one command; they lead to the same. The first by name, whatever their order.
+        self._admissible: dict[str, Any] = {}
+        for name in sorted(by_name):
+            self._admissible.setdefault(self._command(*name.split()), by_name[name])
+        self._scene = self._kept_description(sorted(by_name))
+
+    def _kept_description(self, operators: Sequence[str]) -> str:
+        """The description, derived anew only where something here is not as it was in any earlier visit."""
+        location = next(fact[2] for fact in self._facts if fact[0] == "atlocation")
+        here = {fact[1] for fact in self._facts if fact[0] == "receptacleatlocation" and fact[2] == location}
+        here.add(location)
+        known = (fact for facts in (self._facts, self._denied) for fact in facts if fact[0] != "checked")
+        key = tuple(sorted(fact for fact in known if not here.isdisjoint(fact)))
+        scenes = self.translated.scenes
+        if key not in scenes:
+            if len(scenes) >= SCENES_KEPT:
+                scenes.clear()
+            scenes[key] = self._describe(operators)
+        return scenes[key]
+
+    def _describe(self, operators: Sequence[str]) -> str:
+        """What `look` would say, and `examine` of each receptacle here; nothing is done, so nothing is checked off."""
+        sentences = [self._say("#look.feedback#", "", [])]  # without a place: else it sees nothing mid-room
+        for name in operators:
+            action, *things = name.split()
+            if action == "examinereceptacle":
+                sentences.append(self._say("#examineReceptacle.feedback#", action, things))
+        return " ".join(sentences)
+
+    def _command(self, action: str, *things: str) -> str:
+        """The words for an operator. They depend on nothing that changes, so each is derived once a game."""
+        template = self.translated.logic.actions[action].template
+        placeholders = [parameter.name.strip("?") for parameter in self.translated.parameters[action]]
+        used = [thing for name, thing in zip(placeholders, things, strict=False) if re.search(rf"\b{name}\b", template)]
+        key = (action, *used)
+        if key not in self.translated.commands:
+            self.translated.commands[key] = self._say(template, action, things)
+        return self.translated.commands[key]
+
+    def _say(self, rule: str, action: str, things: Sequence[str]) -> str:
+        """Derive a text from the grammar, with an action's placeholders standing for `things`."""
+        logic = load("textworld.logic")
+        mapping = {
+            logic.Placeholder(parameter.name.strip("?"), parameter.type_name): logic.Variable(
+                thing, parameter.type_name
+            )
+            for parameter, thing in zip(self.translated.parameters.get(action, ()), things, strict=False)
+        }
+        infos = self.translated.infos
+        context = {
+            "state": self._state,
+            "facts": [],
+            "variables": _Shared({placeholder.name: infos[thing.name] for placeholder, thing in mapping.items()}),
+            "mapping": _Shared(mapping),
+            "entity_infos": infos,
+        }
+        text: str = self.translated.logic.grammar.derive(rule, context)
+        return text
+
+    def _change(self, proposition: Any) -> None:
+        """Note an effect: a fact that holds from now on, or, as `not_…`, one that no longer does."""
+        opposite = proposition.negate()
+        self._state.remove_fact(opposite)
+        self._state.add_fact(proposition)
+        for facts in (self._facts, self._denied):
+            facts.discard(self._fact(opposite))
+        fact = self._fact(proposition)
+        if proposition.name.startswith("not_"):
+            self._denied.add(fact)
+        elif _is_told(fact):
+            self._facts.add(fact)
+
+    def _proposition(self, atom: Any) -> Any:
+        """A library atom, `Atom inreceptacle(a, b)` or `NegatedAtom …`, as a proposition."""
+        return atom.get_fact(self.translated.types)
+
+    def _fact(self, proposition: Any) -> Fact:
+        names = self.translated.names
+        return (proposition.name, *(names[thing.name] for thing in proposition.arguments))
+
+
+class _Shared(dict[Any, Any]):
+    """A mapping whose values TextWorld need not copy when it copies a context: it never writes into them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return _Shared(self)
+
+
+def _is_told(fact: Fact) -> bool:
+    return not fact[0].startswith(("not_", "new-axiom")) and fact[0] not in _RULES
+
+
+def _atom_type() -> Any:
+    return load("textworld.envs.pddl.logic").Atom
+
+
+def _operator_type() -> Any:
+    return load("fast_downward").Operator

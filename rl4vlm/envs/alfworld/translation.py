@@ -1,0 +1,127 @@
+"""A game's PDDL problem and grammar, translated once for any number of starts.
+
+TextWorld's `PddlEnv` translates a game four times for one start; here the same library calls are made once and kept.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.envs.alfworld.games import GameData, read_game
+from rl4vlm.envs.alfworld.library import load, load_translator, shipped, textgen, to_sas
+from rl4vlm.envs.alfworld.types import Fact
+
+GAMES_KEPT = 128
+"""Translated games that a process keeps for the next start: about 0.3 MB each."""
+
+
+@dataclass(frozen=True)
+class TranslatedGame:
+    """A game as the engine needs it, ready to be started any number of times.
+
+    `parameters` are each action's placeholders, `types` each thing's type, `infos` and `names` what it is called in
+    texts and in facts; `initial` are the propositions that hold at the start, as far as the library's state does not
+    know them. `commands` and `scenes` are texts that were derived before.
+    """
+
+    game: GameData
+    logic: Any
+    sas: bytes
+    parameters: Mapping[str, tuple[Any, ...]]
+    types: Mapping[str, str]
+    infos: Mapping[str, Any]
+    names: Mapping[str, str]
+    initial: tuple[Any, ...]
+    commands: dict[tuple[str, ...], str] = field(default_factory=dict)
+    scenes: dict[tuple[Fact, ...], str] = field(default_factory=dict)
+
+
+def translate_file(file: Path) -> TranslatedGame:
+    """A game's translation, made when it is first asked for and again when the file has changed.
+
+    Raises:
+        ValueError: the game cannot be read or translated; the message names its file.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+    return _translate_version(str(file), status.st_mtime_ns, status.st_size)
+
+
+def translate(game: GameData) -> TranslatedGame:
+    """A game's translation, made anew. Raises ValueError, which names the file, when it cannot be made."""
+    try:
+        task, sas = to_sas(game.domain, game.problem)
+    except ValueError as error:
+        raise ValueError(f"{game.file}: {error}") from error
+    try:
+        logic = _logic(game.goalless_grammar)
+    except Exception as error:  # whatever TatSu raises for a grammar that it cannot parse
+        raise ValueError(f"{game.file}: the grammar cannot be parsed ({type(error).__name__})") from error
+    _learn_types(logic, task)
+    types = {thing.name: thing.type_name for thing in task.objects}
+    initial = _initial_propositions(task, types)
+    infos = _infos(initial)
+    return TranslatedGame(
+        game=game,
+        logic=logic,
+        sas=zlib.compress(sas, 1),
+        parameters={action.name: tuple(action.parameters) for action in task.actions},
+        types=types,
+        infos=infos,
+        names={name: info.name.strip() for name, info in infos.items()},
+        initial=initial,
+    )
+
+
+def _learn_types(logic: Any, task: Any) -> None:
+    make = load("textworld.logic").Type
+    for found in task.types:
+        with suppress(ValueError):  # it is known, from another game of the same grammar
+            logic.types.add(make(found.name, found.supertype_names))
+
+
+def _initial_propositions(task: Any, types: Mapping[str, str]) -> tuple[Any, ...]:
+    logic = load("textworld.logic")
+    atom = load("fast_downward").translate.pddl.conditions.Atom
+    return tuple(
+        logic.Proposition(item.predicate, [logic.Variable(name, types[name]) for name in item.args])
+        for item in task.init
+        if isinstance(item, atom) and item.predicate != "="
+    )
+
+
+def _infos(initial: Sequence[Any]) -> dict[str, Any]:
+    """What each thing is called: ALFWorld's own numbering, `apple 1`, in the order of the things' coordinates."""
+    make = load("textworld.generator.game").EntityInfo
+    infos = {thing.name: make(thing.name, thing.type) for fact in initial for thing in fact.arguments}
+    named = load("alfworld.agents.utils.misc").Demangler(game_infos=infos)
+    for info in infos.values():
+        info.name, info.definite, info.indefinite = named.demangle_alfred_name(info.id), "the", "a"
+    return infos
+
+
+def load_for_translation() -> None:
+    """Load the libraries and parse the grammar that ALFWorld installs: a second or more, once a process."""
+    load_translator()
+    load("alfworld.agents.utils.misc")
+    _logic(shipped("alfred.twl2"))
+
+
+@lru_cache(maxsize=GAMES_KEPT)
+def _translate_version(file: str, changed: int, size: int) -> TranslatedGame:
+    """`changed` and `size` tell a file from what it was before."""
+    return translate(read_game(Path(file)))
+
+
+@lru_cache(maxsize=4)
+def _logic(grammar: str) -> Any:
+    textgen()
+    return load("textworld.envs.pddl.logic").GameLogic(domain="", grammar=grammar)
