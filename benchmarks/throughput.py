@@ -78,11 +78,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Phase:
-    """One timed phase: seconds, samples (environment steps or replies scored), the tokens of their prompts and replies,
-    the works that were needed, one after the other, and the most memory that was in use, in bytes (None where it is not
-    known)."""
+    """One timed phase: seconds by the clock and of processor time (all threads together), samples (environment steps or
+    replies scored), the tokens of their prompts and replies, the works that were needed, one after the other, and the
+    most memory that was in use, in bytes (None where it is not known)."""
 
     seconds: float
+    processor_seconds: float
     samples: int
     prompt_tokens: float
     reply_tokens: float
@@ -156,11 +157,11 @@ class Mode:
             rows = [play_row(self.slots, self.policy, self.training) for _ in range(count)]
             return weigh(rows, np.zeros(len(self.slots)), self.training).samples
 
-        samples, seconds, peak = self._timed(rollout)
+        samples, *taken = self._timed(rollout)
         prompt, reply = tokens_of(samples)
         envs = len(self.slots)
         works = (self.counted.prefill(prompt, envs), self.counted.decode(prompt, reply, envs))
-        return samples, phase(samples, seconds, [times(work, count) for work in works], peak)
+        return samples, phase(samples, [times(work, count) for work in works], *taken)
 
     def score(self, samples: Sequence[Sample]) -> Phase:
         """Score a rollout again, without gradient."""
@@ -172,8 +173,8 @@ class Mode:
             for start in range(0, len(samples), size):
                 self.policy.rescore(self.model, [sample.trace for sample in samples[start : start + size]])
 
-        _, seconds, peak = self._timed(score)
-        return phase(samples, seconds, [self._batches(samples, self.counted.score)], peak)
+        _, *taken = self._timed(score)
+        return phase(samples, [self._batches(samples, self.counted.score)], *taken)
 
     def update(self, samples: Sequence[Sample]) -> Phase:
         """One epoch over a rollout: one optimiser step, the samples in micro-batches."""
@@ -184,9 +185,9 @@ class Mode:
                 pass
             self.learner.optimizer.zero_grad()
 
-        _, seconds, peak = self._timed(update)
+        _, *taken = self._timed(update)
         works = [self._batches(samples, self.counted.update), self.counted.optimiser_step()]
-        return phase(samples, seconds, works, peak)
+        return phase(samples, works, *taken)
 
     def about(self) -> dict[str, int | None]:
         """How many environments step together, and how many samples are scored at a time."""
@@ -197,20 +198,21 @@ class Mode:
         size = self.training.micro_batch or len(samples)
         return times(counted(prompt, reply, size), len(samples) / size)
 
-    def _timed(self, action: Callable[[], Any]) -> tuple[Any, float, int | None]:
+    def _timed(self, action: Callable[[], Any]) -> tuple[Any, float, float, int | None]:
+        """What `action` made, its seconds by the clock and of processor time, and the peak memory."""
         gc.collect()
         with PeakMemory(self.device) as peak:
             synchronise(self.device)
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             made = action()
             synchronise(self.device)
-            seconds = time.perf_counter() - begun
-        return made, seconds, peak.bytes
+            seconds, used = time.perf_counter() - begun, time.process_time() - used
+        return made, seconds, used, peak.bytes
 
 
-def phase(samples: Sequence[Sample], seconds: float, works: Sequence[Work], peak: int | None) -> Phase:
+def phase(samples: Sequence[Sample], works: Sequence[Work], seconds: float, used: float, peak: int | None) -> Phase:
     prompt, reply = tokens_of(samples)
-    return Phase(seconds, len(samples), prompt * len(samples), reply * len(samples), tuple(works), peak)
+    return Phase(seconds, used, len(samples), prompt * len(samples), reply * len(samples), tuple(works), peak)
 
 
 def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:
@@ -291,6 +293,7 @@ def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any
         "ceiling": asdict(ceiling),
         "modes": {mode.name: mode.about() | summary(found[mode.name], ceiling) for mode in modes},
         "ratios": ratios(found),
+        "processor_ratios": ratios(found, "processor_seconds"),
         "hours": {name: hours(repeats) for name, repeats in found.items()},
         "profile": None if seen is None else asdict(seen),
         "repeats": {name: [asdict(one) for one in repeats] for name, repeats in found.items()},
@@ -346,21 +349,21 @@ def summary(repeats: Sequence[Repeat], ceiling: Ceiling) -> dict[str, Any]:
     return made
 
 
-def ratios(found: dict[str, list[Repeat]]) -> dict[str, float] | None:
-    """How many times the rate of mode `public` mode `ours` has: medians of the ratios of each repeat."""
+def ratios(found: dict[str, list[Repeat]], unit: str = "seconds") -> dict[str, list[float]] | None:
+    """How many times the rate of mode `public` mode `ours` has, by phase, in each repeat; `unit` is a field of `Phase`,
+    of seconds. None where not both were measured."""
     if not all(found.get(name) for name in MODES):
         return None
     pairs = list(zip(found["ours"], found["public"], strict=False))
+    return {
+        phase: [per_sample(getattr(b, phase), unit) / per_sample(getattr(a, phase), unit) for a, b in pairs]
+        for phase in ("rollout", "score", "update")
+    }
 
-    def ratio(phase: str) -> float:
-        return statistics.median(per_sample(getattr(b, phase)) / per_sample(getattr(a, phase)) for a, b in pairs)
 
-    return {"rollout": ratio("rollout"), "score": ratio("score"), "update": ratio("update")}
-
-
-def per_sample(phase: Phase) -> float:
-    """Seconds."""
-    return phase.seconds / phase.samples
+def per_sample(phase: Phase, unit: str = "seconds") -> float:
+    """Seconds, by the clock or of processor time."""
+    return float(getattr(phase, unit)) / phase.samples
 
 
 def hours(repeats: Sequence[Repeat]) -> float:
@@ -408,9 +411,9 @@ def table(result: dict[str, Any]) -> str:
         cells = ["not known" if found[key] is None else shown(found[key]) for _, key, shown in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if result["ratios"] is not None:
-        play, score, update = (result["ratios"][phase] for phase in ("rollout", "score", "update"))
-        cells = ["", "", f"{play:.2f}x", "", f"{score:.2f}x", f"{update:.2f}x", *[""] * (len(COLUMNS) - 6)]
-        lines.append(f"| ratio | {' | '.join(cells)} |")
+        lines.append(ratio_row("ratio", result["ratios"]))
+        if not settings["device"].startswith("cuda"):
+            lines.append(ratio_row("ratio by processor time", result["processor_ratios"]))
     lines.append("")
     for name, taken in result["hours"].items():
         lines.append(
@@ -424,6 +427,17 @@ def table(result: dict[str, Any]) -> str:
             f"{seen['compiled_graphs']} compiled graphs."
         )
     return "\n".join(lines)
+
+
+def ratio_row(title: str, found: dict[str, list[float]]) -> str:
+    """A row of the table: the median over the repeats, and the smallest and the largest."""
+
+    def shown(phase: str) -> str:
+        taken = found[phase]
+        return f"{statistics.median(taken):.2f} ({min(taken):.2f} to {max(taken):.2f})"
+
+    cells = ["", "", shown("rollout"), "", shown("score"), shown("update"), *[""] * (len(COLUMNS) - 6)]
+    return f"| {title} | {' | '.join(cells)} |"
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

@@ -220,7 +220,8 @@ class ActorCritic(nn.Module):
         logits, last_prompt = reply_logits(self.model, batch)
         all_logprobs = policy_log_probs(logits, self.suppressed, self.scoring_temperature)
         logprobs = all_logprobs.gather(-1, batch.reply_ids.unsqueeze(-1)).squeeze(-1)
-        entropy = -(all_logprobs.exp() * all_logprobs.masked_fill(all_logprobs.isinf(), 0.0)).sum(-1)
+        # Far below any probability that is not 0: so -inf makes no NaN, and nothing else is touched.
+        entropy = -(all_logprobs.exp() * all_logprobs.clamp(min=-1000.0)).sum(-1)
         return Scores(
             logprobs.masked_fill(~batch.reply_mask, 0.0),
             entropy.masked_fill(~batch.reply_mask, 0.0),

@@ -113,7 +113,9 @@ def losses(
     target_B = column([sample.value_target for sample in piece], now.value)
     policy_B, ratio_B = policy_loss(now.log_prob, now.old_log_prob, advantage_B, settings.clip, settings.ratio_limit)
     value_B = value_loss(now.value, now.old_value, target_B, settings.largest_value_step)
-    loss_B = policy_B + settings.value_coefficient * value_B - settings.entropy_coefficient * now.entropy
+    loss_B = policy_B + settings.value_coefficient * value_B
+    if settings.entropy_coefficient:  # or a backward pass over every word's probability would add zeros
+        loss_B = loss_B - settings.entropy_coefficient * now.entropy
     measured = {
         "policy_loss": policy_B,
         "value_loss": value_B,

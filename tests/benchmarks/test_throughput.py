@@ -41,7 +41,9 @@ def test_a_small_run_fills_the_whole_table(tmp_path, capsys):
     assert set(made["ratios"]) == {"rollout", "score", "update"}
     one, other = (made["repeats"][name][0]["update"] for name in ("public", "ours"))
     expected = one["seconds"] / one["samples"] / (other["seconds"] / other["samples"])
-    assert made["ratios"]["update"] == pytest.approx(expected)
+    assert made["ratios"]["update"] == [pytest.approx(expected)]
+    expected = one["processor_seconds"] / one["samples"] / (other["processor_seconds"] / other["samples"])
+    assert made["processor_ratios"]["update"] == [pytest.approx(expected)]
 
 
 def test_the_large_models_path_at_tiny_size(tmp_path, capsys):
@@ -90,7 +92,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
 
 def test_hours_are_extrapolated_from_whole_updates():
     def phase(seconds):
-        return throughput.Phase(seconds, 10, 0, 0, (), None)
+        return throughput.Phase(seconds, seconds, 10, 0, 0, (), None)
 
     # 0.5 s a step to play, 0.25 s a sample to learn from, four times.
     repeat = throughput.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
