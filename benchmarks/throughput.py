@@ -43,6 +43,7 @@ from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
 
 MODES = ("ours", "public")
 PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
+PROFILED_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -301,10 +302,14 @@ def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any
 
 
 def profiled(mode: Mode, path: Path) -> Profiled:
-    """One step of all environments and two micro-batches of an update, profiled; tables are written to `path`."""
+    """One step of all environments, with short replies, and two micro-batches of an update, profiled; tables are
+    written to `path`."""
     samples: list[Sample] = []
     tables = []
+    # A table of whole replies says no more, and takes minutes to make of a large model's.
+    mode.model.max_new_tokens, tokens = min(PROFILED_TOKENS, mode.model.max_new_tokens), mode.model.max_new_tokens
     play = profile(lambda: samples.extend(mode.play(count=1)[0]), mode.device)
+    mode.model.max_new_tokens = tokens
     some = samples[: 2 * (mode.training.micro_batch or len(samples))]
     update = profile(lambda: mode.update(some), mode.device)
     for title, one in (("rollout", play), ("update", update)):

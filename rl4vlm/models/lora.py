@@ -91,10 +91,16 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def in_float32(model: PreTrainedModel) -> None:
-    """Adapter weights to float32."""
+    """Adapter weights to float32; a GPU rounds the factors of their products to TF32 where the backbone's are coarser.
+
+    Otherwise the adapters, a fifteenth of the arithmetic, would take about as long as all the rest: GPUs multiply
+    float32 at about a twelfth of their bfloat16 rate. TF32 keeps three bits more than the bfloat16 that is added.
+    """
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
+    if model.dtype in (torch.bfloat16, torch.float16) and torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

@@ -55,6 +55,23 @@ def test_settings_that_make_no_sense_are_named(wrong: dict[str, object], message
     assert parse_settings(SFTSettings, ["lora.rank=3"]).lora == LoraSettings(rank=3)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "rounded"), [("bfloat16", True, True), ("float32", True, False), ("bfloat16", False, False)]
+)
+def test_a_gpu_rounds_to_tf32_what_is_added_to_a_coarser_backbone(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, gpu: bool, rounded: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    switches = torch.backends.cuda.matmul
+    before = switches.allow_tf32
+    try:
+        switches.allow_tf32 = False
+        load_backbone(tiny_checkpoint, dtype=dtype, lora=LoraSettings(rank=2))
+        assert switches.allow_tf32 is rounded
+    finally:
+        switches.allow_tf32 = before
+
+
 def test_other_adapters_than_those_there_are_refused(tiny_checkpoint: Path) -> None:
     model = load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2, alpha=4, targets=r".*q_proj")).model
     with pytest.raises(ValueError, match=r"rank 2 and alpha 4 on 3 layers, but rank 2 and alpha 4 on \d+ are asked"):
