@@ -30,6 +30,7 @@ COPY requirements ./requirements
 RUN pip install --no-deps --require-hashes -r "requirements/${LOCK}.txt"
 COPY pyproject.toml README.md LICENSE rl4vlm-gymnasium.pth ./
 COPY rl4vlm ./rl4vlm
+COPY workflow/resources ./workflow/resources
 RUN pip install --no-build-isolation . \
     && pip check
 

@@ -13,7 +13,7 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume lint format docs \
+.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
 	setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -43,6 +43,10 @@ test-gallery: $(INSTALLED)
 # Trainings that are killed at random moments and go on
 test-resume: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/ppo/test_resume_kill.py
+
+# The archive, made by the workflow and rebuilt elsewhere; the workflow by its address (git takes GitHub's for a folder)
+test-sharing: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/workflow/test_archive.py tests/workflow/test_deploy.py
 
 # The image, built on a stand-in base and tried, as root: apt-get install buildah mmdebstrap
 test-image: $(INSTALLED)

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.archive.conftest import git
 from tests.workflow.conftest import ROOT, Job, Workspace
 
 CATALOG = ROOT / ".snakemake-workflow-catalog.yml"
+# What `snakedeploy deploy-workflow` 0.17.1 writes beside the config, but for the comments.
+DEPLOYED = """\
+from snakemake.utils import min_version
+
+min_version("6.10.0")
+
+configfile: "config/config.yaml"
+
+module rl4vlm:
+    snakefile:
+        github("an-owner/rl4vlm", path="workflow/Snakefile", tag="v0.1.0")
+    config:
+        config
+
+use rule * from rl4vlm
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +57,48 @@ def test_the_ready_weights_are_found_there(elsewhere: Workspace) -> None:
     done = elsewhere.snakemake("results/base_model/cards", "--dry-run", "-p")
     (source,) = re.findall(r"--copy (\S+)", done.stdout)
     assert (elsewhere.folder / source / "model.safetensors").is_file()
+
+
+@pytest.mark.long
+def test_by_its_address_it_runs_with_the_weights_that_the_package_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GitHub is a folder here: git takes its addresses for that.
+    hub, prefix, folder = tmp_path / "hub", tmp_path / "venv", tmp_path / "deployed"
+    repository = Workspace(hub / "an-owner" / "rl4vlm").folder
+    for name in ("pyproject.toml", "README.md", "LICENSE", "rl4vlm-gymnasium.pth"):
+        shutil.copy2(ROOT / name, repository)
+    git(repository, "init", "--quiet", "--initial-branch", "main")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "all")
+    git(repository, "tag", "v0.1.0")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{hub}/.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # The packages of this environment, and the project's installed beside them.
+    venv.create(prefix, with_pip=False, symlinks=True)
+    python = prefix / "bin" / "python"
+    (site,) = (prefix / "lib").glob("python*/site-packages")
+    (site / "outer.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--force-reinstall"]
+    install += ["git+https://github.com/an-owner/rl4vlm@v0.1.0"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, check=True, env=environment)
+
+    (folder / "workflow").mkdir(parents=True)
+    (folder / "workflow" / "Snakefile").write_text(DEPLOYED)
+    for name in ("config", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    command = [python, "-m", "snakemake", "--cores", "1", "--until", "shipped_model"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = sorted((folder / "results" / "base_model").glob("*/model.safetensors"))
+    shipped = ROOT / "workflow" / "resources" / "base_model"
+    assert made
+    assert [file.read_bytes() for file in made] == [
+        (shipped / file.parent.name / file.name).read_bytes() for file in made
+    ]
 
 
 def test_the_catalogs_files_are_there() -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import sysconfig
 from pathlib import Path
 
 from rl4vlm.core.base_models import EMBEDDED, base_model, base_models
@@ -26,9 +27,10 @@ check_tasks(config, task_names())
 
 RESULTS = config["results_dir"]
 # Ready weights of the embedded base models, a folder each; docs/log.md says how they were made. Beside this file, also
-# where the workflow is a module of one elsewhere.
+# where the workflow is a module of one elsewhere; used by its address, it takes those that the installed package brought.
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
-SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model")
+BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
+SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
 BASES = base_models(config)
 # Only a model made here was asked what it reads.
 READERS = {
