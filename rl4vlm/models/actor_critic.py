@@ -152,6 +152,8 @@ class ActorCritic(nn.Module):
     """
 
     suppressed: torch.Tensor
+    forward_methods = ("generate", "values")
+    """What computes with the weights beside `forward`."""
 
     def __init__(self, backbone: Backbone, value_head: ValueHead, *, temperature: float, max_new_tokens: int) -> None:
         super().__init__()

@@ -128,9 +128,13 @@ def pieces(batch: Sequence[Item], size: int | None, accelerator: Accelerator) ->
 
 @contextmanager
 def gradients_meet(model: nn.Module, accelerator: Accelerator, *, last: bool) -> Iterator[None]:
-    """Forward and backward pass of a piece: gradients are averaged over the processes with the `last` one only."""
+    """Forward and backward pass of a piece: gradients are averaged over the processes with the `last` one only.
+
+    With FSDP they are with every piece, and each process keeps its part of them: until the last it would have to keep
+    them whole.
+    """
     accelerator.gradient_state._set_sync_gradients(last)
-    with nullcontext() if last else accelerator.no_sync(model):
+    with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(model):
         yield
 
 

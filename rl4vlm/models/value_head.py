@@ -26,7 +26,8 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_BD: torch.Tensor) -> torch.Tensor:
         """Values (B,) float32 of hidden states (B, D)."""
-        return self.layers(hidden_BD.to(next(self.layers.parameters()).dtype)).squeeze(-1)
+        # A copy, since FSDP warns of outputs that are views.
+        return self.layers(hidden_BD.to(next(self.layers.parameters()).dtype)).squeeze(-1).clone()
 
     def save(self, folder: Path) -> None:
         """Write the weights beside a checkpoint."""

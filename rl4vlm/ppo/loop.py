@@ -21,6 +21,7 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.models.processes import Processes
+from rl4vlm.models.sharding import prepare, whole_to_play, whole_to_save
 from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.rollout import Rollout, play_row, side_by_side, weigh
 from rl4vlm.ppo.settings import TrainingSettings
@@ -57,11 +58,12 @@ def train(
         while state.update <= settings.updates:
             begun = time.monotonic()
             if state.rollout is None:
-                while len(state.rows) < settings.rows:
-                    state.rows.append(play_row(slots, learner.policy, settings))
-                    bar.update(settings.envs)
-                    pause(state)
-                last_value = learner.policy.values([slot.request for slot in slots])
+                with whole_to_play(learner.model, learner.accelerator):
+                    while len(state.rows) < settings.rows:
+                        state.rows.append(play_row(slots, learner.policy, settings))
+                        bar.update(settings.envs)
+                        pause(state)
+                    last_value = learner.policy.values([slot.request for slot in slots])
                 rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
                 state.rollout = weigh(side_by_side(rows), np.concatenate(last_values), settings)
                 state.recent.extend(state.rollout.episodes)
@@ -90,7 +92,7 @@ def begin(
     optimizer = torch.optim.Adam(
         learning_rates(policy.model, settings), lr=settings.learning_rate, eps=settings.adam_epsilon
     )
-    model, optimizer = accelerator.prepare(policy.model, optimizer)
+    model, optimizer = prepare(policy.model, optimizer, accelerator)
     return Training(
         learner=Learner(policy, model, optimizer, accelerator),
         processes=Processes(accelerator, settings.process_timeout),
@@ -126,10 +128,11 @@ def finish(
     """Close the environments; write `checkpoint/`, then `run.json`, which says that the run is complete."""
     for slot in state.slots:
         slot.env.close()
-    if not state.processes.is_main:
-        return
-    with atomic_directory(out / "checkpoint") as folder:
-        state.learner.policy.save(folder)
+    with whole_to_save(state.learner.model, state.learner.accelerator):
+        if not state.processes.is_main:
+            return
+        with atomic_directory(out / "checkpoint") as folder:
+            state.learner.policy.save(folder)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
 
 

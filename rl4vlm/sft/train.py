@@ -22,6 +22,7 @@ from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import accelerator_on, load_backbone
 from rl4vlm.models.lora import LoraSettings, check_trainable, trainable
 from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
+from rl4vlm.models.sharding import prepare, whole_to_save
 from rl4vlm.sft.data import Demonstration, load_samples
 
 
@@ -71,7 +72,7 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> No
     optimizer = torch.optim.AdamW(
         trainable(backbone.model), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    model, optimizer = accelerator.prepare(backbone.model, optimizer)
+    model, optimizer = prepare(backbone.model, optimizer, accelerator)
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(len(samples), settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
     model.train()
@@ -102,10 +103,11 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> No
             sinks.log(line, step=number)
             bar.update(1)
             bar.describe(loss=loss)
-    if not processes.is_main:
-        return
-    with atomic_directory(out / "checkpoint") as folder:
-        backbone.save(folder)
+    with whole_to_save(model, accelerator):
+        if not processes.is_main:
+            return
+        with atomic_directory(out / "checkpoint") as folder:
+            backbone.save(folder)
     write_run_record(
         out,
         stage="sft",

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
+from rl4vlm.models.sharding import whole_to_save
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin
 from rl4vlm.ppo.settings import TrainingSettings
@@ -38,8 +40,10 @@ def fit(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
             pass
         measured.append(state.fit.means(state.processes))
         state.next_update()
-    weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    return {"weights": weights, "measured": measured, "processes": state.processes.count}
+    split = sum(isinstance(tensor, DTensor) for tensor in model.parameters())
+    with whole_to_save(state.learner.model, accelerator):
+        weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    return {"weights": weights, "measured": measured, "split": split, "processes": state.processes.count}
 
 
 if __name__ == "__main__":

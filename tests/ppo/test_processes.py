@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from rl4vlm.cli import main
 from rl4vlm.core.command_line import training_command
@@ -35,6 +36,14 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}",
 }
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+"""What the launcher tells the processes of config/accelerate/fsdp.yaml."""
 
 
 def launched(*command: object, processes: int = 2) -> list[str]:
@@ -58,15 +67,16 @@ def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
     return made
 
 
-def test_two_processes_equal_one_in_float64(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("way", [{}, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    subprocess.run(
-        launched(ROOT / "tests" / "ppo" / "fit_stored.py", tmp_path), env=ENVIRONMENT, check=True, timeout=240
-    )
+    script = ROOT / "tests" / "ppo" / "fit_stored.py"
+    subprocess.run(launched(script, tmp_path), env={**ENVIRONMENT, **way}, check=True, timeout=600)
     together = torch.load(tmp_path / "fitted.pt", weights_only=False)
     alone = fit(tmp_path, Accelerator(cpu=True))
     assert (alone["processes"], together["processes"]) == (1, 2)
+    assert (alone["split"], together["split"]) == (0, bool(way) * len(together["weights"]))
     before = ActorCritic.load(tiny_checkpoint, temperature=0.7, max_new_tokens=24).model.state_dict(prefix="model.")
     assert alone["weights"].keys() == together["weights"].keys()
     for name, weights in alone["weights"].items():
@@ -113,7 +123,7 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
     words = [*WORDS, "sizes.picture=40"]
     config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
     command = [*shlex.split(training_command(config, "ppo")), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
-    subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=240)
+    subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=600)
     assert main(["cnn", *ARGUMENTS, "--out", str(tmp_path / "one"), "--set", *words]) == 0
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
     assert len(one) == len(two) == 2
@@ -123,6 +133,31 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
     for folder in ("one", "two"):
         names = {path.name for path in (tmp_path / folder).iterdir()}
         assert names == {"checkpoint", "metrics.jsonl", "timing.jsonl", "run.json"}
+
+
+VLM_WORDS = [*WORDS, "max_new_tokens=8", "value_sizes=[8]", "micro_batch=2", "learning_rate=0.001"]
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path):
+    """The whole run by the workflow's own line: three environments, and as many replies of as many lengths."""
+    config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / f"{way}.yaml")}
+    stage = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint)]
+    command = [*shlex.split(training_command(config, "ppo")), *stage, "--out", str(tmp_path / "two")]
+    subprocess.run([*command, "--set", *VLM_WORDS], env=ENVIRONMENT, check=True, timeout=600)
+    assert main([*stage, "--out", str(tmp_path / "one"), "--set", *VLM_WORDS]) == 0
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(one) == len(two) == 2
+    for key, value in one[0].items():
+        assert two[0][key] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-5)), key
+    files = [{path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")} for name in ("one", "two")]
+    assert files[0] == files[1]
+    saved = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two")]
+    assert {name: (w.shape, w.dtype) for name, w in saved[0].items()} == {
+        name: (w.shape, w.dtype) for name, w in saved[1].items()
+    }
+    again = ActorCritic.load(tmp_path / "two" / "checkpoint", temperature=1.0, max_new_tokens=4)
+    assert [tuple(weight.shape) for weight in again.value_head.parameters()] == [(8, 32), (8,), (1, 8), (1,)]
 
 
 @pytest.mark.long
@@ -166,7 +201,7 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
         options = ["--out", tmp_path / name, "--state", tmp_path / f"{name}-state", "--set", *words]
         return launched("--no_python", COMMAND, "cnn", *ARGUMENTS, *options)
 
-    subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=240)
+    subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=600)
     with subprocess.Popen(command("broken"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
         # The state after an update is saved before the next line is written.
         await_lines(tmp_path / "broken" / "metrics.jsonl", launcher, 3)
@@ -177,7 +212,7 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     assert launcher.returncode != 0
     done = len(metrics_of(tmp_path / "broken"))
     assert 3 <= done < 20
-    again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=240)
+    again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=600)
     assert again.stderr.count("going on from") == 1
     written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
     assert written[0] == written[1]

@@ -21,6 +21,7 @@ from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft.data import SFTDataSettings, load_samples
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
+from tests.ppo.test_processes import FSDP
 from tests.sft import fit_processes
 
 ROOT = Path(__file__).parents[2]
@@ -116,12 +117,13 @@ def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
     assert inputs["data"]["path"].endswith("published.json")
 
 
-def test_two_processes_equal_one_in_float64(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("way", [{}, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
     data = tmp_path / "NumberLine-cot"
     make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=11))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, data, tiny_checkpoint, tmp_path / "two"], env=environment, check=True, timeout=240)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **way}
+    subprocess.run([*command, data, tiny_checkpoint, tmp_path / "two"], env=environment, check=True, timeout=600)
     run(data=data, init=tiny_checkpoint, out=tmp_path / "one", settings=fit_processes.SETTINGS)
     weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two")]
     before = load_file(tiny_checkpoint / "model.safetensors")
