@@ -61,16 +61,28 @@ class Processes:
         """
         if self._group is None:
             return [found]
+        self._meet(self._group)
+        gathered: list[Item] = [found] * self.count
+        distributed.all_gather_object(gathered, found, group=self._group)
+        return gathered
+
+    def collect(self, found: Item) -> list[Item]:
+        """As `gather`, but only the main process gets it; the others get nothing, and need no memory for it."""
+        if self._group is None:
+            return [found]
+        self._meet(self._group)
+        gathered = [found] * self.count if self.is_main else None
+        distributed.gather_object(found, gathered, dst=0, group=self._group)
+        return gathered or []
+
+    def _meet(self, group: distributed.ProcessGroup) -> None:
         try:
-            distributed.monitored_barrier(self._group, timedelta(seconds=self.timeout), wait_all_ranks=True)
+            distributed.monitored_barrier(group, timedelta(seconds=self.timeout), wait_all_ranks=True)
         except RuntimeError as error:
             raise RuntimeError(
                 f"process {self.rank} of {self.count} waited {self.timeout:g} seconds for the others "
                 f"(process_timeout) or lost them, and gives up: {error}"
             ) from error
-        gathered: list[Item] = [found] * self.count
-        distributed.all_gather_object(gathered, found, group=self._group)
-        return gathered
 
     @contextmanager
     def named(self) -> Iterator[None]:

@@ -71,6 +71,34 @@ def split(model: nn.Module) -> None:
         part.reshard()
 
 
+def own_part(content: Any) -> Any:
+    """A tensor, or a dictionary with tensors in it, as this process keeps it: of a split one its part, not a copy."""
+    if isinstance(content, DTensor):
+        return content.to_local()
+    if isinstance(content, dict):
+        return {name: own_part(value) for name, value in content.items()}
+    return content
+
+
+def as_split(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state as its `load_state_dict` wants it, from what `own_part` gave in this process."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        number: {name: _split_like(parameters[number], value) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {**saved, "state": state}
+
+
+def _split_like(parameter: torch.Tensor, own: Any) -> Any:
+    # The number of steps is a tensor without dimensions, and every process has it.
+    if not isinstance(parameter, DTensor) or own.dim() == 0:
+        return own
+    mesh, placements = parameter.device_mesh, parameter.placements
+    own = own.to(parameter.device)
+    return DTensor.from_local(own, mesh, placements, shape=parameter.shape, stride=parameter.stride())
+
+
 @contextmanager
 def whole_to_save(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """The main process's model holds all weights, on the CPU, as if it had never been split, and can be saved. All must

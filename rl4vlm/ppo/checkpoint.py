@@ -7,6 +7,7 @@ load none that this run did not write.
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from rl4vlm.models.sharding import as_split, own_part, split
 from rl4vlm.ppo.state import Training
 
-PROGRESS = ("slots", "shuffle", "recent", "update", "rows", "rollout", "fit")
-"""The fields of a training that are saved as they are."""
+COMMON = ("shuffle", "recent", "update", "rollout")
+"""Fields of a training that are the same in all processes; `slots`, `rows` and `fit` are each one's own."""
 
 PICKLE_PROTOCOL = 5
 """torch's own default is 2, which writes a numpy array, such as a picture, as text."""
@@ -29,10 +31,11 @@ PICKLE_PROTOCOL = 5
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What training changes, by name: parameters with a gradient, and buffers.
 
-    Frozen weights are those of the checkpoint that the run started from, and are not saved again.
+    Frozen weights are those of the checkpoint that the run started from, and are not saved again. Of split weights it
+    is this process's part.
     """
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    return {name: tensor.detach() for name, tensor in [*trained.items(), *model.named_buffers()]}
+    return {name: own_part(tensor.detach()) for name, tensor in [*trained.items(), *model.named_buffers()]}
 
 
 def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
@@ -64,28 +67,44 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
 
 
 def capture(state: Training) -> dict[str, Any]:
-    """All that `restore` needs to make another training, begun with the same settings, go on as this one would."""
+    """All that `restore` needs to make another training, begun with the same settings, go on as this one would.
+
+    All processes call it together; what the main one gets holds the parts of them all.
+    """
+    learner = state.learner
+    split(learner.model)
+    learned = {"weights": trained_tensors(learner.policy.model), "optimizer": own_part(learner.optimizer.state_dict())}
+    # Once they are weighed, steps are in the rollout, which all have.
+    rows = state.rows if state.rollout is None else []
+    own = {"slots": state.slots, "rows": rows, "fit": state.fit, "streams": random_streams()}
+    common = {name: getattr(state, name) for name in COMMON}
+    each = learned if learner.accelerator.is_fsdp2 else {}
+    packed = io.BytesIO()
+    write({**own, **each}, packed)
     return {
-        "weights": trained_tensors(state.learner.policy.model),
-        "optimizer": state.learner.optimizer.state_dict(),
+        # As bytes, so that no process makes the environments of another.
+        "own": state.processes.collect(packed.getvalue()),
+        "common": {**common, **({} if each else learned)},
         "schedule": state.schedule.state_dict(),
-        "progress": {name: getattr(state, name) for name in PROGRESS},
-        "streams": random_streams(),
     }
 
 
 def restore(state: Training, saved: Mapping[str, Any]) -> None:
-    """Put a training where `capture` found one; the environments that it began with are closed."""
+    """Put a training, in each of as many processes, where `capture` found one; the environments that it began with are
+    closed."""
     for slot in state.slots:
         slot.env.close()
-    restore_tensors(state.learner.policy.model, saved["weights"])
-    state.learner.optimizer.load_state_dict(saved["optimizer"])
+    fields = {**saved["common"], **read(io.BytesIO(saved["own"][state.processes.rank]))}
+    restore_tensors(state.learner.policy.model, fields.pop("weights"))
+    optimizer = state.learner.optimizer
+    optimizer.load_state_dict(as_split(fields.pop("optimizer"), optimizer))
     state.schedule.load_state_dict(saved["schedule"])
     # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
     state.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
-    for name in PROGRESS:
-        setattr(state, name, saved["progress"][name])
-    restore_random_streams(saved["streams"])
+    streams = fields.pop("streams")
+    for name, value in fields.items():
+        setattr(state, name, value)
+    restore_random_streams(streams)
 
 
 def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -100,7 +119,7 @@ def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
         raise ValueError(f"the run's state cannot be saved: {error}") from error
 
 
-def read(file: Path) -> dict[str, Any]:
+def read(file: Path | IO[bytes]) -> dict[str, Any]:
     """Read what `write` wrote, tensors on the CPU."""
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
     return content

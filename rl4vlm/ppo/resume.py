@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from rl4vlm.core.interrupt import Interrupted, Watch, watch_signals
 from rl4vlm.core.runlog import atomic_write_text, package_versions, sha256_of
 from rl4vlm.core.states import StateStore
-from rl4vlm.models.processes import share
 from rl4vlm.ppo import checkpoint
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
@@ -37,8 +36,7 @@ class StateFolder:
 class Keeper:
     """Saves a run when it is due, and when a signal asks the run to stop; without a `store`, never.
 
-    Of several processes the main one saves the state of all, after whole updates only: a signal finds them at different
-    steps. So they lose what they did of one update.
+    Each of several processes has one and calls it at the same steps; the main process reads and writes for all.
     """
 
     def __init__(
@@ -62,8 +60,6 @@ class Keeper:
             return
         saved = checkpoint.read(folder / FILE)
         checkpoint.restore(state, saved["training"])
-        mine = share(len(state.slots), state.learner.accelerator)
-        state.slots = state.slots[mine.start : mine.stop]
         self._begun -= saved["seconds"]
         if processes.is_main:
             for name, text in saved["logs"].items():
@@ -74,30 +70,30 @@ class Keeper:
         """Save `state` if it is time.
 
         Raises:
-            Interrupted: a signal has come; the state is saved, or was after the last whole update.
+            Interrupted: a signal has come, to any of the processes; the state is saved.
             ValueError: the state cannot be saved.
         """
         if self._store is None:
             return
-        if self._watch.number is not None:
-            if state.processes.count == 1:
-                self._save(self._store, state)
-            name = Signals(self._watch.number).name
-            message = f"stopped by {name} at {position(state)}; the same command goes on from {self._store.folder}"
-            raise Interrupted(self._watch.number, message)
+        # A signal finds the processes at different steps: all stop after the step that the last of them is at.
+        asked = next((number for number in state.processes.gather(self._watch.number) if number), None)
+        if asked is not None:
+            self._save(self._store, state)
+            message = f"stopped by {Signals(asked).name} at {position(state)}"
+            raise Interrupted(asked, f"{message}; the same command goes on from {self._store.folder}")
         between = not state.rows and state.rollout is None
         over = state.update > self._settings.updates
         if between and (over or (state.update - 1) % self._settings.save_every == 0):
             self._save(self._store, state)
 
     def _save(self, store: StateStore, state: Training) -> None:
-        slots = [slot for own in state.processes.gather(list(state.slots)) for slot in own]
-        if not state.processes.is_main:
-            return
-        logs = {name: (self._out / name).read_text(encoding="utf-8") for name in LOGS}
-        content = {"training": checkpoint.capture(replace(state, slots=slots)), "logs": logs, "seconds": self.seconds}
-        with store.saving() as draft, draft.file(FILE) as file:
-            checkpoint.write(content, file)
+        training = checkpoint.capture(state)
+        if state.processes.is_main:
+            logs = {name: (self._out / name).read_text(encoding="utf-8") for name in LOGS}
+            with store.saving() as draft, draft.file(FILE) as file:
+                checkpoint.write({"training": training, "logs": logs, "seconds": self.seconds}, file)
+        # A launcher kills the other processes when one ends: none does before the state is on disk.
+        state.processes.gather(None)
 
 
 @contextmanager
@@ -122,6 +118,7 @@ def resumable(
         return
     key = {
         **decides,
+        "processes": {"count": state.processes.count, "split": state.learner.accelerator.is_fsdp2},
         "settings": {name: value for name, value in vars(settings).items() if name not in UNDECISIVE},
         "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
         "code": folder.code,

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from rl4vlm.cli import main
 from rl4vlm.core.runlog import sha256_of
+from tests.ppo.test_processes import COMMAND, ENVIRONMENT, FSDP, launched
 
 pytestmark = pytest.mark.long
 
@@ -134,3 +136,60 @@ def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, 
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     assert (done.returncode, "going on from" in run.log.read_text()) == (0, True)
     assert run.result() == expected
+
+
+CNN = [
+    "cnn", "--task", "EZPoints", "--set", "device=cpu", "env_steps=640", "envs=4", "rollout_steps=64", "epochs=2",
+    "minibatch=8", "sizes.picture=40",
+]  # fmt: skip
+SPLIT = [
+    "ppo", "--task", "Blackjack", "--set", "device=cpu", "env_steps=120", "envs=3", "rollout_steps=24", "epochs=2",
+    "minibatch=8", "micro_batch=2", "learning_rate=0.001", "temperature=1.0", "max_new_tokens=8", "value_sizes=[8]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "way"), [(CNN, {}), (SPLIT, FSDP)], ids=["cnn", "split"])
+def test_a_signal_to_two_processes_saves_first(arguments, way, tiny_checkpoint, tmp_path):
+    """As a scheduler does it: to the launcher and to both processes, wherever each of them is."""
+    if arguments is SPLIT:
+        arguments = [*arguments[:1], "--init", str(tiny_checkpoint), *arguments[1:]]
+
+    def start(name):
+        folders = ["--out", tmp_path / name / "out", "--state", tmp_path / name / "state"]
+        (tmp_path / name).mkdir(exist_ok=True)
+        command = launched("--no_python", COMMAND, *arguments[:1], *folders, *arguments[1:])
+        with (tmp_path / name / "log").open("w") as log:
+            return subprocess.Popen(
+                command, env={**ENVIRONMENT, **way}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait_for_update(name, count, launcher):
+        metrics = tmp_path / name / "out" / "metrics.jsonl"
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= count):
+            assert launcher.poll() is None, (tmp_path / name / "log").read_text()
+            time.sleep(0.02)
+
+    whole = start("whole")
+    wait_for_update("whole", 1, whole)
+    began = time.monotonic()
+    assert whole.wait() == 0
+    update = (time.monotonic() - began) / 5
+    positions, moments = [], random.Random(str(way))
+    for count in (1, 3):
+        launcher = start("broken")
+        wait_for_update("broken", count, launcher)
+        time.sleep(moments.uniform(0, update / 2))
+        os.killpg(launcher.pid, signal.SIGTERM)
+        assert launcher.wait(timeout=120) != 0
+        said = (tmp_path / "broken" / "log").read_text()
+        positions += set(re.findall(r"stopped by SIGTERM at update \d+, (\d+) \w+ into its (\w+)", said))
+        assert list((tmp_path / "broken" / "state").glob("*/*/manifest.json"))
+    last = start("broken")
+    assert last.wait() == 0
+    assert "going on from" in (tmp_path / "broken" / "log").read_text()
+    print(positions)
+    assert len(positions) == 2
+    assert set(positions) != {("0", "rollout")}
+    for name in ("metrics.jsonl", "checkpoint"):
+        assert sha256_of(tmp_path / "broken" / "out" / name) == sha256_of(tmp_path / "whole" / "out" / name)
+    assert not (tmp_path / "broken" / "state").exists()
