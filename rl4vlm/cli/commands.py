@@ -16,7 +16,7 @@ from rl4vlm.core.command_line import parse_settings, parse_words, setting_words
 from rl4vlm.core.config import api_settings, load_config, merge
 
 if TYPE_CHECKING:
-    from rl4vlm.ppo.resume import StateFolder
+    from rl4vlm.core.states import StateFolder
 
 
 def list_tasks(args: argparse.Namespace) -> None:
@@ -82,7 +82,13 @@ def sft_data(args: argparse.Namespace) -> None:
 def sft(args: argparse.Namespace) -> None:
     from rl4vlm.sft.train import SFTSettings, run
 
-    run(data=args.data, init=args.init, out=args.out, settings=parse_settings(SFTSettings, args.set))
+    run(
+        data=args.data,
+        init=args.init,
+        out=args.out,
+        settings=parse_settings(SFTSettings, args.set),
+        keep=_keep(args, "rl4vlm.sft.train"),
+    )
 
 
 def ppo(args: argparse.Namespace) -> None:
@@ -95,7 +101,7 @@ def ppo(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(PPOSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.train"),
+        keep=_keep(args, "rl4vlm.ppo.train", args.task),
     )
 
 
@@ -107,20 +113,20 @@ def cnn(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(CNNSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.cnn"),
+        keep=_keep(args, "rl4vlm.ppo.cnn", args.task),
     )
 
 
-def _keep(args: argparse.Namespace, module: str) -> StateFolder | None:
-    """Where a training that starts in `module` keeps its state, with the code that its rule watches."""
+def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
+    """Where a training that starts in `module` and looks up `choices` keeps its state, with the code of both."""
     if args.state is None:
         return None
     from rl4vlm.core.runlog import sha256_of
     from rl4vlm.core.sources import stage_sources
-    from rl4vlm.ppo.resume import StateFolder
+    from rl4vlm.core.states import StateFolder
 
     root = Path(__file__).parents[2]
-    files = [file.resolve() for file in stage_sources(module, [args.task])]
+    files = [file.resolve() for file in stage_sources(module, choices)]
     named = {str(file.relative_to(root) if file.is_relative_to(root) else file): file for file in files}
     return StateFolder(args.state, {name: sha256_of(file) for name, file in named.items()})
 

@@ -83,6 +83,7 @@ def _training(add: AddStage) -> None:
     )
     options.init(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
+    options.state(sub)
     options.settings(sub)
 
     sub = add("ppo", commands.ppo, "Fine-tune a model by playing a task.")

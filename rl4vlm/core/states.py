@@ -23,6 +23,14 @@ KEEP = 2
 
 
 @dataclass(frozen=True)
+class StateFolder:
+    """Where a run keeps its state, and the SHA-256 of every source file that it is made of."""
+
+    path: Path
+    code: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
 class Part:
     """What the manifest says of one file of a state."""
 

@@ -26,12 +26,14 @@ class Processes:
     """The processes that train together, seen by one of them; a single process is a crew of one.
 
     They meet through the CPU's network (gloo), whatever their devices, so that what they hand over needs no GPU memory.
+    `split` says whether each keeps a part of the weights alone (FSDP).
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float) -> None:
         """`timeout` is how many seconds one process waits for the others."""
         self.count = int(accelerator.num_processes)
         self.rank = int(accelerator.process_index)
+        self.split = bool(accelerator.is_fsdp2)
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
         self._group = distributed.new_group(backend="gloo", timeout=limit) if self.count > 1 else None
@@ -65,15 +67,6 @@ class Processes:
         gathered: list[Item] = [found] * self.count
         distributed.all_gather_object(gathered, found, group=self._group)
         return gathered
-
-    def collect(self, found: Item) -> list[Item]:
-        """As `gather`, but only the main process gets it; the others get nothing, and need no memory for it."""
-        if self._group is None:
-            return [found]
-        self._meet(self._group)
-        gathered = [found] * self.count if self.is_main else None
-        distributed.gather_object(found, gathered, dst=0, group=self._group)
-        return gathered or []
 
     def _meet(self, group: distributed.ProcessGroup) -> None:
         try:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from accelerate.utils import gather_object, set_seed
 
+from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.models.processes import share
+from rl4vlm.models.resume import resumable
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
-from rl4vlm.ppo.resume import StateFolder, resumable
 from rl4vlm.ppo.settings import TrainingSettings
 
 

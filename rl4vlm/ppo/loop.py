@@ -54,8 +54,9 @@ def train(
         processes.shown() as screen,
         progress(settings.updates * settings.rollout_steps, title, unit="step", stream=screen) as bar,
     ):
-        bar.update((state.update - 1) * settings.rollout_steps + len(state.rows) * settings.envs)
-        while state.update <= settings.updates:
+        rows = len(state.rows) if state.rollout is None else settings.rows
+        bar.update((state.update - 1) * settings.rollout_steps + rows * settings.envs)
+        while state.update <= state.updates:
             begun = time.monotonic()
             if state.rollout is None:
                 with whole_to_play(learner.model, learner.accelerator):
@@ -64,8 +65,8 @@ def train(
                         bar.update(settings.envs)
                         pause(state)
                     last_value = learner.policy.values([slot.request for slot in slots])
-                rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
-                state.rollout = weigh(side_by_side(rows), np.concatenate(last_values), settings)
+                played_rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
+                state.rollout = weigh(side_by_side(played_rows), np.concatenate(last_values), settings)
                 state.recent.extend(state.rollout.episodes)
             played = time.monotonic()
             for _ in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
@@ -102,6 +103,7 @@ def begin(
         slots=slots,
         shuffle=stream(seed, "minibatches"),
         recent=deque(maxlen=settings.success_window),
+        updates=settings.updates,
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rl4vlm.models.settings import RunSettings
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(RunSettings):
     """Settings of the training loop; the defaults are the paper's for NumberLine (public code and section 6).
 
     `env_steps` and `rollout_steps` count over all `envs` together. `minibatch` samples make one optimiser step,
     `micro_batch` of them at a time (all unless given), which changes memory and speed, never the result; the paper's
     gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
-    an update. A run that keeps its state saves it every `save_every` updates. With several processes every number but
-    `micro_batch` is that of all together, and each waits at most `process_timeout` seconds for the others.
-    `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`. `value_clip` is how far an update
-    may move a value, in units of reward, and `value_learning_rate` the value head's own; both are as for the policy
-    unless given, which is slow where rewards are as large as ALFWorld's 50.
+    an update; `save_every` counts updates, too. With several processes every number but `micro_batch` is that of all
+    together. `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`. `value_clip` is how far an
+    update may move a value, in units of reward, and `value_learning_rate` the value head's own; both are as for the
+    policy unless given, which is slow where rewards are as large as ALFWorld's 50.
     """
 
     env_steps: int = 15_000
@@ -42,17 +43,12 @@ class TrainingSettings:
     temperature: float = 0.2
     success_window: int = 200
     bootstrap_truncated: bool = False
-    save_every: int = 1
-    process_timeout: float = 1800.0
-    device: str = "auto"
-    loggers: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rollout_steps % self.envs:
             raise ValueError(f"rollout_steps {self.rollout_steps} is not a multiple of envs {self.envs}")
-        if self.save_every < 1:
-            raise ValueError(f"save_every {self.save_every} is less than 1")
         if self.env_steps < self.rollout_steps:
             raise ValueError(f"env_steps {self.env_steps} is less than one rollout of {self.rollout_steps}")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
+from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.processes import Processes
 from rl4vlm.ppo.rollout import Played, Rollout
 from rl4vlm.ppo.update import Fit, Learner
@@ -18,7 +20,7 @@ from rl4vlm.ppo.update import Fit, Learner
 
 @dataclass
 class Training:
-    """A run between two batched environment steps or two optimiser steps.
+    """A run between two batched environment steps or two optimiser steps: `Resumable`.
 
     Whoever stores these fields (of `learner` the weights and the optimiser's state, of `slots` the environments, their
     streams and the counts of their running episodes) at such a moment, and puts them back into a run that was begun
@@ -31,11 +33,14 @@ class Training:
         slots: this process's environments.
         shuffle: the stream of the samples' orders.
         recent: the last episodes of the success window.
+        updates: how many the whole run has.
         update: number of the update that is under way, from 1.
         rows: its steps so far in this process's environments, (steps, envs).
         rollout: what the steps of all came to; None while they are played.
         fit: where the fit to them stands.
     """
+
+    logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "timing.jsonl")
 
     learner: Learner
     processes: Processes
@@ -43,10 +48,41 @@ class Training:
     slots: Sequence[Slot]
     shuffle: np.random.Generator
     recent: deque[Episode]
+    updates: int
     update: int = 1
     rows: list[list[Played]] = field(default_factory=list)
     rollout: Rollout | None = None
     fit: Fit = field(default_factory=Fit)
+
+    @property
+    def learned(self) -> Learned:
+        return Learned(self.learner.policy.model, self.learner.optimizer, self.schedule)
+
+    @property
+    def position(self) -> str:
+        if self.rollout is None:
+            return f"update {self.update}, {len(self.rows)} steps into its rollout"
+        return f"update {self.update}, {self.fit.seen} samples into its fit"
+
+    def due(self, save_every: int) -> bool:
+        """Between updates, after so many and after the last."""
+        between = not self.rows and self.rollout is None
+        return between and (self.update > self.updates or (self.update - 1) % save_every == 0)
+
+    def common(self) -> dict[str, Any]:
+        return {"shuffle": self.shuffle, "recent": self.recent, "update": self.update, "rollout": self.rollout}
+
+    def own(self) -> dict[str, Any]:
+        # Once they are weighed, steps are in the rollout, which all have.
+        rows = self.rows if self.rollout is None else []
+        return {"slots": self.slots, "rows": rows, "fit": self.fit}
+
+    def put_back(self, fields: Mapping[str, Any]) -> None:
+        """Take what `common` and `own` gave; the environments that this run began with are closed."""
+        for slot in self.slots:
+            slot.env.close()
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     def next_update(self) -> None:
         """Move on, with nothing played or fitted yet."""

@@ -8,40 +8,31 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
+from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.models.lora import LoraSettings, check_trainable
 from rl4vlm.models.processes import share
+from rl4vlm.models.resume import resumable
+from rl4vlm.models.settings import BackboneSettings
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
-from rl4vlm.ppo.resume import StateFolder, resumable
 from rl4vlm.ppo.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSettings(TrainingSettings):
+class PPOSettings(BackboneSettings, TrainingSettings):
     """Hyperparameters of a run; the defaults are the paper's for NumberLine (public code and section 6).
 
     `thought_weight` is the paper's lambda (section 4.3), `value_sizes` the hidden layers of a new value head, `prompt`
-    replaces parts of the task's prompt. `dtype`, `quantize`, `one_view` and `lora` are those of `load_backbone`;
-    without `lora` all weights are trained, or the adapters that `init` has.
+    replaces parts of the task's prompt.
     """
 
     micro_batch: int | None = 1
     thought_weight: float = 0.5
     max_new_tokens: int = 256
     value_sizes: tuple[int, ...] = (1024, 512)
-    dtype: str = "float32"
-    quantize: str | None = None
-    one_view: bool = False
-    lora: LoraSettings | None = None
-    gradient_checkpointing: bool = False
     prompt: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_trainable(self.quantize, self.lora)
 
 
 def run(
@@ -66,11 +57,8 @@ def run(
         temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens,
         value_sizes=settings.value_sizes,
-        dtype=settings.dtype,
-        quantize=settings.quantize,
-        one_view=settings.one_view,
-        lora=settings.lora,
         gradient_checkpointing=settings.gradient_checkpointing,
+        **settings.loading,
     )
     slots = make_slots(task, style, seed, settings, settings.prompt, share(settings.envs, accelerator))
     state = begin(VLMPolicy(model, settings.thought_weight), slots, accelerator, settings, seed)

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
+from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.core.progress import progress
 from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
 from rl4vlm.core.seeding import stream
+from rl4vlm.core.states import StateFolder
 from rl4vlm.models.actor_critic import reply_logits
+from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
-from rl4vlm.models.loading import accelerator_on, load_backbone
-from rl4vlm.models.lora import LoraSettings, check_trainable, trainable
+from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
+from rl4vlm.models.lora import trainable
 from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
+from rl4vlm.models.resume import resumable
+from rl4vlm.models.settings import BackboneSettings, RunSettings
 from rl4vlm.models.sharding import prepare, whole_to_save
 from rl4vlm.sft.data import Demonstration, load_samples
 
 
-@dataclass(frozen=True)
-class SFTSettings:
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(BackboneSettings, RunSettings):
     """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
 
-    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time and waiting
-    at most `process_timeout` seconds for the others. `max_length` is in tokens, pictures
-    included; a longer sample is an error, since cutting it would cut the action. `dtype`, `quantize`, `one_view` and
-    `lora` are those of `load_backbone`; without `lora` all weights are trained, or the adapters that `init` has.
+    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time. `save_every`
+    counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error, since cutting it
+    would cut the action.
     """
 
     epochs: int = 1
@@ -44,78 +51,141 @@ class SFTSettings:
     weight_decay: float = 0.0
     max_length: int = 2048
     seed: int = 1
-    dtype: str = "float32"
-    quantize: str | None = None
-    one_view: bool = False
-    lora: LoraSettings | None = None
-    gradient_checkpointing: bool = False
-    device: str = "auto"
-    process_timeout: float = 1800.0
-    loggers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_trainable(self.quantize, self.lora)
+    save_every: int = 100
 
 
-def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings) -> None:
-    """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`."""
+@dataclass
+class Fitting:
+    """A fine-tuning between two optimiser steps: `Resumable`.
+
+    Attributes:
+        backbone: what is trained; `model` is its model as the accelerator prepared it.
+        batches: indices of the samples of each step, of the whole run.
+        done: steps made.
+    """
+
+    logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl",)
+
+    backbone: Backbone
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    accelerator: Accelerator
+    processes: Processes
+    batches: Sequence[np.ndarray]
+    done: int = 0
+
+    @property
+    def learned(self) -> Learned:
+        return Learned(self.backbone.model, self.optimizer, self.schedule)
+
+    @property
+    def position(self) -> str:
+        return f"step {self.done} of {len(self.batches)}"
+
+    def due(self, save_every: int) -> bool:
+        """After so many steps and after the last."""
+        return self.done % save_every == 0 or self.done == len(self.batches)
+
+    def common(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def own(self) -> dict[str, Any]:
+        return {}
+
+    def put_back(self, fields: Mapping[str, Any]) -> None:
+        self.done = fields["done"]
+
+
+def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings, keep: StateFolder | None = None) -> None:
+    """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`.
+
+    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    """
     started = time.monotonic()
     set_seed(settings.seed)
+    samples = load_samples(data)
+    state = begin(init, len(samples), settings)
+    inputs = {"data": data, "init": Path(init)}
+    with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, stage="sft") as keeper:
+        train(state, samples, settings, out, f"SFT {data.name}", keeper.pause)
+        with whole_to_save(state.model, state.accelerator):
+            if not state.processes.is_main:
+                return
+            with atomic_directory(out / "checkpoint") as folder:
+                state.backbone.save(folder)
+        write_run_record(
+            out,
+            stage="sft",
+            settings=vars(settings),
+            seeds={"sft": settings.seed},
+            inputs=inputs,
+            seconds=keeper.seconds,
+        )
+
+
+def begin(init: str | Path, samples: int, settings: SFTSettings) -> Fitting:
+    """A run on so many samples that has not made a step yet."""
     accelerator = accelerator_on(settings.device, settings.process_timeout)
-    backbone = load_backbone(
-        init, dtype=settings.dtype, quantize=settings.quantize, one_view=settings.one_view, lora=settings.lora
-    )
+    backbone = load_backbone(init, **settings.loading)
     if settings.gradient_checkpointing:
         backbone.model.activation_checkpointing_enable()
-    samples = load_samples(data)
-    encoder = Encoder(backbone.processor)
     optimizer = torch.optim.AdamW(
         trainable(backbone.model), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     model, optimizer = prepare(backbone.model, optimizer, accelerator)
-    batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(len(samples), settings, epoch)]
+    batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
-    model.train()
     processes = Processes(accelerator, settings.process_timeout)
+    return Fitting(backbone, model, optimizer, schedule, accelerator, processes, batches)
+
+
+def train(
+    state: Fitting,
+    samples: Sequence[Demonstration],
+    settings: SFTSettings,
+    out: Path,
+    title: str,
+    pause: Callable[[Fitting], None],
+) -> None:
+    """Train from where `state` stands to the end of the run; writes `metrics.jsonl` to `out`. `pause` is called after
+    every step: the state may be stored then."""
+    encoder, processes = Encoder(state.backbone.processor), state.processes
+    state.model.train()
     with (
         processes.named(),
-        JsonLines(processes.file(out / "metrics.jsonl")) as metrics,
+        JsonLines(processes.file(out / "metrics.jsonl"), append=state.done > 0) as metrics,
         metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
         processes.shown() as screen,
-        progress(len(batches), f"SFT {data.name}", unit="batch", stream=screen) as bar,
+        progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):
-        for number, batch in enumerate(batches, start=1):
-            loss = 0.0
-            optimizer.zero_grad()
-            for piece in pieces([samples[i] for i in batch], settings.micro_batch, accelerator):
-                part = piece.counted / len(batch)
-                with gradients_meet(model, accelerator, last=piece.last):
-                    losses = reply_losses(model, encoder, piece.items, settings.max_length, accelerator.device)
-                    piece_loss = losses[: piece.counted].sum() / max(piece.counted, 1)
-                    # Gradients are averaged over the processes, which each add up their part of the batch alone.
-                    accelerator.backward(piece_loss * (part * processes.count))
-                loss += float(piece_loss.detach()) * part
-            optimizer.step()
-            loss = total(loss, accelerator)
-            line = {"step": number, "loss": loss, "learning_rate": schedule.get_last_lr()[0]}
-            schedule.step()
+        bar.update(state.done)
+        while state.done < len(state.batches):
+            loss = _step(state, encoder, [samples[i] for i in state.batches[state.done]], settings)
+            state.done += 1
+            line = {"step": state.done, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
+            state.schedule.step()
             metrics.write(line)
-            sinks.log(line, step=number)
+            sinks.log(line, step=state.done)
             bar.update(1)
             bar.describe(loss=loss)
-    with whole_to_save(model, accelerator):
-        if not processes.is_main:
-            return
-        with atomic_directory(out / "checkpoint") as folder:
-            backbone.save(folder)
-    write_run_record(
-        out,
-        stage="sft",
-        settings=vars(settings),
-        seeds={"sft": settings.seed},
-        inputs={"data": data, "init": Path(init)},
-        seconds=time.monotonic() - started,
-    )
+            pause(state)
+
+
+def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
+    """One optimiser step on a batch; returns its loss."""
+    accelerator, loss = state.accelerator, 0.0
+    state.optimizer.zero_grad()
+    for piece in pieces(batch, settings.micro_batch, accelerator):
+        part = piece.counted / len(batch)
+        with gradients_meet(state.model, accelerator, last=piece.last):
+            losses = reply_losses(state.model, encoder, piece.items, settings.max_length, accelerator.device)
+            piece_loss = losses[: piece.counted].sum() / max(piece.counted, 1)
+            # Gradients are averaged over the processes, which each add up their part of the batch alone.
+            accelerator.backward(piece_loss * (part * state.processes.count))
+        loss += float(piece_loss.detach()) * part
+    state.optimizer.step()
+    return total(loss, accelerator)
 
 
 def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:

@@ -18,11 +18,12 @@ import rl4vlm
 from rl4vlm.cli import main
 from rl4vlm.core.interrupt import Interrupted
 from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
+from rl4vlm.models import resume
 from rl4vlm.models.cnn import CNNSizes
-from rl4vlm.ppo import cnn, resume, rollout, train, update
+from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.resume import StateFolder
 from rl4vlm.ppo.train import PPOSettings
 
 SETTINGS = PPOSettings(

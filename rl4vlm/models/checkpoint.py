@@ -1,28 +1,24 @@
 """What a training run is made of at a moment, as a file that an exact copy of it starts from.
 
-Nothing is left out that a later step depends on: trained weights, optimiser, schedule, every random stream, the
-environments as they stand, the rollout and the update so far, and the metrics written up to now. A state is a pickle:
-load none that this run did not write.
+Here is what every training has: trained weights, optimiser, schedule and the global random streams; what else a later
+step depends on, each training adds. A state is a pickle: load none that this run did not write.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from rl4vlm.models.sharding import as_split, own_part, split
-from rl4vlm.ppo.state import Training
-
-COMMON = ("shuffle", "recent", "update", "rollout")
-"""Fields of a training that are the same in all processes; `slots`, `rows` and `fit` are each one's own."""
 
 PICKLE_PROTOCOL = 5
 """torch's own default is 2, which writes a numpy array, such as a picture, as text."""
@@ -66,45 +62,33 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(stream, device)
 
 
-def capture(state: Training) -> dict[str, Any]:
-    """All that `restore` needs to make another training, begun with the same settings, go on as this one would.
+@dataclass(frozen=True)
+class Learned:
+    """What learning changes: the trained weights of `model` (itself, not a wrapper of it), `optimizer`, `schedule`.
 
-    All processes call it together; what the main one gets holds the parts of them all.
+    Of a model split by FSDP it is this process's part; all processes capture and restore together.
     """
-    learner = state.learner
-    split(learner.model)
-    learned = {"weights": trained_tensors(learner.policy.model), "optimizer": own_part(learner.optimizer.state_dict())}
-    # Once they are weighed, steps are in the rollout, which all have.
-    rows = state.rows if state.rollout is None else []
-    own = {"slots": state.slots, "rows": rows, "fit": state.fit, "streams": random_streams()}
-    common = {name: getattr(state, name) for name in COMMON}
-    each = learned if learner.accelerator.is_fsdp2 else {}
-    packed = io.BytesIO()
-    write({**own, **each}, packed)
-    return {
-        # As bytes, so that no process makes the environments of another.
-        "own": state.processes.collect(packed.getvalue()),
-        "common": {**common, **({} if each else learned)},
-        "schedule": state.schedule.state_dict(),
-    }
 
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
 
-def restore(state: Training, saved: Mapping[str, Any]) -> None:
-    """Put a training, in each of as many processes, where `capture` found one; the environments that it began with are
-    closed."""
-    for slot in state.slots:
-        slot.env.close()
-    fields = {**saved["common"], **read(io.BytesIO(saved["own"][state.processes.rank]))}
-    restore_tensors(state.learner.policy.model, fields.pop("weights"))
-    optimizer = state.learner.optimizer
-    optimizer.load_state_dict(as_split(fields.pop("optimizer"), optimizer))
-    state.schedule.load_state_dict(saved["schedule"])
-    # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
-    state.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
-    streams = fields.pop("streams")
-    for name, value in fields.items():
-        setattr(state, name, value)
-    restore_random_streams(streams)
+    def capture(self) -> dict[str, Any]:
+        """All that `restore` needs to put another model, optimiser and schedule of the same settings here."""
+        split(self.model)
+        return {
+            "weights": trained_tensors(self.model),
+            "optimizer": own_part(self.optimizer.state_dict()),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `capture` gave."""
+        restore_tensors(self.model, saved["weights"])
+        self.optimizer.load_state_dict(as_split(saved["optimizer"], self.optimizer))
+        self.schedule.load_state_dict(saved["schedule"])
+        # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
+        self.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -119,7 +103,7 @@ def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
         raise ValueError(f"the run's state cannot be saved: {error}") from error
 
 
-def read(file: Path | IO[bytes]) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
     """Read what `write` wrote, tensors on the CPU."""
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
     return content

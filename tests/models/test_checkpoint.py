@@ -13,7 +13,7 @@ from rl4vlm.core.states import StateStore
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
-from rl4vlm.ppo.checkpoint import (
+from rl4vlm.models.checkpoint import (
     random_streams,
     read,
     restore_random_streams,
