@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from rl4vlm.core.interrupt import Interrupted, Watch, watch_signals
 from rl4vlm.core.runlog import atomic_write_text, package_versions, sha256_of
@@ -134,7 +134,7 @@ class Keeper:
                         raise part
                     draft.parts.append(part)
         else:
-            folder = processes.gather(None)[0]
+            folder = cast(Path, processes.gather(None)[0])
             processes.gather(_write_own(folder, processes.rank, own))
         # A launcher kills the other processes when one ends: none does before the state is in its place.
         processes.gather(None)

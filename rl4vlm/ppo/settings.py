@@ -16,8 +16,8 @@ class TrainingSettings(RunSettings):
     `micro_batch` of them at a time (all unless given), which changes memory and speed, never the result; the paper's
     gradient accumulation is 128 at micro-batch 1. The learning rate falls by a cosine over the run's own updates, once
     an update; `save_every` counts updates, too. With several processes every number but `micro_batch` is that of all
-    together. `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`. `value_clip` is how far an
-    update may move a value, in units of reward, and `value_learning_rate` the value head's own; both are as for the
+    together. `ratio_limit` is described at `policy_loss`, `advantage_epsilon` at `normalise`. `value_clip` is how far
+    an update may move a value, in units of reward, and `value_learning_rate` the value head's own; both are as for the
     policy unless given, which is slow where rewards are as large as ALFWorld's 50.
     """
 

@@ -38,9 +38,9 @@ from rl4vlm.sft.data import Demonstration, load_samples
 class SFTSettings(BackboneSettings, RunSettings):
     """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
 
-    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time. `save_every`
-    counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error, since cutting it
-    would cut the action.
+    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time.
+    `save_every` counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error,
+    since cutting it would cut the action.
     """
 
     epochs: int = 1

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from rl4vlm.cli import main
@@ -24,9 +24,9 @@ from rl4vlm.core.command_line import training_command
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample
+from tests.crews import WAYS, Crew
 from tests.fakes import climb_slot
-from tests.ppo.fit_stored import fit
-from tests.ppo.play_apart import ENVIRONMENTS, play, policy
+from tests.ppo import crew_work
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("rl4vlm")
@@ -36,14 +36,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}",
 }
-
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
-"""What the launcher tells the processes of config/accelerate/fsdp.yaml."""
 
 
 def launched(*command: object, processes: int = 2) -> list[str]:
@@ -55,7 +47,7 @@ def launched(*command: object, processes: int = 2) -> list[str]:
 def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
     """Three rollouts of eleven sampled replies each, with made-up advantages."""
     torch.manual_seed(0)
-    model = ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=24, value_sizes=(16,))
+    model = ActorCritic.load(checkpoint, temperature=1.0, max_new_tokens=24, value_sizes=(16,))
     rng = np.random.default_rng(0)
     slots = [climb_slot(seed) for seed in range(11)]
     made = []
@@ -67,23 +59,33 @@ def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
     return made
 
 
-@pytest.mark.parametrize("way", [{}, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
-    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    script = ROOT / "tests" / "ppo" / "fit_stored.py"
-    subprocess.run(launched(script, tmp_path), env={**ENVIRONMENT, **way}, check=True, timeout=600)
-    together = torch.load(tmp_path / "fitted.pt", weights_only=False)
-    alone = fit(tmp_path, Accelerator(cpu=True))
+def alone_and_together(way: str, folder: Path, work: Callable[..., None], *arguments: object) -> list[dict]:
+    """What one process and two write; and that all weights of the two were split, or none."""
+    work(folder, folder / "alone", *arguments)
+    Crew(folder, way, work, folder, folder / "together", *arguments).succeed()
+    alone, together = (torch.load(folder / name, weights_only=False) for name in ("alone", "together"))
     assert (alone["processes"], together["processes"]) == (1, 2)
-    assert (alone["split"], together["split"]) == (0, bool(way) * len(together["weights"]))
-    before = ActorCritic.load(tiny_checkpoint, temperature=0.7, max_new_tokens=24).model.state_dict(prefix="model.")
+    assert (alone["split"], together["split"]) == (0, (way == "fsdp") * len(together["weights"]))
+    return [alone, together]
+
+
+def same_weights(alone: dict, together: dict, checkpoint: Path) -> None:
+    """Within 1e-8, and far from where both began."""
+    before = ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=24).model.state_dict(prefix="model.")
     assert alone["weights"].keys() == together["weights"].keys()
     for name, weights in alone["weights"].items():
         assert weights.dtype == torch.float64
         torch.testing.assert_close(together["weights"][name], weights, rtol=0, atol=1e-8, msg=name)
     moved = [float((alone["weights"][name] - before[name]).abs().max()) for name in alone["weights"].keys() & before]
     assert max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
+    alone, together = alone_and_together(way, tmp_path, crew_work.fit)
+    same_weights(alone, together, tiny_checkpoint)
     for one, two in zip(alone["measured"], together["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
 
@@ -91,23 +93,45 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
 @pytest.fixture(scope="module")
 def texts_together(tiny_checkpoint):
     """What environments are told that are all asked in one batch."""
-    return play(policy(tiny_checkpoint), [[climb_slot(seed) for seed in range(ENVIRONMENTS)]])
+    return crew_work.play(
+        crew_work.policy(tiny_checkpoint), [[climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_replies_do_not_depend_on_who_shares_the_batch(tiny_checkpoint, texts_together, size):
     """Although replies end at different tokens: an environment draws from its stream for its own replies alone."""
-    slots = [climb_slot(seed) for seed in range(ENVIRONMENTS)]
-    groups = [slots[start : start + size] for start in range(0, ENVIRONMENTS, size)]
-    assert play(policy(tiny_checkpoint), groups) == texts_together
+    slots = [climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]
+    groups = [slots[start : start + size] for start in range(0, crew_work.ENVIRONMENTS, size)]
+    assert crew_work.play(crew_work.policy(tiny_checkpoint), groups) == texts_together
     assert len({len(text) for texts in texts_together for text in texts}) > 5
 
 
-def test_replies_do_not_depend_on_the_processes(tiny_checkpoint, texts_together, tmp_path):
+def numbers(sample: Sample) -> list[float]:
+    trace = sample.trace
+    return [trace.logprob_thoughts, trace.logprob_action, trace.value, sample.advantage, sample.value_target]
+
+
+@pytest.mark.parametrize(("way", "task"), [("ddp", "Blackjack"), ("fsdp", "NumberLine")])
+def test_rollouts_do_not_depend_on_the_processes(way, task, tiny_checkpoint, tmp_path):
+    """A whole run: what is played, after an update too, and what comes of it; its checkpoint is an ordinary one."""
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    script = ROOT / "tests" / "ppo" / "play_apart.py"
-    subprocess.run(launched(script, tmp_path), env=ENVIRONMENT, check=True, timeout=240)
-    assert json.loads((tmp_path / "texts.json").read_text()) == [2, texts_together]
+    alone, together = alone_and_together(way, tmp_path, crew_work.play_and_fit, task)
+    assert len(alone["rollouts"]) == len(together["rollouts"]) == 2
+    for update, played in alone["rollouts"].items():
+        for one, two in zip(played.samples, together["rollouts"][update].samples, strict=True):
+            assert torch.equal(two.trace.prompt.input_ids, one.trace.prompt.input_ids)
+            assert torch.equal(two.trace.prompt.pictures["pixel_values"], one.trace.prompt.pictures["pixel_values"])
+            assert torch.equal(two.trace.ids, one.trace.ids)
+            assert numbers(two) == pytest.approx(numbers(one), rel=1e-9, abs=1e-9)
+        lengths = {len(sample.trace.ids) for sample in played.samples}
+    assert len(lengths) > 1
+    same_weights(alone, together, tiny_checkpoint)
+    again = ActorCritic.load(
+        tmp_path / "together.run" / "checkpoint", dtype="float64", temperature=1.0, max_new_tokens=4
+    )
+    for name, weights in again.named_parameters():
+        assert torch.equal(weights, together["weights"][name]), name
 
 
 ARGUMENTS = ["--task", "NumberLine", "--seed", "3"]
@@ -138,7 +162,8 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
 VLM_WORDS = [*WORDS, "max_new_tokens=8", "value_sizes=[8]", "micro_batch=2", "learning_rate=0.001"]
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
 def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path):
     """The whole run by the workflow's own line: three environments, and as many replies of as many lengths."""
     config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / f"{way}.yaml")}
@@ -160,6 +185,28 @@ def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path
     assert [tuple(weight.shape) for weight in again.value_head.parameters()] == [(8, 32), (8,), (1, 8), (1,)]
 
 
+LASTING = [*VLM_WORDS, "env_steps=1000000", "epochs=50"]
+
+
+@pytest.mark.parametrize(("way", "loss"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)])
+def test_the_others_notice_a_process_that_is_lost_in_an_update(way, loss, tiny_checkpoint, tmp_path):
+    """With no launcher to notice it: the one left fails by itself, and says why."""
+    words = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
+    crew = Crew(tmp_path, way, main, [*words, "--set", *LASTING, "process_timeout=5"])
+    left, lost = crew.processes
+    try:
+        await_lines(tmp_path / "out" / "metrics.jsonl", left.is_alive, 1)
+        os.kill(lost.pid, loss)
+        left.join(120)
+        assert left.exitcode == 1
+    finally:
+        for process in crew.processes:
+            process.kill()
+    said = crew.logs[0].read_text()
+    assert "in process 0 of 2" in said or "process 0 of 2 waited 5 seconds" in said
+    assert "process_timeout" in said
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("loss", "said"), [(signal.SIGKILL, "Signal 9 (SIGKILL)"), (signal.SIGSTOP, "in process 0 of 2")], ids=str
@@ -173,7 +220,7 @@ def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
         subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT) as launcher,
     ):
         try:
-            await_lines(tmp_path / "metrics.jsonl", launcher, 1)
+            await_lines(tmp_path / "metrics.jsonl", lambda: launcher.poll() is None, 1)
             ranks = {child.environ()["RANK"]: child for child in psutil.Process(launcher.pid).children(recursive=True)}
             ranks["1"].send_signal(loss)
             assert launcher.wait(timeout=120) != 0
@@ -183,11 +230,11 @@ def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
     assert said in (tmp_path / "log").read_text()
 
 
-def await_lines(file: Path, launcher: subprocess.Popen, count: int) -> None:
-    """Wait until the run has written so many lines of metrics."""
+def await_lines(file: Path, runs: Callable[[], bool], count: int) -> None:
+    """Wait until a run that still `runs` has written so many lines of metrics."""
     limit = time.monotonic() + 240
     while not (file.is_file() and file.read_text().count("\n") >= count):
-        assert launcher.poll() is None
+        assert runs()
         assert time.monotonic() < limit
         time.sleep(0.2)
 
@@ -204,7 +251,7 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=600)
     with subprocess.Popen(command("broken"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
         # The state after an update is saved before the next line is written.
-        await_lines(tmp_path / "broken" / "metrics.jsonl", launcher, 3)
+        await_lines(tmp_path / "broken" / "metrics.jsonl", lambda: launcher.poll() is None, 3)
         for child in psutil.Process(launcher.pid).children(recursive=True):
             if child.environ().get("RANK") == "0":
                 child.kill()

@@ -7,14 +7,10 @@ import json
 import os
 import random
 import signal
-import sys
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-import rl4vlm
 from rl4vlm.cli import main
 from rl4vlm.core.interrupt import Interrupted
 from rl4vlm.core.runlog import sha256_of
@@ -25,35 +21,13 @@ from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.ppo.cnn import CNNSettings
 from rl4vlm.ppo.train import PPOSettings
+from tests.stops import Stopped, killed_until_done, pause_hook
 
 SETTINGS = PPOSettings(
     env_steps=24, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
     max_new_tokens=6, value_sizes=(8,), success_window=5, max_grad_norm=1.0, bootstrap_truncated=True, device="cpu",
 )  # fmt: skip
 SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}
-PACKAGE = str(Path(rl4vlm.__file__).parent)
-
-
-class Stopped(BaseException):
-    """Stands for a kill within this process: nothing of the package catches it."""
-
-
-@contextmanager
-def at_call(number, act):
-    """Does `act` at the `number`-th call of a function of the package; yields a list whose length is the calls made."""
-    calls = []
-
-    def count(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
-            calls.append(frame.f_code.co_name)
-            if len(calls) == number:
-                act()
-
-    sys.setprofile(count)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(None)
 
 
 class Runs:
@@ -109,29 +83,9 @@ def test_a_run_that_keeps_its_state_is_the_same_run_and_leaves_no_state(runs, un
 
 
 def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
-    moments = random.Random(7)
-    kills = []
-
-    def stop():
-        kills.append(calls[-1])
-        raise Stopped
-
-    with at_call(0, stop) as calls:
-        assert runs.train("counted") == unbroken
-    most = len(calls) // 2
-    result = None
-    while result is None:
-        before = len(kills)
-        try:
-            # Far enough on average to come one update further each time; whatever call it is, saving included.
-            with at_call(moments.randrange(1, most), stop) as calls:
-                result = runs.train("killed")
-        except BaseException:
-            # Not always `Stopped`: torch.save makes an error of its own of it.
-            if len(kills) == before:
-                raise
+    result, kills = killed_until_done(runs.train, random.Random(7), unbroken)
     assert result == unbroken
-    assert len(kills) >= 3
+    assert kills >= 3
     assert len((runs.folder / "killed" / "timing.jsonl").read_text().splitlines()) == SETTINGS.updates
 
 
@@ -159,22 +113,6 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps)
     assert runs.train("signalled") == unbroken
     assert steps == expected
     assert signal.getsignal(number) == signal.SIG_DFL
-
-
-@contextmanager
-def pause_hook(act):
-    """Does `act` before each pause of the training."""
-    before = resume.Keeper.pause
-
-    def pause(self, state):
-        act(state)
-        before(self, state)
-
-    resume.Keeper.pause = pause
-    try:
-        yield
-    finally:
-        resume.Keeper.pause = before
 
 
 def stop_at(update_number):

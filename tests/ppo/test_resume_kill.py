@@ -6,7 +6,6 @@ Slow, so it is no part of `make test`: `make test-resume`. `test_resume.py` has 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -19,7 +18,10 @@ import pytest
 
 from rl4vlm.cli import main
 from rl4vlm.core.runlog import sha256_of
-from tests.ppo.test_processes import COMMAND, ENVIRONMENT, FSDP, launched
+from rl4vlm.core.types import Style
+from rl4vlm.sft.data import SFTDataSettings
+from rl4vlm.sft.data import run as make_data
+from tests.crews import PROCESSES, Crew
 
 pytestmark = pytest.mark.long
 
@@ -29,9 +31,6 @@ SETTINGS = {
     "learning_rate": 1e-3, "temperature": 1.0, "max_new_tokens": 12, "value_sizes": [8], "success_window": 9,
     "bootstrap_truncated": True, "device": "cpu",
 }  # fmt: skip
-PROCESSES = multiprocessing.get_context("forkserver")
-# The model library is imported once, in the process that the others are forked from.
-PROCESSES.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.models.tiny"])
 
 
 def run_command(arguments, log):
@@ -138,58 +137,52 @@ def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, 
     assert run.result() == expected
 
 
-CNN = [
-    "cnn", "--task", "EZPoints", "--set", "device=cpu", "env_steps=640", "envs=4", "rollout_steps=64", "epochs=2",
-    "minibatch=8", "sizes.picture=40",
-]  # fmt: skip
-SPLIT = [
-    "ppo", "--task", "Blackjack", "--set", "device=cpu", "env_steps=120", "envs=3", "rollout_steps=24", "epochs=2",
-    "minibatch=8", "micro_batch=2", "learning_rate=0.001", "temperature=1.0", "max_new_tokens=8", "value_sizes=[8]",
-]  # fmt: skip
+SHARED = ["device=cpu", "learning_rate=0.001", "process_timeout=120"]
+PLAYED = ["epochs=2", "minibatch=8", "temperature=1.0", *SHARED]
+TRAININGS = {
+    "cnn": ["--task", "EZPoints", "--set", "env_steps=640", "envs=4", "rollout_steps=64", "sizes.picture=40", *PLAYED],
+    "ppo": [
+        "--task", "Blackjack", "--init", "CHECKPOINT", "--set", "env_steps=120", "envs=3", "rollout_steps=24",
+        "micro_batch=2", "max_new_tokens=8", "value_sizes=[8]", *PLAYED,
+    ],
+    "sft": ["--data", "DATA", "--init", "CHECKPOINT", "--set", "epochs=2", "batch=4", "micro_batch=2", *SHARED],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "way"), [(CNN, {}), (SPLIT, FSDP)], ids=["cnn", "split"])
-def test_a_signal_to_two_processes_saves_first(arguments, way, tiny_checkpoint, tmp_path):
-    """As a scheduler does it: to the launcher and to both processes, wherever each of them is."""
-    if arguments is SPLIT:
-        arguments = [*arguments[:1], "--init", str(tiny_checkpoint), *arguments[1:]]
+@pytest.mark.parametrize(("stage", "way"), [("cnn", "ddp"), ("ppo", "fsdp"), ("sft", "fsdp")])
+def test_a_signal_to_one_of_two_processes_stops_both(stage, way, tiny_checkpoint, tmp_path):
+    """After the same step, with the state of both saved; begun again, both go on."""
+    make_data(task="Blackjack", style=Style.COT, out=tmp_path / "DATA", settings=SFTDataSettings(samples=20))
+    there = {"CHECKPOINT": str(tiny_checkpoint), "DATA": str(tmp_path / "DATA")}
+    words = [there.get(word, word) for word in TRAININGS[stage]]
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
 
     def start(name):
-        folders = ["--out", tmp_path / name / "out", "--state", tmp_path / name / "state"]
-        (tmp_path / name).mkdir(exist_ok=True)
-        command = launched("--no_python", COMMAND, *arguments[:1], *folders, *arguments[1:])
-        with (tmp_path / name / "log").open("w") as log:
-            return subprocess.Popen(
-                command, env={**ENVIRONMENT, **way}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        folders = ["--out", str(tmp_path / name / "out"), "--state", str(tmp_path / name / "state")]
+        return Crew(tmp_path / name, way, main, [stage, *folders, *words])
 
-    def wait_for_update(name, count, launcher):
+    def wait_for_lines(name, count, crew):
         metrics = tmp_path / name / "out" / "metrics.jsonl"
         while not (metrics.is_file() and metrics.read_text().count("\n") >= count):
-            assert launcher.poll() is None, (tmp_path / name / "log").read_text()
-            time.sleep(0.02)
+            assert crew.processes[0].is_alive(), crew.said()
+            time.sleep(0.005)
 
-    whole = start("whole")
-    wait_for_update("whole", 1, whole)
-    began = time.monotonic()
-    assert whole.wait() == 0
-    update = (time.monotonic() - began) / 5
-    positions, moments = [], random.Random(str(way))
-    for count in (1, 3):
-        launcher = start("broken")
-        wait_for_update("broken", count, launcher)
-        time.sleep(moments.uniform(0, update / 2))
-        os.killpg(launcher.pid, signal.SIGTERM)
-        assert launcher.wait(timeout=120) != 0
-        said = (tmp_path / "broken" / "log").read_text()
-        positions += set(re.findall(r"stopped by SIGTERM at update \d+, (\d+) \w+ into its (\w+)", said))
+    start("whole").succeed()
+    positions, moments = [], random.Random(stage)
+    for rank, count in enumerate((1, 3)):
+        crew = start("broken")
+        wait_for_lines("broken", count, crew)
+        time.sleep(moments.uniform(0, 0.3))
+        os.kill(crew.processes[rank].pid, signal.SIGTERM)
+        assert crew.wait() == [143, 143], crew.said()
+        (stopped,) = set(re.findall(r"stopped by SIGTERM at ([^;]*);", crew.said()))
+        positions.append(stopped)
         assert list((tmp_path / "broken" / "state").glob("*/*/manifest.json"))
     last = start("broken")
-    assert last.wait() == 0
-    assert "going on from" in (tmp_path / "broken" / "log").read_text()
+    last.succeed()
+    assert f"going on from {tmp_path}" in last.said()
     print(positions)
-    assert len(positions) == 2
-    assert set(positions) != {("0", "rollout")}
     for name in ("metrics.jsonl", "checkpoint"):
         assert sha256_of(tmp_path / "broken" / "out" / name) == sha256_of(tmp_path / "whole" / "out" / name)
     assert not (tmp_path / "broken" / "state").exists()

@@ -25,8 +25,10 @@ rule sft:
     params:
         rl4vlm=training_command(config, "sft"),
         out=subpath(output.checkpoint, parent=True),
+        # No output: Snakemake removes those before a rerun, and a killed run goes on from here.
+        state=f"{RESULTS}/state/sft/{{task}}-{{style}}",
         init=base_of,
         settings=settings("sft"),
     shell:
         "{params.rl4vlm} sft --data {input.data} --init {params.init} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        " --state {params.state} --set {params.settings} 2>&1 | tee {log}"

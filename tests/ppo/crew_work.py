@@ -1,0 +1,94 @@
+"""What the processes of `test_processes.py` do, and a single one for comparison: models, play and sums in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from rl4vlm.core.types import Style
+from rl4vlm.interaction.play import Slot, advance
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.loading import accelerator_on
+from rl4vlm.models.processes import share
+from rl4vlm.models.sharding import whole_to_save
+from rl4vlm.policies.vlm import VLMPolicy
+from rl4vlm.ppo.loop import begin, finish, make_slots, train
+from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.ppo.state import Training
+from rl4vlm.ppo.update import optimiser_steps
+
+# Eleven samples in mini-batches of five, two at a time: nothing divides by anything.
+FIT = TrainingSettings(
+    env_steps=33, envs=1, rollout_steps=11, epochs=2, minibatch=5, micro_batch=2, learning_rate=1e-3,
+    entropy_coefficient=0.01, max_grad_norm=0.5, device="cpu", process_timeout=60.0,
+)  # fmt: skip
+# Three environments, two in one process and one in the other.
+PLAY = TrainingSettings(
+    env_steps=24, envs=3, rollout_steps=12, epochs=1, minibatch=5, micro_batch=2, learning_rate=1e-3,
+    bootstrap_truncated=True, device="cpu", process_timeout=60.0,
+)  # fmt: skip
+
+
+def fit(folder: Path, out: Path) -> None:
+    """Learn from the rollouts that are stored in `folder`; writes the weights by name after an update on each, what
+    was measured, how many weights were split and over how many processes."""
+    state = _begun(folder, FIT)
+    measured = []
+    for samples in torch.load(folder / "rollouts.pt", weights_only=False):
+        for _ in optimiser_steps(state.learner, samples, state.fit, FIT, state.shuffle):
+            pass
+        measured.append(state.fit.means(state.processes))
+        state.next_update()
+    _write(state, out, measured=measured)
+
+
+def play_and_fit(folder: Path, out: Path, task: str) -> None:
+    """A whole run; writes the same, and the rollouts."""
+    state, rollouts = _begun(folder, PLAY, task), {}
+
+    def keep(state: Training) -> None:
+        if state.rollout is not None:
+            rollouts[state.update] = state.rollout
+
+    train(state, PLAY, out.with_suffix(".run"), task, keep)
+    _write(state, out, rollouts=rollouts)
+    finish(state, stage="ppo", out=out.with_suffix(".run"), settings={}, seed=1, inputs={}, seconds=0.0)
+
+
+def _begun(folder: Path, settings: TrainingSettings, task: str | None = None) -> Training:
+    torch.manual_seed(0)
+    accelerator = accelerator_on("cpu", settings.process_timeout)
+    model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).double()
+    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, share(settings.envs, accelerator))
+    return begin(VLMPolicy(model, 0.5), slots, accelerator, settings, seed=1)
+
+
+def _write(state: Training, out: Path, **more: object) -> None:
+    model = state.learner.policy.model
+    split = sum(isinstance(tensor, DTensor) for tensor in model.parameters())
+    with whole_to_save(state.learner.model, state.learner.accelerator):
+        weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    if state.processes.is_main:
+        torch.save({"weights": weights, "split": split, "processes": state.processes.count, **more}, out)
+
+
+ENVIRONMENTS, STEPS = 5, 3
+
+
+def policy(checkpoint: Path) -> VLMPolicy:
+    """One whose replies end after some tokens, by chance: float64, so that a batch's sums hardly round otherwise."""
+    torch.manual_seed(0)
+    model = ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=24, value_sizes=(16,)).double()
+    head = model.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features, dtype=torch.float64))
+    head.bias.data[model.encoder.eos_id] = 2.5
+    return VLMPolicy(model)
+
+
+def play(player: VLMPolicy, groups: Sequence[Sequence[Slot]]) -> list[list[str]]:
+    """The texts of each environment's replies, the environments of a group asked in one batch."""
+    rows = [[step for group in groups for step in advance(group, player)] for _ in range(STEPS)]
+    return [[step.reply.text for step in column] for column in zip(*rows, strict=True)]

@@ -1,0 +1,147 @@
+"""A fine-tuning that was stopped anywhere ends with the bytes of the one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from rl4vlm.cli import main
+from rl4vlm.core.interrupt import Interrupted
+from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.states import StateFolder
+from rl4vlm.core.types import Style
+from rl4vlm.models import resume
+from rl4vlm.models.lora import LoraSettings
+from rl4vlm.sft.data import SFTDataSettings
+from rl4vlm.sft.data import run as make_data
+from rl4vlm.sft.train import SFTSettings, run
+from tests.crews import Crew
+from tests.stops import Stopped, killed_until_done, pause_hook
+
+SETTINGS = SFTSettings(
+    epochs=3, batch=5, micro_batch=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
+    gradient_checkpointing=True, device="cpu",
+)  # fmt: skip
+STEPS = 9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "Blackjack-cot"
+    make_data(task="Blackjack", style=Style.COT, out=folder, settings=SFTDataSettings(samples=13))
+    return folder
+
+
+class Runs:
+    """The same run again and again, each time to a folder of its own but with one folder for its state."""
+
+    def __init__(self, folder, data, checkpoint):
+        self.folder, self.data, self.checkpoint = folder, data, checkpoint
+        self.state = folder / "state"
+
+    def train(self, out="out", *, keep=True, **changes):
+        run(
+            data=self.data,
+            init=self.checkpoint,
+            out=self.folder / out,
+            settings=replace(SETTINGS, **changes),
+            keep=StateFolder(self.state, {"a.py": "1"}) if keep else None,
+        )
+        return self.result(out)
+
+    def result(self, out):
+        # PEFT writes its config's list of layers in another order in each process.
+        weights = self.folder / out / "checkpoint" / "adapter_model.safetensors"
+        return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(weights)
+
+    def command(self, out):
+        words = ["learning_rate=1e-3", "epochs=3", "batch=5", "micro_batch=2", "save_every=2", "device=cpu"]
+        words += ["lora={rank: 2, alpha: 4}", "gradient_checkpointing=true"]
+        named = {"data": self.data, "init": self.checkpoint, "out": self.folder / out, "state": self.state}
+        return ["sft", *(f"--{name}={value}" for name, value in named.items()), "--set", *words]
+
+
+@pytest.fixture
+def runs(tmp_path, data, tiny_checkpoint):
+    return Runs(tmp_path, data, tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, data, tiny_checkpoint):
+    """What the run comes to when nothing happens to it."""
+    return Runs(tmp_path_factory.mktemp("unbroken"), data, tiny_checkpoint).train(keep=False)
+
+
+def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
+    result, kills = killed_until_done(runs.train, random.Random(3), unbroken)
+    assert result == unbroken
+    assert kills >= 3
+    assert not runs.state.exists()
+    assert [json.loads(line)["step"] for line in result[0].splitlines()] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken):
+    for step in (3, 6):
+        with (
+            pause_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
+            pytest.raises(Interrupted, match=f"stopped by {number.name} at step {step} of {STEPS}") as stop,
+        ):
+            runs.train()
+        assert stop.value.code == code
+        assert len((runs.folder / "out" / "metrics.jsonl").read_text().splitlines()) == step
+    assert runs.train() == unbroken
+
+
+def killed_at(runs, step, **changes):
+    def stop(state):
+        if state.done == step:
+            raise Stopped
+
+    with pause_hook(stop), pytest.raises(Stopped):
+        runs.train(**changes)
+
+
+def test_it_is_saved_as_often_as_asked_and_a_damaged_state_is_not_used(runs, unbroken, capsys):
+    killed_at(runs, 5)
+    before, newest = sorted(path.parent for path in runs.state.glob("*/*/manifest.json"))
+    (newest / resume.own_file(0)).write_bytes(b"not this")
+    assert runs.train() == unbroken
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged and not used: {resume.own_file(0)}" in said
+    assert f"going on from {before}: step 2 of {STEPS}" in said
+
+
+def test_a_state_of_other_settings_or_data_is_not_taken_up(runs, capsys, tmp_path):
+    killed_at(runs, 3)
+    killed_at(runs, 1, learning_rate=2e-3)
+    assert "of another run and not used; it differs in settings.learning_rate. " in capsys.readouterr().err
+    make_data(task="Blackjack", style=Style.COT, out=tmp_path / "more", settings=SFTDataSettings(samples=14))
+    runs.data = tmp_path / "more"
+    killed_at(runs, 1)
+    said = capsys.readouterr().err
+    assert "differs in inputs.data. " in said
+    assert "going on" not in said
+
+
+def test_the_command_goes_on_after_a_sigkill(runs, unbroken):
+    crew = Crew(runs.folder, None, main, runs.command("out"), count=1)
+    (process,) = crew.processes
+    metrics = runs.folder / "out" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+        assert process.is_alive(), crew.said()
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (runs.folder / "out" / "checkpoint").exists()
+    crew = Crew(runs.folder, None, main, runs.command("out"), count=1)
+    crew.succeed()
+    assert "going on from" in crew.said()
+    assert runs.result("out") == unbroken
