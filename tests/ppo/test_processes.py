@@ -93,9 +93,8 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
 @pytest.fixture(scope="module")
 def texts_together(tiny_checkpoint):
     """What environments are told that are all asked in one batch."""
-    return crew_work.play(
-        crew_work.policy(tiny_checkpoint), [[climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]]
-    )
+    slots = [climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]
+    return crew_work.play(crew_work.policy(tiny_checkpoint), [slots])
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -131,7 +130,8 @@ def test_rollouts_do_not_depend_on_the_processes(way, task, tiny_checkpoint, tmp
         tmp_path / "together.run" / "checkpoint", dtype="float64", temperature=1.0, max_new_tokens=4
     )
     for name, weights in again.named_parameters():
-        assert torch.equal(weights, together["weights"][name]), name
+        # A value head is loaded in float32.
+        assert torch.equal(weights, together["weights"][name].to(weights.dtype)), name
 
 
 ARGUMENTS = ["--task", "NumberLine", "--seed", "3"]
