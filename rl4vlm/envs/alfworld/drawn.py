@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
 from rl4vlm.envs.alfworld.picture import draw_seen
 from rl4vlm.envs.alfworld.types import Situation
@@ -32,7 +32,9 @@ class DrawnBackend:
         self._leave = weakref.finalize(self, self._game.close)
 
     def start(self, game_file: str) -> Situation:
+        """Begin a game. Raises BadGame when the engine cannot run it, or no map can be drawn of its room."""
         self._situation = self._game.start(game_file)
+        _room(game_file)
         return self._situation
 
     def send(self, command: str) -> None:
@@ -59,4 +61,7 @@ class DrawnBackend:
 
 @lru_cache(maxsize=256)
 def _room(game_file: str) -> Room:
-    return read_room(read_game(Path(game_file)).problem)
+    try:
+        return read_room(read_game(Path(game_file)).problem)
+    except (ValueError, IndexError) as error:
+        raise BadGame(f"{game_file}: the problem's ids hold no map of the room ({error})") from error

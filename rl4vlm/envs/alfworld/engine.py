@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.envs.alfworld.games import GameData
+from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.library import load
 from rl4vlm.envs.alfworld.running import ILLEGAL, RunningGame
 from rl4vlm.envs.alfworld.translation import load_for_translation, translate, translate_file
@@ -38,13 +38,19 @@ class Engine:
         """Begin a game anew.
 
         Raises:
-            ValueError: the game cannot be read or translated; the message names its file.
+            BadGame: the game cannot be read, translated or begun.
         """
         translated = translate_file(Path(game_file))
         if self._downward is None:
             self._downward = _borrow_downward()
-        self._run = RunningGame(self._downward, translated)
-        return self._run.situation(self._run.welcome())
+        self._run = None
+        try:
+            run = RunningGame(self._downward, translated)
+            now = run.situation(run.welcome())
+        except Exception as error:  # as many as there are things that a problem can lack
+            raise BadGame(f"{game_file}: the game cannot be begun ({type(error).__name__}: {error})") from error
+        self._run = run
+        return now
 
     def act(self, command: str) -> Situation:
         """Give a command; one that is not admissible is answered by `ILLEGAL` and changes nothing but the count.
@@ -89,7 +95,7 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
     A blind search: seconds for a small game, minutes for a large one. The plan depends on Python's hash seed.
 
     Raises:
-        ValueError: the game cannot be translated; the message names its file.
+        BadGame: the game cannot be translated.
     """
     translated = translate(game)
     with _downward() as library:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
@@ -16,7 +17,7 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Advice, View
 from rl4vlm.envs.alfworld import expert as experts
 from rl4vlm.envs.alfworld.drawn import DrawnBackend
-from rl4vlm.envs.alfworld.games import SPLITS, GameSet, find_games, split_folder
+from rl4vlm.envs.alfworld.games import SPLITS, BadGame, GameSet, find_games, split_folder
 from rl4vlm.envs.alfworld.observation import marks_of
 from rl4vlm.envs.alfworld.thor import ThorBackend
 from rl4vlm.envs.alfworld.types import Situation, TaskType
@@ -26,6 +27,7 @@ from rl4vlm.tasks.registry import get_task
 EXPERTS = ("planner", "explorer")
 MAX_STEPS = 50
 WIN = 50.0
+_LOG = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -68,7 +70,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         show_text: whether the prompt describes the scene in words; without, the picture is all there is.
         expert: whose advice `advice` gives: `planner`, which knows where everything is, or `explorer`, which knows what
             the player is shown.
-        skip_bad_games: go on without games that cannot be read; otherwise such a game is an error.
+        skip_bad_games: go on without games that cannot be read or begun; otherwise such a game is an error.
         render_mode: None or `rgb_array`.
     """
 
@@ -106,6 +108,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._situation: Situation | None = None
         self._over = True
         self._expert = expert
+        self._skip_bad_games = skip_bad_games
+        self._bad: set[Path] = set()
         self._episode = 0
 
     def reset(
@@ -114,9 +118,10 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         """Begin a game. Raises ValueError for an option that is unknown, or names no game or several."""
         super().reset(seed=seed)
         self._episode = 1 if seed is not None else self._episode + 1
-        drawn = self.games.files[int(self.np_random.integers(len(self.games.files)))]
+        self._over = True
+        drawn, chosen = self._draw(), self._chosen(options)
+        self._note(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
         self._over = False
-        self._note(self._backend.start(str(self._chosen(options) or drawn)))
         return self._backend.picture(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -186,6 +191,24 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._situation = situation
         if self.action_space.n != max(len(situation.admissible), 1):
             self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
+
+    def _draw(self) -> Path:
+        return self.games.files[int(self.np_random.integers(len(self.games.files)))]
+
+    def _started(self, drawn: Path) -> Situation:
+        """The game that was drawn or, where that is bad and may be skipped, the next drawn one that is not."""
+        while True:
+            try:
+                if drawn not in self._bad:
+                    return self._backend.start(str(drawn))
+            except BadGame as error:
+                if not self._skip_bad_games:
+                    raise BadGame(f"{error} (skip_bad_games goes on without it)") from error
+                _LOG.warning("skipped: %s", error)
+                self._bad.add(drawn)
+                if len(self._bad) == len(self.games.files):
+                    raise BadGame(f"none of the {len(self._bad)} games can be played; the last: {error}") from error
+            drawn = self._draw()
 
     def _chosen(self, options: Mapping[str, Any] | None) -> Path | None:
         for name in options or {}:

@@ -33,6 +33,10 @@ UNKNOWN_GOAL = "UNKNOWN GOAL."
 _TYPES = {task_type.folder_prefix: task_type for task_type in TaskType}
 
 
+class BadGame(ValueError):
+    """A game that cannot be read or run; the message names its file. `skip_bad_games` goes on without it."""
+
+
 @dataclass(frozen=True)
 class GameData:
     """A game as read from its two files: what the engine runs, and what is known of it.
@@ -103,9 +107,9 @@ def find_games(
         file = trajectory.with_name(GAME)
         try:
             game = read_game(file)
-        except ValueError as error:
+        except BadGame as error:
             if not skip_bad_games:
-                raise ValueError(f"{error} (skip_bad_games goes on without it)") from error
+                raise BadGame(f"{error} (skip_bad_games goes on without it)") from error
             _LOG.warning("skipped: %s", error)
             skipped.append((file, str(error)))
             continue
@@ -121,7 +125,7 @@ def read_game(file: Path) -> GameData:
     """Read and check one game, given as its `game.tw-pddl`.
 
     Raises:
-        ValueError: a file is missing, is no such JSON or lacks an entry, the task type is unknown, or the game is
+        BadGame: a file is missing, is no such JSON or lacks an entry, the task type is unknown, or the game is
             marked as unsolvable or was never checked; the message names the file.
     """
     game = _read_json(file)
@@ -130,13 +134,13 @@ def read_game(file: Path) -> GameData:
     goal = _read_goal(trajectory, trajectory_file)
     for key in ("pddl_domain", "grammar", "pddl_problem"):
         if not isinstance(game.get(key), str):
-            raise ValueError(f"{file}: there is no text under {key!r}")
+            raise BadGame(f"{file}: there is no text under {key!r}")
     if game.get("solvable") is not True:
         why = "is marked as unsolvable" if "solvable" in game else "was never checked to be solvable"
-        raise ValueError(f"{file}: the game {why}")
+        raise BadGame(f"{file}: the game {why}")
     found = _GOAL_LINE.search(game["grammar"])
     if found is None:
-        raise ValueError(f"{file}: the grammar has no line 'Your task is to: …'")
+        raise BadGame(f"{file}: the grammar has no line 'Your task is to: …'")
     return GameData(
         file=file,
         goal=goal,
@@ -154,22 +158,22 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+        raise BadGame(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ValueError(f"{file}: is not JSON ({error})") from error
+        raise BadGame(f"{file}: is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: is not a JSON object")
+        raise BadGame(f"{file}: is not a JSON object")
     return content
 
 
 def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
     name = trajectory.get("task_type")
     if not isinstance(name, str) or name not in _TYPES:
-        raise ValueError(f"{file}: unknown task type {name!r}; known are {', '.join(_TYPES)}")
+        raise BadGame(f"{file}: unknown task type {name!r}; known are {', '.join(_TYPES)}")
     task_type = _TYPES[name]
     parameters = trajectory.get("pddl_params")
     if not isinstance(parameters, dict):
-        raise ValueError(f"{file}: there is no 'pddl_params'")
+        raise BadGame(f"{file}: there is no 'pddl_params'")
     target, look = _word(parameters, "object_target", file), task_type is TaskType.LOOK
     return Goal(
         task_type=task_type,
@@ -183,14 +187,14 @@ def _source(trajectory: Mapping[str, Any], file: Path) -> Source:
     """Who made the game; the benchmark's own files do not say."""
     name = trajectory.get("source", Source.OFFICIAL)
     if name not in list(Source):
-        raise ValueError(f"{file}: 'source' must be one of {', '.join(Source)}, not {name!r}")
+        raise BadGame(f"{file}: 'source' must be one of {', '.join(Source)}, not {name!r}")
     return Source(name)
 
 
 def _word(parameters: Mapping[str, Any], key: str, file: Path) -> str:
     value = parameters.get(key)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{file}: pddl_params[{key!r}] must be a class name, not {value!r}")
+        raise BadGame(f"{file}: pddl_params[{key!r}] must be a class name, not {value!r}")
     return value.lower()
 
 
@@ -204,5 +208,5 @@ def _walkthrough(game: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
     if commands is None:
         return None
     if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
-        raise ValueError(f"{file}: 'walkthrough' must be a list of commands")
+        raise BadGame(f"{file}: 'walkthrough' must be a list of commands")
     return tuple(commands)

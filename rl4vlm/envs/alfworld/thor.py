@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.types import Situation
 from rl4vlm.envs.render import SIDE
 
@@ -32,11 +32,11 @@ class ThorBackend:
         self._game: Any = None
 
     def start(self, game_file: str) -> Situation:
-        """Begin a game. Raises ValueError for a game whose files do not say how its scene is set up."""
+        """Begin a game. Raises BadGame for a game whose files do not say how its scene is set up."""
         self._game = read_game(Path(game_file))
         trajectory = Path(game_file).with_name("traj_data.json")
         if '"object_poses"' not in trajectory.read_text(encoding="utf-8"):
-            raise ValueError(
+            raise BadGame(
                 f"{trajectory}: backend 'thor' needs ALFWorld's own data, with the scene's object_poses; a game that "
                 "was generated, or cut to what the text engine reads, can be played with backend 'textworld'"
             )

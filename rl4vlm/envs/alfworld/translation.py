@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.envs.alfworld.games import GameData, read_game
+from rl4vlm.envs.alfworld.games import BadGame, GameData, read_game
 from rl4vlm.envs.alfworld.library import load, load_translator, shipped, textgen, to_sas
 from rl4vlm.envs.alfworld.types import Fact
 
@@ -46,25 +46,32 @@ def translate_file(file: Path) -> TranslatedGame:
     """A game's translation, made when it is first asked for and again when the file has changed.
 
     Raises:
-        ValueError: the game cannot be read or translated; the message names its file.
+        BadGame: the game cannot be read or translated.
     """
     try:
         status = file.stat()
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+        raise BadGame(f"{file}: cannot be read ({error.strerror})") from error
     return _translate_version(str(file), status.st_mtime_ns, status.st_size)
 
 
 def translate(game: GameData) -> TranslatedGame:
-    """A game's translation, made anew. Raises ValueError, which names the file, when it cannot be made."""
+    """A game's translation, made anew. Raises BadGame when it cannot be made."""
     try:
         task, sas = to_sas(game.domain, game.problem)
     except ValueError as error:
-        raise ValueError(f"{game.file}: {error}") from error
+        raise BadGame(f"{game.file}: {error}") from error
     try:
         logic = _logic(game.goalless_grammar)
     except Exception as error:  # whatever TatSu raises for a grammar that it cannot parse
-        raise ValueError(f"{game.file}: the grammar cannot be parsed ({type(error).__name__})") from error
+        raise BadGame(f"{game.file}: the grammar cannot be parsed ({type(error).__name__})") from error
+    try:
+        return _translated(game, logic, task, sas)
+    except Exception as error:  # the library takes it that a problem declares all that it speaks of
+        raise BadGame(f"{game.file}: the problem does not fit together ({type(error).__name__}: {error})") from error
+
+
+def _translated(game: GameData, logic: Any, task: Any, sas: bytes) -> TranslatedGame:
     _learn_types(logic, task)
     types = {thing.name: thing.type_name for thing in task.objects}
     initial = _initial_propositions(task, types)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rl4vlm.envs.alfworld.engine import solve_and_check
 from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
 from rl4vlm.envs.alfworld.generator import GamesSettings, generate
 from rl4vlm.envs.alfworld.types import TaskType
+from rl4vlm.envs.alfworld.workers.pool import open_game
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,11 @@ def official() -> Path:
     if not folder:
         pytest.skip("RL4VLM_OFFICIAL_GAMES names no folder of official games")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def warm_pool() -> Iterator[None]:
+    """Keeps the workers from ending and starting anew with each test."""
+    game = open_game()
+    yield
+    game.close()

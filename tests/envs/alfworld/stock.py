@@ -1,4 +1,4 @@
-"""What the unchanged `PddlEnv` says on a random walk, as JSON: `python stock.py GAME_FILE STEPS SEED`.
+"""What the unchanged `PddlEnv` says on random walks, a line of JSON a game: `python stock.py STEPS GAME_FILE...`.
 
 Run in a process of its own, so that nothing that this package changes in the library can reach it.
 """
@@ -6,6 +6,7 @@ Run in a process of its own, so that nothing that this package changes in the li
 import json
 import random
 import sys
+from typing import Any
 
 import textworld
 from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
@@ -13,11 +14,15 @@ from textworld.envs import PddlEnv
 
 
 def main() -> None:
-    file, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    steps = int(sys.argv[1])
+    for seed, file in enumerate(sys.argv[2:]):
+        print(json.dumps(walk(file, steps, random.Random(seed))), flush=True)
+
+
+def walk(file: str, steps: int, rng: random.Random) -> list[dict[str, Any]]:
     env = AlfredDemangler(PddlEnv(textworld.EnvInfos(facts=True, admissible_commands=True, won=True)))
     env.load(file)
     state = env.reset()
-    rng = random.Random(seed)
     played = [entry("", state)]
     for _ in range(steps):
         command = rng.choice([*state["admissible_commands"], "go to the moon"])
@@ -25,10 +30,10 @@ def main() -> None:
         played.append(entry(command, state))
         if done:
             break
-    print(json.dumps(played))
+    return played
 
 
-def entry(command: str, state: textworld.GameState) -> dict[str, object]:
+def entry(command: str, state: textworld.GameState) -> dict[str, Any]:
     facts = [[fact.name, *(thing.name.strip() for thing in fact.arguments)] for fact in state["facts"]]
     hidden = ("not_", "new-axiom", "cancontain", "objecttype", "receptacletype")
     return {

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,9 @@ from gymnasium.utils.env_checker import check_env
 
 from rl4vlm.core.types import Outcome, Reply, SplitStepEnv, Style
 from rl4vlm.envs.alfworld.env import MAX_STEPS, ALFWorldEnv
-from rl4vlm.envs.alfworld.games import read_game
+from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
-from rl4vlm.envs.alfworld.workers.pool import open_game
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.interaction.parse import parse_reply
@@ -30,14 +30,6 @@ from rl4vlm.tasks.registry import get_task
 
 TASK = get_task("ALFWorld")
 pytestmark = pytest.mark.usefixtures("warm_pool")
-
-
-@pytest.fixture(scope="module")
-def warm_pool():
-    """Keeps the workers from ending and starting anew with each test."""
-    game = open_game()
-    yield
-    game.close()
 
 
 @pytest.fixture
@@ -355,6 +347,33 @@ def test_a_bad_game_is_an_error_that_names_it_or_is_skipped(make, generated, tmp
     with pytest.raises(ValueError, match=str(broken)):
         make(data=data)
     assert len(make(data=data, skip_bad_games=True).games.files) == 5
+
+
+def test_a_game_that_cannot_be_begun_is_an_error_or_skipped_and_never_drawn_again(make, generated, tmp_path, caplog):
+    """Its files are whole, so that only the engine finds out: the others are drawn as if it were not there."""
+    shutil.copytree(generated / "train", tmp_path / "train")
+    files = sorted(tmp_path.rglob("game.tw-pddl"))
+    for file in files[:-1]:
+        content = json.loads(file.read_text())
+        start = re.sub(r"\(atLocation agent1 [^)]*\)", "", content["pddl_problem"])
+        file.write_text(json.dumps({**content, "pddl_problem": start}))
+    env = make(data=tmp_path)
+    with pytest.raises(BadGame, match=r"game\.tw-pddl: .*\(skip_bad_games goes on without it\)") as error:
+        env.reset(seed=1)
+    assert str(tmp_path) in str(error.value)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+    with pytest.raises(BadGame, match=re.escape(str(files[0]))):
+        make(data=tmp_path, skip_bad_games=True).reset(options={"game": str(files[0])})
+    env = make(data=tmp_path, skip_bad_games=True)
+    for _ in range(2):
+        assert env.reset(seed=1)[1]["extra.gamefile"] == str(files[-1])
+    skipped = [record.getMessage() for record in caplog.records if record.getMessage().startswith("skipped: ")]
+    assert skipped
+    assert len(skipped) == len(set(skipped))
+    files[-1].write_text(files[0].read_text())
+    with pytest.raises(BadGame, match="none of the 6 games can be played; the last: "):
+        make(data=tmp_path, skip_bad_games=True).reset(seed=2)
 
 
 def test_steps_out_of_place(make):

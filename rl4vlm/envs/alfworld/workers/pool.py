@@ -32,7 +32,7 @@ class RemoteGame:
         self._sent: Request | None = None
 
     def start(self, game_file: str | Path) -> Situation:
-        """Begin a game anew. Raises ValueError naming a file that cannot be played."""
+        """Begin a game anew. Raises BadGame when it cannot be played."""
         self.send_start(game_file)
         return self.receive()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Outcome = Literal["done", "wrong", "failed", "crash"]
-"""How a request ended: well, by the asker's fault, by the engine's, or with the death of two workers."""
+from rl4vlm.envs.alfworld.games import BadGame
+
+Outcome = Literal["done", "wrong", "bad game", "failed", "crash"]
+"""How a request ended: well, by the asker's fault, the game's, the engine's, or with the death of two workers."""
 
 Answer = tuple[Outcome, Any]
 """The outcome, and what the call returned or what was wrong, in words."""
@@ -41,11 +43,13 @@ class Request:
         return self.call in ("start", "restore")
 
     def result(self) -> Any:
-        """What the call returned. Raises ValueError, RuntimeError or EngineCrash where it ended otherwise."""
+        """What the call returned. Raises ValueError, BadGame, RuntimeError or EngineCrash where not."""
         assert self.answer is not None
         outcome, value = self.answer
         if outcome == "wrong":
             raise ValueError(value)
+        if outcome == "bad game":
+            raise BadGame(value)
         if outcome == "crash":
             raise EngineCrash(value)
         if outcome == "failed":

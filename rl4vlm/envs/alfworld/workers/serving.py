@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from rl4vlm.envs.alfworld.engine import Engine, solve_and_check, warm_up
+from rl4vlm.envs.alfworld.games import BadGame
 from rl4vlm.envs.alfworld.workers.protocol import Answer
 
 PID_BYTES = 16
@@ -60,6 +61,8 @@ def serve(descriptor: int) -> None:
 def _answer(engines: dict[int, Engine], game: int, call: str, arguments: tuple[Any, ...]) -> Answer:
     try:
         return "done", _call(engines, game, call, arguments)
+    except BadGame as error:
+        return "bad game", str(error)
     except ValueError as error:
         return "wrong", str(error)
     except Exception:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.envs.alfworld.engine import Engine
-from rl4vlm.envs.alfworld.games import GameData
+from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.types import Situation, TaskType
 from rl4vlm.envs.alfworld.workers import pool as pools
 from rl4vlm.envs.alfworld.workers import process
@@ -146,7 +146,7 @@ def test_bad_input_is_named_and_costs_no_worker(
     game = pool.game()
     with pytest.raises(ValueError, match="no game has been started"):
         game.act("look")
-    with pytest.raises(ValueError, match=r"nothing\.tw-pddl: cannot be read"):
+    with pytest.raises(BadGame, match=r"nothing\.tw-pddl: cannot be read"):
         game.start(tmp_path / "nothing.tw-pddl")
     game.start(by_type[TaskType.PICK].file)
     game.send_act("look")
