@@ -80,7 +80,9 @@ class TestEveryConfig:
         assert {(run.task, run.style) for run in main_runs(config)} == {
             (task, style) for task in config["tasks"] for style in config["styles"]
         }
-        assert {run.lam for run in ablation_runs(config)} >= set(config["ablations"]["lambda"]["NumberLine"])
+        swept = {task: set(values) for task, values in config["ablations"]["lambda"].items() if task in config["tasks"]}
+        for task, values in swept.items():
+            assert {run.lam for run in ablation_runs(config) if run.task == task} >= values
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,17 @@ class TestPaperConfig:
         assert settings.value_sizes == (1024, 512)
         assert settings.lora == LoraSettings(rank=128, alpha=256, targets="all-linear")
         assert settings.one_view
+
+    def test_ppo_of_alfworld_is_the_papers(self) -> None:
+        config = resolved(ROOT / "config/paper.yaml")
+        settings = build_settings(PPOSettings, stage_settings(config, "ppo", "ALFWorld"))
+        assert (settings.envs, settings.env_steps, settings.rollout_steps) == (1, 5 * 1024, 1024)
+        assert (settings.minibatch, settings.success_window, settings.thought_weight) == (256, 200, 0.2)
+        assert (settings.max_new_tokens, settings.temperature) == (256, 0.2)
+        # Where the games are is the machine's to say, by ALFWORLD_DATA.
+        assert settings.env == {"data": None, "split": "train", "backend": "thor"}
+        splits = [evaluation_settings(config, "ALFWorld", games)["env"]["split"] for games in ("", "unseen")]
+        assert splits == ["valid_seen", "valid_unseen"]
 
     def test_sft_is_the_papers(self) -> None:
         settings = build_settings(

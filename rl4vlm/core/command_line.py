@@ -38,7 +38,8 @@ def setting_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
-    plain = isinstance(value, str) and isinstance(_from_text(value), str) and _from_text(value) == value
+    # What looks like a list or mapping is quoted, whether or not it is one.
+    plain = isinstance(value, str) and not value.startswith(("[", "{")) and _from_text(value) == value
     return value if plain else json.dumps(value)
 
 

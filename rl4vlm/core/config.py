@@ -72,8 +72,17 @@ def stage_settings(config: Mapping[str, Any], stage: str, task: str) -> dict[str
 
 
 def task_options(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """What `task_options` says of a task: arguments of its environment (`env`) and words of its prompt (`prompt`)."""
-    return _for_task(config.get("task_options") or {}, task)
+    """What `task_options` says of a task: arguments of its environment (`env`) and words of its prompt (`prompt`).
+
+    In the former, `{results_dir}` in a text is filled in.
+    """
+    found = _for_task(config.get("task_options") or {}, task)
+    folder = config.get("results_dir", "")
+    env = {
+        name: value.replace("{results_dir}", folder) if isinstance(value, str) else value
+        for name, value in found.get("env", {}).items()
+    }
+    return {**found, "env": env} if env else found
 
 
 def _for_task(section: Mapping[str, Any], task: str) -> dict[str, Any]:
@@ -100,7 +109,7 @@ API_PLAY = ("episodes", "width", "temperature", "max_new_tokens")
 """What it may set of an evaluation; all else in it is `ApiSettings`."""
 
 
-def api_settings(config: Mapping[str, Any], model: str, task: str) -> dict[str, Any]:
+def api_settings(config: Mapping[str, Any], model: str, task: str, games: str = "") -> dict[str, Any]:
     """Settings of the evaluation of a model of `api_models`: the stage's, with what its entry says over them.
 
     Replies are kept in `api_cache` beside the results. As many episodes are played at once as there are requests under
@@ -111,7 +120,9 @@ def api_settings(config: Mapping[str, Any], model: str, task: str) -> dict[str, 
         known = f"there are {', '.join(models)}" if models else "there are none yet"
         raise ValueError(f"config, api_models: no model {model!r}; {known} (docs/api-models.md says how to add one)")
     entry = models[model]
-    settings = merge(evaluation_settings(config, task), {name: entry[name] for name in API_PLAY if name in entry})
+    settings = merge(
+        evaluation_settings(config, task, games), {name: entry[name] for name in API_PLAY if name in entry}
+    )
     reached = {name: value for name, value in entry.items() if name not in (*API_ENTRY, *API_PLAY)}
     if "width" not in entry and "concurrency" in entry:
         settings["width"] = entry["concurrency"]

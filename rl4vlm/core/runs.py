@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,19 +115,19 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ]
     return [
         *ours,
-        *(
-            replace(run, name=f"{run.name}@{games}", games=games)
-            for run in ours
-            for games in _further(config, run.task)
-        ),
+        *_on_further_games(config, ours),
         *(EvaluationRun(f"http-{run.name}", "http", run.task, run.style, run) for run in http_runs(config)),
         *api_runs(config),
     ]
 
 
-def _further(config: Mapping[str, Any], task: str) -> list[str]:
-    """The names of all sets but the first, which is the task's own evaluation."""
-    return list(evaluation_sets(config, task))[1:]
+def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) -> list[EvaluationRun]:
+    """The same evaluations on all of a task's sets of games but the first."""
+    return [
+        replace(run, name=f"{run.name}@{games}", games=games)
+        for run in runs
+        for games in list(evaluation_sets(config, run.task))[1:]
+    ]
 
 
 def http_runs(config: Mapping[str, Any]) -> list[PPORun]:
@@ -144,13 +144,14 @@ def api_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
 
     A model without a key is left out, and its published row stands alone.
     """
-    runs = [
-        (entry, EvaluationRun(f"api-{model}-{task}", "api", task, api_style(config, model)))
-        for model, entry in (config.get("api_models") or {}).items()
-        for task in entry.get("tasks", config["tasks"])
-        if task in config["tasks"]
-    ]
-    return [run for entry, run in runs if _has_key(entry) or _has_result(config, run)]
+    models = config.get("api_models") or {}
+    runs = []
+    for model, entry in models.items():
+        tasks = [task for task in entry.get("tasks", config["tasks"]) if task in config["tasks"]]
+        first = [EvaluationRun(f"api-{model}-{task}", "api", task, api_style(config, model)) for task in tasks]
+        both = [*first, *_on_further_games(config, first)]
+        runs += both if _has_key(entry) else [run for run in both if _has_result(config, run)]
+    return runs
 
 
 def _has_key(entry: Mapping[str, Any]) -> bool:

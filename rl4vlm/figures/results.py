@@ -182,6 +182,11 @@ class Results:
         """What tables call the rate over all of a task's episodes: its name, unless it is counted by kinds."""
         return next((run.overall for run in self.evaluations if run.task == task and run.overall), task)
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of episodes that tasks are counted by, those that no episode was of included."""
+        return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))
+
     def games(self, task: str) -> str | None:
         """Which games a task's results are about (`generated games`), where games are data."""
         return next((run.data.partition(",")[0] for run in self.evaluations if run.task == task and run.data), None)

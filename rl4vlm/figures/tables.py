@@ -109,8 +109,9 @@ def build_tables(
     results = Results.load(
         evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
     )
-    _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {_legend(scale)}")
-    _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {_legend(scale)}")
+    kinds = results.kinds
+    _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {_legend(scale)}", kinds)
+    _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {_legend(scale)}", kinds)
     by_eye = "The published values of this table are peaks of curves read by eye off figure 7 (±1.5 points)."
     _write_rates(
         out / "lambda", lambda_rows(results, scale), f"The weight λ of the thoughts. {_legend(scale)} {by_eye}"
@@ -348,21 +349,24 @@ def _legend(scale: str) -> str:
     )
 
 
-def _write_rates(base: Path, rows: Sequence[Row], caption: str) -> None:
+def _write_rates(base: Path, rows: Sequence[Row], caption: str, kinds: Sequence[str] = ()) -> None:
     if any(row.partial for row in rows):
         caption += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
     if any("generated games" in (row.scale or "") for row in rows):
         caption += (
             " Generated games are this project's, not the benchmark's, and not to be compared with published rates."
         )
-    _write(base, COLUMNS, rows, rates_table(rows, caption))
+    _write(base, COLUMNS, rows, rates_table(rows, caption, kinds))
 
 
-def rates_table(rows: Sequence[Row], caption: str) -> Table:
-    """Rows as a wide table: methods and sources down, tasks across; only tasks that something was reproduced on."""
+def rates_table(rows: Sequence[Row], caption: str, kinds: Sequence[str] = ()) -> Table:
+    """Rows as a wide table: methods and sources down, tasks across; only tasks that something was reproduced on.
+
+    `kinds` are the kinds of episodes that tasks are counted by: each has its column, empty where no episode was of it.
+    """
     ran = {row.task for row in rows if row.source == "reproduced"} or {row.task for row in rows}
-    tasks = [task for task in dict.fromkeys(row.task for row in rows) if task in ran]
-    tasks.sort(key=lambda task: _rank(task, TASK_ORDER))
+    ran |= set(kinds)
+    tasks = sorted(ran, key=lambda task: _rank(task, TASK_ORDER))
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         if row.task in ran:

@@ -2,14 +2,18 @@
 
 The paper names such a baseline and gives no details of it; what is here is this project's own (docs/algorithm.md).
 
-Legend: B batch, A actions, S side of the downscaled picture, L longest text of a batch in bytes.
+Legend: B batch, A actions (the most of any sample, where they differ), N commands of a batch, S side of the downscaled
+picture, W words' width.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ class CNNSizes:
 
     `picture` is the side in pixels of what the convolutions see, `channels` what each of the three gives, `width` the
     layer that joins picture and text. `text_embedding` and `text_width` are the sizes of a byte's vector and of the
-    GRU's state; of a longer text only the last `text_limit` bytes are read.
+    GRU's state; of a longer text only the last `text_limit` bytes are read. `word_buckets` and `word_width` are the
+    number of vectors for words and their size, for a network that reads words.
     """
 
     picture: int = 100
@@ -42,12 +47,15 @@ class CNNSizes:
     text_embedding: int = 32
     text_width: int = 64
     text_limit: int = 256
+    word_buckets: int = 2048
+    word_width: int = 64
 
     def __post_init__(self) -> None:
         if self.map_side < 1:
             raise ValueError(f"picture {self.picture} is too small for convolutions of {KERNELS} pixels")
-        if self.text_limit < 1:
-            raise ValueError(f"text_limit {self.text_limit} is less than 1")
+        for name in ("text_limit", "word_buckets", "word_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
 
     @property
     def map_side(self) -> int:
@@ -61,24 +69,42 @@ class CNNSizes:
 @dataclass(frozen=True)
 class Observation:
     """What the network is shown at one step: `picture` (3, S, S) uint8, `text` (length,) int64 of bytes (empty where
-    the network reads none) and `legal` (A,) bool."""
+    the network reads none) and `legal` (A,) bool.
+
+    For a network that reads words `fields` and `commands` hold the words (length,) int64 of each.
+    """
 
     picture: torch.Tensor
     text: torch.Tensor
     legal: torch.Tensor
+    fields: tuple[torch.Tensor, ...] = ()
+    commands: tuple[torch.Tensor, ...] = ()
 
 
 class CNNActorCritic(nn.Module):
     """Three convolutions on the picture and, with `reads_text`, a GRU on the bytes of the view's fields; one joint
     layer; a linear head for the logits of `actions` and one for the value.
 
+    Without `actions` it chooses among whatever commands a step has: the mean of the words' vectors of each of `fields`
+    goes into the joint layer, and a command's logit is the product of its own words' mean with what the head makes of
+    the state.
+
     `temperature` is the sampling temperature, part of the policy; 0 plays greedily and scores at temperature 1.
     """
 
-    def __init__(self, actions: Sequence[str], *, reads_text: bool, sizes: CNNSizes, temperature: float) -> None:
+    def __init__(
+        self,
+        actions: Sequence[str] | None,
+        *,
+        reads_text: bool,
+        sizes: CNNSizes,
+        temperature: float,
+        fields: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self.actions = tuple(actions)
+        self.actions = None if actions is None else tuple(actions)
         self.reads_text = reads_text
+        self.fields = tuple(fields)
         self.sizes = sizes
         self.temperature = temperature
         layers: list[nn.Module] = []
@@ -90,10 +116,14 @@ class CNNActorCritic(nn.Module):
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.embedding = nn.Embedding(BYTES, sizes.text_embedding) if reads_text else None
         self.gru = nn.GRU(sizes.text_embedding, sizes.text_width, batch_first=True) if reads_text else None
+        reads_words = self.actions is None
+        self.words = nn.EmbeddingBag(sizes.word_buckets, sizes.word_width, mode="mean") if reads_words else None
         features = before * sizes.map_side**2 + (sizes.text_width if reads_text else 0)
+        features += sizes.word_width * len(self.fields)
         self.joint = nn.Sequential(_orthogonal(nn.Linear(features, sizes.width), 2**0.5), nn.ReLU())
         # A small gain makes the first policy all but uniform.
-        self.policy_head = _orthogonal(nn.Linear(sizes.width, len(self.actions)), 0.01)
+        scored = sizes.word_width if self.actions is None else len(self.actions)
+        self.policy_head = _orthogonal(nn.Linear(sizes.width, scored), 0.01)
         self.value_head = _orthogonal(nn.Linear(sizes.width, 1), 1.0)
 
     @property
@@ -106,15 +136,24 @@ class CNNActorCritic(nn.Module):
         Raises:
             ValueError: a legal action that the network does not know.
         """
-        unknown = [action for action in view.actions if action not in self.actions]
+        offered = self.offered(view)
+        unknown = [action for action in view.actions if action not in offered]
         if unknown:
-            raise ValueError(f"the CNN knows the actions {', '.join(self.actions)}, not {unknown[0]!r}")
+            raise ValueError(f"the CNN knows the actions {', '.join(offered)}, not {unknown[0]!r}")
         text = text_of(view.fields).encode()[-self.sizes.text_limit :] if self.reads_text else b""
+        read = [view.fields.get(name, "") for name in self.fields]
+        commands = offered if self.actions is None else ()
         return Observation(
             downscale(picture, self.sizes.picture),
             torch.tensor(list(text), dtype=torch.long),
-            torch.tensor([action in view.actions for action in self.actions]),
+            torch.tensor([action in view.actions for action in offered]),
+            tuple(word_buckets(name, self.sizes.word_buckets) for name in read),
+            tuple(word_buckets(name, self.sizes.word_buckets) for name in commands),
         )
+
+    def offered(self, view: View) -> tuple[str, ...]:
+        """The actions that the network's indices mean at a step."""
+        return view.actions if self.actions is None else self.actions
 
     def forward(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, A) of the policy, -inf for actions that are not legal, and values (B,)."""
@@ -122,9 +161,12 @@ class CNNActorCritic(nn.Module):
         features = [self.convolutions(pictures.float() / 255 - 0.5)]
         if self.embedding is not None and self.gru is not None:
             features.append(self._read([one.text for one in observations]))
+        if self.words is not None:
+            bags = self._bags([words for one in observations for words in one.fields])
+            features.append(bags.reshape(len(observations), -1))
         joint = self.joint(torch.cat(features, dim=-1))
-        legal = torch.stack([one.legal for one in observations]).to(self.device)
-        logits = self.policy_head(joint) / (self.temperature or 1.0)
+        legal = pad_sequence([one.legal for one in observations], batch_first=True).to(self.device)
+        logits = self._logits(joint, observations) / (self.temperature or 1.0)
         log_probs = torch.log_softmax(logits.masked_fill(~legal, -torch.inf), dim=-1)
         return log_probs, self.value_head(joint).squeeze(-1)
 
@@ -137,6 +179,26 @@ class CNNActorCritic(nn.Module):
         _, state = self.gru(pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False))
         return state[0]
 
+    def _logits(self, joint: torch.Tensor, observations: Sequence[Observation]) -> torch.Tensor:
+        """Logits (B, A), 0 beyond a sample's own commands."""
+        scored = self.policy_head(joint)
+        if self.words is None:
+            return scored
+        counts = [len(one.commands) for one in observations]
+        commands_NW = self._bags([words for one in observations for words in one.commands])
+        states_NW = scored.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
+        return pad_sequence(list((commands_NW * states_NW).sum(-1).split(counts)), batch_first=True)
+
+    def _bags(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The mean (texts, W) of the vectors of each text's words, zeros for one without words."""
+        assert self.words is not None
+        if not texts:
+            return self.words.weight.new_zeros(0, self.sizes.word_width)
+        ends = np.cumsum([len(text) for text in texts])
+        starts = torch.tensor([0, *ends[:-1]], device=self.device)
+        bags: torch.Tensor = self.words(torch.cat(list(texts)).to(self.device), starts)
+        return bags
+
     @torch.no_grad()
     def act(
         self, observations: Sequence[Observation], rngs: Sequence[np.random.Generator]
@@ -145,8 +207,9 @@ class CNNActorCritic(nn.Module):
         log_probs, values = (tensor.cpu() for tensor in self(observations))
         keys = log_probs
         if self.temperature:
-            noise = np.stack([rng.gumbel(size=len(self.actions)) for rng in rngs])
-            keys = log_probs + torch.as_tensor(noise, dtype=torch.float32)
+            pairs = zip(rngs, observations, strict=True)
+            noise = [torch.as_tensor(rng.gumbel(size=len(one.legal)), dtype=torch.float32) for rng, one in pairs]
+            keys = log_probs + pad_sequence(noise, batch_first=True)
         chosen = keys.argmax(-1)
         taken = log_probs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         return chosen.tolist(), taken.tolist(), values.tolist()
@@ -158,7 +221,12 @@ class CNNActorCritic(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the weights and what the network is made of to a folder that is there."""
-        config = {"actions": self.actions, "reads_text": self.reads_text, "sizes": asdict(self.sizes)}
+        config = {
+            "actions": self.actions,
+            "reads_text": self.reads_text,
+            "fields": self.fields,
+            "sizes": asdict(self.sizes),
+        }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(self.state_dict(), folder / WEIGHTS_FILE)
 
@@ -174,6 +242,7 @@ class CNNActorCritic(nn.Module):
             reads_text=config["reads_text"],
             sizes=build_settings(CNNSizes, config["sizes"]),
             temperature=temperature,
+            fields=config["fields"],
         )
         model.load_state_dict(load_file(Path(folder, WEIGHTS_FILE)))
         return model.to(device) if device is not None else model
@@ -182,6 +251,19 @@ class CNNActorCritic(nn.Module):
 def text_of(fields: Mapping[str, str]) -> str:
     """A view's fields as one text that is never empty: a line `name: value` each, in the order of their names."""
     return "\n".join(f"{name}: {fields[name]}" for name in sorted(fields)) or "\n"
+
+
+@lru_cache(maxsize=100_000)
+def word_buckets(text: str, buckets: int) -> torch.Tensor:
+    """The words of a text as bucket numbers (length,) int64; do not change it.
+
+    Words are those of letters, each with the number that follows it as one more (`shelf 1` is `shelf` and `shelf 1`),
+    and other numbers.
+    Buckets come from CRC-32, so that they are the same everywhere and need no vocabulary.
+    """
+    found = re.findall(r"[a-z]+(?: \d+)?|\d+", text.lower())
+    words = [part for word in found for part in dict.fromkeys((word.partition(" ")[0], word))]
+    return torch.tensor([zlib.crc32(word.encode()) % buckets for word in words], dtype=torch.long)
 
 
 def downscale(picture: np.ndarray, side: int) -> torch.Tensor:

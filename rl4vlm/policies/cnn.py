@@ -22,7 +22,7 @@ from rl4vlm.policies.trainable import Rescored, column
 
 @dataclass(frozen=True)
 class CNNTrace:
-    """What PPO trains on: what was seen, the index of the action in the network's list, its log-probability when it was
+    """What PPO trains on: what was seen, the index of the action among those offered, its log-probability when it was
     sampled, and the value then."""
 
     observation: Observation
@@ -59,7 +59,9 @@ class CNNPolicy:
         """One reply a request. Raises ValueError for a legal action that the network does not know."""
         seen = [self.model.observe(request.picture, request.view) for request in requests]
         sampled = self.model.act(seen, [request.rng for request in requests])
-        return [self._reply(CNNTrace(*parts)) for parts in zip(seen, *sampled, strict=True)]
+        traces = [CNNTrace(*parts) for parts in zip(seen, *sampled, strict=True)]
+        offered = [self.model.offered(request.view) for request in requests]
+        return [_reply(trace, actions[trace.action]) for trace, actions in zip(traces, offered, strict=True)]
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
         """The critic's values (B,) float64 of what the requests show."""
@@ -81,6 +83,7 @@ class CNNPolicy:
         """Write a checkpoint to a folder that is there."""
         self.model.save(folder)
 
-    def _reply(self, trace: CNNTrace) -> Reply:
-        text = write_reply({}, self.model.actions[trace.action], Style.ACTION_ONLY)
-        return Reply(text, {"logprob_action": trace.log_prob, "value": trace.value}, trace)
+
+def _reply(trace: CNNTrace, action: str) -> Reply:
+    text = write_reply({}, action, Style.ACTION_ONLY)
+    return Reply(text, {"logprob_action": trace.log_prob, "value": trace.value}, trace)

@@ -76,8 +76,13 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:
     """A new network for what the slots of all processes show now: their legal actions, and their text where they show
-    any."""
+    any. Where the actions change with the situation, it is one that reads words."""
     views = gather_object([slot.request.view for slot in slots])
+    if slots[0].task.changing_actions:
+        fields = sorted({name for view in views for name in view.fields})
+        return CNNActorCritic(
+            None, reads_text=False, sizes=settings.sizes, temperature=settings.temperature, fields=fields
+        )
     return CNNActorCritic(
         list(dict.fromkeys(action for view in views for action in view.actions)),
         reads_text=any(view.fields for view in views),

@@ -71,6 +71,7 @@ class Task(ABC):
     `fallback_penalty` is added to the reward of a step whose reply held no legal action (ALFWorld: -1).
     `kept_whole` finds, in the task's prompts and replies, the words that the embedded model's tokenizer keeps as tokens
     of their own, such as the names of things; without it, such words may be merged with their surroundings.
+    `changing_actions`: the legal actions are made of what a situation holds, rather than taken from one list.
     `groups` are the kinds of episodes that results are also counted by, in the order of the tables; `overall` is what
     tables call the rate over all of them.
     """
@@ -80,6 +81,7 @@ class Task(ABC):
     entry_point: ClassVar[str]
     prompt: ClassVar[PromptParts]
     fallback_penalty: ClassVar[float] = 0.0
+    changing_actions: ClassVar[bool] = False
     groups: ClassVar[tuple[str, ...]] = ()
     overall: ClassVar[str | None] = None
     reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}

@@ -65,6 +65,15 @@ def test_a_model_without_a_key_is_left_out() -> None:
     assert names() == ["api-local-NumberLine", "api-local-Blackjack"]
 
 
+def test_it_plays_every_set_of_games() -> None:
+    sets = {"Blackjack": {"seen": {"split": "seen"}, "unseen": {"split": "unseen"}}}
+    config = {**CONFIG, "evaluation": {**CONFIG["evaluation"], "sets": sets}}
+    runs = [(run.name, run.task, run.games) for run in api_runs(config) if run.task == "Blackjack"]
+    assert runs == [("api-local-Blackjack", "Blackjack", ""), ("api-local-Blackjack@unseen", "Blackjack", "unseen")]
+    assert api_settings(config, "local", "Blackjack")["env"] == {"split": "seen"}
+    assert api_settings(config, "local", "Blackjack", "unseen")["env"] == {"split": "unseen"}
+
+
 def test_with_its_key_it_is_evaluated_on_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MADE_UP_KEY", "secret")
     assert names()[0] == "api-m-NumberLine"

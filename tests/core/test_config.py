@@ -79,6 +79,11 @@ class TestStageSettings:
         for settings in (http_settings(config, "T"), api_settings(config, "mine", "T")):
             assert (settings["env"], settings["prompt"]) == (env, prompt)
 
+    def test_the_results_folder_is_filled_in(self) -> None:
+        options = {"tasks": {"T": {"env": {"data": "{results_dir}/games", "rules": "{x}", "n": 1}}}}
+        config = {"results_dir": "out", "ppo": {"defaults": {}, "tasks": None}, "task_options": options}
+        assert stage_settings(config, "ppo", "T")["env"] == {"data": "out/games", "rules": "{x}", "n": 1}
+
     def test_an_unknown_stage_is_named(self) -> None:
         with pytest.raises(ValueError, match="'pppo'"):
             stage_settings(self.CONFIG, "pppo", "T")

@@ -269,7 +269,7 @@ def add_household(made, run, rates, **extra):
 def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
     run = "ALFWorld-cot-lambda0.2-seed1"
-    add_household(made, f"ppo-{run}", {"Pick": (3, 4), "Look": (0, 0), "Heat": (0, 2)}, games="seen")
+    add_household(made, f"ppo-{run}", {"Pick": (3, 4), "Look": (0, 0), "Heat": (0, 2), "Cool": (0, 0)}, games="seen")
     add_household(made, f"ppo-{run}@unseen", {"Pick": (1, 4), "Look": (1, 2), "Heat": (0, 2)}, games="unseen")
     add_training_run(made, run, 0.1, 0.4, 1)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded", main_lambda={"ALFWorld": 0.2})
@@ -287,6 +287,13 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert one(pick(rows, protocol="held_out"), task="NumberLine")["scale"] == "embedded"
     wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
     assert "reproduced (embedded, generated games, seen), held out" in wide
+    headings = [cell.strip() for cell in wide.splitlines()[0].strip("|").split("|")]
+    assert headings[3:] == ["Pick", "Look", "Heat", "Cool", "ALFWorld average"]
+    (line,) = [line for line in wide.splitlines() if "games, seen" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    # No episode was of the types Look and Cool.
+    assert [bool(cell) for cell in cells[3:]] == [True, False, True, False, True]
+    assert "Cool" not in {row["task"] for row in rows}
     assert "not to be compared with published rates" in wide
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl4vlm.core.types import View
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes, downscale, text_of
+from rl4vlm.models.cnn import CNNActorCritic, CNNSizes, downscale, text_of, word_buckets
 
 SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ACTIONS = ("1", "10", "+", "=")
@@ -118,6 +118,84 @@ def test_save_and_load_give_the_same_network(model, tmp_path: Path):
         assert torch.equal(before, after)
 
 
+COMMANDS = (("go to shelf 1", "take apple 1 from shelf 10"), ("look",), ("open fridge 1", "go to shelf 10", "look"))
+
+
+@pytest.fixture
+def reader():
+    """A network that chooses among each step's own commands, far from uniform."""
+    torch.manual_seed(0)
+    made = CNNActorCritic(None, reads_text=False, sizes=SIZES, temperature=0.5, fields=("goal", "scene"))
+    torch.nn.init.normal_(made.policy_head.weight)
+    return made
+
+
+def situations(model):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
+    views = [View(actions, {"goal": f"put {actions[0]}", "scene": ""}) for actions in COMMANDS]
+    return [model.observe(*pair) for pair in zip(pictures, views, strict=True)]
+
+
+class TestChangingActions:
+    def test_each_sample_has_its_own_commands_whatever_the_batch(self, reader):
+        seen = situations(reader)
+        log_probs, values = reader(seen)
+        assert log_probs.shape == (3, 3)
+        assert log_probs.isinf().tolist() == [[False, False, True], [False, True, True], [False, False, False]]
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3))
+        for row, one in enumerate(seen):
+            alone, value = reader([one])
+            torch.testing.assert_close(alone[0], log_probs[row, : len(COMMANDS[row])], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(value[0], values[row], atol=1e-5, rtol=1e-5)
+
+    def test_a_command_is_scored_by_its_words_wherever_it_stands(self, reader):
+        picture, fields = np.zeros((300, 300, 3), dtype=np.uint8), {"goal": "look", "scene": ""}
+        one, other = (
+            reader([reader.observe(picture, View(actions, fields))])[0][0]
+            for actions in (COMMANDS[2], COMMANDS[2][::-1])
+        )
+        torch.testing.assert_close(one.flip(0), other, atol=1e-5, rtol=1e-5)
+        assert len(set(one.detach().numpy().round(4))) == 3
+
+    def test_every_field_and_word_counts(self, reader):
+        picture = np.zeros((300, 300, 3), dtype=np.uint8)
+        texts = [("", ""), ("apple", ""), ("", "apple"), ("", "apple 1"), ("", "apple 2")]
+        views = [View(("look",), {"goal": goal, "scene": scene}) for goal, scene in texts]
+        values = reader.values([reader.observe(picture, view) for view in views])
+        assert len(set(values.round(6))) == len(texts)
+
+    def test_gradients_reach_every_part_and_no_word_that_was_not_there(self, reader):
+        seen = situations(reader)
+        log_probs, values = reader(seen)
+        (log_probs[:, 0].sum() + values.sum()).backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in reader.parameters())
+        there = {int(word) for one in seen for words in (*one.fields, *one.commands) for word in words}
+        moved = reader.words.weight.grad.abs().sum(-1).nonzero().flatten().tolist()
+        assert set(moved) <= there
+
+    def test_draws_are_a_samples_own_and_follow_the_policy(self, reader):
+        seen = situations(reader)
+        rows = [reader.act(seen, [np.random.default_rng([row, k]) for k in range(3)])[0] for row in range(2000)]
+        shares = np.stack([np.bincount(column, minlength=3) / 2000 for column in zip(*rows, strict=True)])
+        assert shares == pytest.approx(reader(seen)[0].exp().detach().numpy(), abs=0.05)
+        alone = reader.act(seen[2:], [np.random.default_rng([7, 2])])[0]
+        assert alone == [rows[7][2]]
+
+    def test_save_and_load_give_the_same_network(self, reader, tmp_path: Path):
+        reader.save(tmp_path)
+        again = CNNActorCritic.load(tmp_path, temperature=0.5)
+        assert (again.actions, again.fields) == (None, ("goal", "scene"))
+        for before, after in zip(reader(situations(reader)), again(situations(again)), strict=True):
+            assert torch.equal(before, after)
+
+
+def test_words_are_the_same_everywhere():
+    # CRC-32 of "shelf", "shelf 1" and "look", as any other implementation of it gives them.
+    assert word_buckets("Shelf 1, look!", 2**32).tolist() == [2772917219, 208255859, 725275650]
+    assert word_buckets("", 8).tolist() == []
+
+
 def test_a_folder_without_a_network_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         CNNActorCritic.load(tmp_path, temperature=0.5)
@@ -131,7 +209,10 @@ def test_each_small_pixel_is_the_mean_of_those_it_stands_for():
     assert small.sum() == 40
 
 
-@pytest.mark.parametrize(("changes", "word"), [({"picture": 30}, "picture 30"), ({"text_limit": 0}, "text_limit 0")])
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"picture": 30}, "picture 30"), ({"text_limit": 0}, "text_limit 0"), ({"word_width": 0}, "word_width 0")],
+)
 def test_sizes_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):
         CNNSizes(**changes)

@@ -20,7 +20,7 @@ from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
-from tests.fakes import climb_slot
+from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
 
 SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
@@ -133,6 +133,16 @@ def test_a_step_of_no_size_leaves_every_ratio_at_one():
     assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
 
 
+def test_with_changing_actions_the_first_ratio_is_one_too(monkeypatch):
+    monkeypatch.setattr(ClimbTask, "changing_actions", True)
+    _, model, rollout = climbing()
+    assert {len(sample.trace.observation.legal) for sample in rollout.samples} == {2, 3}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    measured = update(model, optimizer, rollout.samples, SETTINGS, stream(1, "minibatches"))
+    assert measured["first_ratio_error"] < 1e-4
+    assert measured["entropy"] > 0
+
+
 def test_advantages_are_normalised_and_rewards_flow_back():
     _, _, rollout = climbing(replace(SETTINGS, env_steps=128, rollout_steps=128))
     advantages = np.array([sample.advantage for sample in rollout.samples])
@@ -169,13 +179,16 @@ def test_an_update_moves_probability_towards_the_advantage():
         assert moved * sample.advantage > 0
 
 
-def test_learns_to_climb():
+@pytest.mark.parametrize("changing", [False, True], ids=["one list of actions", "each step's own"])
+def test_learns_to_climb(changing, monkeypatch):
+    monkeypatch.setattr(ClimbTask, "changing_actions", changing)
     settings = replace(
         SETTINGS, env_steps=1024, envs=8, rollout_steps=128, epochs=4, minibatch=32, learning_rate=3e-3, clip=0.2
     )
     torch.manual_seed(0)
     slots = [climb_slot(seed) for seed in range(8)]
     model = build_model(slots, settings)
+    assert (model.actions is None) is changing
     policy, rng = CNNPolicy(model), stream(1, "minibatches")
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     lengths = []

@@ -1,30 +1,48 @@
-"""Every stage on ALFWorld, on generated games: `config/alfworld.yaml` with a few steps of each."""
+"""Every stage on ALFWorld, on generated games: config/alfworld.yaml over the smoke config."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import ROOT, Job, Workspace
+from tests.workflow.conftest import Job, Workspace
 
-OVERLAY = str(ROOT / "tests" / "workflow" / "alfworld.yaml")
-OVERLAYS = ("--configfile", "config/smoke.yaml", "config/alfworld.yaml", OVERLAY)
+OVERLAYS = ("--configfile", "config/smoke.yaml", "config/alfworld.yaml")
 
 
 def test_the_games_are_made_first_and_each_policy_is_evaluated_on_both_sets(workspace: Workspace) -> None:
     jobs = workspace.planned(*OVERLAYS)
     assert jobs.count(Job("alfworld_games")) == 1
     rules = [job.rule for job in jobs]
-    counts = {rule: rules.count(rule) for rule in ("sft_data", "sft", "ppo", "cnn", "evaluate_sft", "evaluate_ppo")}
-    assert counts == {"sft_data": 2, "sft": 2, "ppo": 2, "cnn": 0, "evaluate_sft": 4, "evaluate_ppo": 4}
-    assert rules.count("evaluate_scripted") == 4
+    counts = {rule: rules.count(rule) for rule in ("sft_data", "sft", "ppo", "cnn")}
+    assert counts == {"sft_data": 2, "sft": 2, "ppo": 2, "cnn": 1}
+    evaluated = {rule: rules.count(rule) for rule in rules if rule.startswith("evaluate_")}
+    assert evaluated == {"evaluate_scripted": 4, "evaluate_sft": 4, "evaluate_ppo": 4, "evaluate_cnn": 2}
 
 
-def test_nobody_else_has_games_made(workspace: Workspace) -> None:
-    assert "alfworld_games" not in [job.rule for job in workspace.planned("--configfile", "config/smoke.yaml")]
+def test_the_games_lie_with_the_results_wherever_those_are(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", *OVERLAYS, "--config", "results_dir=elsewhere")
+    assert "rl4vlm alfworld-games --out elsewhere/alfworld_games " in done.stdout
+    assert '"data": "elsewhere/alfworld_games"' in done.stdout
+    assert "{results_dir}" not in done.stdout
+
+
+def test_without_the_task_no_games_are_made(workspace: Workspace) -> None:
+    assert "alfworld_games" not in [job.rule for job in workspace.planned("--config", "tasks=[NumberLine]")]
+
+
+def test_a_model_behind_an_endpoint_plays_both_sets(workspace: Workspace) -> None:
+    (workspace.folder / "api.yaml").write_text(
+        "tasks: [ALFWorld]\napi_models: {mine: {base_url: http://localhost/v1, model: m}}\n"
+    )
+    done = workspace.snakemake("--dry-run", "-p", "--configfile", "api.yaml", "--until", "evaluate_api")
+    found = re.findall(r"evaluate api:mine ALFWorld .* --out (\S+) .*\"split\": \"(\w+)\"", done.stdout)
+    folder = "results/eval/api-mine-ALFWorld"
+    assert sorted(found) == [(folder, "valid_seen"), (f"{folder}@unseen", "valid_unseen")]
 
 
 @pytest.mark.long
@@ -34,11 +52,12 @@ class TestRun:
         space = Workspace(tmp_path_factory.mktemp("alfworld"))
         done = space.snakemake(*OVERLAYS, profile="profiles/default")
         assert done.returncode == 0, done.stdout + done.stderr
-        return space.folder / "results" / "alfworld_smoke"
+        return space.folder / "results" / "alfworld"
 
     def test_it_was_trained_and_evaluated_on_seen_and_unseen_games(self, results: Path) -> None:
         policies = ["random-ALFWorld", "solver-ALFWorld", "sft-ALFWorld-cot", "sft-ALFWorld-nocot"]
-        policies += [f"ppo-ALFWorld-{style}-lambda0.2-seed1" for style in ("cot", "nocot")]
+        policies += [f"ppo-ALFWorld-{style}-lambda0.5-seed1" for style in ("cot", "nocot")]
+        policies += ["cnn-ALFWorld-seed1"]
         wanted = {f"{policy}{games}" for policy in policies for games in ("", "@unseen")}
         assert {folder.name for folder in (results / "eval").iterdir()} == wanted
         for run in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 
 import pytest
@@ -10,17 +11,18 @@ import pytest
 from tests.workflow.conftest import Workspace
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
-TASKS, STYLES, LAMBDAS = 4, 2, 4
+# ALFWorld, the fifth, is evaluated on two sets of games.
+TASKS, STYLES, LAMBDAS = 5, 2, 4
 FULL = {
     "sft_data": TASKS * STYLES,
     "sft": TASKS * STYLES,
     "ppo": TASKS * STYLES + LAMBDAS,
     # random and solver everywhere, and the dealer's rule in Blackjack
-    "evaluate_scripted": 2 * TASKS + 1,
-    "evaluate_sft": TASKS * STYLES,
-    "evaluate_ppo": TASKS * STYLES + LAMBDAS,
+    "evaluate_scripted": 2 * (TASKS + 1) + 1,
+    "evaluate_sft": (TASKS + 1) * STYLES,
+    "evaluate_ppo": (TASKS + 1) * STYLES + LAMBDAS,
     "cnn": TASKS,
-    "evaluate_cnn": TASKS,
+    "evaluate_cnn": TASKS + 1,
     # NumberLine's checkpoint, through a server
     "evaluate_over_http": 1,
     "tables": 1,
@@ -29,13 +31,21 @@ FULL = {
     "readme_assets": 1,
 }
 
+MADE = {"alfworld_games": 1, "shipped_model": 1, "base_model": 1}
+
 
 @pytest.mark.parametrize(
     ("config", "jobs"),
     [
-        ("config.yaml", FULL | {"shipped_model": 1}),
+        ("config.yaml", FULL | MADE),
+        # The benchmark's own games, and one model for all tasks.
         ("paper.yaml", {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"} | {"download": 1}),
-        ("smoke.yaml", FULL | {"base_model": 1, "ppo": TASKS * STYLES + 1, "evaluate_ppo": TASKS * STYLES + 1}),
+        (
+            "smoke.yaml",
+            FULL
+            | {"alfworld_games": 1, "base_model": 2}
+            | {"ppo": TASKS * STYLES + 1, "evaluate_ppo": (TASKS + 1) * STYLES + 1},
+        ),
     ],
 )
 def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -> None:
@@ -45,11 +55,11 @@ def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -
 def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--printshellcmds")
     commands = re.findall(r"^Shell command: (?!None)(.*)$", done.stdout, flags=re.MULTILINE)
-    assert len(commands) == sum(FULL.values()) + 1
+    assert len(commands) == sum((FULL | MADE).values())
     for command in commands:
         assert re.fullmatch(r"rl4vlm [a-z-]+ [^|;&]* 2>&1 \| tee results/logs/\S+\.log", command), command
     # What may come out of a cache has no time of its own to report.
-    cached = FULL["sft_data"] + 1
+    cached = FULL["sft_data"] + MADE["shipped_model"] + MADE["base_model"]
     assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands) - cached
 
 
@@ -82,10 +92,15 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
         assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf " in command
         assert {"batch=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
     assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
+    (household,) = {command for command in commands["ppo"] if "--task ALFWorld --style cot" in command}
+    assert {"env_steps=5120", "envs=1", "thought_weight=0.2"} <= set(household.split())
+    # The folder is what ALFWORLD_DATA names when the job runs.
+    assert '\'env={"data": null, "split": "train", "backend": "thor"}\'' in household
     for command in commands["ppo"]:
         assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
         assert '\'lora={"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
-        assert {"env_steps=30000", "entropy_coefficient=0.0", "max_grad_norm=null"} <= set(command.split())
+        assert {"entropy_coefficient=0.0", "max_grad_norm=null"} <= set(command.split())
+        assert "--task ALFWorld" in command or "env_steps=30000" in command.split()
     assert not (workspace.folder / "results").exists()
 
 
@@ -124,9 +139,10 @@ def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) 
 
 
 def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Workspace) -> None:
-    done = workspace.snakemake(
-        "--dry-run", "-p", "--config", "base_model={'defaults': {'source': 'someone/some-model'}}"
+    (workspace.folder / "hub.yaml").write_text(
+        "base_model: {defaults: {source: someone/some-model}, tasks: null}\n", encoding="utf-8"
     )
+    done = workspace.snakemake("--dry-run", "-p", "--configfile", "hub.yaml")
     assert "rl4vlm tables" in done.stdout
     assert "reading.json" not in done.stdout
 
@@ -135,7 +151,9 @@ def test_the_base_models_reading_is_named_where_it_is_made(workspace: Workspace)
     done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "reading")
     commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure) .*)$", done.stdout, flags=re.MULTILINE)
     assert len(commands) == 2
-    read = "--base-readings " + " ".join(f"{task}=results/base_model/cards/reading.json" for task in CARD_TASKS)
+    files = dict.fromkeys(CARD_TASKS, "cards") | {"ALFWorld": "alfworld"}
+    words = [f"{task}=results/base_model/{name}/reading.json" for task, name in files.items()]
+    read = "--base-readings " + " ".join(words)
     assert all(f"{read} --out" in command for command in commands)
 
 
@@ -144,8 +162,8 @@ def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspa
     found = re.findall(
         r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", done.stdout, re.MULTILINE
     )
-    settings = {run: dict(word.split("=", 1) for word in words.split()) for run, words in found}
-    assert len(settings) == TASKS
+    settings = {run: dict(word.split("=", 1) for word in shlex.split(words)) for run, words in found}
+    assert set(settings) == {f"{task}-seed1/checkpoint" for task in (*CARD_TASKS, "ALFWorld")}
     hands = settings["Blackjack-seed1/checkpoint"]
     assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("4000", "2000000000", "1.0")
 
@@ -153,8 +171,8 @@ def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspa
 def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
     jobs = workspace.planned("--config", "cnn={'skip': ['Points24']}")
     trained = {job.wildcards for job in jobs if job.rule == "cnn"}
-    assert trained == {f"task={task}, seed=1" for task in ("NumberLine", "EZPoints", "Blackjack")}
-    assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS - 1
+    assert trained == {f"task={task}, seed=1" for task in ("NumberLine", "EZPoints", "Blackjack", "ALFWorld")}
+    assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS
 
 
 def test_the_shipped_model_is_copied(workspace: Workspace) -> None:
@@ -169,9 +187,11 @@ def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")
     made = re.findall(r"^Shell command: rl4vlm base-model --out results/base_model/(\S+) --(\S+)", done.stdout, re.M)
-    assert sorted(made) == [("cards", "copy"), ("hands", "set"), ("someone--some-model@v1", "download")]
+    own = {("cards", "copy"), ("hands", "set"), ("someone--some-model@v1", "download")}
+    assert {pair for pair in made if pair[0] != "alfworld"} == own
     starts = dict(re.findall(r"--data results/sft_data/(\w+)-cot --init results/base_model/(\S+)", done.stdout))
     assert starts == {
+        "ALFWorld": "alfworld",
         "NumberLine": "cards",
         "EZPoints": "cards",
         "Points24": "someone--some-model@v1",
@@ -180,6 +200,7 @@ def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
     read = re.search(r"rl4vlm tables .* --base-readings (.*) --out", done.stdout)
     assert read
     assert dict(word.split("=") for word in read[1].split()) == {
+        "ALFWorld": "results/base_model/alfworld/reading.json",
         "NumberLine": "results/base_model/cards/reading.json",
         "EZPoints": "results/base_model/cards/reading.json",
         "Blackjack": "results/base_model/hands/reading.json",

@@ -33,13 +33,13 @@ rule evaluate_api:
         sources=watched("rl4vlm.evaluation.run", "{task}", "api"),
         data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/api-{{model}}-{{task}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/api-{{model}}-{{task}}/summary.json",
-        record=f"{RESULTS}/eval/api-{{model}}-{{task}}/run.json",
+        episodes=f"{RESULTS}/eval/api-{{model}}-{{task}}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/api-{{model}}-{{task}}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/api-{{model}}-{{task}}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/api-{{model}}-{{task}}.log",
+        f"{RESULTS}/logs/eval/api-{{model}}-{{task}}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/api-{{model}}-{{task}}.tsv"
+        f"{RESULTS}/benchmarks/eval/api-{{model}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
         model="[A-Za-z0-9_.-]+",
     threads: threads_of("api")
@@ -48,7 +48,9 @@ rule evaluate_api:
     params:
         out=subpath(output.summary, parent=True),
         style=lambda wildcards: api_style(config, wildcards.model),
-        settings=lambda wildcards: settings_arguments(api_settings(config, wildcards.model, wildcards.task)),
+        settings=lambda wildcards: settings_arguments(
+            api_settings(config, wildcards.model, wildcards.task, wildcards.games[1:])
+        ),
     shell:
         "rl4vlm evaluate api:{wildcards.model} {wildcards.task} --style {params.style} --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"

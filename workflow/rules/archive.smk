@@ -19,7 +19,7 @@ rule archive:
     params:
         results=lambda wildcards: RESULTS,
         # All of it, as it is resolved here, so that no file is read over it.
-        config=settings_arguments(config),
+        config=lambda wildcards: settings_arguments(config),
         # Another commit is another archive.
         code=lambda wildcards: str(code_revision()),
     shell:
