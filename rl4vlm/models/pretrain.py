@@ -7,7 +7,6 @@ prompt with the numbers and card ranks a picture shows; it sees no rules, no rep
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,15 +25,15 @@ from rl4vlm.core.types import GameEnv, Style, View
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, situation_text, write_reply
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
-from rl4vlm.models.encode import Encoder, collate
+from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, choose_device
-from rl4vlm.models.tiny import TinySizes, build
+from rl4vlm.models.tiny import IMAGE, TinySizes, build
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 
 READ_PROMPT = "Read the picture."
-TEXTS_AT_ONCE = 8
+LESSONS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,27 @@ class PretrainSettings:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """The words of a prompt, and questions on them with their answers."""
+
+    text: str
+    asked: tuple[tuple[str, str], ...]
+
+    @property
+    def whole(self) -> str:
+        return "\n".join([self.text, *(f"{question} {answer}." for question, answer in self.asked)])
+
+
+@dataclass(frozen=True)
 class Glimpse:
     """A picture (300, 300, 3) uint8 and the text of each field that can be read off it.
 
-    `text` is the prompt's words of the situation with questions on them and their answers, empty where the task asks
-    none.
+    `lesson` is the prompt's words of the situation with questions on them, where the task asks any.
     """
 
     picture: np.ndarray
     reading: Mapping[str, str]
-    text: str = ""
+    lesson: Lesson | None = None
 
     @property
     def answer(self) -> str:
@@ -78,52 +88,25 @@ class Glimpse:
 def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
     """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
     picture, _ = env.reset(seed=int(rng.integers(2**31)))
-    names: dict[str, None] = {}
     while True:
-        words = env.view().actions
-        reading = dict(env.reading())
-        yield Glimpse(picture, reading, _studied(task, env.view(), reading, names, rng))
+        view, reading = env.view(), dict(env.reading())
+        yield Glimpse(picture, reading, _lesson(task, view, reading, rng))
+        words = view.actions
         index = words.index(env.advice().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
         picture, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
             picture, _ = env.reset()
 
 
-def _studied(
-    task: Task, view: View, reading: Mapping[str, str], names: dict[str, None], rng: np.random.Generator
-) -> str:
-    """The prompt's words with questions and answers; empty where the task asks none. `names` are those met so far.
+def _lesson(task: Task, view: View, reading: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
+    """The prompt's words with questions and answers, of which the last is what the picture shows.
 
-    Every other time all names are exchanged for others, so that what is asked can only be found by reading, not be
-    guessed from what rooms usually hold. Where they are not, the last question is what the picture shows.
+    None where the task asks nothing of its prompt.
     """
-    if task.kept_whole is None:
-        return ""
-    exchange = rng.random() < 0.5
-    if exchange:
-        view = exchanged(view, task.kept_whole, names, rng)
     asked = task.questions(view, rng)
-    if not exchange:
-        asked = [*asked, (READ_PROMPT, "; ".join(reading.values()))]
-    return "\n".join([situation_text(task.prompt, view), *(f"{question} {answer}." for question, answer in asked)])
-
-
-def exchanged(view: View, kept_whole: re.Pattern[str], names: dict[str, None], rng: np.random.Generator) -> View:
-    """A view whose names of things stand for others, each for one; `names` grows by those of the view."""
-    said = " ".join([*view.actions, *view.fields.values()])
-    here = sorted({name for name in kept_whole.findall(said) if name.isalpha()})
-    names.update(dict.fromkeys(here))
-    others = rng.permutation(list(names))[: len(here)]
-    known = re.compile(rf"\b(?:{'|'.join(names)})\b")
-    instead = dict(zip(here, (str(other) for other in others), strict=True))
-
-    def exchange(text: str) -> str:
-        return known.sub(lambda found: instead.get(found[0], found[0]), text)
-
-    return View(
-        tuple(exchange(action) for action in view.actions),
-        {field: exchange(text) for field, text in view.fields.items()},
-    )
+    if not asked:
+        return None
+    return Lesson(situation_text(task.prompt, view), (*asked, (READ_PROMPT, "; ".join(reading.values()))))
 
 
 @dataclass(frozen=True)
@@ -150,8 +133,8 @@ def corpus(
             prompts[style].append(render(task.prompt, view, style))
             texts.append(write_reply(advice.entries, advice.action, style))
         texts.append(glimpse.answer)
-        if glimpse.text:
-            texts.append(glimpse.text)
+        if glimpse.lesson:
+            texts.append(glimpse.lesson.whole)
     common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
     texts += prompts[Style.COT]
     kept = frozenset() if task.kept_whole is None else frozenset(task.kept_whole.findall("\n".join(texts)))
@@ -216,9 +199,9 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
             picks = rng.choice(len(sources), size=settings.batch, p=shares / shares.sum())
             batch = [next(sources[pick]) for pick in picks]
             loss = answer_loss(model, encoder, batch)
-            texts = [glimpse for glimpse in batch if glimpse.text]
-            if texts:
-                loss = loss + text_loss(model, encoder, texts)
+            lessons = [glimpse for glimpse in batch if glimpse.lesson]
+            if lessons:
+                loss = loss + lesson_loss(model, encoder, lessons)
             optimizer.zero_grad()
             loss.backward()
             if settings.max_grad_norm is not None:
@@ -240,24 +223,32 @@ def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
     return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])
 
 
-def text_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
-    """Mean cross-entropy over all tokens that follow the picture: predicting the next word, as language models do.
+def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
+    """Mean cross-entropy over all tokens that follow the pictures of a batch's lessons: words, questions and answers.
 
-    Texts of like length are taken together, a few at a time: padding would be half of the work.
+    Predicting the next word is how language models learn to read. Lessons of like length are taken together, a few at a
+    time: padding would be half of the work.
     """
-    wholes = sorted((encoder.prompt(g.picture, g.text) for g in batch), key=lambda whole: len(whole.input_ids))
+    lessons = sorted((_after_picture(encoder, glimpse) for glimpse in batch), key=lambda lesson: len(lesson[1]))
     total, count = torch.zeros((), device=model.device), 0
-    for start in range(0, len(wholes), TEXTS_AT_ONCE):
-        piece = wholes[start : start + TEXTS_AT_ONCE]
-        cuts = [int((whole.input_ids == model.config.image_token_id).nonzero()[-1]) + 1 for whole in piece]
-        prompts = [replace(whole, input_ids=whole.input_ids[:cut]) for whole, cut in zip(piece, cuts, strict=True)]
-        texts = [whole.input_ids[cut:] for whole, cut in zip(piece, cuts, strict=True)]
-        padded = collate(prompts, texts, encoder.pad_id, model.device)
+    for start in range(0, len(lessons), LESSONS_AT_ONCE):
+        pictures, texts = zip(*lessons[start : start + LESSONS_AT_ONCE], strict=True)
+        padded = collate(pictures, texts, encoder.pad_id, model.device)
         logits, _ = reply_logits(model, padded)
         words = padded.reply_ids[padded.reply_mask]
         total = total + torch.nn.functional.cross_entropy(logits[padded.reply_mask], words, reduction="sum")
         count += len(words)
     return total / count
+
+
+def _after_picture(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Tensor]:
+    """A lesson cut after its picture: what comes up to there, and the token ids (R,) that follow."""
+    assert glimpse.lesson is not None
+    start = encoder.prompt(glimpse.picture, glimpse.lesson.text)
+    answers = "\n".join(f"{question} {answer}." for question, answer in glimpse.lesson.asked)
+    picture = encoder.tokenizer.convert_tokens_to_ids(IMAGE)
+    cut = int((start.input_ids == picture).nonzero()[-1]) + 1
+    return replace(start, input_ids=start.input_ids[:cut]), torch.cat([start.input_ids[cut:], encoder.reply(answers)])
 
 
 def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:

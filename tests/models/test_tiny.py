@@ -14,16 +14,20 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, write_reply
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.pretrain import (
+    READ_PROMPT,
     Glimpse,
+    Lesson,
     PretrainSettings,
     build_base,
     copy_shipped,
+    glimpses,
+    lesson_loss,
     reading_accuracy,
     run,
-    text_loss,
     train,
 )
 from rl4vlm.models.tiny import TinySizes, build, train_tokenizer
+from rl4vlm.tasks.number_line import NumberLine
 from rl4vlm.tasks.registry import get_task
 from tests.games import GAMES
 
@@ -119,17 +123,36 @@ def test_without_words_a_tokenizer_is_what_it_was():
     assert [plain.decode([i]) for i in plain("apple 12")["input_ids"]][-1] == "12"
 
 
-def test_text_loss_is_that_of_each_text_alone():
-    """Neither the order of the texts nor the padding of those taken together counts."""
+def test_lesson_loss_is_that_of_each_lesson_alone():
+    """Neither the order of the lessons nor the padding of those taken together counts."""
     sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     backbone = build([COMMANDS], sizes, seed=1)
     encoder, model = Encoder(backbone.processor), backbone.model.eval()
     picture = np.zeros((300, 300, 3), dtype=np.uint8)
-    texts = [COMMANDS[: 3 + 5 * number] for number in range(12)]
-    batch = [Glimpse(picture, {}, text) for text in texts]
+    batch = [Glimpse(picture, {}, Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),))) for n in range(12)]
     with torch.no_grad():
-        whole = text_loss(model, encoder, batch)
-        alone = [(text_loss(model, encoder, [one]), one) for one in batch]
-    after = [len(encoder.prompt(one.picture, one.text).input_ids) - sizes.picture_tokens - 1 for _, one in alone]
-    expected = sum(float(loss) * count for (loss, _), count in zip(alone, after, strict=True)) / sum(after)
-    assert float(whole) == pytest.approx(expected, rel=1e-4)
+        whole = lesson_loss(model, encoder, batch)
+        alone = [float(lesson_loss(model, encoder, [one])) for one in batch]
+    counts = [
+        len(encoder.prompt(picture, one.lesson.text).input_ids)
+        - 1
+        - sizes.picture_tokens
+        + len(encoder.reply(f"Which? {one.lesson.asked[0][1]}."))
+        for one in batch
+    ]
+    assert float(whole) == pytest.approx(np.average(alone, weights=counts), rel=1e-4)
+
+
+class Asking(NumberLine):
+    """A task that asks one question of its prompt."""
+
+    def questions(self, view, rng):
+        return [("How many commands are there?", str(len(view.actions)))]
+
+
+def test_lessons_ask_of_the_prompt_and_of_the_picture():
+    env = make_env("NumberLine")
+    glimpse = next(glimpses(env, np.random.default_rng(0), Asking()))
+    assert glimpse.lesson.asked == (("How many commands are there?", "2"), (READ_PROMPT, glimpse.answer))
+    assert "Answer in JSON" not in glimpse.lesson.text
+    assert next(glimpses(env, np.random.default_rng(0), get_task("NumberLine"))).lesson is None
