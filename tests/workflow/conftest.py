@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("Snakefile", "workflow", "config", "profiles", "rl4vlm")
-FOLDER_OUTPUTS = re.compile(r".*(/base_model/[^/]+|/checkpoint|/sft_data/[^/]+)")
+FOLDER_OUTPUTS = re.compile(r".*(/base_model/[^/]+|/checkpoint|/sft_data/[^/]+|/alfworld_games)")
 
 
 @dataclass(frozen=True, order=True)

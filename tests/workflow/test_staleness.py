@@ -129,7 +129,7 @@ def test_an_edit_to_the_command_line_runs_nothing(finished: Workspace) -> None:
 
 
 def test_an_edit_to_what_enumerates_the_runs_runs_nothing(finished: Workspace) -> None:
-    with finished.commented("rl4vlm/core/config.py"):
+    with finished.commented("rl4vlm/core/runs.py"):
         assert finished.planned() == []
 
 
