@@ -34,7 +34,7 @@ test-cluster: $(INSTALLED)
 
 # Every official game against the unchanged library, and the planner's solutions: RL4VLM_OFFICIAL_GAMES names their folder.
 test-alfworld: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/envs/alfworld -v --durations=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/envs/alfworld -v --durations=0
 
 # The gallery in a real browser: apt-get install chromium
 test-gallery: $(INSTALLED)
