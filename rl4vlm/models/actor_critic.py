@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rl4vlm.models.cache import roomy_cache
+from rl4vlm.models.cache import RoomyLayer, joined_cache, roomy_cache
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
+
+PROMPT_TOKENS = 4096
+"""Tokens of prompts that go through the model at a time: more are no faster, and on a processor slower, since what is
+computed between two layers no longer fits its caches."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,13 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 def forward_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
     """A batch's inputs for a forward pass; a model that counts positions in its own way (M-RoPE) is given none."""
-    own = hasattr(model.model, "get_rope_index")
+    own = counts_positions(model)
     return {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
+
+
+def counts_positions(model: PreTrainedModel) -> bool:
+    """Whether a model counts positions in its own way (M-RoPE); it also remembers them between prompt and reply."""
+    return hasattr(model.model, "get_rope_index")
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -180,14 +189,18 @@ class ActorCritic(nn.Module):
         nothing of the batch. Greedy play draws none.
         """
         self.eval()
-        batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
+        batch = self._collated(prompts)
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
+        cache = roomy_cache(self.model.config, batch.prompt_length + self.max_new_tokens)
+        if len(prompts) * batch.prompt_length > PROMPT_TOKENS and self._reads_in_parts(prompts, cache):
+            cache = self._read_in_parts(prompts, batch.prompt_length)
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         uniform = uniforms(rngs, self.max_new_tokens).to(self.device) if self.temperature else None
         sampler = _Sampler(uniform, self.suppressed, self.scoring_temperature)
         with first_head_input(self.model) as seen:
             ids = self.model.generate(
                 **inputs,
-                past_key_values=roomy_cache(self.model.config, batch.prompt_length + self.max_new_tokens),
+                past_key_values=cache,
                 do_sample=False,
                 max_new_tokens=self.max_new_tokens,
                 logits_processor=LogitsProcessorList([sampler]),
@@ -207,8 +220,7 @@ class ActorCritic(nn.Module):
     def values(self, prompts: Sequence[Encoded]) -> np.ndarray:
         """The critic's values (B,) float64 of prompts alone, dropout off."""
         self.eval()
-        batch = collate(prompts, [torch.empty(0, dtype=torch.long)] * len(prompts), self.encoder.pad_id, self.device)
-        _, last_prompt = reply_logits(self.model, batch)
+        _, last_prompt = reply_logits(self.model, self._collated(prompts))
         return self.value_head(last_prompt).double().cpu().numpy()
 
     def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
@@ -261,6 +273,29 @@ class ActorCritic(nn.Module):
         if gradient_checkpointing:
             backbone.model.activation_checkpointing_enable()
         return model.to(device) if device is not None else model
+
+    def _collated(self, prompts: Sequence[Encoded], prompt_length: int = 0) -> Batch:
+        """Prompts alone, as a batch."""
+        no_replies = [torch.empty(0, dtype=torch.long)] * len(prompts)
+        return collate(prompts, no_replies, self.encoder.pad_id, self.device, prompt_length)
+
+    def _reads_in_parts(self, prompts: Sequence[Encoded], cache: DynamicCache) -> bool:
+        """Whether prompts can go through the model some at a time: where all that it keeps of them is keys and values,
+        without windows, which can be put together again."""
+        simple = all(type(layer) is RoomyLayer for layer in cache.layers) and not any(one.marks for one in prompts)
+        return simple and not counts_positions(self.model)
+
+    def _read_in_parts(self, prompts: Sequence[Encoded], length: int) -> DynamicCache:
+        """Keys and values of prompts padded to `length` tokens, but for the last token's, with room for replies."""
+        size = max(1, PROMPT_TOKENS // length)
+        caches = []
+        for start in range(0, len(prompts), size):
+            inputs = self._collated(prompts[start : start + size], length).inputs
+            inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask", "position_ids")}
+            cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            caches.append(cache)
+        return joined_cache(caches, self.model.config, length + self.max_new_tokens)
 
     def _lengths(self, ids: torch.Tensor) -> list[int]:
         """Number of tokens of each row of (B, R) up to and with its end token."""

@@ -6,6 +6,7 @@ which with many environments and hundreds of picture tokens is most of the time 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,4 +50,15 @@ def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
     """A cache for a model of this config with room for `room` tokens; layers with a sliding window stay as they are."""
     cache = DynamicCache(config=config.get_text_config(decoder=True))
     cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def joined_cache(parts: Sequence[DynamicCache], config: PreTrainedConfig, room: int) -> DynamicCache:
+    """The rows of `parts`, caches of as many tokens each, in one cache with room; the parts are used up."""
+    cache = roomy_cache(config, room)
+    for index, layer in enumerate(cache.layers):
+        states = [part.layers[index] for part in parts]
+        layer.update(torch.cat([one.keys for one in states]), torch.cat([one.values for one in states]))
+        for part in parts:
+            part.layers[index] = DynamicLayer()
     return cache

@@ -136,9 +136,18 @@ class Batch:
     reply_mask: torch.Tensor
 
 
-def collate(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], pad_id: int, device: torch.device) -> Batch:
-    """Pad prompts left and replies right, and lay them side by side; `replies` of length 0 give a prompt-only batch."""
-    longest = max(len(p.input_ids) for p in prompts)
+def collate(
+    prompts: Sequence[Encoded],
+    replies: Sequence[torch.Tensor],
+    pad_id: int,
+    device: torch.device,
+    prompt_length: int = 0,
+) -> Batch:
+    """Pad prompts left and replies right, and lay them side by side; `replies` of length 0 give a prompt-only batch.
+
+    P is at least `prompt_length`.
+    """
+    longest = max(prompt_length, *(len(p.input_ids) for p in prompts))
     width = max(len(r) for r in replies)
     ids = torch.full((len(prompts), longest + width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)

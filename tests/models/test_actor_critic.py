@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rl4vlm.models import actor_critic as module
 from rl4vlm.models.actor_critic import ActorCritic, sample, uniforms
 from rl4vlm.models.encode import collate
 
@@ -38,6 +39,23 @@ def test_replies_do_not_depend_on_the_batch(actor_critic, prompts):
         alone = actor_critic.generate([prompts[row]], [streams(3)[row]])[0]
         assert alone.ids.tolist() == together[row].ids.tolist()
         assert alone.value == pytest.approx(together[row].value, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_replies_do_not_depend_on_how_many_prompts_are_read_at_a_time(actor_critic, prompts, monkeypatch, size):
+    whole = actor_critic.generate(prompts, streams(3))
+    read = []
+    handle = actor_critic.model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, named: read.append(len((args or (named["pixel_values"],))[0])), with_kwargs=True
+    )
+    monkeypatch.setattr(module, "PROMPT_TOKENS", size * max(len(prompt.input_ids) for prompt in prompts))
+    parts = actor_critic.generate(prompts, streams(3))
+    handle.remove()
+    assert read == ([1, 1, 1] if size == 1 else [2, 1])
+    for one, other in zip(whole, parts, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=0)
+        assert one.value == pytest.approx(other.value, abs=1e-4)
 
 
 def test_scores_do_not_depend_on_padding_or_order(actor_critic, prompts):

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rl4vlm.models.cache import RoomyLayer, roomy_cache
+from rl4vlm.models.cache import RoomyLayer, joined_cache, roomy_cache
 
 
 def states(tokens, seed):
@@ -48,3 +48,18 @@ def test_windows_stay_windows():
     cache = roomy_cache(Gemma3TextConfig(**shapes, **kinds), 9)
     assert isinstance(cache, DynamicCache)
     assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, RoomyLayer]
+
+
+def test_parts_are_joined_row_by_row_and_can_grow():
+    config = LlamaConfig(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3)
+    parts = [DynamicCache(config=config) for _ in range(3)]
+    for index in range(2):
+        for number, part in enumerate(parts):
+            part.update(*states(5, 10 * index + number), index)
+    cache = joined_cache(parts, config, room=8)
+    assert cache.get_seq_length() == 5
+    keys, values = cache.update(*(torch.cat([one] * 3) for one in states(1, 7)), 1)
+    assert keys.shape == values.shape == (6, 3, 6, 4)
+    assert torch.equal(keys[2:4, :, :5], states(5, 11)[0])
+    assert torch.equal(values[4:, :, :5], states(5, 12)[1])
+    assert torch.equal(values[4:, :, 5:], states(1, 7)[1])

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoProcessor, ProcessorMixin
 
 from rl4vlm.core.types import Style
+from rl4vlm.models import actor_critic
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import load_backbone, write_merged
@@ -101,6 +102,17 @@ def test_generation_and_score_agree_and_padding_changes_nothing(checkpoint: Path
         for value in (alone.values[0].item(), reply.value, model.values([prompts[row]])[0]):
             assert together.values[row].item() == pytest.approx(value, abs=1e-5)
     assert len({len(prompt.input_ids) for prompt in prompts}) > 1
+
+
+def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a family's prompts cannot be, they are read together all the same."""
+    model = load(checkpoint)
+    whole = model.generate(encoded(model), streams())
+    monkeypatch.setattr(actor_critic, "PROMPT_TOKENS", 1)
+    for one, other in zip(whole, model.generate(encoded(model), streams()), strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+        assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:
