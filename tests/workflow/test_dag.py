@@ -31,7 +31,7 @@ FULL = {
     "readme_assets": 1,
 }
 
-MADE = {"alfworld_games": 1, "shipped_model": 1, "base_model": 1}
+MADE = {"alfworld_games": 1, "shipped_model": 2}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspac
     for command in commands:
         assert re.fullmatch(r"rl4vlm [a-z-]+ [^|;&]* 2>&1 \| tee results/logs/\S+\.log", command), command
     # What may come out of a cache has no time of its own to report.
-    cached = FULL["sft_data"] + MADE["shipped_model"] + MADE["base_model"]
+    cached = FULL["sft_data"] + MADE["shipped_model"]
     assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands) - cached
 
 
@@ -175,9 +175,10 @@ def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
     assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS
 
 
-def test_the_shipped_model_is_copied(workspace: Workspace) -> None:
+def test_the_shipped_models_are_copied(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "-p", "--until", "shipped_model")
-    assert "--out results/base_model/cards --copy workflow/resources/base_model/cards" in done.stdout
+    for name in ("cards", "alfworld"):
+        assert f"--out results/base_model/{name} --copy workflow/resources/base_model/{name}" in done.stdout
 
 
 def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
