@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, ParallelismConfig
+from accelerate.state import PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -136,6 +137,8 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
 def _split_on_cpu(accelerator: Accelerator) -> None:
     """Accelerate splits weights on GPUs only, but torch does on CPUs as well."""
     over_all = ParallelismConfig(dp_shard_size=accelerator.num_processes)
+    # In both: each further look at the accelerator's state begins with a copy of the process's.
+    PartialState().distributed_type = DistributedType.FSDP
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     # Or torch would take the GPUs of a machine that has some.

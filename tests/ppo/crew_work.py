@@ -69,6 +69,7 @@ def _begun(folder: Path, settings: TrainingSettings, task: str | None = None) ->
 def _write(state: Training, out: Path, **more: object) -> None:
     model = state.learner.policy.model
     split = sum(isinstance(tensor, DTensor) for tensor in model.parameters())
+    assert state.processes.split == bool(split)
     with whole_to_save(state.learner.model, state.learner.accelerator):
         weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     if state.processes.is_main:
