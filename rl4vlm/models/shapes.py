@@ -33,10 +33,10 @@ def _text(hidden: int, mlp: int, layers: int, heads: int, kv: int, vocabulary: i
 
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    # One view: LLaVA-1.6 without its grid is a LLaVA.
+    # One view: LLaVA-1.6 without its grid is a LLaVA. Its Mistral is version 0.2, which has no sliding window.
     "llava-v1.6-mistral-7b": {
         "model_type": "llava",
-        "text_config": _text(4096, 14336, 32, 32, 8, 32064, model_type="mistral", head_dim=128),
+        "text_config": _text(4096, 14336, 32, 32, 8, 32064, model_type="mistral", head_dim=128, sliding_window=None),
         "vision_config": {
             "model_type": "clip_vision_model",
             "hidden_size": 1024,

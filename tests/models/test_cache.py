@@ -8,6 +8,7 @@ from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rl4vlm.models.cache import RoomyLayer, joined_cache, roomy_cache
+from rl4vlm.models.shapes import shape_of
 
 
 def states(tokens, seed):
@@ -48,6 +49,10 @@ def test_windows_stay_windows():
     cache = roomy_cache(Gemma3TextConfig(**shapes, **kinds), 9)
     assert isinstance(cache, DynamicCache)
     assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, RoomyLayer]
+
+
+def test_the_papers_backbone_has_no_window():
+    assert {type(layer) for layer in roomy_cache(shape_of("llava-v1.6-mistral-7b"), 9).layers} == {RoomyLayer}
 
 
 def test_parts_are_joined_row_by_row_and_can_grow():
