@@ -259,8 +259,13 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype, tiny: bool = False
     return Ceiling(flops, 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source)))
 
 
-def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any]:
-    """Measure all modes in turn, repeat by repeat, after one repeat that is not counted."""
+def measure(
+    settings: Settings, profile_to: Path | None = None, keep: Callable[[dict[str, Any]], None] = lambda result: None
+) -> dict[str, Any]:
+    """Measure all modes in turn, repeat by repeat, after one repeat that is not counted.
+
+    `keep` gets the result before the profile is made too, which may fail (on memory, say) where measuring did not.
+    """
     device, begun = choose_device(settings.device), time.monotonic()
     ceilings = [measure_ceiling(device, DTYPES[settings.dtype], settings.tiny)]
     lora = LoraSettings(settings.lora_rank, 2.0 * settings.lora_rank) if settings.lora_rank else None
@@ -286,8 +291,7 @@ def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any
     # Others may be at work on the machine, too: the best of both counts.
     ceilings.append(measure_ceiling(device, DTYPES[settings.dtype], settings.tiny))
     ceiling = Ceiling(max(one.flops for one in ceilings), max(one.bytes for one in ceilings))
-    seen = profiled(modes[0], profile_to) if profile_to is not None else None
-    return {
+    result = {
         "settings": asdict(settings),
         "parameters": sum(weight.numel() for weight in model.model.parameters()),
         "trained": sum(weight.numel() for weight in trainable(model)),
@@ -296,9 +300,14 @@ def measure(settings: Settings, profile_to: Path | None = None) -> dict[str, Any
         "ratios": ratios(found),
         "processor_ratios": ratios(found, "processor_seconds"),
         "hours": {name: hours(repeats) for name, repeats in found.items()},
-        "profile": None if seen is None else asdict(seen),
+        "profile": None,
         "repeats": {name: [asdict(one) for one in repeats] for name, repeats in found.items()},
     }
+    keep(result)
+    if profile_to is not None:
+        result["profile"] = asdict(profiled(modes[0], profile_to))
+        keep(result)
+    return result
 
 
 def profiled(mode: Mode, path: Path) -> Profiled:
@@ -496,17 +505,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    about = {"date": datetime.now(UTC).date().isoformat(), "code": code_revision(), "packages": package_versions()}
+    about = {
+        "hardware": hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "code": code_revision(),
+        "packages": package_versions(),
+    }
+
+    def keep(result: dict[str, Any]) -> None:
+        if arguments.out is not None:
+            atomic_write_text(arguments.out, json.dumps(jsonable(result | about), indent=2) + "\n")
+
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         told = f"Not run: --device {arguments.device} needs a GPU, and torch sees none here."
-        result: dict[str, Any] = {"not_run": told, "hardware": hardware(), **about}
+        keep({"not_run": told})
         print(told)
     else:
         torch.set_num_threads(arguments.threads or hardware()["cores"])
-        result = {**measure(settings_of(arguments), arguments.profile), "hardware": hardware(), **about}
-        print(table(result))
-    if arguments.out is not None:
-        atomic_write_text(arguments.out, json.dumps(jsonable(result), indent=2) + "\n")
+        print(table(measure(settings_of(arguments), arguments.profile, keep) | about))
 
 
 if __name__ == "__main__":

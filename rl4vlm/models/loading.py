@@ -36,7 +36,7 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.models.encode import Encoder
-from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter, merge
+from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Backbone:
         replies.eos_token_id, replies.pad_token_id = encoder.eos_id, encoder.pad_id
         # 0 is no limit; without it, 50 would be.
         replies.do_sample, replies.top_k, replies.top_p = True, 0, 1.0
+        name_in_order(self.model)
         self.model.save_pretrained(folder)
         if is_adapter(folder):
             # An adapter's own files say nothing of these, and the config may differ from the base model's (one view).

@@ -90,6 +90,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     in_float32(model)
 
 
+def name_in_order(model: PreTrainedModel) -> None:
+    """Sort the adapted layers' names, which PEFT keeps as a set: else no two processes save the same bytes."""
+    for config in getattr(model, "peft_config", {}).values():
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
+
+
 def in_float32(model: PreTrainedModel) -> None:
     """Adapter weights to float32; a GPU rounds the factors of their products to TF32 where the backbone's are coarser.
 

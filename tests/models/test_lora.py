@@ -78,6 +78,17 @@ def test_other_adapters_than_those_there_are_refused(tiny_checkpoint: Path) -> N
         ensure_adapter(model, LoraSettings(rank=2, alpha=4))
 
 
+def test_an_adapter_is_saved_as_the_same_bytes_by_every_process(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_checkpoint, lora=LoraSettings(**LORA))
+    backbone.save(tmp_path / "once")
+    said = (tmp_path / "once" / "adapter_config.json").read_text()
+    named = json.loads(said)["target_modules"]
+    assert len(named) > 10
+    assert named == sorted(named)  # a set's order is another in each process
+    load_backbone(tmp_path / "once").save(tmp_path / "again")
+    assert (tmp_path / "again" / "adapter_config.json").read_text() == said
+
+
 def test_an_adapter_whose_base_model_is_gone_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
     load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
     record = json.loads((tmp_path / "adapter_config.json").read_text())
