@@ -74,7 +74,7 @@ def test_stages_without_a_model_load_no_torch(arguments: list[str], tmp_path: Pa
         (["evaluate", "random", "NumberLine", "--set", "episodes=many"], "many"),
         (["evaluate", "random", "NumberLine", "--set", "episodes"], "episodes"),
         (["sft-data", "--task", "NumberLine", "--out", "x", "--set", "samples=0"], "samples"),
-        (["sft", "--data", "no-data", "--init", "no-model", "--out", "x"], "no-model"),
+        (["sft", "--data", "no-data", "--init", "no-model", "--out", "x"], "no-data"),
         (["ppo", "--task", "NumberLine", "--init", "not/a/folder", "--out", "x"], "not/a/folder"),
         (["cnn", "--task", "NumberLime", "--out", "x"], "NumberLime"),
         (["cnn", "--task", "NumberLine", "--out", "x", "--set", "sizes.picture=20"], "picture 20"),
