@@ -19,7 +19,7 @@ def test_the_rule_graph_names_every_rule_and_what_it_needs(workspace: Workspace)
     done = workspace.snakemake("--rulegraph")
     assert done.returncode == 0, done.stderr
     links = rule_links(done.stdout)
-    assert {("sft", "base_model"), ("sft", "sft_data"), ("ppo", "sft"), ("evaluate_ppo", "ppo")} <= links
+    assert {("sft", "shipped_model"), ("sft", "sft_data"), ("ppo", "sft"), ("evaluate_ppo", "ppo")} <= links
     assert {needed for rule, needed in links if rule == "all"} >= {"tables", "training_curves", "gallery"}
 
 
