@@ -8,14 +8,14 @@ from pathlib import Path
 from rl4vlm.core.types import Style
 
 
-def api_config(parser: argparse.ArgumentParser) -> None:
+def config_files(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--config",
         nargs="*",
         type=Path,
         default=[Path("config/config.yaml")],
         metavar="FILE",
-        help="config and overlays that describe an `api:MODEL` (default: config/config.yaml)",
+        help=f"config and overlays that {what} (default: config/config.yaml)",
     )
 
 

@@ -49,7 +49,7 @@ def _playing(add: AddStage) -> None:
     sub.add_argument("--seed", type=int, help="decides the start and all chance (default: another one each time)")
     options.style(sub)
     sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
-    options.api_config(sub)
+    options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub)
 
 
@@ -120,7 +120,7 @@ def _evaluating(add: AddStage) -> None:
     sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
     options.style(sub)
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
-    options.api_config(sub)
+    options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub)
 
 
@@ -186,14 +186,7 @@ def _sharing(add: AddStage) -> None:
     sub.add_argument(
         "--code", type=Path, default=Path(), metavar="DIR", help="the project's git checkout (default: this folder)"
     )
-    sub.add_argument(
-        "--config",
-        nargs="*",
-        type=Path,
-        default=[Path("config/config.yaml")],
-        metavar="FILE",
-        help="config and overlays that made the results (default: config/config.yaml)",
-    )
+    options.config_files(sub, "made the results")
     options.settings(sub, "what the config was besides its files")
 
     sub = add(

@@ -133,22 +133,15 @@ def build_tables(
 
 def main_rows(results: Results, scale: str) -> list[Row]:
     """Every method proper on every task, reproduced (both protocols), published and reference; averages included."""
-    reproduced = [
-        *_held_out(results.evaluations_by_games(), scale),
-        *_rolling_peaks(results.headline_runs(), scale, results),
-    ]
-    rows = [*reproduced, *_published(published_rates()), *_reference(reference_rates())]
+    rows = [*_reproduced(results, scale), *_published(published_rates()), *_reference(reference_rates())]
     # The warm start without thoughts belongs to the ablation; the paper's main table has none.
     return _ordered(row for row in rows if row.method != "LLaVA-sft-noCoT")
 
 
 def cot_rows(results: Results, scale: str) -> list[Row]:
     """The ablation of the chain of thought (paper, table 3), with the warm start of each style."""
-    reproduced = [
-        *_held_out(results.evaluations_by_games(), scale),
-        *_rolling_peaks(results.headline_runs(), scale, results),
-    ]
-    return _ordered(row for row in (*reproduced, *_published(published_rates())) if row.method in COT_METHODS)
+    rows = [*_reproduced(results, scale), *_published(published_rates())]
+    return _ordered(row for row in rows if row.method in COT_METHODS)
 
 
 def lambda_rows(results: Results, scale: str) -> list[Row]:
@@ -184,6 +177,12 @@ def reading_rows(results: Results, scale: str) -> list[ReadingRow]:
             rows.append(ReadingRow(stage, method, task, name, scale, 100 * correct / asked, asked))
     stages = ["pretraining", "sft", "ppo"]
     return sorted(rows, key=lambda row: (_rank(row.task, TASK_ORDER), _rank(row.stage, stages), row.method))
+
+
+def _reproduced(results: Results, scale: str) -> list[Row]:
+    """The rows of every method's own runs, by both protocols."""
+    held_out = _held_out(results.evaluations_by_games(), scale)
+    return [*held_out, *_rolling_peaks(results.headline_runs(), scale, results)]
 
 
 def _method(run: Evaluation | TrainingRun) -> str:

@@ -1,7 +1,9 @@
-"""Making the embedded base model: build the tiny LLaVA and teach it to read the games' pictures, nothing else.
+"""Making an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
 
-Perception is what a large pre-trained model brings along and a tiny one does not. The base model learns to answer one
-prompt with the numbers and card ranks a picture shows; it sees no rules, no reply format and no action.
+Reading is what a large pre-trained model brings along and a tiny one does not. The base model learns to answer one
+prompt with what a picture shows, such as the numbers and card ranks on it. Where a task asks `questions`, as ALFWorld
+does, it also learns to go on with the prompt's words, its rules and legal actions among them, and to answer those
+questions. It sees no reply, no form of the answer and no advice.
 """
 
 from __future__ import annotations

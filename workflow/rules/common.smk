@@ -34,9 +34,7 @@ SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir(
 BASES = base_models(config)
 # Only a model made here was asked what it reads.
 READERS = {
-    task: base_model(config, task).folder(RESULTS)
-    for task in config["tasks"]
-    if base_model(config, task).kind in EMBEDDED
+    task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_READINGS = [f"{task}={folder}/reading.json" for task, folder in READERS.items()]
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
