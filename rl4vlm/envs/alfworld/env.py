@@ -58,8 +58,9 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     the goal's conditions that hold now. An episode ends when the game is won and is cut off after 50 steps.
     `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`.
 
-    `reset(seed=…)` reproduces the game and all that follows; `reset(options={"game": …})` plays one game, named by its
-    path below the split's folder (or any part of it that no other game shares) or by the path of its folder or file.
+    `reset(seed=…)` reproduces the game and all that follows, and seeds in a row play each game of the split once before
+    one comes again; `reset()` draws one at random. `reset(options={"game": …})` plays one game, named by its path below
+    the split's folder (or any part of it that no other game shares) or by the path of its folder or file.
 
     Args:
         task: a registered task's name.
@@ -119,7 +120,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         super().reset(seed=seed)
         self._episode = 1 if seed is not None else self._episode + 1
         self._over = True
-        drawn, chosen = self._draw(), self._chosen(options)
+        drawn, chosen = self._draw() if seed is None else self._dealt(seed), self._chosen(options)
         self._note(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
         self._over = False
         return self._backend.picture(), self._info()
@@ -191,6 +192,12 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._situation = situation
         if self.action_space.n != max(len(situation.admissible), 1):
             self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
+
+    def _dealt(self, seed: int) -> Path:
+        """The seed's game: as many seeds in a row as there are games play each of them once."""
+        files = self.games.files
+        shuffled = np.random.default_rng(0).permutation(len(files))  # in a row, or the first ones would be of one type
+        return files[shuffled[seed % len(files)]]
 
     def _draw(self) -> Path:
         return self.games.files[int(self.np_random.integers(len(self.games.files)))]

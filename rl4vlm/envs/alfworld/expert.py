@@ -160,6 +160,7 @@ class Explorer(Planner):
         self.inside = {
             thing: place for thing, place in self.inside.items() if place in self.now.at and place not in self.shut
         }
+        self.shut &= set(self.now.at)  # which of the others are is not shown
         self._rng = rng
 
     def _search(self) -> str:

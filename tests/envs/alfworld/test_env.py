@@ -420,6 +420,14 @@ def check_map(env):
         assert np.hypot(x - spots[places[name]].x, z - spots[places[name]].z) < 3.5, (now.game_file, name)
 
 
+def test_seeds_in_a_row_play_every_game_once(make):
+    env = make()
+    games = len(env.games.files)
+    for first in (0, 2_000_000_003):
+        played = [env.reset(seed=first + i)[1]["extra.gamefile"] for i in range(games)]
+        assert sorted(played) == sorted(map(str, env.games.files))
+
+
 def test_the_explorer_gives_the_same_advice_however_often_it_is_asked(make):
     """And plays without the walkthrough: what it does is in no need of what it cannot see."""
     played = []
