@@ -29,7 +29,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
         colour = style.colour(method)
         panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
         curve = f"{method}, published curve"
-        panels.published_curve(axis, FIGURES[method], task, method, curve, end, colour, style)
+        panels.published_curve(axis, results, FIGURES[method], task, method, curve, end, colour, style)
         start = results.headline_evaluations(STARTS[method], task)
         panels.held_out_point(axis, start, (-0.04 - 0.06 * place) * end, colour, f"{STARTS[method]}, held out", "s")
         final = results.headline_evaluations(method, task)

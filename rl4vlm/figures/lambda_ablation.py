@@ -42,7 +42,7 @@ def _curves(axis: Axes, results: Results, task: str, style: FigureStyle) -> None
         panels.training_curve(axis, runs, colour, f"λ = {weight:g}", style)
         end = panels.last_step(runs)
         method = f"{METHOD} lambda={weight:g}"
-        panels.published_curve(axis, "lambda", task, method, "published curves", end, colour, style)
+        panels.published_curve(axis, results, "lambda", task, method, "published curves", end, colour, style)
     panels.reference_lines(axis, results, task, style)
     panels.steps_axis(axis)
     panels.percent_axis(axis)

@@ -18,7 +18,7 @@ from rl4vlm.figures.style import FigureStyle, Sheet
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
 OFFICIAL = "official games"
-"""What `Results.games` says of the benchmark's own, the games of the paper."""
+"""What `Results.games` says of the benchmark: its own games in its own frames, as the paper has them."""
 Colour = str | tuple[float, float, float]
 NOT_IN_PAPER = ("Points24",)
 """Tasks that the paper's training curves leave out."""
@@ -125,9 +125,14 @@ def held_out_point(
     )
 
 
+def as_published(results: Results, task: str) -> bool:
+    """Whether a task's results are of the paper's games: elsewhere, its numbers are not to be drawn beside them."""
+    return results.games(task) in (None, OFFICIAL)
+
+
 def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[str], style: FigureStyle) -> None:
     """Dashed lines at the paper's rates of `methods` on `task`; none beside results on other games than the paper's."""
-    if results.games(task) not in (None, OFFICIAL):
+    if not as_published(results, task):
         return
     for method in methods:
         for rate in _of(published_rates(), results.overall_name(task), method):
@@ -155,10 +160,19 @@ def reference_lines(axis: Axes, results: Results, task: str, style: FigureStyle)
 
 
 def published_curve(
-    axis: Axes, figure: str, task: str, method: str, label: str, last_step: float, colour: Colour, style: FigureStyle
+    axis: Axes,
+    results: Results,
+    figure: str,
+    task: str,
+    method: str,
+    label: str,
+    last_step: float,
+    colour: Colour,
+    style: FigureStyle,
 ) -> None:
-    """The paper's curve, if the style asks for it, stretched so that it ends with the reproduced one."""
-    if not style.show_published_curves:
+    """The paper's curve, if the style asks for it, stretched so that it ends with the reproduced one; none beside
+    results on other games than the paper's."""
+    if not style.show_published_curves or not as_published(results, task):
         return
     for curve in published_curves():
         if (curve.figure, curve.task, curve.method) == (figure, task, method):

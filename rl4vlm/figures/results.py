@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rl4vlm.core.labels import games_played
 from rl4vlm.core.runlog import read_json, read_json_lines
 
 STYLE_METHODS = {"cot": "RL4VLM", "nocot": "RL4VLM-noCoT", None: "CNN+RL"}
@@ -38,8 +39,8 @@ class Evaluation:
     field to (correct, asked). `partial`: fewer episodes were played than asked for.
 
     `groups` maps a kind of episodes to (won, played), for tasks that are counted by kinds; `overall` is then what
-    tables call their rate together. `data` says which games were played (`generated games, unseen`), where games are
-    data, and `main` whether these are the task's main ones.
+    tables call their rate together. Where games are data, `sources` says where they came from, and `games` which set of
+    them was played (`unseen`); `main` says whether these are the task's main ones.
     """
 
     folder: Path
@@ -60,8 +61,14 @@ class Evaluation:
     partial: bool = False
     groups: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     overall: str | None = None
-    data: str | None = None
+    sources: tuple[str, ...] = ()
+    games: str | None = None
     main: bool = True
+
+    @property
+    def data(self) -> str | None:
+        """Which games were played (`generated games, unseen`), in words; None for games that are rules."""
+        return games_played(self.sources, self.games)
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,8 @@ class Results:
         return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))
 
     def games(self, task: str) -> str | None:
-        """Which games a task's results are about (`generated games`), where games are data."""
-        return next((run.data.partition(",")[0] for run in self.evaluations if run.task == task and run.data), None)
+        """Which games a task's results are about (`generated games`), where games are data: of any of its runs."""
+        return games_played(source for run in self.evaluations if run.task == task for source in run.sources)
 
     def headline_runs(self, method: str | None = None, task: str | None = None) -> list[TrainingRun]:
         """Training runs of the methods proper, without further λ; in the order of their seeds."""
@@ -239,7 +246,8 @@ def load_evaluation(folder: Path) -> Evaluation:
         partial=bool(summary.get("partial")),
         groups=_groups(summary, where),
         overall=summary.get("overall"),
-        data=_data(summary),
+        sources=tuple(summary.get("data_sources") or ()),
+        games=summary.get("games"),
         main=GAMES_MARK not in folder.name,
     )
 
@@ -255,15 +263,6 @@ def _groups(summary: Mapping[str, Any], where: str) -> dict[str, tuple[int, int]
     if groups and tuple(map(sum, zip(*groups.values(), strict=True))) != whole:
         raise ValueError(f"{where}: its groups do not add up to {whole[0]} successes in {whole[1]} episodes")
     return groups
-
-
-def _data(summary: Mapping[str, Any]) -> str | None:
-    """Which games were played, in the words of tables; None for games that are rules."""
-    sources = summary.get("data_sources")
-    if not sources:
-        return None
-    played = f"{' and '.join(sources)} games"
-    return f"{played}, {summary['games']}" if summary.get("games") else played
 
 
 def load_training_run(folder: Path) -> TrainingRun:

@@ -35,7 +35,11 @@ METHOD_ORDER = (
 )
 COT_METHODS = ("LLaVA-sft-noCoT", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
 HEADINGS = {CARD_AVERAGE: "card average", "alfworld_avg": "ALFWorld average"}
-
+NOT_THE_BENCHMARK = {
+    "generated games": "Generated games are this project's",
+    "drawn pictures": "Drawn pictures are this project's",
+}
+"""What a row's label may say of its games, and what a reader is then told."""
 
 Name = Callable[[Evaluation | TrainingRun], str]
 """What a run's method is called in a table."""
@@ -351,10 +355,9 @@ def _legend(scale: str) -> str:
 def _write_rates(base: Path, rows: Sequence[Row], caption: str, kinds: Sequence[str] = ()) -> None:
     if any(row.partial for row in rows):
         caption += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
-    if any("generated games" in (row.scale or "") for row in rows):
-        caption += (
-            " Generated games are this project's, not the benchmark's, and not to be compared with published rates."
-        )
+    for words, what in NOT_THE_BENCHMARK.items():
+        if any(words in (row.scale or "") for row in rows):
+            caption += f" {what}, not the benchmark's, and rates on them are not to be compared with published ones."
     _write(base, COLUMNS, rows, rates_table(rows, caption, kinds))
 
 

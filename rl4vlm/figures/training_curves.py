@@ -28,7 +28,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
         colour = style.colour(method)
         panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
         curve = f"{method}, published curve"
-        panels.published_curve(axis, "main", task, method, curve, end, colour, style)
+        panels.published_curve(axis, results, "main", task, method, curve, end, colour, style)
     start = results.headline_evaluations("LLaVA-sft", task)
     panels.held_out_point(axis, start, -0.03 * end, style.colour("LLaVA-sft"), "LLaVA-sft (start), held out", "s")
     for place, method in enumerate(methods):

@@ -84,7 +84,9 @@ class ALFWorld(Task):
         return str(info["task_type"])
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
-        return str(info["source"])
+        """Where the game came from, and that the benchmark's was shown in drawn pictures: generated ones always are."""
+        drawn = info["source"] == "official" and info["pictures"] != "frames"
+        return f"{info['source']}, drawn pictures" if drawn else str(info["source"])
 
 
 def _beginning(actions: Sequence[str], verb: str) -> list[str]:

@@ -104,7 +104,10 @@ class Task(ABC):
         return []
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
-        """What an episode's game was made by or taken from, where games are data and not rules."""
+        """What an episode's game was made by or taken from, where games are data and not rules.
+
+        An adjective to "games"; after a comma, what else must be said where results on them are shown.
+        """
         return None
 
 

@@ -15,7 +15,7 @@ from rl4vlm.core.runlog import sha256_of
 from rl4vlm.figures.draw import FIGURES, draw
 from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle, drawing
-from tests.figures.synthetic import Synthetic, add_evaluation, make_results, write_lines
+from tests.figures.synthetic import Synthetic, add_evaluation, add_training_run, make_results, write_lines
 
 STYLE = FigureStyle(dpi=60)
 
@@ -168,6 +168,47 @@ def test_cot_ablation_sets_both_styles_side_by_side(made):
     lines = lines_of(axes_of(make("cot_ablation", made))[1])
     assert {"RL4VLM, training", "RL4VLM-noCoT, training"} <= set(lines)
     assert lines["RL4VLM-noCoT, published"].get_ydata()[0] == 29.9
+
+
+@pytest.fixture
+def household(tmp_path):
+    """Makes the results of ALFWorld on games of `source`, learning curves of both styles included."""
+
+    def make_household(source):
+        made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.5,), episodes=20)
+        for style, suffix in (("cot", ""), ("nocot", "-noCoT")):
+            run = f"ALFWorld-{style}-lambda0.2-seed1"
+            add_training_run(made, run, 0.1, 0.4, 1)
+            for name, method, kind in ((f"sft-{style}", "LLaVA-sft", "sft"), (f"ppo-{run}", "RL4VLM", "ppo")):
+                extra = {"overall": "alfworld_avg", "data_sources": [source], "games": "seen", "style": style}
+                extra |= {"lambda": 0.2, "logprob_thoughts": -9.0, "logprob_action": -0.3}
+                add_evaluation(
+                    made, f"{name}-ALFWorld", "ALFWorld", f"{method}{suffix}", kind, 0.4, 20, seed=1, **extra
+                )
+        return made
+
+    return make_household
+
+
+@pytest.mark.parametrize("name", ["training_curves", "cot_ablation"])
+@pytest.mark.parametrize(
+    ("source", "games", "is_the_papers"),
+    [
+        ("generated", "generated games", False),
+        ("official, drawn pictures", "official games, drawn pictures", False),
+        ("official", "official games", True),
+    ],
+)
+def test_published_results_are_drawn_beside_the_benchmark_alone(household, name, source, games, is_the_papers):
+    style = FigureStyle(dpi=60, show_published_curves=True)
+    cards, panel = axes_of(make(name, household(source), style))
+    assert (cards.get_title(), panel.get_title()) == ("NumberLine", f"ALFWorld\n({games})")
+    assert lines_of(cards)["RL4VLM, published"].get_ydata()[0] == 89.4
+    found = {label: line.get_ydata()[0] for label, line in lines_of(panel).items() if "published" in label}
+    assert bool(found) == is_the_papers
+    if is_the_papers:
+        assert found["RL4VLM, published"] == 21.7
+        assert found["RL4VLM, published curve"] == 17.7
 
 
 def test_lambda_ablation_draws_every_lambda_and_no_other_task(made):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rl4vlm.core.stats import wilson
-from rl4vlm.figures.tables import build_tables
+from rl4vlm.figures.tables import NOT_THE_BENCHMARK, build_tables
 from tests.figures.synthetic import add_evaluation, add_training_run, make_results
 
 COLUMNS = [
@@ -294,7 +294,27 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     # No episode was of the types Look and Cool.
     assert [bool(cell) for cell in cells[3:]] == [True, False, True, False, True]
     assert "Cool" not in {row["task"] for row in rows}
-    assert "not to be compared with published rates" in wide
+    assert "Generated games are this project's, not the benchmark's" in wide
+    assert "Drawn pictures" not in wide
+
+
+@pytest.mark.parametrize(
+    ("source", "games", "notes"),
+    [
+        ("official, drawn pictures", "official games, drawn pictures", ["Drawn pictures are this project's"]),
+        ("official", "official games", []),
+    ],
+)
+def test_the_benchmarks_games_in_drawn_pictures_are_not_the_benchmark(tmp_path, source, games, notes):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    run = "ALFWorld-cot-lambda0.2-seed1"
+    add_household(made, f"ppo-{run}", {"Pick": (3, 4)}, games="seen", data_sources=[source])
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    row = one(read(tmp_path / "tables", "main"), task="Pick", method="RL4VLM", source="reproduced")
+    assert row["scale"] == f"embedded, {games}, seen"
+    wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    assert [note for note in NOT_THE_BENCHMARK.values() if note in wide] == notes
+    assert ("not to be compared with published" in wide) == bool(notes)
 
 
 def test_kinds_that_do_not_add_up_are_refused(tmp_path):

@@ -38,6 +38,20 @@ def test_questions_of_each_wording_name_its_things_alone():
         assert (found["What does the task name?"], found["How does the task want it?"]) == (named, wanted)
 
 
+def test_only_official_games_in_the_benchmarks_frames_are_called_official_alone():
+    said = {
+        (source, pictures): ALFWorld().data_source({"source": source, "pictures": pictures})
+        for source in ("generated", "official")
+        for pictures in ("drawn", "frames")
+    }
+    assert said == {
+        ("generated", "drawn"): "generated",
+        ("generated", "frames"): "generated",
+        ("official", "drawn"): "official, drawn pictures",
+        ("official", "frames"): "official",
+    }
+
+
 def test_kept_whole_finds_names_and_verbs():
     text = '"go to shelf 10", "take mug 1 from shelf 10". {"action": "open fridge 1"}'
     assert set(ALFWorld.kept_whole.findall(text)) == {'"go to', "shelf", '"take', "mug", '"open', "fridge"}

@@ -12,7 +12,7 @@ import numpy as np
 from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
 from rl4vlm.envs.alfworld.picture import draw_seen
-from rl4vlm.envs.alfworld.types import Situation
+from rl4vlm.envs.alfworld.types import Pictures, Situation
 from rl4vlm.envs.alfworld.workers.pool import open_game
 
 
@@ -21,6 +21,8 @@ class DrawnBackend:
 
     Pickled, it holds the game and the commands given, and plays them again when it is unpickled.
     """
+
+    pictures = Pictures.DRAWN
 
     def __init__(self) -> None:
         self._open()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import gymnasium
 import numpy as np
@@ -20,7 +20,7 @@ from rl4vlm.envs.alfworld.drawn import DrawnBackend
 from rl4vlm.envs.alfworld.games import SPLITS, BadGame, GameSet, find_games, split_folder
 from rl4vlm.envs.alfworld.observation import marks_of
 from rl4vlm.envs.alfworld.thor import ThorBackend
-from rl4vlm.envs.alfworld.types import Situation, TaskType
+from rl4vlm.envs.alfworld.types import Pictures, Situation, TaskType
 from rl4vlm.envs.render import SIDE
 from rl4vlm.tasks.registry import get_task
 
@@ -33,8 +33,10 @@ _LOG = logging.getLogger(__name__)
 class Backend(Protocol):
     """What runs a game and shows it. A command is sent, and its outcome received; in between, others can be sent to.
 
-    `picture` is (300, 300, 3) uint8, a fresh array; `close` frees all resources.
+    `picture` is (300, 300, 3) uint8, a fresh array; `close` frees all resources. `pictures` says what they are.
     """
+
+    pictures: ClassVar[Pictures]
 
     def start(self, game_file: str) -> Situation: ...
 
@@ -56,7 +58,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     Observation: a picture, (300, 300, 3) uint8. Action: the index of an admissible command in `view().actions`; the
     commands change with the situation, and `action_space` with them. Reward: 50 when the game is won, plus the share of
     the goal's conditions that hold now. An episode ends when the game is won and is cut off after 50 steps.
-    `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`.
+    `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`,
+    `pictures`.
 
     `reset(seed=…)` reproduces the game and all that follows, and seeds in a row play each game of the split once before
     one comes again; `reset()` draws one at random. `reset(options={"game": …})` plays one game, named by its path below
@@ -233,6 +236,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             "extra.gamefile": now.game_file,
             "task_type": now.task_type.value,
             "source": now.source.value,
+            "pictures": self._backend.pictures.value,
         }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.envs.alfworld.games import BadGame, read_game
-from rl4vlm.envs.alfworld.types import Situation
+from rl4vlm.envs.alfworld.types import Pictures, Situation
 from rl4vlm.envs.render import SIDE
 
 INSTALL = "pip install 'alfworld[vis]==0.4.2'"
@@ -24,6 +24,8 @@ STEPS = 1000
 
 class ThorBackend:
     """Runs a game in AI2-THOR. One simulator is started with the first game and kept until `close`."""
+
+    pictures = Pictures.FRAMES
 
     def __init__(self) -> None:
         _thor_class()  # fail at once where it is not installed, not with the first game

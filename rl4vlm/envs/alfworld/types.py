@@ -43,6 +43,13 @@ class Source(StrEnum):
     OFFICIAL = "official"
 
 
+class Pictures(StrEnum):
+    """What shows a game: this project's drawings, or the benchmark's own frames of AI2-THOR."""
+
+    DRAWN = "drawn"
+    FRAMES = "frames"
+
+
 @dataclass(frozen=True)
 class Goal:
     """What a game asks for: classes in the engine's words without spaces or capitals (`alarmclock`, `sidetable`).

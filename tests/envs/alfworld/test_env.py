@@ -79,7 +79,7 @@ def test_it_is_made_by_its_id(generated):
     env = gymnasium.make("alfworld/ALFWorld-v0", data=generated, split="valid_unseen")
     picture, info = env.reset(seed=0)
     assert (picture.shape, picture.dtype) == ((300, 300, 3), np.uint8)
-    assert info["source"] == "generated"
+    assert (info["source"], info["pictures"]) == ("generated", "drawn")
     assert env.action_space.n == len(info["admissible_commands"]) == len(env.unwrapped.view().actions)
     env.close()
 
@@ -400,6 +400,7 @@ def test_official_games_with_the_old_wording_are_won_by_the_advice(make, officia
     for file in env.games.files[::8]:
         info = env.reset(options={"game": str(file)})[1]
         assert info["source"] == "official"
+        assert TASK.data_source(info) == "official, drawn pictures"
         check_map(env)
         commands = []
         while not env._over:

@@ -98,6 +98,8 @@ def test_an_episode(full_games, stand_in):
     picture, info = env.reset(seed=0)
     assert picture.shape == (300, 300, 3)
     assert picture[0, 0].tolist() == [0, 0, 200]
+    assert info["pictures"] == "frames"
+    assert env.task.data_source({**info, "source": "official"}) == "official"
     assert env._backend._env.played == info["extra.gamefile"].replace("game.tw-pddl", "traj_data.json")
     assert env.view().actions == ("look", "use desklamp 1")
     assert "the middle of a room" in env.view().fields["scene"]
