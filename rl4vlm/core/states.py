@@ -92,9 +92,8 @@ class _Checked(io.RawIOBase):
 class StateStore:
     """The states of one run: `folder/<digest of key>/<number>/`, the highest number the newest.
 
-    `key` is all that decides the run. States of another key are never continued from; they are removed once this run
-    has saved its first, so that an edit made by mistake can still be undone. `report` is told in a line what a user
-    should know.
+    `key` is all that decides the run. States of another key are never continued from, and never removed, so that an
+    edit made by mistake can be undone. `report` is told in a line what a user should know, among it where they lie.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any], *, report: Callable[[str], None] | None = None) -> None:
@@ -148,8 +147,14 @@ class StateStore:
         self._prune()
 
     def clear(self) -> None:
-        """Remove all states: the run is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all states of this run, which is over, and say where those of others are left."""
+        shutil.rmtree(self._home, ignore_errors=True)
+        for other in self._others():
+            self._report(
+                f"the run is over; {other} ({_gigabytes(other)}) is left of another: remove it to discard that"
+            )
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _numbered(self) -> list[Path]:
         if not self._home.is_dir():
@@ -157,9 +162,9 @@ class StateStore:
         return sorted(entry for entry in self._home.iterdir() if entry.is_dir() and entry.name.isdigit())
 
     def _prune(self) -> None:
-        """Remove older and damaged states, what a killed save left behind, and the states of other keys."""
+        """Remove older and damaged states, and what a killed save left behind."""
         kept = {*self._good, self._home / KEY}
-        for entry in [*self._home.iterdir(), *self._others()]:
+        for entry in self._home.iterdir():
             if entry.is_dir() and entry not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry not in kept:
@@ -174,8 +179,8 @@ class StateStore:
         for other in self._others():
             differs = _differences(_read_json(other / KEY), self._key)
             self._report(
-                f"state {other} is of another run and not used; it differs in {_some(differs)}. "
-                "It is removed when this run saves its first"
+                f"state {other} ({_gigabytes(other)}) is of another run and not used; it differs in {_some(differs)}. "
+                "It is kept, and taken up when that is undone; remove the folder to discard it"
             )
 
 
@@ -221,6 +226,10 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str 
 def _some(names: list[str], shown: int = 3) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def _gigabytes(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e9:.2g} GB"
 
 
 def _digest(key: Any) -> str:

@@ -18,8 +18,11 @@ from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.processes import Processes
 
 FILE = "training.pt"
-UNDECISIVE = ("save_every", "loggers")
-"""Settings that change nothing of what a run comes to."""
+ROUNDING = ("device", "micro_batch", "gradient_checkpointing")
+"""Settings that change what a run comes to by no more than the rounding of sums."""
+UNDECISIVE = ("save_every", "loggers", "process_timeout", *ROUNDING)
+"""Settings that may change between two parts of a run: what helps after a process that stood still, or when memory is
+short, must not cost the days before it."""
 
 
 class Resumable(Protocol):
@@ -99,6 +102,8 @@ class Keeper:
         checkpoint.restore_random_streams(streams)
         self._begun -= saved["seconds"]
         if processes.is_main:
+            for change in _changes(saved["rounding"], _rounding(self._settings)):
+                print(f"note: {change}; sums may be rounded otherwise", file=sys.stderr)
             for name, text in saved["logs"].items():
                 atomic_write_text(self._out / name, text)
             print(f"going on from {folder}: {state.position}", file=sys.stderr)
@@ -146,7 +151,22 @@ class Keeper:
         if not state.processes.is_main:
             return {}, own
         logs = {name: (self._out / name).read_text(encoding="utf-8") for name in state.logs}
-        return {"common": common, "logs": logs, "seconds": self.seconds}, own
+        rounding = _rounding(self._settings)
+        return {"common": common, "logs": logs, "seconds": self.seconds, "rounding": rounding}, own
+
+
+def _rounding(settings: Kept) -> dict[str, Any]:
+    """Those of a run's settings that change the rounding alone."""
+    return {name: value for name, value in vars(settings).items() if name in ROUNDING}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, in words."""
+    return [
+        f"{name} was {before[name]} when the state was saved and is {value} now"
+        for name, value in now.items()
+        if before[name] != value
+    ]
 
 
 def own_file(rank: int) -> str:
@@ -180,9 +200,9 @@ def resumable(
 ) -> Iterator[Keeper]:
     """Take a run up where it was left, and keep its state while the block lasts; a block that ends well removes it.
 
-    `inputs` are files and folders that the run reads, and `decides` what else decides it beside its settings and code:
-    a state of another run, by any of these, is not taken up. `started` is the `time.monotonic()` at which this part of
-    the run began. With `folder` None nothing is kept.
+    `inputs` are files and folders that the run reads, and `decides` what else decides it beside its code and its
+    settings, all but `UNDECISIVE`: a state of another run, by any of these, is neither taken up nor removed. `started`
+    is the `time.monotonic()` at which this part of the run began. With `folder` None nothing is kept.
     """
     if folder is None:
         yield Keeper(None, out, settings, Watch(), started)

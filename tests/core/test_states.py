@@ -116,16 +116,25 @@ def test_all_damaged_begins_anew(saved: Store) -> None:
     assert (content(saved), numbered(saved)) == ("new", ["00000004"])
 
 
-def test_another_key_is_not_used_said_and_removed_with_the_first_save(saved: Store) -> None:
+def test_another_keys_state_is_not_used_but_named_and_kept(saved: Store) -> None:
     other = Store(saved.folder, {"seed": 1, "settings": {"rate": 0.2, "envs": 2}, "task": "B"})
+    there = home(saved)
     assert other.newest() is None
     (line,) = other.lines
+    assert str(there) in line
     assert "differs in settings.rate, task" in line
+    assert "remove the folder to discard it" in line
     assert content(saved) == "three"
     save(other, "else")
-    assert content(other) == "else"
-    assert saved.newest() is None
-    assert len(list(saved.folder.iterdir())) == 1
+    save(other, "more")
+    assert content(other) == "more"
+    assert content(saved) == "three"
+    other.clear()
+    assert str(there) in other.lines[-1]
+    assert content(saved) == "three"
+    assert [*saved.folder.iterdir()] == [there]
+    saved.clear()
+    assert not saved.folder.exists()
 
 
 def test_an_error_while_saving_leaves_what_was_there(saved: Store) -> None:

@@ -207,10 +207,31 @@ def test_a_state_of_another_run_is_not_taken_up(changes, differs, runs, capsys):
     assert "going on" not in said
 
 
-def test_what_decides_nothing_may_change(runs, capsys):
+@pytest.mark.parametrize("changes", [{"save_every": 2}, {"process_timeout": 3600.0}])
+def test_what_decides_nothing_may_change(changes, runs, capsys):
     killed_in(runs, 2)
-    killed_in(runs, 3, settings=replace(SETTINGS, save_every=2))
+    killed_in(runs, 3, settings=replace(SETTINGS, **changes))
+    said = capsys.readouterr().err
+    assert "going on from" in said
+    assert "note:" not in said
+
+
+@pytest.mark.parametrize(("name", "value"), [("micro_batch", 1), ("gradient_checkpointing", True), ("device", "auto")])
+def test_what_eases_memory_may_change_and_is_said(name, value, runs, capsys):
+    killed_in(runs, 2)
+    killed_in(runs, 3, settings=replace(SETTINGS, **{name: value}))
+    said = capsys.readouterr().err
+    assert "going on from" in said
+    assert f"note: {name} was {getattr(SETTINGS, name)} when the state was saved and is {value} now" in said
+
+
+def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, capsys):
+    killed_in(runs, 2)
+    runs.train("other", settings=replace(SETTINGS, clip=0.3))
+    assert "remove it to discard" in capsys.readouterr().err
+    assert runs.train() == unbroken
     assert "going on from" in capsys.readouterr().err
+    assert not runs.state.exists()
 
 
 def test_saves_as_often_as_asked_and_at_the_end(runs):
