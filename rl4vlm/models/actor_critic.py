@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.cache import RoomyLayer, joined_cache, roomy_cache
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
-from rl4vlm.models.loading import Backbone, load_backbone
+from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
 
@@ -169,6 +169,7 @@ class ActorCritic(nn.Module):
         self.model: PreTrainedModel = backbone.model
         self.value_head = value_head
         self.encoder = Encoder(backbone.processor)
+        use_own_generation(self.model, self.encoder)
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)

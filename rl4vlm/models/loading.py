@@ -27,6 +27,7 @@ from transformers import (
     AutoProcessor,
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
+    GenerationConfig,
     LlavaConfig,
     LlavaProcessor,
     PreTrainedConfig,
@@ -67,16 +68,9 @@ class Backbone:
     def save(self, folder: Path) -> None:
         """Write model and processor as an ordinary Hugging Face checkpoint, of an adapted model the adapter alone.
 
-        Its generation config says how replies are made here: no special token but the end token, and sampled where a
-        temperature is asked for. So whatever else generates from the checkpoint, `transformers serve` among them, draws
-        from the same policy.
+        Its generation config is that of `use_own_generation`, whatever the model came with.
         """
-        encoder = Encoder(self.processor)
-        replies = self.model.generation_config
-        replies.suppress_tokens = encoder.suppressed_ids().tolist()
-        replies.eos_token_id, replies.pad_token_id = encoder.eos_id, encoder.pad_id
-        # 0 is no limit; without it, 50 would be.
-        replies.do_sample, replies.top_k, replies.top_p = True, 0, 1.0
+        use_own_generation(self.model, Encoder(self.processor))
         name_in_order(self.model)
         self.model.save_pretrained(folder)
         if is_adapter(folder):
@@ -85,8 +79,28 @@ class Backbone:
             # The base model's weights are in their own format; how they are held is chosen anew when they are loaded.
             config.__dict__.pop("quantization_config", None)
             config.save_pretrained(folder)
-            replies.save_pretrained(folder)
+            self.model.generation_config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def use_own_generation(model: PreTrainedModel, encoder: Encoder) -> None:
+    """Give a model a generation config that says how replies are made here: no special token but the end token, and
+    sampled, where a temperature is asked for, from all that is left.
+
+    So whatever else generates from a saved checkpoint, `transformers serve` among them, draws from the same policy.
+    What the model's own config asked for beside that (a repetition penalty, a least length, a choice among few) is
+    dropped: replies are scored without it, so they must not be sampled with it.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=encoder.eos_id,
+        pad_token_id=encoder.pad_id,
+        suppress_tokens=encoder.suppressed_ids().tolist(),
+        do_sample=True,
+        top_k=0,  # no limit; without it, 50 would be
+        top_p=1.0,
+    )
 
 
 def choose_device(name: str) -> torch.device:

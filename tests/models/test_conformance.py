@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, GenerationConfig, ProcessorMixin
 
 from rl4vlm.core.types import Style
 from rl4vlm.models import actor_critic
@@ -102,6 +103,28 @@ def test_generation_and_score_agree_and_padding_changes_nothing(checkpoint: Path
         for value in (alone.values[0].item(), reply.value, model.values([prompts[row]])[0]):
             assert together.values[row].item() == pytest.approx(value, abs=1e-5)
     assert len({len(prompt.input_ids) for prompt in prompts}) > 1
+
+
+def test_the_checkpoints_own_way_of_generating_changes_no_reply(checkpoint: Path, tmp_path: Path) -> None:
+    """Qwen2.5-VL's, for one, has a repetition penalty: replies are not scored with it, so not sampled with it."""
+    plain = load(checkpoint)
+    eos = plain.encoder.eos_id
+    opinions = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 9, "bad_words_ids": [[eos]]}
+    shutil.copytree(checkpoint, tmp_path / "opinionated")
+    GenerationConfig(**opinions, do_sample=True, top_k=1).save_pretrained(tmp_path / "opinionated")
+    model = load(tmp_path / "opinionated")
+    prompts = encoded(model)
+    replies = model.generate(prompts, streams())
+    scores = model.score(prompts, [reply.ids for reply in replies])
+    for row, (reply, expected) in enumerate(zip(replies, plain.generate(encoded(plain), streams()), strict=True)):
+        assert reply.ids.tolist() == expected.ids.tolist()
+        torch.testing.assert_close(scores.logprobs[row, : len(reply.ids)], reply.logprobs, atol=1e-5, rtol=0)
+    (tmp_path / "saved").mkdir()
+    model.save(tmp_path / "saved")
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.eos_token_id, saved.top_k, saved.top_p, saved.do_sample) == (eos, 0, 1.0, True)
+    assert saved.suppress_tokens == model.encoder.suppressed_ids().tolist()
+    assert [getattr(saved, name) for name in opinions] == [None] * 4
 
 
 def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
