@@ -184,8 +184,8 @@ class TestPaperConfig:
         assert (settings.envs, settings.env_steps, settings.rollout_steps) == (1, 5 * 1024, 1024)
         assert (settings.minibatch, settings.success_window, settings.thought_weight) == (256, 200, 0.2)
         assert (settings.max_new_tokens, settings.temperature) == (256, 0.2)
-        # Where the games are is the machine's to say, by ALFWORLD_DATA.
-        assert settings.env == {"data": None, "split": "train", "backend": "thor"}
+        # Where the games are is the machine's to say, by ALFWORLD_DATA; unsolvable ones are passed over, as there.
+        assert settings.env == {"data": None, "split": "train", "backend": "thor", "skip_bad_games": True}
         splits = [evaluation_settings(config, "ALFWorld", games)["env"]["split"] for games in ("", "unseen")]
         assert splits == ["valid_seen", "valid_unseen"]
 

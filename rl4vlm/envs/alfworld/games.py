@@ -93,18 +93,23 @@ def find_games(
 ) -> GameSet:
     """All playable games of a split with one of `task_types`, each read and checked.
 
-    As in the benchmark, folders with movable receptacles or sliced objects are left out. A game that is broken,
-    unsolvable or of an unknown type is an error; with `skip_bad_games` it is logged and listed in `skipped`.
+    As in the benchmark, folders with movable receptacles or sliced objects are left out, and so are those that hold a
+    trajectory and no game (of the official training set that is nearly half; how many is logged). A game that is
+    broken, unsolvable, never checked or of an unknown type is an error, although the benchmark leaves out unsolvable
+    and unchecked ones in silence; with `skip_bad_games` it is logged and listed in `skipped`.
 
     Raises:
         ValueError: a missing folder, a bad game (its file is named), or no game at all.
     """
     folder = split_folder(data, split)
-    wanted, files, skipped = set(task_types), [], []
+    wanted, files, skipped, without_game = set(task_types), [], [], 0
     for trajectory in sorted(folder.rglob(TRAJECTORY)):
         if any(word in trajectory.relative_to(folder).as_posix() for word in NOT_PLAYABLE):
             continue
         file = trajectory.with_name(GAME)
+        if not file.exists():
+            without_game += 1
+            continue
         try:
             game = read_game(file)
         except BadGame as error:
@@ -115,9 +120,11 @@ def find_games(
             continue
         if game.goal.task_type in wanted:
             files.append(file)
+    if without_game:
+        _LOG.warning("%s: %d trials without a %s are left out, as in the benchmark", folder, without_game, GAME)
     if not files:
-        names = ", ".join(sorted(wanted))
-        raise ValueError(f"no playable game of {names} in {folder}; {len(skipped)} were skipped as bad")
+        names, why = ", ".join(sorted(wanted)), f"{len(skipped)} were skipped as bad, {without_game} have no {GAME}"
+        raise ValueError(f"no playable game of {names} in {folder}; {why}")
     return GameSet(tuple(files), tuple(skipped))
 
 

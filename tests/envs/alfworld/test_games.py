@@ -107,6 +107,28 @@ class TestFindGames:
         write_game(tmp_path / "train" / "pick-AppleSliced" / "trial")
         assert find_games(tmp_path, "train").files == (kept,)
 
+    def test_leaves_out_trials_without_a_game_and_says_once_how_many(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nearly half of the official training set's trajectories have none."""
+        for number in range(3):
+            write_game(tmp_path / "train" / f"empty-{number}" / "trial", trajectory={"task_type": "?"}).unlink()
+        with pytest.raises(ValueError, match=r"no playable game of .* 3 have no game\.tw-pddl"):
+            find_games(tmp_path, "train")
+        caplog.clear()
+        kept = write_game(tmp_path / "train" / "full" / "trial")
+        found = find_games(tmp_path, "train")
+        assert (found.files, found.skipped) == ((kept,), ())
+        assert [message for message in caplog.messages if "left out" in message] == [
+            f"{tmp_path / 'train'}: 3 trials without a game.tw-pddl are left out, as in the benchmark"
+        ]
+
+    def test_a_game_without_its_trajectory_is_no_game(self, tmp_path: Path) -> None:
+        """As in the benchmark, which looks for trajectories."""
+        kept = write_game(tmp_path / "train" / "a" / "trial")
+        write_game(tmp_path / "train" / "b" / "trial").with_name("traj_data.json").unlink()
+        assert find_games(tmp_path, "train").files == (kept,)
+
     def test_finds_the_types_that_are_wanted(self, tmp_path: Path) -> None:
         write_game(tmp_path / "train" / "a" / "trial")
         two = write_game(tmp_path / "train" / "b" / "trial", trajectory={"task_type": "pick_two_obj_and_place"})
