@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -45,8 +45,13 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `path`, in place of what was there, only when the block ends without an error."""
+def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
+    """A folder to fill that becomes `path`, in place of what was there, only when the block ends without an error.
+
+    Where `replaces` names stages, nothing but an earlier output of one of them is replaced (`check_replaceable`).
+    """
+    if replaces:
+        check_replaceable(path, replaces)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o777 & ~_umask())
@@ -58,6 +63,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: Path, stages: Collection[str]) -> None:
+    """See to it that nobody's files are erased: `path` must be new, empty or an earlier output of one of `stages`.
+
+    Raises:
+        ValueError: there is something else, no `run.json` in it saying that such a stage made it; names `path`.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        found = read_json(path / RECORD).get("stage")
+    except (ValueError, OSError):
+        found = None
+    if found not in stages:
+        raise ValueError(
+            f"{path} would be erased: it is there already, and no {RECORD} in it says that it was made by stage "
+            f"{' or '.join(stages)}; name a new or empty folder, or remove it first"
+        )
 
 
 def _umask() -> int:

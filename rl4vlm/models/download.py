@@ -8,7 +8,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from rl4vlm.core.runlog import write_run_record
+from rl4vlm.core.runlog import check_replaceable, write_run_record
+
+BASE_MODEL_STAGES = ("base_model", "prefetch")
+"""What makes a base model's folder, and so may make it anew: pre-training (or a copy of what it made), a download."""
 
 # The same weights once more, in formats that are not read where there are safetensors.
 OTHER_WEIGHTS = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.onnx_data"]
@@ -22,12 +25,13 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
     Args:
         name: the model's name on the hub, as in `owner/model`.
         revision: branch, tag or commit; None is the newest.
-        out: folder to write, in place of what is there.
+        out: folder to write, in place of an earlier base model.
 
     Raises:
-        ValueError: the hub cannot be asked, or has no such model or revision.
+        ValueError: the hub cannot be asked, or has no such model or revision, or something else is in `out`.
     """
     started = time.monotonic()
+    check_replaceable(out, BASE_MODEL_STAGES)
     try:
         commit, other_weights = _look_up(name, revision)
         partial = out.with_name(f".{out.name}.{commit[:12]}.download")

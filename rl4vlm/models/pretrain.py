@@ -27,6 +27,7 @@ from rl4vlm.core.types import GameEnv, Style, View
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, situation_text, write_reply
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.download import BASE_MODEL_STAGES
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, choose_device
 from rl4vlm.models.tiny import IMAGE, TinySizes, build
@@ -156,11 +157,15 @@ def build_base(settings: PretrainSettings) -> Backbone:
 
 
 def run(*, out: Path, settings: PretrainSettings) -> None:
-    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `reading.json` beside it."""
+    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `reading.json` beside it.
+
+    Raises:
+        ValueError: `out` holds something other than an earlier base model.
+    """
     started = time.monotonic()
-    backbone = build_base(settings)
-    backbone.model.to(choose_device(settings.device))
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+        backbone = build_base(settings)
+        backbone.model.to(choose_device(settings.device))
         train(backbone, settings, folder / "metrics.jsonl")
         backbone.save(folder)
         accuracy = {name: reading_accuracy(backbone, name, settings) for name in settings.tasks}
@@ -177,10 +182,14 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
 
 
 def copy_shipped(*, source: Path, out: Path) -> None:
-    """Put a ready-made base model where the pipeline expects it. Raises ValueError where there is no checkpoint."""
+    """Put a ready-made base model where the pipeline expects it.
+
+    Raises:
+        ValueError: there is no checkpoint in `source`, or `out` holds something other than an earlier base model.
+    """
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
 
 

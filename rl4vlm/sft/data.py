@@ -27,6 +27,7 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.tasks.registry import get_task
 
+STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
@@ -67,12 +68,16 @@ class Demonstration:
 
 
 def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> None:
-    """Write a folder of demonstrations; `out` appears when it is complete."""
+    """Write a folder of demonstrations; `out` appears when it is complete.
+
+    Raises:
+        ValueError: `out` holds something other than earlier demonstrations.
+    """
     started = time.monotonic()
     actions: Counter[str] = Counter()
     entries: list[dict[str, Any]] = []
     with (
-        atomic_directory(out) as folder,
+        atomic_directory(out, replaces=[STAGE]) as folder,
         progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
     ):
         (folder / IMAGES).mkdir()
@@ -94,7 +99,7 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
         atomic_write_text(folder / MANIFEST, json.dumps(jsonable(manifest), indent=2, ensure_ascii=False) + "\n")
         write_run_record(
             folder,
-            stage="sft_data",
+            stage=STAGE,
             settings={"task": task, "style": style, **vars(settings)},
             seeds={"sft_data": settings.seed},
             inputs={},

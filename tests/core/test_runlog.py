@@ -68,6 +68,35 @@ class TestAtomicDirectory:
         assert [path.name for path in out.iterdir()] == ["new"]
         assert list(tmp_path.iterdir()) == [out]
 
+    def test_replaces_what_the_stage_made_and_nothing_else(self, tmp_path: Path) -> None:
+        """Not somebody's documents, not another stage's results, not a file, whatever the option `--out` says."""
+        out = tmp_path / "out"
+        for stage in ("games", "copied"):
+            with atomic_directory(out, replaces=["games", "copied"]) as folder:
+                (folder / stage).write_text("")
+                write_run_record(folder, stage=stage, settings={}, seeds={}, inputs={}, seconds=1)
+        assert sorted(path.name for path in out.iterdir()) == ["copied", "run.json"]
+        foreign = {"documents": '{"stage": "figures"}', "broken": "{", "listed": "[]"}
+        for name, record in foreign.items():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "run.json").write_text(record)
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").write_text("years of work")
+        (tmp_path / "file").write_text("years of work")
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for name in [*foreign, "full", "file"]:
+            message = rf"/{name} would be erased: .* made by stage games or copied; name a new or empty folder"
+            with (
+                pytest.raises(ValueError, match=message),
+                atomic_directory(tmp_path / name, replaces=["games", "copied"]),
+            ):
+                pytest.fail("it began all the same")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        (tmp_path / "empty").mkdir()
+        with atomic_directory(tmp_path / "empty", replaces=["games"]) as folder:
+            (folder / "new").write_text("")
+        assert (tmp_path / "empty" / "new").exists()
+
     def test_a_failure_leaves_the_old_folder(self, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.models import download
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.pretrain import (
     READ_PROMPT,
@@ -89,6 +90,22 @@ def test_run_writes_an_ordinary_checkpoint_with_its_reading(tmp_path):
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         tmp_path / "base" / "model.safetensors"
     ).read_bytes()
+    copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+
+
+def test_somebodys_files_are_not_erased(tmp_path):
+    """Nor is the model built first."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text("{}")
+    settings = PretrainSettings(tasks=("no such task",))
+    for make in (
+        lambda out: run(out=out, settings=settings),
+        lambda out: copy_shipped(source=tmp_path / "home", out=out),
+        lambda out: download.run(name="no/model", revision=None, out=out),
+    ):
+        with pytest.raises(ValueError, match=r"home would be erased: .* made by stage base_model or prefetch"):
+            make(tmp_path / "home")
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "config.json"]
 
 
 def test_shipping_from_nowhere_is_an_error(tmp_path):

@@ -87,6 +87,15 @@ class TestWriting:
             make(tmp_path / "out", prompt={"rules": "Mind the {colour}."})
         assert list(tmp_path.iterdir()) == []
 
+    def test_somebodys_files_are_not_erased(self, tmp_path: Path) -> None:
+        make(tmp_path / "out", seed=1)
+        make(tmp_path / "out", samples=3, seed=2)
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "thesis.tex").write_text("years of work")
+        with pytest.raises(ValueError, match=r"/home would be erased: .* made by stage sft_data"):
+            make(tmp_path / "home", env={"never": "looked at"})
+        assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
+
     def test_prompt_texts_and_environment_options_are_passed_on(self, tmp_path: Path) -> None:
         assert make(tmp_path / "out", samples=1, prompt={"role": "Hello."})[0].prompt.startswith("Hello.\n")
         with pytest.raises((ValueError, TypeError), match="rules"):

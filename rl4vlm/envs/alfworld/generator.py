@@ -25,6 +25,7 @@ from rl4vlm.envs.alfworld.problem import LAMP, Draft, Placed, can, portable, spo
 from rl4vlm.envs.alfworld.scenes import KINDS, Receptacle, Scene, constants, read_scene, scene_numbers
 from rl4vlm.envs.alfworld.types import Source, TaskType
 
+STAGE = "alfworld_games"
 MANIFEST = "manifest.json"
 ROUNDS = 20
 """How often a game is drafted anew that has no solution, before the settings are blamed."""
@@ -77,18 +78,17 @@ def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> 
     byte, whatever that number and Python's hash seed; only `run.json` tells of the machine and the time.
 
     Raises:
-        ValueError: the settings allow no game of some type.
+        ValueError: the settings allow no game of some type, or `out` holds something other than earlier games of this
+            command.
     """
     from rl4vlm.envs.alfworld.workers.solvers import Solvers
 
     started = time.monotonic()
-    with Solvers(processes) as solve, atomic_directory(out) as folder:
+    with atomic_directory(out, replaces=[STAGE]) as folder, Solvers(processes) as solve:
         manifest = generate(folder, settings, solve)
         seconds = time.monotonic() - started
         seeds = {"games": settings.seed}
-        write_run_record(
-            folder, stage="alfworld_games", settings=asdict(settings), seeds=seeds, inputs={}, seconds=seconds
-        )
+        write_run_record(folder, stage=STAGE, settings=asdict(settings), seeds=seeds, inputs={}, seconds=seconds)
     return manifest
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
-from rl4vlm.envs.alfworld.generator import ROUNDS, GamesSettings, draft_game, generate
+from rl4vlm.envs.alfworld.generator import ROUNDS, GamesSettings, draft_game, generate, run
 from rl4vlm.envs.alfworld.goals import class_of
 from rl4vlm.envs.alfworld.problem import LAMP, Draft, portable
 from rl4vlm.envs.alfworld.scenes import KINDS, constants, read_scene, scene_numbers
 from rl4vlm.envs.alfworld.types import TaskType
+from rl4vlm.envs.alfworld.workers import solvers
 
 SMALL = GamesSettings(train=6, seen=6, unseen=6, rooms=1, unseen_rooms=1)
 
@@ -153,6 +154,23 @@ class TestGenerate:
     def test_bad_settings_are_named(self, words: dict[str, int], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             GamesSettings(**words)
+
+
+def test_the_benchmarks_own_games_are_not_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--out $ALFWORLD_DATA` is refused before a game is made; an earlier output of the command is replaced."""
+    game = tmp_path / "data" / "json_2.1.1" / "train" / "pick-Mug" / "trial" / "game.tw-pddl"
+    game.parent.mkdir(parents=True)
+    game.write_text("{}")
+    with monkeypatch.context() as patched:
+        patched.setattr(solvers.Solvers, "__enter__", lambda _: pytest.fail("it began all the same"))
+        with pytest.raises(ValueError, match=r"/data would be erased: .* made by stage alfworld_games"):
+            run(out=tmp_path / "data", settings=SMALL)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["game.tw-pddl"]
+    for train in (2, 1):
+        settings = GamesSettings(train=train, seen=0, unseen=0, rooms=1, receptacles=5, distractors=0)
+        monkeypatch.setattr(solvers.Solvers, "__call__", lambda _, games: unsolved(games))
+        run(out=tmp_path / "games", settings=settings, processes=1)
+        assert len(list((tmp_path / "games").rglob("game.tw-pddl"))) == train
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
