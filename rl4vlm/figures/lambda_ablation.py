@@ -24,7 +24,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     note = panels.curve_note(results, scale, style, published)
     width = 1.5 * style.panel_width * 2 * len(tasks)
     sheet = Sheet(style, width=width, height=style.panel_height + 0.6, note=note)
-    titles = [title for task in tasks for title in (task, f"{task}, held out")]
+    titles = [panels.title(results, task, more) for task in tasks for more in ("", ", held out")]
     axes = panels.panels(sheet.part, titles, "success rate (%)", "environment steps")
     for place, task in enumerate(tasks):
         curves, rates = axes[2 * place : 2 * place + 2]

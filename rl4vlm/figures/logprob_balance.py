@@ -35,7 +35,8 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     axis = sheet.part.subplots()
     for place, (task, method, runs) in enumerate(rows):
         _row(axis, place, task, method, runs, style)
-    axis.set_yticks(range(len(rows)), [f"{task}, {STAGES[method][0]}" for task, method, _ in rows])
+    names = [panels.title(results, task, f", {STAGES[method][0]}") for task, method, _ in rows]
+    axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xscale("log")
     axis.grid(True, axis="x")

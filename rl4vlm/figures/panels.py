@@ -20,6 +20,8 @@ PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the
 OFFICIAL = "official games"
 """What `Results.games` says of the benchmark: its own games in its own frames, as the paper has them."""
 Colour = str | tuple[float, float, float]
+TITLE_LETTERS = 26
+"""About how many letters of a title fit above a panel."""
 NOT_IN_PAPER = ("Points24",)
 """Tasks that the paper's training curves leave out."""
 
@@ -28,10 +30,15 @@ def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -
     """One panel a title in a row, the y label on the first."""
     axes = list(part.subplots(1, len(titles), squeeze=False)[0])
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title)
+        axis.set_title("\n".join(_fitting(line) for line in title.split("\n")))
         axis.set_xlabel(x_label)
     axes[0].set_ylabel(y_label)
     return axes
+
+
+def _fitting(line: str) -> str:
+    """A line of a title, broken at its commas where it is longer than a panel is wide."""
+    return line if len(line) <= TITLE_LETTERS else line.replace(", ", ",\n")
 
 
 def curves(
@@ -44,17 +51,17 @@ def curves(
     """A figure of success over environment steps, a panel a task that `draw` fills, with legend and note."""
     note = curve_note(results, scale, style, PUBLISHED_NOTE)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
-    titles = [title(results, task, extra=task in NOT_IN_PAPER) for task in tasks]
+    titles = [title(results, task, " (extra)" if task in NOT_IN_PAPER else "") for task in tasks]
     for axis, task in zip(panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True):
         draw(axis, results, task, style)
     sheet.legend()
     return sheet.figure
 
 
-def title(results: Results, task: str, *, extra: bool) -> str:
-    """A panel's title: the task, whether it is beyond the paper's panels, and which games where games are data."""
+def title(results: Results, task: str, more: str = "") -> str:
+    """What a panel or a line of a figure is called: the task, `more` of it, and which games where games are data."""
     games = results.games(task)
-    return f"{task} (extra)" if extra else f"{task}\n({games})" if games else task
+    return f"{task}{more}\n({games})" if games else f"{task}{more}"
 
 
 def percent_axis(axis: Axes) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rl4vlm.figures import panels
 from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle, Sheet
-from rl4vlm.figures.tables import ReadingRow, reading_rows
+from rl4vlm.figures.tables import BASE_GAMES, ReadingRow, reading_rows
 
 STAGES = {"base model": "before SFT", "LLaVA-sft": "after SFT", "RL4VLM": "after PPO"}
 
@@ -23,8 +23,11 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
         f"Scale: {scale}. Share of a picture's fields that the model reads right. Before SFT it answers what it is "
         "asked to read; after SFT and PPO it reads within its replies, in held-out play."
     )
+    if any(results.games(task) for task in tasks):
+        note += f" {BASE_GAMES}"
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.35, note=note)
-    for axis, task in zip(panels.panels(sheet.part, tasks, "read right (%)", ""), tasks, strict=True):
+    titles = [panels.title(results, task) for task in tasks]
+    for axis, task in zip(panels.panels(sheet.part, titles, "read right (%)", ""), tasks, strict=True):
         _panel(axis, [row for row in rows if row.task == task], style)
     sheet.legend()
     return sheet.figure

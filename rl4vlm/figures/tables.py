@@ -70,13 +70,18 @@ class Row:
     partial: bool = False
 
 
+BASE_GAMES = "Where games are data, a base model read those that it was made on, whatever the later stages played."
+
 COLUMNS = [field.name for field in fields(Row) if field.name != "partial"]
 PARTIAL = "†"
 
 
 @dataclass(frozen=True)
 class ReadingRow:
-    """How often a field of the picture was read right, in percent of `n` times that it had to be read."""
+    """How often a field of the picture was read right, in percent of `n` times that it had to be read.
+
+    `games` says which games these were, where games are data; None for a base model, whose record does not tell.
+    """
 
     stage: str
     method: str
@@ -85,6 +90,7 @@ class ReadingRow:
     scale: str
     accuracy: float
     n: int
+    games: str | None = None
 
 
 def build_tables(
@@ -178,7 +184,7 @@ def reading_rows(results: Results, scale: str) -> list[ReadingRow]:
     for (stage, method, task, name), readings in counts.items():
         correct, asked = (sum(column) for column in zip(*readings, strict=True))
         if asked:
-            rows.append(ReadingRow(stage, method, task, name, scale, 100 * correct / asked, asked))
+            rows.append(ReadingRow(stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
     stages = ["pretraining", "sft", "ppo"]
     return sorted(rows, key=lambda row: (_rank(row.task, TASK_ORDER), _rank(row.stage, stages), row.method))
 
@@ -395,13 +401,17 @@ def _cell(row: Row) -> str:
 
 def _write_reading(base: Path, rows: Sequence[ReadingRow], scale: str) -> None:
     stages = sorted({row.method for row in rows}, key=lambda method: _rank(method, ("base model", *METHOD_ORDER)))
+    games = {row.task: f"{row.task} ({row.games})" for row in rows if row.games}
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        lines.setdefault((row.task, row.field), {})[row.method] = f"{row.accuracy:.1f} ({row.n})"
+        task = games.get(row.task, row.task)
+        lines.setdefault((task, row.field), {})[row.method] = f"{row.accuracy:.1f} ({row.n})"
     caption = (
         f"How often each field of the picture is read right, in percent (of how many readings); scale `{scale}`. "
         "The base model answers what it is asked to read; later stages read within their replies, in held-out play."
     )
+    if games:
+        caption += f" {BASE_GAMES}"
     body = [[*key, *(cells.get(stage, "") for stage in stages)] for key, cells in lines.items()]
     _write(base, [field.name for field in fields(ReadingRow)], rows, Table(caption, ["task", "field", *stages], body))
 

@@ -33,6 +33,7 @@ FIELDS = {
     "EZPoints": ("cards",),
     "Points24": ("cards",),
     "Blackjack": ("dealer card", "player cards"),
+    "ALFWorld": ("place", "in hand"),
 }
 LAMBDAS = {0.1: 0.30, 0.3: 0.90, 0.5: 0.95, 0.7: 0.40, 0.9: 0.27}
 

@@ -202,13 +202,32 @@ def household(tmp_path):
 def test_published_results_are_drawn_beside_the_benchmark_alone(household, name, source, games, is_the_papers):
     style = FigureStyle(dpi=60, show_published_curves=True)
     cards, panel = axes_of(make(name, household(source), style))
-    assert (cards.get_title(), panel.get_title()) == ("NumberLine", f"ALFWorld\n({games})")
+    assert (cards.get_title(), " ".join(panel.get_title().split())) == ("NumberLine", f"ALFWorld ({games})")
     assert lines_of(cards)["RL4VLM, published"].get_ydata()[0] == 89.4
     found = {label: line.get_ydata()[0] for label, line in lines_of(panel).items() if "published" in label}
     assert bool(found) == is_the_papers
     if is_the_papers:
         assert found["RL4VLM, published"] == 21.7
         assert found["RL4VLM, published curve"] == 17.7
+
+
+@pytest.mark.parametrize("name", ["reading", "logprob_balance", "lambda_ablation"])
+def test_every_other_figure_says_which_games_too(household, name):
+    made = household("official, drawn pictures")
+    run = "ALFWorld-cot-lambda0.5-seed1"
+    add_training_run(made, run, 0.1, 0.4, 1)
+    extra = {"overall": "alfworld_avg", "data_sources": ["official, drawn pictures"], "games": "seen", "lambda": 0.5}
+    add_evaluation(made, f"ppo-{run}", "ALFWorld", "RL4VLM", "ppo", 0.4, 20, seed=1, reads=True, **extra)
+    figure = make(name, made)
+    axes = axes_of(figure)
+    named = [axis.get_title() for axis in axes] + [label.get_text() for label in axes[0].get_yticklabels()]
+    named = [text for text in named if "ALFWorld" in text]
+    assert named
+    assert all(" ".join(text.split()).endswith(" (official games, drawn pictures)") for text in named)
+    figure.draw_without_rendering()
+    titles = [axis.title.get_window_extent() for axis in axes]
+    assert not [(a, b) for k, a in enumerate(titles) for b in titles[:k] if a.overlaps(b)]
+    assert all(figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1 for box in titles)
 
 
 def test_lambda_ablation_draws_every_lambda_and_no_other_task(made):

@@ -221,7 +221,7 @@ def test_without_the_base_models_reading_it_has_no_row(made, tmp_path):
 
 def test_reading_table(tables):
     rows = read(tables, "reading")
-    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n"]
+    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
     base = one(rows, method="base model", task="NumberLine", field="target number")
     assert (base["stage"], base["accuracy"], base["n"]) == ("pretraining", "95.0", "200")
     trained = one(rows, method="RL4VLM", task="Blackjack", field="dealer card")
@@ -296,6 +296,31 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert "Cool" not in {row["task"] for row in rows}
     assert "Generated games are this project's, not the benchmark's" in wide
     assert "Drawn pictures" not in wide
+
+
+def test_reading_says_which_games_were_read(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    add_household(made, "ppo-ALFWorld-cot-lambda0.2-seed1", {"Pick": (3, 4)}, games="seen", reads=True)
+    reading = tmp_path / "base_model" / "alfworld" / "reading.json"
+    reading.parent.mkdir()
+    reading.write_text(json.dumps({"samples": 200, "tasks": {"ALFWorld": {"place": 0.25, "in hand": 0.5}}}))
+    made.base_readings["ALFWorld"] = reading
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = read(tmp_path / "tables", "reading")
+    assert {row["games"] for row in pick(rows, task="NumberLine")} == {""}
+    assert {row["games"] for row in pick(rows, task="ALFWorld", stage="ppo")} == {"generated games"}
+    # What the base model was probed on is not known from its reading.json.
+    assert {row["games"] for row in pick(rows, task="ALFWorld", stage="pretraining")} == {""}
+    wide = (tmp_path / "tables" / "reading.md").read_text(encoding="utf-8")
+    (line,) = [line for line in wide.splitlines() if "ALFWorld" in line and "place" in line]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "ALFWorld (generated games)",
+        "place",
+        "25.0 (200)",
+        "",
+        "90.0 (40)",
+    ]
+    assert "those that it was made on" in wide
 
 
 @pytest.mark.parametrize(
