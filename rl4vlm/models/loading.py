@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,8 @@ LLAVA_SHARED = (
     "tie_word_embeddings",
 )
 """What the configs of LLaVA and LLaVA-NeXT have in common."""
+WRONG_SHOWN = 3
+"""How many of the weights that are not as they should be an error names."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -198,8 +201,8 @@ def load_backbone(
         model_options: further keyword arguments of `from_pretrained`.
 
     Raises:
-        ValueError: `dtype` or `quantize` is unknown, `source` holds no such checkpoint or its processor needs a package
-            that is not there; it is named.
+        ValueError: `dtype` or `quantize` is unknown, `source` holds no such checkpoint, lacks weights or has them in
+            another shape, or its processor needs a package that is not there; it is named.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -215,20 +218,42 @@ def load_backbone(
         config = AutoConfig.from_pretrained(source)
         if one_view:
             config, processor = with_one_view(config, processor)
-        model = AutoModelForImageTextToText.from_pretrained(
-            weights, config=config, dtype=DTYPES[dtype], **model_options
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            weights,
+            config=config,
+            dtype=DTYPES[dtype],
+            output_loading_info=True,
+            # Or the library's own error, which does not name them, would come first.
+            ignore_mismatched_sizes=True,
+            **model_options,
         )
     except OSError as error:
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error}") from error
     except ImportError as error:
         raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
+    _check_whole(weights, found)
     if adapter is not None:
-        load_adapter(model, adapter)
+        _check_whole(adapter, load_adapter(model, adapter))
     if lora is not None:
         ensure_adapter(model, lora)
     if adapter is not None or lora is not None:
         _keep_gradients(model)
     return Backbone(model, processor)
+
+
+def _check_whole(source: str | Path, found: Mapping[str, Any]) -> None:
+    """Raise ValueError where the library, as it loaded a checkpoint, gave weights random values for want of others.
+
+    `found` is its `output_loading_info`, which counts no weight that is tied to one that is there. Weights left over
+    are no mistake: with one view LLaVA-NeXT's mark for the end of a row is.
+    """
+    wrong = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    wrong += [
+        f"{name} has shape {tuple(there)}, not {tuple(here)}" for name, there, here in sorted(found["mismatched_keys"])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - WRONG_SHOWN} more" if len(wrong) > WRONG_SHOWN else ""
+        raise ValueError(f"the weights at {str(source)!r} are not whole: {', '.join(wrong[:WRONG_SHOWN])}{more}")
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:

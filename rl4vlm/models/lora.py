@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -81,13 +82,15 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
     in_float32(model)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the adapter in `folder` on its base model, ready to be trained further."""
+def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
+    """Put the adapter in `folder` on its base model, ready to be trained further; which weights were not there, as
+    `output_loading_info` says it."""
     renamed = getattr(model, "_weight_conversions", None)
-    model.load_adapter(str(folder), is_trainable=True)
+    found = model.load_adapter(str(folder), is_trainable=True)
     # Loading leaves the adapter's naming of weights there, under which the merged model would be saved.
     model._weight_conversions = renamed
     in_float32(model)
+    return dict(found.to_dict())
 
 
 def name_in_order(model: PreTrainedModel) -> None:

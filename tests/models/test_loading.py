@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rl4vlm.models.loading import accelerator_on, choose_device, load_backbone
-from tests.models.families import FAMILIES
+from rl4vlm.models.lora import LoraSettings
+from tests.models.families import FAMILIES, write_llava_next
+
+
+def rewrite(folder, change):
+    """Put what `change` makes of a checkpoint's weights in their place."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
 def test_auto_takes_a_gpu_where_there_is_one():
@@ -38,3 +46,69 @@ def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(ValueError, match=r"needs a package that is not installed: .*num2words"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("one_view", [False, True])
+@pytest.mark.parametrize("name", ["vision_tower.encoder.layers.1.mlp.fc1.bias", "language_model.lm_head.weight"])
+def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path):
+    write_llava_next(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    short = name.removeprefix("language_model.")
+    rewrite(tmp_path, lambda weights: {key: weight for key, weight in weights.items() if key != name})
+    with pytest.raises(ValueError, match=rf"'{tmp_path}' are not whole: (model\.)?{short} is missing$"):
+        load_backbone(tmp_path, one_view=one_view, lora=LoraSettings(rank=2))
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    rewrite(tmp_path, lambda weights: {**weights, name: weights[name][1:].clone()})
+    shapes = rf"has shape \({len(load_file(tmp_path / 'model.safetensors')[name])}, .*\), not \("
+    with pytest.raises(ValueError, match=rf"not whole: (model\.)?{short} {shapes.replace(', .*', ',.*')}"):
+        load_backbone(tmp_path, one_view=one_view)
+
+
+def test_a_checkpoint_of_other_names_is_refused_with_their_number(tmp_path):
+    write_llava_next(tmp_path)
+    rewrite(tmp_path, lambda weights: {f"other.{name}": weight for name, weight in weights.items()})
+    with pytest.raises(ValueError, match=r"is missing, .* is missing, .* is missing and 62 more$"):
+        load_backbone(tmp_path)
+
+
+def test_an_adapter_must_be_whole_too(tmp_path):
+    write_llava_next(tmp_path / "base")
+    load_backbone(tmp_path / "base", lora=LoraSettings(rank=2)).save(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    _, *others = sorted(weights := load_file(file))
+    save_file({name: weights[name] for name in others}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'adapter'}' are not whole: .*lora_A.* is missing$"):
+        load_backbone(tmp_path / "adapter")
+
+
+def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path):
+    FAMILIES["Gemma3"].write(tmp_path)
+    assert not any("lm_head" in name for name in load_file(tmp_path / "model.safetensors"))
+    model = load_backbone(tmp_path).model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def as_on_the_hub(name):
+    """A weight's name in the checkpoints that the paper's model is published in."""
+    return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+
+
+@pytest.mark.parametrize("one_view", [False, True])
+def test_the_published_names_of_weights_are_understood(one_view, tmp_path):
+    write_llava_next(tmp_path)
+    expected = load_backbone(tmp_path, one_view=one_view).model.state_dict()
+    rewrite(tmp_path, lambda weights: {as_on_the_hub(name): weight for name, weight in weights.items()})
+    names = set(load_file(tmp_path / "model.safetensors"))
+    # As the published index lists them.
+    assert {
+        "image_newline",
+        "language_model.lm_head.weight",
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.layers.0.self_attn.q_proj.weight",
+        "multi_modal_projector.linear_1.weight",
+        "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+        "vision_tower.vision_model.pre_layrnorm.weight",
+    } <= names
+    loaded = load_backbone(tmp_path, one_view=one_view).model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], weight) for name, weight in expected.items())
