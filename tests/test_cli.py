@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.tasks.number_line import NumberLine
 
 STAGES = [
     "tasks",
@@ -107,6 +108,9 @@ def test_evaluate_writes_beside_where_it_is_called(
     summary = json.loads((tmp_path / "evaluation" / "solver-NumberLine" / "summary.json").read_text())
     assert summary["successes"] == 3
     assert "solver on NumberLine: 100.0 % of 3 episodes" in capsys.readouterr().out
+    monkeypatch.setattr(NumberLine, "data_source", lambda *_: "generated")
+    assert main(["evaluate", "solver", "NumberLine", "--set", "episodes=3", "games=seen"]) == 0
+    assert "solver on NumberLine (generated games, seen): 100.0 % of 3 episodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl4vlm.core.command_line import parse_settings, parse_words, setting_words
 from rl4vlm.core.config import api_settings, load_config, merge
+from rl4vlm.core.labels import games_played
 
 if TYPE_CHECKING:
     from rl4vlm.core.states import StateFolder
@@ -144,8 +145,10 @@ def evaluate(args: argparse.Namespace) -> None:
     out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
     settings = parse_settings(EvaluationSettings, _policy_settings(EvaluationSettings, args))
     summary = run(policy=args.policy, task=args.task, style=args.style, out=out, settings=settings)
+    games = games_played(summary.get("data_sources", ()), settings.games)
+    where = f"{args.task} ({games})" if games else args.task
     print(
-        f"{summary['method']} on {args.task}: {summary['success_rate']:.1f} % of {summary['episodes']} episodes won "
+        f"{summary['method']} on {where}: {summary['success_rate']:.1f} % of {summary['episodes']} episodes won "
         f"(95 % interval {summary['ci_low']:.1f} to {summary['ci_high']:.1f}); written to {out}"
     )
     if summary["partial"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.core.labels import games_played
 from rl4vlm.core.progress import progress
 from rl4vlm.core.runlog import RECORD, atomic_write_text, write_run_record
 from rl4vlm.core.types import Step
@@ -78,12 +79,18 @@ def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: Galler
                     "task": evaluation.task,
                     "label": label,
                     "style": evaluation.style.value,
-                    "totals": {name: evaluation.summary.get(name) for name in SHOWN_TOTALS},
+                    "totals": _totals(evaluation.summary),
                     "episodes": [_episode(played, pictures, prompts) for played in replay(evaluation, chosen)],
                 }
             )
             bar.update(1)
     return {"scale": scale, "mime": MIME, "runs": runs, "pictures": pictures.entries, "prompts": prompts.texts}
+
+
+def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page tells of an evaluation; `games` in words, None for games that are rules."""
+    played = games_played(summary.get("data_sources") or (), summary.get("games"))
+    return {**{name: summary.get(name) for name in SHOWN_TOTALS}, "games": played}
 
 
 def labels(evaluations: Sequence[Evaluation]) -> list[str]:

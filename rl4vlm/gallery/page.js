@@ -79,6 +79,7 @@
   function totalsText(run) {
     const totals = run.totals;
     const parts = [`${data.scale} scale`, run.style === "cot" ? "with thoughts" : "action alone"];
+    if (totals.games) parts.push(totals.games);
     if (isNumber(totals.lambda)) parts.push(`λ ${totals.lambda}`);
     if (isNumber(totals.seed)) parts.push(`seed ${totals.seed}`);
     if (isNumber(totals.success_rate)) {

@@ -11,12 +11,13 @@ from rl4vlm.core.types import Advice, GameEnv, View
 
 
 class Watched:
-    """Plays as `env` does and keeps its last `picture`: the play loop asks nothing of a state that ended an episode,
-    so no request ever shows it."""
+    """Plays as `env` does and keeps its last `picture` and `info`: the play loop asks nothing of a state that ended an
+    episode, so no request ever shows it."""
 
     def __init__(self, env: GameEnv) -> None:
         self.env = env
         self.picture: np.ndarray | None = None
+        self.info: dict[str, Any] = {}
 
     @property
     def np_random(self) -> np.random.Generator:
@@ -27,12 +28,12 @@ class Watched:
         self.env.np_random = generator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self.picture, info = self.env.reset(seed=seed, options=options)
-        return self.picture, info
+        self.picture, self.info = self.env.reset(seed=seed, options=options)
+        return self.picture, self.info
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.picture, *rest = self.env.step(action)
-        return self.picture, *rest  # type: ignore[return-value]
+        self.picture, reward, terminated, truncated, self.info = self.env.step(action)
+        return self.picture, reward, terminated, truncated, self.info
 
     def view(self) -> View:
         return self.env.view()

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from rl4vlm.core.labels import games_played
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
@@ -66,6 +67,9 @@ def play(
             opened.callback(player.close)
         env = opened.enter_context(closing(Watched(make_env(task, **settings.env))))
         slot = Slot(env, game, style, override_parts(game.prompt, settings.prompt), seed, endless=False)
+        source = game.data_source(env.info)
+        if source is not None:
+            table.write(f"Played on {games_played([source])}.")
         try:
             episode = _play(slot, _Shown(player, table))
         except (Quit, PlayStopped) as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Scribbler:
 
 
 def evaluations(folder: Path) -> list[Path]:
-    """Folders of six evaluations of 24 episodes on two tasks."""
+    """Folders of six evaluations of 24 episodes on two tasks, the last of them as if its games were data."""
     settings = EvaluationSettings(episodes=24, width=8)
     folders = []
     for task in ("NumberLine", "EZPoints"):
@@ -49,6 +50,9 @@ def evaluations(folder: Path) -> list[Path]:
             out = folder / f"{policy if isinstance(policy, str) else f'ppo-{style}'}-{task}"
             run(policy=policy, task=task, style=style, out=out, settings=settings, origin=origin)
             folders.append(out)
+    summary = json.loads((folders[-1] / "summary.json").read_text())
+    summary |= {"data_sources": ["official, drawn pictures"], "games": "<b>seen</b>"}
+    (folders[-1] / "summary.json").write_text(json.dumps(summary))
     return folders
 
 

@@ -89,6 +89,12 @@ def test_opens_on_the_first_trained_policy(page: Page, data: dict[str, Any]) -> 
     assert page.text("#title") == f"Episode {first['number']}, step 1 of {len(first['steps'])}"
     assert page.text("#prompt") == data["prompts"][first["steps"][0]["prompt"]]
     assert "24 episodes won" in page.text("#totals")
+    assert " games" not in page.text("#totals")
+
+
+def test_says_which_games_were_played_where_games_are_data(page: Page, data: dict[str, Any], built: Path) -> None:
+    page.open(f"{built.as_uri()}#run={data['runs'][-1]['name']}")
+    assert "official games, drawn pictures, <b>seen</b>" in page.text("#totals")
 
 
 def test_filters_by_click_and_by_key(page: Page, data: dict[str, Any]) -> None:

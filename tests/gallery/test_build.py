@@ -31,6 +31,11 @@ def test_shows_every_evaluation_and_no_more_episodes_than_asked_for(
     assert data["runs"][1]["totals"]["success_rate"] == pytest.approx(100 * 8 / 24, abs=30)
 
 
+def test_says_which_games_were_played_where_games_are_data(data: dict[str, Any]) -> None:
+    games = [run["totals"]["games"] for run in data["runs"]]
+    assert games == [None, None, None, None, None, "official games, drawn pictures, <b>seen</b>"]
+
+
 def test_steps_hold_what_was_recorded(data: dict[str, Any], evaluated: list[Path]) -> None:
     records = {each["episode"]: each for each in read_evaluation(evaluated[1]).episodes}
     outcomes = set()

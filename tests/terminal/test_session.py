@@ -15,6 +15,7 @@ from rl4vlm.cli import main
 from rl4vlm.core.types import Episode, PlayStopped, Reply, Request, Style
 from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.policies.settings import PlaySettings
+from rl4vlm.tasks.number_line import NumberLine
 from rl4vlm.terminal.screen import Screen
 from rl4vlm.terminal.session import play
 from tests.fakes import Says
@@ -46,6 +47,12 @@ def test_the_solver_wins_and_everything_is_shown() -> None:
     assert "[picture: current number" in shown
     assert 'Reply: {"current number": ' in shown
     assert f"Won after {episode.length} steps; return +1." in shown
+
+
+def test_says_which_games_are_played_where_games_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Played on" not in played("solver")[1]
+    monkeypatch.setattr(NumberLine, "data_source", lambda _, info: "official, drawn pictures" if info else "none")
+    assert played("solver")[1].startswith("Played on official games, drawn pictures.\n")
 
 
 def test_it_is_the_evaluations_episode_of_that_seed(tmp_path: Path) -> None:
