@@ -61,7 +61,10 @@ class ALFWorld(Task):
         return bool(info["won"])
 
     def questions(self, view: View, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """What the task names; which commands begin with a word, or speak of a thing; which things are in view."""
+        """What the task names; which commands begin with a word, or speak of a thing; which things are in view.
+
+        The last where the scene is told in words: a prompt that leaves it to the picture does not answer it.
+        """
         goal, scene = view.fields["goal"], view.fields["scene"]
         named = [word for word in re.findall(r"[a-z]+", goal) if word not in _NO_NAMES]
         wanted = _WANTED.search(goal)
@@ -73,11 +76,10 @@ class ALFWorld(Task):
             (f"Which commands begin with {verb}?", _listed(_beginning(view.actions, verb))),
             (f"Which commands speak of {name}?", _listed(_speaking(view.actions, [name]))),
             ("Which commands speak of what the task names?", _listed(_speaking(view.actions, named))),
-            (
-                "What is in view?",
-                ", ".join(re.findall(r"\ban? ([a-z]+ \d+)", scene.partition("\nThe last")[0])) or "nothing",
-            ),
         ]
+        if scene:
+            in_view = re.findall(r"\ban? ([a-z]+ \d+)", scene.partition("\nThe last")[0])
+            asked.append(("What is in view?", ", ".join(in_view) or "nothing"))
         return [asked[int(index)] for index in rng.permutation(len(asked))[:3]]
 
     def group(self, info: Mapping[str, Any]) -> str | None:

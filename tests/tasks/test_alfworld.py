@@ -7,9 +7,9 @@ ACTIONS = ("go to fridge 1", "go to shelf 2", "look", "take mug 1 from shelf 1",
 SCENE = "\nThe scene in words: On the shelf 1, you see a mug 1, and a pan 2.\nThe last command was answered: a knife 1."
 
 
-def answers(goal, seeds=60):
+def answers(goal, seeds=60, scene=SCENE):
     """The answer to every question that is asked of the same words, by question."""
-    view = View(ACTIONS, {"goal": goal, "scene": SCENE})
+    view = View(ACTIONS, {"goal": goal, "scene": scene})
     asked = [ALFWorld().questions(view, np.random.default_rng(seed)) for seed in range(seeds)]
     assert {len(some) for some in asked} == {3}
     return {question: answer for some in asked for question, answer in some}
@@ -24,6 +24,12 @@ def test_questions_are_answered_by_the_prompts_words():
     assert found["Which commands begin with take?"] == '"take mug 1 from shelf 1", "take pan 2 from shelf 1"'
     assert found["Which commands begin with open?"] == "none"
     assert found["Which commands speak of shelf?"].startswith('"go to shelf 2", "take mug')
+
+
+def test_what_is_in_view_is_not_asked_of_a_prompt_that_does_not_say():
+    told, untold = answers("put a hot mug in fridge."), answers("put a hot mug in fridge.", scene="")
+    assert set(told) - set(untold) == {"What is in view?"}
+    assert untold.items() <= told.items()
 
 
 def test_questions_of_each_wording_name_its_things_alone():
