@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-INSTALL = "pip install 'rl4vlm[alfworld]'"
+INSTALL = "it comes with this package's extra 'alfworld' (in a checkout: pip install -e '.[alfworld]')"
 
 
 def require_installed() -> None:
@@ -107,7 +107,7 @@ def _argv_of_its_own() -> Iterator[None]:
 
 
 def _missing(package: str | None) -> str:
-    return f"ALFWorld needs the package {package!r}: {INSTALL}"
+    return f"ALFWorld needs the package {package!r}, which is not installed: {INSTALL}"
 
 
 @contextmanager
