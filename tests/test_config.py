@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from snakemake.utils import validate
 from rl4vlm.core.base_models import base_models
 from rl4vlm.core.config import (
     TASK_OPTIONS,
+    check_processes,
     check_tasks,
     evaluation_settings,
     load_config,
@@ -63,6 +65,7 @@ class TestEveryConfig:
         config = resolved(path)
         validate(config, str(SCHEMA))
         check_tasks(config, task_names())
+        check_processes(config)
 
     def test_gives_every_stage_its_settings_for_every_task(self, path: Path) -> None:
         config = resolved(path)
@@ -131,6 +134,45 @@ def test_an_unknown_task_is_named(place: str) -> None:
         config[above][below]["NumberLime"] = {}
     with pytest.raises(ValueError, match=rf"{place}: unknown task 'NumberLime'"):
         check_tasks(config, task_names())
+
+
+PAPER = ROOT / "config" / "paper.yaml"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "said"),
+    [
+        (
+            {"resources": {"ppo": {"gpu": 4, "processes": 4}}},
+            r"ppo: envs is 2 for NumberLine and resources\.ppo\.processes 4; .*ppo\.tasks\.NumberLine\.envs",
+        ),
+        (
+            {"resources": {"ppo": {"gpu": 2, "processes": 2}}},
+            r"envs is 1 for ALFWorld and resources\.ppo\.processes 2",
+        ),
+        ({"resources": {"ppo": {"gpu": 4}}}, r"resources\.ppo: gpu is 4 and processes 1; each process takes one GPU"),
+        ({"resources": {"sft": {"gpu": 1, "processes": 2}}}, r"resources\.sft: gpu is 1 and processes 2"),
+        ({"resources": {"cnn": {"processes": 2}}}, r"resources\.cnn\.processes: only sft and ppo"),
+    ],
+)
+def test_processes_that_could_not_work_are_named(overlay: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_processes(merge(resolved(PAPER), overlay))
+
+
+def test_processes_need_no_gpu() -> None:
+    check_processes(merge(resolved(ROOT / "config/smoke.yaml"), {"resources": {"ppo": {"processes": 2}}}))
+
+
+def test_the_guides_several_gpus_fit_the_papers_config() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "processes:" in block)
+    config = merge(resolved(PAPER), yaml.safe_load(example))
+    validate(config, str(SCHEMA))
+    check_processes(config)
+    assert config["resources"]["ppo"]["processes"] > 1
+    for task in config["tasks"]:
+        build_settings(PPOSettings, stage_settings(config, "ppo", task))
 
 
 def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:

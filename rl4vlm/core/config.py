@@ -194,3 +194,29 @@ def check_tasks(config: Mapping[str, Any], known: Sequence[str]) -> None:
         for task in tasks:
             if task not in known:
                 raise ValueError(f"config, {place}: unknown task {task!r}; known are {', '.join(known)}")
+
+
+LAUNCHED = ("sft", "ppo")
+"""The stages that `resources.<stage>.processes` can share out."""
+
+
+def check_processes(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a training whose processes could not all work: it would only say so on the machine that it
+    was given, its model loaded.
+
+    Each process takes a GPU, where the job has any, and of PPO at least one environment.
+    """
+    for stage, asked in config["resources"].items():
+        place, processes, gpus = f"config, resources.{stage}", asked.get("processes", 1), asked["gpu"]
+        if processes > 1 and stage not in LAUNCHED:
+            raise ValueError(f"{place}.processes: only {' and '.join(LAUNCHED)} are shared by several processes")
+        if stage in LAUNCHED and gpus and gpus != processes:
+            raise ValueError(f"{place}: gpu is {gpus} and processes {processes}; each process takes one GPU")
+    processes = config["resources"]["ppo"].get("processes", 1)
+    for task in config["tasks"]:
+        envs = stage_settings(config, "ppo", task).get("envs", processes)
+        if envs < processes:
+            raise ValueError(
+                f"config, ppo: envs is {envs} for {task} and resources.ppo.processes {processes}; each process needs "
+                f"an environment (ppo.defaults.envs, ppo.tasks.{task}.envs)"
+            )

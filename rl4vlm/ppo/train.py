@@ -52,6 +52,8 @@ def run(
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
+    # Before the model, whose loading takes minutes: there may be too few environments.
+    indices = share(settings.envs, accelerator)
     model = ActorCritic.load(
         init,
         temperature=settings.temperature,
@@ -60,7 +62,7 @@ def run(
         gradient_checkpointing=settings.gradient_checkpointing,
         **settings.loading,
     )
-    slots = make_slots(task, style, seed, settings, settings.prompt, share(settings.envs, accelerator))
+    slots = make_slots(task, style, seed, settings, settings.prompt, indices)
     state = begin(VLMPolicy(model, settings.thought_weight), slots, accelerator, settings, seed)
     inputs = {"init": Path(init)}
     decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.ppo import train
 from rl4vlm.ppo.train import PPOSettings, run
 from tests.games import GAMES
 
@@ -62,6 +64,13 @@ def test_learning_rate_falls_over_the_runs_own_updates(tiny_checkpoint, tmp_path
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
     rates = [line["learning_rate"] for line in metrics_of(tmp_path)]
     assert rates == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-3)
+
+
+def test_too_few_environments_are_found_before_the_model_is_loaded(tmp_path, monkeypatch):
+    crew = SimpleNamespace(num_processes=8, process_index=7)
+    monkeypatch.setattr(train, "accelerator_on", lambda *_: crew)
+    with pytest.raises(ValueError, match="4 environments are too few for 8 processes"):
+        run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path, seed=1, settings=SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rl4vlm.core.command_line import settings_arguments, training_command
 from rl4vlm.core.config import (
     api_settings,
     api_style,
+    check_processes,
     check_tasks,
     cnn_evaluation_settings,
     default_lambda,
@@ -24,6 +25,7 @@ from rl4vlm.core.sources import stage_sources
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())
+check_processes(config)
 
 RESULTS = config["results_dir"]
 # Ready weights of the embedded base models, a folder each; docs/log.md says how they were made. Beside this file, also
