@@ -190,6 +190,11 @@ class Results:
         return next((run.overall for run in self.evaluations if run.task == task and run.overall), task)
 
     @property
+    def overall_headings(self) -> dict[str, str]:
+        """What to head the column of `overall_name` with, for tasks that are counted by kinds."""
+        return {run.overall: f"{run.task} average" for run in self.evaluations if run.overall}
+
+    @property
     def kinds(self) -> list[str]:
         """The kinds of episodes that tasks are counted by, those that no episode was of included."""
         return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))

@@ -21,7 +21,8 @@ from rl4vlm.figures.results import Evaluation, Results, TrainingRun, input_files
 
 CARD_AVERAGE = "gym_cards_avg"
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
-TASK_ORDER = (*CARD_TASKS, CARD_AVERAGE, "Pick", "Look", "Clean", "Heat", "Cool", "Pick2", "alfworld_avg")
+TASK_ORDER = tuple(dict.fromkeys([*CARD_TASKS, CARD_AVERAGE, *(rate.task for rate in published_rates())]))
+"""The cards first, then what else the published table has, in its order: ALFWorld's types and its average."""
 METHOD_ORDER = (
     "random",
     "stand on 17",
@@ -34,7 +35,6 @@ METHOD_ORDER = (
     "CNN+RL",
 )
 COT_METHODS = ("LLaVA-sft-noCoT", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
-HEADINGS = {CARD_AVERAGE: "card average", "alfworld_avg": "ALFWorld average"}
 NOT_THE_BENCHMARK = {
     "generated games": "Generated games are this project's",
     "drawn pictures": "Drawn pictures are this project's",
@@ -119,12 +119,13 @@ def build_tables(
     results = Results.load(
         evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
     )
-    kinds = results.kinds
-    _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {_legend(scale)}", kinds)
-    _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {_legend(scale)}", kinds)
+    kinds, headings = results.kinds, {CARD_AVERAGE: "card average", **results.overall_headings}
+    legend = _legend(scale)
+    _write_rates(out / "main", main_rows(results, scale), f"Success rates in percent. {legend}", headings, kinds)
+    _write_rates(out / "cot", cot_rows(results, scale), f"With and without chain of thought. {legend}", headings, kinds)
     by_eye = "The published values of this table are peaks of curves read by eye off figure 7 (±1.5 points)."
     _write_rates(
-        out / "lambda", lambda_rows(results, scale), f"The weight λ of the thoughts. {_legend(scale)} {by_eye}"
+        out / "lambda", lambda_rows(results, scale), f"The weight λ of the thoughts. {legend} {by_eye}", headings
     )
     _write_reading(out / "reading", reading_rows(results, scale), scale)
     write_run_record(
@@ -358,30 +359,33 @@ def _legend(scale: str) -> str:
     )
 
 
-def _write_rates(base: Path, rows: Sequence[Row], caption: str, kinds: Sequence[str] = ()) -> None:
+def _write_rates(
+    base: Path, rows: Sequence[Row], caption: str, headings: Mapping[str, str], kinds: Sequence[str] = ()
+) -> None:
     if any(row.partial for row in rows):
         caption += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
     for words, what in NOT_THE_BENCHMARK.items():
         if any(words in (row.scale or "") for row in rows):
             caption += f" {what}, not the benchmark's, and rates on them are not to be compared with published ones."
-    _write(base, COLUMNS, rows, rates_table(rows, caption, kinds))
+    _write(base, COLUMNS, rows, rates_table(rows, caption, headings, kinds))
 
 
-def rates_table(rows: Sequence[Row], caption: str, kinds: Sequence[str] = ()) -> Table:
+def rates_table(rows: Sequence[Row], caption: str, headings: Mapping[str, str], kinds: Sequence[str] = ()) -> Table:
     """Rows as a wide table: methods and sources down, tasks across; only tasks that something was reproduced on.
 
-    `kinds` are the kinds of episodes that tasks are counted by: each has its column, empty where no episode was of it.
+    `headings` are those of columns that are not headed by their task's name. `kinds` are the kinds of episodes that
+    tasks are counted by: each has its column, empty where no episode was of it.
     """
     ran = {row.task for row in rows if row.source == "reproduced"} or {row.task for row in rows}
     ran |= set(kinds)
-    tasks = sorted(ran, key=lambda task: _rank(task, TASK_ORDER))
+    tasks = sorted(ran, key=lambda task: _rank(task, (*TASK_ORDER, *kinds)))
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         if row.task in ran:
             lines.setdefault((row.method, _source_label(row)), {})[row.task] = _cell(row)
     return Table(
         caption,
-        ["method", "source", *(HEADINGS.get(task, task) for task in tasks)],
+        ["method", "source", *(headings.get(task, task) for task in tasks)],
         [[*key, *(cells.get(task, "") for task in tasks)] for key, cells in lines.items()],
     )
 

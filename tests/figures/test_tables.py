@@ -6,7 +6,8 @@ import json
 import pytest
 
 from rl4vlm.core.stats import wilson
-from rl4vlm.figures.tables import NOT_THE_BENCHMARK, build_tables
+from rl4vlm.figures.tables import NOT_THE_BENCHMARK, TASK_ORDER, build_tables
+from rl4vlm.tasks.alfworld import ALFWorld
 from tests.figures.synthetic import add_evaluation, add_training_run, make_results
 
 COLUMNS = [
@@ -296,6 +297,19 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert "Cool" not in {row["task"] for row in rows}
     assert "Generated games are this project's, not the benchmark's" in wide
     assert "Drawn pictures" not in wide
+
+
+def test_a_task_that_is_not_published_is_counted_by_its_own_kinds_in_its_own_order(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    groups = {"left": {"successes": 1, "episodes": 2}, "back": {"successes": 2, "episodes": 2}}
+    add_evaluation(made, "ppo-x", "Maze", "RL4VLM", "ppo", 0.75, 4, groups=groups, overall="all_mazes")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    heading = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8").splitlines()[0]
+    assert [cell.strip() for cell in heading.strip("|").split("|")][3:] == ["left", "back", "Maze average"]
+
+
+def test_alfworlds_columns_are_the_tasks_own():
+    assert TASK_ORDER[-7:] == (*ALFWorld.groups, ALFWorld.overall)
 
 
 def test_reading_says_which_games_were_read(tmp_path):
