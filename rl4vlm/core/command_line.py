@@ -13,6 +13,10 @@ import yaml
 from rl4vlm.core.config import merge
 from rl4vlm.core.settings import Settings, build_settings
 
+SHUTDOWN_SECONDS = 600
+"""How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
+under way and the save of a large model take minutes. The SLURM profile has jobs told as long before their limit."""
+
 
 def training_command(config: Mapping[str, Any], stage: str) -> str:
     """What a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
@@ -24,7 +28,8 @@ def training_command(config: Mapping[str, Any], stage: str) -> str:
     if processes == 1:
         return "rl4vlm"
     how = shlex.quote(config["accelerate"])
-    return f"accelerate launch --config_file {how} --num_processes {processes} --main_process_port 0 --no_python rl4vlm"
+    launcher = f"accelerate launch --config_file {how} --num_processes {processes} --main_process_port 0 --no_python"
+    return f"env TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS} {launcher} rl4vlm"
 
 
 def settings_arguments(settings: Mapping[str, Any]) -> list[str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
+from rl4vlm.core.command_line import SHUTDOWN_SECONDS
 from rl4vlm.core.config import load_config
 from tests.workflow.conftest import ROOT, Workspace
 
@@ -30,6 +34,21 @@ def test_every_stage_of_every_config_fits_a_partition(overlay: Path) -> None:
 def test_a_dry_run_takes_the_profile(tmp_path: Path) -> None:
     done = Workspace(tmp_path / "copy").snakemake("--dry-run", profile="profiles/slurm")
     assert done.returncode == 0, done.stdout + done.stderr
+    asked = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout, flags=re.MULTILINE)
+    early = f"slurm_extra=--signal=TERM@{SHUTDOWN_SECONDS}"
+    assert {rule for rule, resources in asked if early in resources.split(", ")} == {"sft", "ppo"}
+    assert len({rule for rule, _ in asked}) > 5
+
+
+@pytest.mark.parametrize("overlay", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_told_before_its_limit_has_run_for_long_by_then(overlay: Path) -> None:
+    profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    resources = load_config([ROOT / "config" / "config.yaml", overlay])["resources"]
+    for rule, asked in profile["set-resources"].items():
+        (seconds,) = re.findall(r"--signal=TERM@(\d+)", asked["slurm_extra"])
+        assert int(seconds) == SHUTDOWN_SECONDS
+        assert 60 * resources[rule]["runtime"] >= 4 * int(seconds)
+        validate_slurm_extra(SimpleNamespace(resources=SimpleNamespace(**asked)))
 
 
 def test_every_setting_has_a_comment() -> None:

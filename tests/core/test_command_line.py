@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rl4vlm.core.command_line import parse_settings, settings_arguments, training_command
+from rl4vlm.core.command_line import SHUTDOWN_SECONDS, parse_settings, settings_arguments, training_command
 from rl4vlm.core.config import load_config, stage_settings
 from rl4vlm.core.settings import build_settings
 
@@ -144,7 +144,7 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
     config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 1}}, "accelerate": "my files/ddp.yaml"}
     assert training_command(config, "sft") == "rl4vlm"
     words = shlex.split(training_command(config, "ppo"))
-    assert words[:2] == ["accelerate", "launch"]
+    assert words[:4] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", "accelerate", "launch"]
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-1] == "rl4vlm"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.distributed.launcher.api import LaunchConfig
 
+from rl4vlm.core.command_line import SHUTDOWN_SECONDS, training_command
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.models.processes import Processes, pieces, share, total
 
@@ -78,3 +81,12 @@ def test_one_gpu_by_its_number_is_refused_to_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="'cuda:1' is one GPU, but several processes were launched"):
         accelerator_on("cuda:1")
+
+
+def test_a_launched_training_has_the_time_to_save(monkeypatch):
+    """The launcher kills what is still there after this; torch's own limit is shorter than a large model's step."""
+    config = {"resources": {"ppo": {"gpu": 2, "processes": 2}}, "accelerate": "ddp.yaml"}
+    name, _, seconds = shlex.split(training_command(config, "ppo"))[1].partition("=")
+    monkeypatch.setenv(name, seconds)
+    limit = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout
+    assert limit == SHUTDOWN_SECONDS > 30
