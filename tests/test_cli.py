@@ -100,6 +100,36 @@ def test_wrong_input_is_one_clear_line(
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("stage", ["ppo", "sft"])
+def test_a_full_gpu_says_what_to_lower(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from rl4vlm.models.processes import Processes
+
+    def fill(**_: object) -> None:
+        crew = Processes.__new__(Processes)
+        crew.count, crew.rank, crew.timeout = 2, 1, 5.0
+        with crew.named():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(f"rl4vlm.{stage}.train.run", fill)
+    what = {"ppo": ["--task", "NumberLine"], "sft": ["--data", "x"]}[stage]
+    arguments = [stage, *what, "--init", "x", "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(
+        f"rl4vlm {stage}: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.; in process 1"
+    )
+    for word in ("micro_batch", "gradient_checkpointing", "rl4vlm memory"):
+        assert word in line
+    assert ("lower envs" in line) == (stage == "ppo")
+    monkeypatch.setenv("RL4VLM_TRACEBACK", "1")
+    with pytest.raises(torch.OutOfMemoryError):
+        main(arguments)
+
+
 def test_evaluate_writes_beside_where_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
