@@ -20,6 +20,7 @@ from rl4vlm.core.types import Episode, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.models.optimisation import check_finite
 from rl4vlm.models.processes import Processes
 from rl4vlm.models.sharding import prepare, whole_to_play, whole_to_save
 from rl4vlm.policies.trainable import TrainablePolicy
@@ -44,6 +45,8 @@ def train(
 
     `pause` is called after every batched environment step, every optimiser step and every update: `state` is whole
     then, and it may be stored.
+
+    Raises ValueError after an optimiser step whose losses or weights are not finite, before they may be stored.
     """
     learner, slots, processes = state.learner, state.slots, state.processes
     with (
@@ -69,7 +72,8 @@ def train(
                 state.rollout = weigh(side_by_side(played_rows), np.concatenate(last_values), settings)
                 state.recent.extend(state.rollout.episodes)
             played = time.monotonic()
-            for _ in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
+            for fit in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
+                check_finite(fit.losses, learner.policy.model, learner.accelerator, f"{title}, {state.position}")
                 pause(state)
             line = {
                 "update": state.update,

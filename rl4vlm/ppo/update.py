@@ -47,6 +47,12 @@ class Fit:
     totals: dict[str, float] = field(default_factory=dict)
     first_ratio_error: float | None = None
 
+    @property
+    def losses(self) -> dict[str, float]:
+        """Those of `totals` that are parts of the loss. What is only looked at may be infinite and no harm done: an
+        estimate of the KL where a reply's probability has run away."""
+        return {name: self.totals[name] for name in ("policy_loss", "value_loss", "entropy") if name in self.totals}
+
     def means(self, processes: Processes) -> dict[str, float]:
         """Means over all samples of what the losses measured in all processes, and `first_ratio_error`.
 

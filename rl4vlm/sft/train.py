@@ -27,6 +27,7 @@ from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
 from rl4vlm.models.lora import trainable
+from rl4vlm.models.optimisation import check_finite
 from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
 from rl4vlm.models.resume import resumable
 from rl4vlm.models.settings import BackboneSettings, RunSettings
@@ -149,7 +150,10 @@ def train(
     pause: Callable[[Fitting], None],
 ) -> None:
     """Train from where `state` stands to the end of the run; writes `metrics.jsonl` to `out`. `pause` is called after
-    every step: the state may be stored then."""
+    every step: the state may be stored then.
+
+    Raises ValueError after a step whose loss or weights are not finite, before they may be stored.
+    """
     encoder, processes = Encoder(state.backbone.processor), state.processes
     state.model.train()
     with (
@@ -163,6 +167,7 @@ def train(
         while state.done < len(state.batches):
             loss = _step(state, encoder, [samples[i] for i in state.batches[state.done]], settings)
             state.done += 1
+            check_finite({"loss": loss}, state.backbone.model, state.accelerator, f"{title}, {state.position}")
             line = {"step": state.done, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
             state.schedule.step()
             metrics.write(line)
@@ -174,7 +179,9 @@ def train(
 
 def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
     """One optimiser step on a batch; returns its loss."""
-    accelerator, loss = state.accelerator, 0.0
+    accelerator = state.accelerator
+    parts: list[float] = []
+    piece_losses: list[torch.Tensor] = []
     state.optimizer.zero_grad()
     for piece in pieces(batch, settings.micro_batch, accelerator):
         part = piece.counted / len(batch)
@@ -183,8 +190,11 @@ def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], sett
             piece_loss = losses[: piece.counted].sum() / max(piece.counted, 1)
             # Gradients are averaged over the processes, which each add up their part of the batch alone.
             accelerator.backward(piece_loss * (part * state.processes.count))
-        loss += float(piece_loss.detach()) * part
+        parts.append(part)
+        piece_losses.append(piece_loss.detach())
     state.optimizer.step()
+    # Read only now: a GPU would have to be waited for after every piece.
+    loss = sum(piece_loss * part for piece_loss, part in zip(torch.stack(piece_losses).tolist(), parts, strict=True))
     return total(loss, accelerator)
 
 

@@ -93,6 +93,12 @@ def test_same_seed_same_bytes_other_seed_other_run(tmp_path):
         assert written["a"] != written["c"]
 
 
+def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match=r"CNN NumberLine, update \d+, \d+ samples into its fit: policy_loss is nan"):
+        run(task="NumberLine", out=tmp_path, seed=1, settings=replace(SETTINGS, learning_rate=1e30))
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["env_steps=32", "envs=4", "rollout_steps=16", "sizes.picture=40", "device=cpu"]

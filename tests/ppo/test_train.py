@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo import train
@@ -71,6 +72,23 @@ def test_too_few_environments_are_found_before_the_model_is_loaded(tmp_path, mon
     monkeypatch.setattr(train, "accelerator_on", lambda *_: crew)
     with pytest.raises(ValueError, match="4 environments are too few for 8 processes"):
         run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path, seed=1, settings=SETTINGS)
+
+
+def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp_path):
+    wild, keep = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
+    place = r"PPO NumberLine cot, update 1, \d+ samples into its fit: policy_loss is .*learning_rate"
+    with pytest.raises(ValueError, match=place):
+        run(
+            task="NumberLine",
+            style=Style.COT,
+            init=tiny_checkpoint,
+            out=tmp_path / "out",
+            seed=1,
+            settings=wild,
+            keep=keep,
+        )
+    assert not list((tmp_path / "state").glob("*/*/training.pt"))
+    assert not (tmp_path / "out" / "checkpoint").exists()
 
 
 @pytest.mark.parametrize(

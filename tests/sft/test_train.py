@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
+from rl4vlm.models import checkpoint
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft.data import SFTDataSettings, load_samples
@@ -88,6 +90,19 @@ def test_every_sample_once_an_epoch_in_another_order():
 def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"NumberLine-cot-.* tokens, over 20"):
         run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, max_length=20))
+
+
+def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(data, tiny_checkpoint, tmp_path):
+    wild, keep = replace(SETTINGS, learning_rate=1e30, save_every=1), StateFolder(tmp_path / "state", {"a.py": "1"})
+    place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
+    for _ in range(2):  # a rerun goes on from numbers
+        with pytest.raises(ValueError, match=place):
+            run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, keep=keep)
+        for file in (tmp_path / "state").glob("*/*/training.pt"):
+            weights = checkpoint.read(file)["common"]["learned"]["weights"]
+            assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.jsonl"]
+    assert "null" not in (tmp_path / "out" / "metrics.jsonl").read_text()
 
 
 def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
