@@ -44,11 +44,9 @@ class Engine:
         if self._downward is None:
             self._downward = _borrow_downward()
         self._run = None
-        try:
+        with _blamed_on(translated.game, "cannot be begun"):
             run = RunningGame(self._downward, translated)
             now = run.situation(run.welcome())
-        except Exception as error:  # as many as there are things that a problem can lack
-            raise BadGame(f"{game_file}: the game cannot be begun ({type(error).__name__}: {error})") from error
         self._run = run
         return now
 
@@ -57,11 +55,16 @@ class Engine:
 
         Raises:
             ValueError: no game has been started, or it is over.
+            BadGame: the game breaks at this command, and must be started anew.
         """
         run = self._started()
         if run.won:
             raise ValueError(f"{run.translated.game.file}: the game is over")
-        return run.situation(run.act(command))
+        self._run = None
+        with _blamed_on(run.translated.game, f"breaks at the command {command!r}"):
+            now = run.situation(run.act(command))
+        self._run = run
+        return now
 
     def state(self) -> EngineState:
         """What `restore` needs to come back here."""
@@ -69,11 +72,16 @@ class Engine:
         return EngineState(str(run.translated.game.file), tuple(run.commands))
 
     def restore(self, state: EngineState) -> Situation:
-        """Begin the game of `state` anew and give its commands again; the engine knows no chance."""
+        """Begin the game of `state` anew and give its commands again; the engine knows no chance.
+
+        Raises:
+            BadGame: the game cannot be begun, or breaks at one of the commands.
+        """
         situation = self.start(state.game_file)
         run = self._started()
-        for command in state.commands[:-1]:
-            run.act(command)
+        with _blamed_on(run.translated.game, "breaks where it is played again"):
+            for command in state.commands[:-1]:
+                run.act(command)
         return self.act(state.commands[-1]) if state.commands else situation
 
     def close(self) -> None:
@@ -95,14 +103,14 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
     A blind search: seconds for a small game, minutes for a large one. The plan depends on Python's hash seed.
 
     Raises:
-        BadGame: the game cannot be translated.
+        BadGame: the game cannot be translated, or breaks while it is planned or played.
     """
     translated = translate(game)
-    with _downward() as library:
+    with _downward() as library, _blamed_on(game, "cannot be planned"):
         commands = RunningGame(library, translated).plan()
     if not commands:
         return None
-    with _downward() as library:
+    with _downward() as library, _blamed_on(game, "breaks when its plan is played"):
         run = RunningGame(library, translated)
         answers = [run.act(command) for command in commands]
         return commands if run.won and ILLEGAL not in answers else None
@@ -112,6 +120,17 @@ def warm_up() -> None:
     """Do what the first game of a process takes a second or more for: load the libraries, parse their grammar."""
     load_for_translation()
     load("textworld.generator.game")
+
+
+@contextmanager
+def _blamed_on(game: GameData, what: str) -> Iterator[None]:
+    """Turn what the libraries raise, as many things as a problem or grammar can lack, into BadGame with the file."""
+    try:
+        yield
+    except BadGame:
+        raise
+    except Exception as error:
+        raise BadGame(f"{game.file}: the game {what} ({type(error).__name__}: {error})") from error
 
 
 _idle_downward: list[Any] = []

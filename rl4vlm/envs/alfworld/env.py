@@ -74,7 +74,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         show_text: whether the prompt describes the scene in words; without, the picture is all there is.
         expert: whose advice `advice` gives: `planner`, which knows where everything is, or `explorer`, which knows what
             the player is shown.
-        skip_bad_games: go on without games that cannot be read or begun; otherwise such a game is an error.
+        skip_bad_games: go on without games that cannot be read or begun; otherwise such a game is an error. One that
+            breaks in the middle of an episode is an error in any case.
         render_mode: None or `rgb_array`.
     """
 
@@ -94,12 +95,16 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, not {split!r}")
-        if expert not in EXPERTS:
-            raise ValueError(f"expert must be one of {', '.join(map(repr, EXPERTS))}, not {expert!r}")
+        for name, word, known in (
+            ("backend", backend, tuple(BACKENDS)),
+            ("split", split, SPLITS),
+            ("expert", expert, EXPERTS),
+        ):
+            if word not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {word!r}")
+        for name, switch in (("show_text", show_text), ("skip_bad_games", skip_bad_games)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be true or false, not {switch!r}")
         self.task = get_task(task)
         self.data = _data_folder(data)
         self.split = split
@@ -142,8 +147,17 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._backend.send(actions[action])
 
     def step_wait(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """The outcome of the command that was sent: what `step` returns."""
-        now = self._backend.receive()
+        """The outcome of the command that was sent: what `step` returns.
+
+        Raises:
+            BadGame: the game breaks here, of which only its start was known to go well. That ends the run, whatever
+                `skip_bad_games` says: results without an episode that was begun would be tilted.
+        """
+        self._over = True
+        try:
+            now = self._backend.receive()
+        except BadGame as error:
+            raise BadGame(f"{error} (its episode was begun, so skip_bad_games does not go on without it)") from error
         self._note(now)
         truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
         self._over = now.won or truncated
@@ -255,10 +269,12 @@ def choose_game(games: GameSet, folder: Path, wanted: str) -> Path:
 
 
 def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
-    """Task types by name. Raises ValueError naming one that does not exist, or when there are none."""
+    """Task types by name. Raises ValueError naming one that does not exist, or when there is no list of some."""
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise ValueError(f"task_types must be a list such as ['Pick', 'Heat'], not {names!r}")
     known = {task_type.value: task_type for task_type in TaskType}
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"task_types: unknown task type {name!r}; known are {', '.join(known)}")
     if not names:
         raise ValueError("task_types is empty: no game would be left")
@@ -267,11 +283,13 @@ def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
 
 def _data_folder(data: str | Path | None) -> Path:
     given = data if data is not None else os.environ.get("ALFWORLD_DATA")
-    if not given:
+    if given is None or given == "":
         raise ValueError(
             "ALFWorld needs games: give the option data=FOLDER, or set ALFWORLD_DATA; docs/alfworld.md says how to "
             "generate or download them"
         )
+    if not isinstance(given, str | Path):
+        raise ValueError(f"data must be the path of a folder, not {given!r}")
     return Path(given)
 
 

@@ -11,10 +11,11 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from rl4vlm.envs.alfworld.games import TRAJECTORY, BadGame
 from rl4vlm.envs.alfworld.goals import share_met
 from rl4vlm.envs.alfworld.library import load, to_sas
 from rl4vlm.envs.alfworld.translation import TranslatedGame
-from rl4vlm.envs.alfworld.types import Fact, Situation
+from rl4vlm.envs.alfworld.types import Fact, Goal, Situation
 
 ILLEGAL = "Nothing happens."
 """What the engine says to a command that is not admissible; it counts as a step."""
@@ -60,8 +61,19 @@ class RunningGame:
         return self._say(self.translated.logic.actions[action].feedback_rule, action, things)
 
     def situation(self, feedback: str) -> Situation:
+        """What holds now, after `feedback`.
+
+        Raises:
+            BadGame: the engine and the goal that `traj_data.json` names disagree on whether the game is won.
+        """
         game, facts = self.translated.game, tuple(sorted(self._facts))
         location = next(fact[2] for fact in facts if fact[0] == "atlocation")
+        share = share_met(game.goal, facts)
+        if self.won != (share == 1):
+            raise BadGame(
+                f"{game.file}: {TRAJECTORY} does not fit the game: the share of the conditions of its goal "
+                f"({_in_words(game.goal)}) that are met is {share:g} where the game is {'' if self.won else 'not '}won"
+            )
         walkthrough, given = game.walkthrough or (), len(self.commands)
         on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
         return Situation(
@@ -76,7 +88,7 @@ class RunningGame:
             won=self.won,
             done=self.won,
             steps=given,
-            conditions_met=share_met(game.goal, facts),
+            conditions_met=share,
             goal=game.goal,
             game_file=str(game.file),
             source=game.source,
@@ -183,6 +195,10 @@ class RunningGame:
     def _fact(self, proposition: Any) -> Fact:
         names = self.translated.names
         return (proposition.name, *(names[thing.name] for thing in proposition.arguments))
+
+
+def _in_words(goal: Goal) -> str:
+    return " ".join(word for word in (goal.task_type, goal.object_class, goal.receptacle, goal.lamp) if word)
 
 
 class _Shared(dict[Any, Any]):

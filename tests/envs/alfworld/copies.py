@@ -1,4 +1,4 @@
-"""Copies of games with something changed in them."""
+"""Copies of games, and changes in them."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def copy_game(file: Path, folder: Path, **changed: Any) -> Path:
     copy = folder / GAME
     copy.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
     return copy
+
+
+def change_goal(file: Path, task_type: str | None = None, **parameters: str) -> Path:
+    """Change what a copy's trajectory says of the task, and nothing in the game; `file`."""
+    trajectory = json.loads(file.with_name(TRAJECTORY).read_text())
+    trajectory["task_type"] = task_type or trajectory["task_type"]
+    trajectory["pddl_params"].update(parameters)
+    file.with_name(TRAJECTORY).write_text(json.dumps(trajectory))
+    return file

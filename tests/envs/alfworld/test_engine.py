@@ -15,7 +15,7 @@ import pytest
 from rl4vlm.envs.alfworld.engine import ILLEGAL, Engine, EngineState
 from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.types import TaskType
-from tests.envs.alfworld.copies import copy_game
+from tests.envs.alfworld.copies import change_goal, copy_game
 from tests.envs.alfworld.library_says import assert_as_stock, needs_a_library_at_work
 from tests.envs.alfworld.walks import replay, walk
 
@@ -223,6 +223,55 @@ class TestBadInput:
         with pytest.raises(ValueError, match="no game has been started"):
             engine.act("look")
         assert engine.start(source).steps == 0
+
+    def test_a_game_that_breaks_later_is_named_and_must_be_started_anew(
+        self, by_type: dict[TaskType, GameData], tmp_path: Path
+    ) -> None:
+        source, engine = by_type[TaskType.PICK].file, Engine()
+        grammar = json.loads(source.read_text())["grammar"].replace('"inventory.feedback"', '"inventory.mood"')
+        file = copy_game(source, tmp_path, grammar=grammar)
+        engine.start(file)
+        engine.act("look")
+        with pytest.raises(BadGame, match="the game breaks at the command 'inventory'") as error:
+            engine.act("inventory")
+        assert str(error.value).startswith(f"{file}: ")
+        with pytest.raises(ValueError, match="no game has been started"):
+            engine.act("look")
+        with pytest.raises(BadGame, match="the game breaks where it is played again") as error:
+            engine.restore(EngineState(str(file), ("look", "inventory", "look")))
+        assert str(error.value).startswith(f"{file}: ")
+        assert engine.start(file).steps == 0
+
+    @pytest.mark.parametrize("goal", [{"object_target": "Moon"}, {"parent_target": "Moon"}])
+    def test_a_game_that_is_won_without_its_goal_is_named(
+        self, by_type: dict[TaskType, GameData], tmp_path: Path, goal: dict[str, str]
+    ) -> None:
+        """`traj_data.json` speaks of another task than the problem: its share of conditions would be 0 at the win."""
+        game = by_type[TaskType.PICK]
+        file = change_goal(copy_game(game.file, tmp_path), **goal)
+        engine = Engine()
+        engine.start(file)
+        assert game.walkthrough is not None
+        for command in game.walkthrough[:-1]:
+            engine.act(command)
+        with pytest.raises(
+            BadGame, match=r"traj_data\.json does not fit the game: .* met is 0 where the game is won"
+        ) as error:
+            engine.act(game.walkthrough[-1])
+        assert str(error.value).startswith(f"{file}: ")
+
+    def test_a_goal_that_is_met_without_a_win_is_named(self, by_type: dict[TaskType, GameData], tmp_path: Path) -> None:
+        """The thing is put in place without being cleaned: enough for the Pick that the file speaks of."""
+        game = by_type[TaskType.CLEAN]
+        file = change_goal(copy_game(game.file, tmp_path), "pick_and_place_simple")
+        engine = Engine()
+        engine.start(file)
+        assert game.walkthrough is not None
+        commands = [command for command in game.walkthrough if not command.startswith("clean")]
+        for command in commands[:-1]:
+            engine.act(command)
+        with pytest.raises(BadGame, match=r"\(Pick .*\) that are met is 1 where the game is not won"):
+            engine.act(commands[-1])
 
     def test_a_missing_game_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no_game\.tw-pddl: cannot be read"):

@@ -27,6 +27,7 @@ from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import render, write_reply
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.tasks.registry import get_task
+from tests.envs.alfworld.copies import copy_game
 
 TASK = get_task("ALFWorld")
 pytestmark = pytest.mark.usefixtures("warm_pool")
@@ -312,7 +313,18 @@ def test_a_game_can_be_named(make, generated):
         ({"backend": "unity"}, "backend must be one of 'textworld', 'thor', not 'unity'"),
         ({"task_types": ["Dance"]}, "unknown task type 'Dance'; known are Pick"),
         ({"task_types": []}, "task_types is empty"),
+        ({"task_types": "Pick"}, r"task_types must be a list such as \['Pick', 'Heat'\], not 'Pick'"),
+        ({"task_types": 3}, "task_types must be a list .*, not 3"),
+        ({"task_types": [["Pick"]]}, r"task_types: unknown task type \['Pick'\]"),
+        ({"show_text": "no"}, "show_text must be true or false, not 'no'"),
+        ({"show_text": None}, "show_text must be true or false, not None"),
+        ({"skip_bad_games": "no"}, "skip_bad_games must be true or false, not 'no'"),
+        ({"skip_bad_games": 1}, "skip_bad_games must be true or false, not 1"),
         ({"data": "nowhere"}, "nowhere"),
+        ({"data": 3}, "data must be the path of a folder, not 3"),
+        ({"data": ["a", "b"]}, r"data must be the path of a folder, not \['a', 'b'\]"),
+        ({"backend": ["thor"]}, r"backend must be one of .*, not \['thor'\]"),
+        ({"expert": {}}, r"expert must be one of .*, not \{\}"),
         ({"speed": 3}, "no environment option 'speed'.*show_text"),
     ],
 )
@@ -374,6 +386,22 @@ def test_a_game_that_cannot_be_begun_is_an_error_or_skipped_and_never_drawn_agai
     files[-1].write_text(files[0].read_text())
     with pytest.raises(BadGame, match="none of the 6 games can be played; the last: "):
         make(data=tmp_path, skip_bad_games=True).reset(seed=2)
+
+
+def test_a_game_that_breaks_in_an_episode_ends_the_run_with_its_name(make, generated, tmp_path):
+    """Also where bad games may be skipped: results without an episode that was begun would be tilted."""
+    source = sorted((generated / "train").rglob("game.tw-pddl"))[0]
+    grammar = json.loads(source.read_text())["grammar"].replace('"inventory.feedback"', '"inventory.mood"')
+    file = copy_game(source, tmp_path / "train" / "a" / "trial", grammar=grammar)
+    env = make(data=tmp_path, skip_bad_games=True)
+    env.reset(seed=0)
+    with pytest.raises(BadGame, match=r"breaks at the command 'inventory' .* skip_bad_games does not go on") as error:
+        play(env, "inventory")
+    assert str(error.value).startswith(f"{file}: ")
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+    env.reset(seed=0)
+    play(env, "look")
 
 
 def test_steps_out_of_place(make):

@@ -37,7 +37,10 @@ class RemoteGame:
         return self.receive()
 
     def act(self, command: str) -> Situation:
-        """Give a command. Raises ValueError when no game runs, EngineCrash when it kills two workers."""
+        """Give a command. Raises BadGame when the game breaks at it, EngineCrash when it kills two workers.
+
+        Raises ValueError when no game runs. What BadGame and EngineCrash say begins with the game's file.
+        """
         self.send_act(command)
         return self.receive()
 
@@ -231,13 +234,25 @@ class EnginePool:
     def _blame(self, guilty: Request, unanswered: Sequence[Request]) -> None:
         """Count a death against the request that was being served; one that killed twice is answered with that."""
         guilty.deaths += 1
-        ended = [guilty] if guilty.deaths > 1 else []
-        if guilty.call == "restore" and not guilty.awaited and guilty.game in self._seats:
-            # Not even the commands that went well before can be given again: the game is lost.
-            self._seats[guilty.game].state = None
+        # Where not even the commands that went well before can be given again, the game is lost.
+        lost = guilty.call == "restore" and not guilty.awaited and guilty.game in self._seats
+        if lost:
             ended = [request for request in unanswered if request.game == guilty.game]
+        else:
+            ended = [guilty] if guilty.deaths > 1 else []
+        file = self._file(guilty)
         for request in ended:
-            request.answer = ("crash", f"{request.call} {request.arguments} killed ALFWorld workers")
+            request.answer = ("crash", f"{file}: {request.call} {request.arguments} killed ALFWorld workers")
+        if lost:
+            self._seats[guilty.game].state = None
+
+    def _file(self, request: Request) -> str:
+        """The file of the game that a request is about."""
+        if request.call == "start":
+            return str(request.arguments[0])
+        seat = self._seats.get(request.game)
+        state = request.arguments[0] if request.call == "restore" else seat and seat.state
+        return state.game_file if state else "a game that was closed"
 
 
 _shared: EnginePool | None = None

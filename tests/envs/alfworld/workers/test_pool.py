@@ -101,8 +101,9 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
         game.send_act(command)
     for number in (3, 2, 0):
         assert games[number].receive().facts == starts[number].facts or games[number].state().commands == ("look",)
-    with pytest.raises(EngineCrash, match=r"act \('die',\) killed ALFWorld workers"):
+    with pytest.raises(EngineCrash, match=r"act \('die',\) killed ALFWorld workers") as error:
         games[1].receive()
+    assert str(error.value).startswith(f"{files(by_type)[1]}: ")
     assert pool.replaced == 2
     assert games[1].act("look").steps == 1
     assert games[1].start(files(by_type)[1]) == starts[1]
@@ -160,6 +161,24 @@ def test_bad_input_is_named_and_costs_no_worker(
     with pytest.raises(ValueError, match="has been closed"):
         game.start(by_type[TaskType.PICK].file)
     assert pool.replaced == 0
+
+
+def test_a_game_that_kills_where_it_is_played_again_is_named(
+    monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
+) -> None:
+    program = (
+        "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
+        "from rl4vlm.envs.alfworld.workers.serving import nurse\n"
+        "engine.Engine.restore = lambda self, state: os._exit(7)\nnurse(int(sys.argv[1]))\n"
+    )
+    monkeypatch.setattr(process, "_PROGRAM", program)
+    monkeypatch.setattr(process.Nursery, "_found", None)
+    game, file = pool.game(), by_type[TaskType.PICK].file
+    game.start(file)
+    os.kill(pool.pids[0], signal.SIGKILL)
+    with pytest.raises(EngineCrash, match=r"act \('look',\) killed ALFWorld workers") as error:
+        game.act("look")
+    assert str(error.value).startswith(f"{file}: ")
 
 
 def test_a_state_is_restored_in_another_worker(pool: EnginePool, by_type: dict[TaskType, GameData]) -> None:
