@@ -195,3 +195,14 @@ class SplitStepEnv(Protocol):
     def step_async(self, action: int) -> None: ...
 
     def step_wait(self) -> tuple[Any, float, bool, bool, dict[str, Any]]: ...
+
+
+@runtime_checkable
+class SkippingEnv(Protocol):
+    """What an environment has beyond `GameEnv` when it may go on without games that it cannot play.
+
+    `skipped` are those left out so far: file and reason.
+    """
+
+    @property
+    def skipped(self) -> Mapping[str, str]: ...

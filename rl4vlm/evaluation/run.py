@@ -18,7 +18,7 @@ from rl4vlm.core.progress import progress
 from rl4vlm.core.runlog import RECORD, JsonLines, atomic_write_text, jsonable, write_run_record
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.stats import wilson
-from rl4vlm.core.types import Episode, PlayStopped, Policy, Step, Style
+from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
 from rl4vlm.interaction.play import play_episodes
@@ -153,8 +153,14 @@ def _run(
     # A reply without thoughts says nothing of the picture.
     patterns = game.reading_patterns if style is Style.COT else {}
     allowance = Allowance(player, settings.width)
+    envs: list[GameEnv] = []
+
+    def new_env() -> GameEnv:
+        envs.append(make_env(task, **settings.env))
+        return envs[-1]
+
     played = play_episodes(
-        lambda: make_env(task, **settings.env),
+        new_env,
         game,
         ReadingExaminer(player, patterns),
         style,
@@ -180,6 +186,7 @@ def _run(
         **summarise(lines, game.groups),
         "partial": len(lines) < settings.episodes,
         "stopped": stopped or allowance.stopped,
+        **_skipped(envs),
         **({"api": player.totals()} if isinstance(player, Metered) else {}),
     }
     write_run_record(
@@ -192,6 +199,12 @@ def _run(
     )
     atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def _skipped(envs: Sequence[GameEnv]) -> dict[str, Any]:
+    """`skipped_games`, what the environments left out as bad: how many games, and their files; nothing where none."""
+    files = sorted({file for env in envs if isinstance(env, SkippingEnv) for file in env.skipped})
+    return {"skipped_games": {"count": len(files), "files": files}} if files else {}
 
 
 def _record(

@@ -260,7 +260,7 @@ def test_groups_are_counted_apart_and_an_empty_one_has_no_rate() -> None:
 
 def test_a_task_without_groups_has_neither(tmp_path: Path) -> None:
     summary = evaluate(tmp_path, "solver", episodes=2)
-    assert not {"groups", "data_sources"} & set(summary)
+    assert not {"groups", "data_sources", "skipped_games"} & set(summary)
     assert not {"group", "data_source"} & set(lines_of(tmp_path)[0])
 
 

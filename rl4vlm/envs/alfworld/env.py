@@ -118,7 +118,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._over = True
         self._expert = expert
         self._skip_bad_games = skip_bad_games
-        self._bad: set[Path] = set()
+        self._bad: dict[Path, str] = {}
         self._episode = 0
 
     def reset(
@@ -197,6 +197,11 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         states = " and ".join(marks_of(now, now.held)) if now.held else ""
         return {"place": experts.places(now), "in hand": now.held or "nothing", "state": states or "plain"}
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Games left out as bad (`skip_bad_games`), file and reason: when games were looked for, and begun, so far."""
+        return {str(file): why for file, why in (*self.games.skipped, *self._bad.items())}
+
     def close(self) -> None:
         self._backend.close()
 
@@ -229,7 +234,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
                 if not self._skip_bad_games:
                     raise BadGame(f"{error} (skip_bad_games goes on without it)") from error
                 _LOG.warning("skipped: %s", error)
-                self._bad.add(drawn)
+                self._bad[drawn] = str(error)
                 if len(self._bad) == len(self.games.files):
                     raise BadGame(f"none of the {len(self._bad)} games can be played; the last: {error}") from error
             drawn = self._draw()

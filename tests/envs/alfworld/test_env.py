@@ -250,11 +250,29 @@ def test_an_evaluation_counts_by_type_and_says_where_the_games_are_from(generate
     assert summary["data_sources"] == ["generated"]
     assert {name for name, group in summary["groups"].items() if group["episodes"]} <= {"Pick", "Look"}
     assert sum(group["episodes"] for group in summary["groups"].values()) == 6
+    assert "skipped_games" not in summary
     assert summary["groups"]["Heat"] == {**dict.fromkeys(summary["groups"]["Heat"]), "episodes": 0, "successes": 0}
     assert summary["reading_accuracy"] == {"place": 1.0, "in hand": 1.0}
     line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
     assert line["group"] in ("Pick", "Look")
     assert line["data_source"] == "generated"
+
+
+def test_an_evaluation_tells_which_games_it_left_out(generated, tmp_path):
+    """Those that cannot be read, and those that the engine finds out about when they are begun."""
+    shutil.copytree(generated / "train", tmp_path / "games" / "train")
+    files = sorted((tmp_path / "games").rglob("game.tw-pddl"))
+    for file in files[:5]:
+        copy_game(file, file.parent, pddl_problem="(define (problem")
+    files[0].write_text("{")
+    env = {"data": str(tmp_path / "games"), "skip_bad_games": True}
+    settings = EvaluationSettings(episodes=2, width=2, env=env)
+    summary = run(policy="random", task="ALFWorld", style=Style.COT, out=tmp_path / "out", settings=settings)
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["skipped_games"]
+    assert summary["skipped_games"] == told
+    assert told["count"] == len(told["files"]) >= 2
+    assert str(files[0]) in told["files"]
+    assert set(told["files"]) <= {str(file) for file in files[:5]}
 
 
 def test_a_pickled_environment_plays_on(make):
