@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class DrawnBackend:
     Pickled, it holds the game and the commands given, and plays them again when it is unpickled.
     """
 
-    pictures = Pictures.DRAWN
+    pictures: ClassVar[Pictures] = Pictures.DRAWN
 
     def __init__(self) -> None:
         self._open()

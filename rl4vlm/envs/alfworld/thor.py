@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ STEPS = 1000
 class ThorBackend:
     """Runs a game in AI2-THOR. One simulator is started with the first game and kept until `close`."""
 
-    pictures = Pictures.FRAMES
+    pictures: ClassVar[Pictures] = Pictures.FRAMES
 
     def __init__(self) -> None:
         _thor_class()  # fail at once where it is not installed, not with the first game
