@@ -41,9 +41,9 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             self.pid = Nursery.of_this_process().fork(theirs)
-        self._connection = Connection(ours.detach())
+            self._connection = Connection(ours.detach())
         self._waiting: deque[Request] = deque()
         self.games: set[int] = set()
         self.starts = 0
