@@ -83,12 +83,21 @@ class Learned:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Put back what `capture` gave."""
+        """Put back what `capture` gave; nothing of `saved` itself is kept."""
         restore_tensors(self.model, saved["weights"])
         self.optimizer.load_state_dict(as_split(saved["optimizer"], self.optimizer))
+        _own_moments(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
         # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
         self.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def _own_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Copy what an optimiser on the CPU would otherwise share with the state that it was given: a file, it may be."""
+    for values in optimizer.state.values():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.device.type == "cpu":
+                values[name] = value.clone()
 
 
 def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -103,7 +112,11 @@ def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
         raise ValueError(f"the run's state cannot be saved: {error}") from error
 
 
-def read(file: Path) -> dict[str, Any]:
-    """Read what `write` wrote, tensors on the CPU."""
-    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
+def read(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read what `write` wrote, tensors on the CPU.
+
+    If `mapped`, those stay in the file until they are looked at, and several processes that read it share the memory;
+    they must be done with it before it is removed, since on some network file systems it is gone then.
+    """
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False, mmap=mapped)
     return content

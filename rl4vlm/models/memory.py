@@ -76,6 +76,12 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
     @property
+    def state(self) -> int:
+        """What a run saves of what it learned, on disk: trained weights, which have their gradients' format, and
+        moments."""
+        return self.gradients + self.optimizer
+
+    @property
     def playing(self) -> int:
         """At the end of the longest reply; gradients are freed, Adam's moments are not."""
         return self.weights + self.optimizer + self.cache
@@ -129,7 +135,7 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
 
 def report(memory: Memory) -> str:
     """The estimate as lines of text, in GB of 10^9 bytes."""
-    uses = {**asdict(memory), "training": memory.training, "playing": memory.playing}
+    uses = {**asdict(memory), "training": memory.training, "playing": memory.playing, "state": memory.state}
     counts = [f"{name:14} {uses.pop(name):>15,}" for name in ("parameters", "trainable")]
     return "\n".join([*counts, *(f"{name:14} {size / 1e9:>12.3f} GB" for name, size in uses.items())])
 

@@ -18,6 +18,8 @@ from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.processes import Processes
 
 FILE = "training.pt"
+LEARNED = "learned.pt"
+"""Weights and moments, nearly all of a state, in a file that all processes read; split ones are what each has alone."""
 ROUNDING = ("device", "micro_batch", "gradient_checkpointing")
 """Settings that change what a run comes to by no more than the rounding of sums."""
 UNDECISIVE = ("save_every", "loggers", "process_timeout", *ROUNDING)
@@ -96,7 +98,8 @@ class Keeper:
             return
         saved = checkpoint.read(folder / FILE)
         fields = {**saved["common"], **checkpoint.read(folder / own_file(processes.rank))}
-        state.learned.restore(fields.pop("learned"))
+        learned = fields.pop("learned") if processes.split else checkpoint.read(folder / LEARNED, mapped=True)
+        state.learned.restore(learned)
         streams = fields.pop("streams")
         state.put_back(fields)
         checkpoint.restore_random_streams(streams)
@@ -127,13 +130,14 @@ class Keeper:
             self._save(self._store, state)
 
     def _save(self, store: StateStore, state: Resumable) -> None:
-        common, own = self._content(state)
+        shared, own = self._content(state)
         processes = state.processes
         if processes.is_main:
             with store.saving() as draft:
                 processes.gather(draft.folder)
-                with draft.file(FILE) as file:
-                    checkpoint.write(common, file)
+                for name, content in shared.items():
+                    with draft.file(name) as file:
+                        checkpoint.write(content, file)
                 for part in processes.gather(_write_own(draft.folder, 0, own)):
                     if isinstance(part, OSError):
                         raise part
@@ -144,15 +148,21 @@ class Keeper:
         # A launcher kills the other processes when one ends: none does before the state is in its place.
         processes.gather(None)
 
-    def _content(self, state: Resumable) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the main process saves for all, and what this one saves for itself."""
-        common, own = state.common(), {**state.own(), "streams": checkpoint.random_streams()}
-        (own if state.processes.split else common)["learned"] = state.learned.capture()
+    def _content(self, state: Resumable) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """The files that the main process saves for all, by name, and what this one saves for itself."""
+        own = {**state.own(), "streams": checkpoint.random_streams()}
+        learned = state.learned.capture()
+        if state.processes.split:
+            own["learned"] = learned
         if not state.processes.is_main:
             return {}, own
-        logs = {name: (self._out / name).read_text(encoding="utf-8") for name in state.logs}
-        rounding = _rounding(self._settings)
-        return {"common": common, "logs": logs, "seconds": self.seconds, "rounding": rounding}, own
+        common = {
+            "common": state.common(),
+            "logs": {name: (self._out / name).read_text(encoding="utf-8") for name in state.logs},
+            "seconds": self.seconds,
+            "rounding": _rounding(self._settings),
+        }
+        return {FILE: common} if state.processes.split else {FILE: common, LEARNED: learned}, own
 
 
 def _rounding(settings: Kept) -> dict[str, Any]:

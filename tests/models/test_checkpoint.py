@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.checkpoint import (
+    Learned,
     random_streams,
     read,
     restore_random_streams,
@@ -21,6 +24,7 @@ from rl4vlm.models.checkpoint import (
     trained_tensors,
     write,
 )
+from rl4vlm.models.lora import trainable
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import Says, climb_slot
 from tests.games import GAMES
@@ -119,6 +123,36 @@ def test_weights_optimiser_and_schedule_come_back(tmp_path):
     again[2].load_state_dict(saved["lr"])
     for ours, theirs in zip(train(*again, 3), train(model, optimizer, schedule, 3), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_mapped_state_is_shared_while_it_is_put_back_and_let_go(tmp_path):
+    """Eight processes of a machine must not hold 45 GB each, nor read from a file that was since removed."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        model = Small()
+        optimizer = torch.optim.Adam(trainable(model), lr=0.1)
+        model(torch.rand(3, 2)).sum().backward()
+        optimizer.step()
+        return Learned(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+
+    def mapped():
+        return str(file) in Path("/proc/self/maps").read_text()
+
+    file, first, other = tmp_path / "learned.pt", make(1), make(2)
+    with file.open("wb") as opened:
+        write(first.capture(), opened)
+    saved = read(file)
+    assert not mapped()
+    saved = read(file, mapped=True)
+    assert mapped()
+    other.restore(saved)
+    del saved
+    gc.collect()
+    assert not mapped()
+    assert torch.equal(other.model.trained.weight, first.model.trained.weight)
+    for ours, theirs in zip(other.optimizer.state.values(), first.optimizer.state.values(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_weights_of_another_model_are_refused():

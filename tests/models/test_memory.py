@@ -10,6 +10,7 @@ from transformers import AutoConfig, DynamicCache
 
 from rl4vlm.core.command_line import parse_settings
 from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.checkpoint import Learned, write
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report, table
 from rl4vlm.models.shapes import SHAPES
@@ -24,7 +25,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int) -> None:
+def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int, tmp_path: Path) -> None:
     settings = MemorySettings(dtype="bfloat16", lora_rank=rank, value_sizes=(16, 8))
     foreseen = estimate(checkpoint, settings)
     lora = LoraSettings(rank=rank, alpha=1) if rank else None
@@ -42,6 +43,11 @@ def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int) ->
     optimizer.step()
     assert foreseen.gradients == _bytes([p.grad for p in trained if p.grad is not None])
     assert foreseen.optimizer == optimizer_bytes(optimizer)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with (tmp_path / "learned.pt").open("wb") as file:
+        write(Learned(model, optimizer, schedule).capture(), file)
+    # Names, sizes and buffers come on top.
+    assert 0 < (tmp_path / "learned.pt").stat().st_size - foreseen.state < 200_000
 
 
 def test_the_cache_is_exact(checkpoint: Path) -> None:
@@ -97,3 +103,16 @@ def test_known_shapes_have_the_published_number_of_parameters(name: str, publish
 def test_the_table_names_every_known_shape() -> None:
     rows = table(MemorySettings()).splitlines()[2:]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(SHAPES)
+
+
+def test_the_states_of_the_papers_runs_are_as_documented() -> None:
+    """docs/resume.md and config/paper.yaml name them."""
+    sizes = {
+        "SFT, all weights": MemorySettings(lora_rank=0, value_sizes=()),
+        "SFT, all weights, `dtype: float32`": MemorySettings(lora_rank=0, dtype="float32", value_sizes=()),
+        "PPO, LoRA of rank 128": MemorySettings(lora_rank=128),
+    }
+    text = (Path(__file__).parents[2] / "docs" / "resume.md").read_text()
+    for run, settings in sizes.items():
+        size = estimate("llava-v1.6-mistral-7b", settings).state / 1e9
+        assert f"| {run} | {size:.1f} GB | {3 * size:.0f} GB |" in text

@@ -160,11 +160,14 @@ def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
     assert seconds > sum(line["rollout_s"] + line["update_s"] for line in timings)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
-def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, runs, unbroken, capsys):
+@pytest.mark.parametrize(
+    ("harm", "name"),
+    [("cut", resume.FILE), ("flip", resume.LEARNED), ("remove", resume.LEARNED), ("flip", resume.own_file(0))],
+)
+def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, name, runs, unbroken, capsys):
     killed_in(runs, 3)
     before, newest = runs.states()
-    file = newest / resume.FILE
+    file = newest / name
     data = bytearray(file.read_bytes())
     data[len(data) // 3] ^= 16
     if harm == "remove":
@@ -173,7 +176,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, runs, unbroke
         file.write_bytes(data if harm == "flip" else data[:-1000])
     assert runs.train() == unbroken
     said = capsys.readouterr().err
-    assert f"{newest} is damaged and not used: {resume.FILE}" in said
+    assert f"{newest} is damaged and not used: {name}" in said
     assert f"going on from {before}: update 2, 0 steps" in said
 
 
