@@ -7,6 +7,10 @@ PYTHON ?= python3
 # Which lock is installed: cpu (the tested environment), or cuda (everything, and torch with its CUDA libraries).
 LOCK ?= cpu
 INSTALLED := $(VENV)/.installed-$(LOCK)
+# Where the small torch comes from that LOCK=cpu installs first; where it cannot be reached, torch is the one of pip's
+# other sources: on PyPI that for CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # Processes that the tests run in.
 JOBS ?= 2
 # How `make lock` asks for wheels; what stands in a lock stays as it is, unless: make lock UPGRADE=--upgrade
@@ -83,12 +87,25 @@ lock: $(INSTALLED)
 		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
 		--output-file requirements/cpu.txt
 
-# Everything comes with a hash but the CPU's torch, which the last step adds. The build of ALFWorld's planner calls
-# `python`, which a machine may know as python3 alone: so .venv comes first on PATH.
+# Asked for by name, a Python is not silently the other one that .venv was made with.
+ifneq ($(origin PYTHON),file)
+minor = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ifneq ($(wildcard $(BIN)/pip),)
+ifneq ($(call minor,$(PYTHON)),$(call minor,$(BIN)/python))
+$(error $(VENV) has Python $(call minor,$(BIN)/python), not $(PYTHON): rm -r $(VENV), or leave PYTHON out)
+endif
+endif
+endif
+
+# Everything comes with a hash but the CPU's torch. The build of ALFWorld's planner calls `python`, which a machine may
+# know as python3 alone: so .venv comes first on PATH. A .venv without pip is one that lacked Debian's python3-venv.
 $(INSTALLED): pyproject.toml requirements/$(LOCK).txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+ifeq ($(LOCK),cpu)
+	$(BIN)/pip install --no-deps --retries 1 --timeout 15 $(TORCH_INDEX:%=--extra-index-url %) $(TORCH)
+endif
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --no-deps --require-hashes -r requirements/$(LOCK).txt
 	$(BIN)/pip install --no-build-isolation -e .
 	touch $@

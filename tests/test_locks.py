@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_project_files import PROJECT, ROOT, make_would_run
+from tests.test_project_files import PROJECT, ROOT, make_would_run, run_make
 
 EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = ("cpu", "cuda")
@@ -98,6 +99,65 @@ def test_make_installs_the_lock_by_its_hashes(lock: str) -> None:
     assert f"touch .venv/.installed-{lock}" in commands
 
 
+def test_the_cpus_torch_comes_before_the_lock_and_from_its_own_index() -> None:
+    """Later, what else needs torch would have pip take PyPI's, which is for CUDA."""
+    commands = make_would_run("--always-make", "setup", "LOCK=cpu")
+    installs = [line.split(".venv/bin/pip install ")[1] for line in commands if ".venv/bin/pip install" in line]
+    torch, lock, package = installs
+    pin = f"torch=={pins(PROJECT['dependencies'])['torch']}"
+    assert re.fullmatch(rf"--no-deps .*--extra-index-url https://download\.pytorch\.org/whl/cpu {pin}", torch)
+    assert lock.endswith("requirements/cpu.txt")
+    assert package == "--no-build-isolation -e ."
+    other = make_would_run("--always-make", "setup", "LOCK=cpu", "TORCH_INDEX=https://mirror.example/simple")
+    assert any(f"--extra-index-url https://mirror.example/simple {pin}" in line for line in other)
+    assert not any("torch==" in line for line in make_would_run("--always-make", "setup", "LOCK=cuda"))
+
+
+def test_the_image_takes_the_same_torch_from_the_same_index() -> None:
+    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
+    (index,) = re.findall(r"^TORCH_INDEX \?= (\S+)$", makefile, flags=re.MULTILINE)
+    assert re.findall(r"^ARG TORCH_INDEX=(\S+)$", dockerfile, flags=re.MULTILINE) == [index]
+    (extract,) = re.findall(r"(sed -n \S+ pyproject\.toml)", dockerfile)
+    done = subprocess.run(extract, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"torch=={pins(PROJECT['dependencies'])['torch']}\n"
+    assert dockerfile.index(extract) < dockerfile.index("--require-hashes")
+    assert extract in makefile
+
+
+PYTHON_WITH_VENV = """#!/bin/sh
+[ "$1" = -m ] || exit 0
+mkdir -p "$3/bin"
+printf '#!/bin/sh\necho "$1" >> {log}\n' > "$3/bin/pip"
+chmod +x "$3/bin/pip"
+"""
+
+
+def test_an_environment_that_was_left_without_pip_is_made_again(tmp_path: Path) -> None:
+    """Debian's Python without python3-venv fails, but leaves .venv/bin/python."""
+    venv, log = tmp_path / ".venv", tmp_path / "log"
+    (venv / "bin").mkdir(parents=True)
+    shutil.copy2(sys.executable, venv / "bin" / "python")
+    python = tmp_path / "python"
+    python.write_text(PYTHON_WITH_VENV.format(log=log))
+    python.chmod(0o755)
+    made = run_make("setup", f"VENV={venv}", f"PYTHON={python}")
+    assert made.returncode == 0, made.stderr
+    assert log.read_text() == "install\n" * 3
+
+
+def test_another_python_than_the_environments_is_no_silent_choice(tmp_path: Path) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("pip", "python"):
+        (programs / name).write_text("#!/bin/sh\necho 3.99\n")
+        (programs / name).chmod(0o755)
+    asked = run_make("--dry-run", "test", f"VENV={programs.parent}", f"PYTHON={sys.executable}")
+    assert f"{programs.parent} has Python 3.99, not {sys.executable}" in asked.stderr
+    assert asked.returncode != 0
+    for arguments in ((), (f"PYTHON={programs / 'python'}",)):
+        assert run_make("--dry-run", "test", f"VENV={programs.parent}", *arguments).returncode == 0
+
+
 def test_the_locked_tools_build_the_package_in_place(tmp_path: Path) -> None:
     """As `pip install --no-build-isolation -e .` has them do, which adds no tool of its own."""
     build = "import sys; from hatchling.build import build_editable; print(build_editable(sys.argv[1]))"
@@ -133,6 +193,9 @@ def test_the_image_installs_a_lock_by_its_hashes_from_a_pinned_base_and_is_not_r
     *_, user = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
     assert user not in ("root", "0")
     assert 'ENTRYPOINT ["snakemake"]' in text
+    # Python asks these before it looks for the user among those that the system knows.
+    environment = re.findall(r"^    (\w+)=(\S+)(?: \\)?$", text, flags=re.MULTILINE)
+    assert {"LOGNAME", "USER"} <= dict(environment).keys()
 
 
 def test_the_images_base_has_the_cuda_of_the_locked_torch() -> None:

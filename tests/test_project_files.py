@@ -15,17 +15,22 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def make_would_run(*arguments: str) -> list[str]:
-    """The commands that `make` prints for these arguments without running them."""
-    done = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", *arguments],
+def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
         cwd=ROOT,
         # Not what a `make test` around this one hands down.
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
-        check=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "PYTHON"},
         capture_output=True,
         text=True,
+        check=False,
     )
+
+
+def make_would_run(*arguments: str) -> list[str]:
+    """The commands that `make` prints for these arguments without running them."""
+    done = run_make("--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout.replace("\\\n", " ").splitlines()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +79,8 @@ class Buildah:
         self("build", *how, *local_packages(), f"--from={BASE}", "--build-arg=LOCK=cpu", f"--tag={IMAGE}", ROOT)
         self("from", "--name=tried", "--pull-never", IMAGE)
 
-    def run(self, *command: str, work: Path | None = None) -> str:
+    def run(self, *command: str, work: Path | None = None, options: Sequence[str] = ()) -> str:
         """Run a command in the working container, as the image's user, with a folder as its /work."""
         volume = [f"--volume={work}:/work"] if work else []
-        return self(
-            "run", "--isolation=chroot", "--network=host", *volume, "--env=OMP_NUM_THREADS=1", "tried", "--", *command
-        )
+        how = ["--isolation=chroot", "--network=host", *volume, "--env=OMP_NUM_THREADS=1", *options]
+        return self("run", *how, "tried", "--", *command)

@@ -49,6 +49,20 @@ def test_what_it_runs_is_the_project_that_it_works_in(image: Buildah, clone: Pat
     assert image.run(*where).startswith("/opt/venv/")
 
 
+def test_a_user_that_the_image_does_not_know_runs_a_job(image: Buildah, clone: Path) -> None:
+    """As `docker run --user "$(id -u):$(id -g)" -e HOME=/tmp` does, in a folder of that user."""
+    for path in (clone, *clone.rglob("*")):
+        os.chown(path, 4242, 4242, follow_symlinks=False)
+    target = "results/smoke/eval/random-NumberLine/summary.json"
+    command = ["snakemake", "--cores", "1", target, "--configfile", "config/smoke.yaml"]
+    image.run(*command, work=clone, options=["--user=4242:4242", "--env=HOME=/tmp"])
+    assert (clone / target).stat().st_uid == 4242
+
+
+def test_the_torch_of_the_cpus_lock_is_the_small_one(image: Buildah) -> None:
+    assert image.run("python", "-c", "import torch; print(torch.version.cuda)").strip() == "None"
+
+
 def test_the_test_command_passes(image: Buildah, clone: Path) -> None:
     command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
     assert " passed" in image.run(*command, work=clone).splitlines()[-1]
