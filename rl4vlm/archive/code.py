@@ -29,10 +29,11 @@ class Snapshot:
     left_out: Mapping[str, str]
 
 
-def snapshot(root: Path) -> Snapshot:
-    """Take the code below `root`, the top of a git checkout, which stays as it is.
+def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]:
+    """The revision of the code below `root`, the top of a git checkout, and the hash of its files as they are now.
 
-    Raises ValueError where `root` is no such thing, or not this project's.
+    Both together decide what `snapshot` takes. The file `but` counts only as far as the revision has it: what is about
+    to be written is no code. Raises ValueError where `root` is no git checkout, or not this project's.
     """
     if not (root / "rl4vlm" / "__init__.py").is_file():
         raise ValueError(f"{root.absolute()} is not the project's folder: rl4vlm/__init__.py is missing there")
@@ -45,7 +46,14 @@ def snapshot(root: Path) -> Snapshot:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         _git(root, "read-tree", "HEAD", **index)
         _git(root, "add", "--all", **index)
-        tree = _git(root, "write-tree", **index).decode().strip()
+        if but is not None and (place := but.parent.resolve() / but.name).is_relative_to(root.resolve()):
+            _git(root, "reset", "--quiet", "--", f":(top,literal){place.relative_to(root.resolve())}", **index)
+        return revision, _git(root, "write-tree", **index).decode().strip()
+
+
+def snapshot(root: Path, *, but: Path | None = None) -> Snapshot:
+    """Take the code below `root`, which stays as it is; arguments and errors as of `revision_and_tree`."""
+    revision, tree = revision_and_tree(root, but=but)
     patch = _git(root, "diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "HEAD", tree)
     files, executable = _unpacked(_git(root, "archive", "--format=tar", tree))
     weights = {name: content for name, content in files.items() if name.endswith(WEIGHTS)}

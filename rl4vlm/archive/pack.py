@@ -58,14 +58,14 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
 
     Args:
         results: folder of results, whose tables and figures are up to date.
-        out: file to write, a ZIP archive.
+        out: file to write, a ZIP archive; no part of the code, where it lies in its folder.
         code: the project's folder, a git checkout.
         config: the config that the results were made with, resolved.
 
     Raises ValueError that names what is missing, and what a table or figure was made from that is another file by now.
     """
     chosen = results_files(results)
-    code_now = snapshot(code)
+    code_now = snapshot(code, but=out)
     texts = {
         ABOUT: json.dumps(_about(results, chosen, code_now), indent=2) + "\n",
         README: _readme(results, code_now),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rl4vlm.archive.code import revision_and_tree
 from rl4vlm.archive.pack import needed_packages, pack, results_files
 from tests.archive.conftest import CONFIG, git, make_checkout
 from tests.figures.synthetic import write_lines
@@ -71,6 +72,41 @@ def test_the_same_results_give_the_same_bytes(results: Path, checkout: Path, pac
     again = tmp_path / "other name.zip"
     pack(results=copied(results, tmp_path), out=again, code=checkout, config=CONFIG)
     assert again.read_bytes() == packed.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["paper.zip", "for the journal/paper"])
+def test_an_archive_in_the_checkout_packs_no_earlier_one(results: Path, tmp_path: Path, name: str) -> None:
+    code = make_checkout(tmp_path / "code")
+    once, again = (
+        (pack(results=results, out=code / name, code=code, config=CONFIG), (code / name).read_bytes()) for _ in range(2)
+    )
+    assert again == once
+    assert not once[0].changed
+
+
+def test_what_the_documents_have_one_make_is_no_code(results: Path, checkout: Path) -> None:
+    made = ("rl4vlm.sif", "rl4vlm.tar", "paper.zip", "report.zip", "report.html")
+    for name in made:
+        subprocess.run(["git", "-C", str(checkout), "check-ignore", "--quiet", name], check=True)
+    subprocess.run(["git", "-C", str(checkout), "check-ignore", "--quiet", "images/other.sif"], check=True)
+
+
+def test_revision_and_files_are_known_by_their_hashes(tmp_path: Path) -> None:
+    code = make_checkout(tmp_path / "code")
+    seen = [revision_and_tree(code)]
+    (code / "run.sh").write_text("#!/bin/sh\necho edited\n")
+    seen.append(revision_and_tree(code))
+    (code / "new.txt").write_text("new\n")
+    seen.append(revision_and_tree(code))
+    # The same files, which are a revision by now.
+    git(code, "add", "--all")
+    git(code, "commit", "--quiet", "--message", "edited")
+    seen.append(revision_and_tree(code))
+    assert len(set(seen)) == 4
+    assert seen[-1][1] == seen[-2][1]
+    # Where it is tracked, it stays what it was at the last commit.
+    (code / "new.txt").write_text("newer\n")
+    assert revision_and_tree(code, but=code / "new.txt") == seen[-1]
 
 
 def test_executables_stay_executable(packed: Path) -> None:
