@@ -286,7 +286,10 @@ def quantization(kind: str, compute: torch.dtype) -> BitsAndBytesConfig:
     if kind not in QUANTIZED:
         raise ValueError(f"quantize {kind!r} is not one of {', '.join(QUANTIZED)}")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"quantize {kind!r} needs bitsandbytes, which is not installed: pip install rl4vlm[quantized]")
+        raise ValueError(
+            f"quantize {kind!r} needs bitsandbytes, which is not installed: "
+            "it comes with this package's extra 'quantized' (in a checkout: pip install -e '.[quantized]')"
+        )
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -33,7 +33,7 @@ def test_four_bits_are_nf4_with_double_quantisation(monkeypatch: pytest.MonkeyPa
 
 def test_without_bitsandbytes_it_is_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"bitsandbytes, which is not installed: pip install rl4vlm\[quantized\]"):
+    with pytest.raises(ValueError, match=r"bitsandbytes, which is not installed: .* pip install -e '\.\[quantized\]'"):
         load_backbone(tiny_checkpoint, quantize="4bit")
 
 
