@@ -164,13 +164,14 @@ def test_processes_need_no_gpu() -> None:
     check_processes(merge(resolved(ROOT / "config/smoke.yaml"), {"resources": {"ppo": {"processes": 2}}}))
 
 
-def test_the_guides_several_gpus_fit_the_papers_config() -> None:
+@pytest.mark.parametrize("word", ["processes:", "gradient_checkpointing:"])
+def test_the_guides_overlays_fit_the_papers_config(word: str) -> None:
     text = (ROOT / "docs" / "cluster.md").read_text()
-    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "processes:" in block)
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if word in block)
     config = merge(resolved(PAPER), yaml.safe_load(example))
     validate(config, str(SCHEMA))
     check_processes(config)
-    assert config["resources"]["ppo"]["processes"] > 1
+    assert all(stage_settings(config, "ppo", task)["envs"] >= 4 for task in config["tasks"])
     for task in config["tasks"]:
         build_settings(PPOSettings, stage_settings(config, "ppo", task))
 
