@@ -53,8 +53,16 @@ def is_adapter(source: str | Path) -> bool:
 
 
 def base_of(adapter: str | Path) -> str:
-    """Name or folder of the model that an adapter was trained on, as its checkpoint records it."""
-    return str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    """Name or folder of the model that an adapter was trained on, as its checkpoint records it.
+
+    A folder is recorded as it was named, relative to where the training ran: from elsewhere it is looked for beside
+    what the adapter itself lies in, such as the project's folder or a copy of it.
+    """
+    recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    if Path(recorded).is_dir():
+        return recorded
+    beside = (above / recorded for above in Path(adapter).resolve().parents)
+    return str(next((folder for folder in beside if folder.is_dir()), recorded))
 
 
 def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:

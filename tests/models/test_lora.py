@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,18 @@ def test_sft_ppo_and_evaluation_with_adapters(tiny_checkpoint: Path, tmp_path: P
 def _adapter(folder: Path) -> dict[str, torch.Tensor]:
     model = ActorCritic.load(folder, temperature=1.0, max_new_tokens=1).model
     return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+
+
+def test_an_adapter_finds_its_base_model_from_any_folder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(tiny_checkpoint, project / "results" / "base")
+    monkeypatch.chdir(project)
+    adapted = load_backbone("results/base", lora=LoraSettings(rank=2))
+    adapted.save(Path("results/ppo/checkpoint"))
+    expected = adapted.model.state_dict()
+    for place, adapter in ((project, "results/ppo/checkpoint"), (project / "results", "ppo/checkpoint")):
+        monkeypatch.chdir(place)
+        found = load_backbone(adapter).model.state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -95,7 +95,7 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
     (household,) = {command for command in commands["ppo"] if "--task ALFWorld --style cot" in command}
     assert {"env_steps=5120", "envs=1", "thought_weight=0.2"} <= set(household.split())
     # The folder is what ALFWORLD_DATA names when the job runs.
-    assert '\'env={"data": null, "split": "train", "backend": "thor"}\'' in household
+    assert '\'env={"data": null, "split": "train", "backend": "thor", "skip_bad_games": true}\'' in household
     for command in commands["ppo"]:
         assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
         assert '\'lora={"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
