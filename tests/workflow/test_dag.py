@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.workflow.conftest import Workspace
+from tests.workflow.conftest import Job, Workspace
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
 # ALFWorld, the fifth, is evaluated on two sets of games.
@@ -127,6 +127,11 @@ def test_it_also_runs_from_the_catalogs_place(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--snakefile", "workflow/Snakefile")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^all +1$", done.stdout, flags=re.MULTILINE)
+
+
+def test_without_git_the_archives_place_in_the_dag_is_known_all_the_same(workspace: Workspace) -> None:
+    """The page of the rules and the graph, made from a source archive; the job itself says that git is missing."""
+    assert Job("archive") in workspace.planned("archive")
 
 
 def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) -> None:

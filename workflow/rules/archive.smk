@@ -21,6 +21,6 @@ rule archive:
         # All of it, as it is resolved here, so that no file is read over it.
         config=lambda wildcards: settings_arguments(config),
         # Another commit, edit or new file is another archive.
-        code=lambda wildcards, output: revision_and_tree(Path(), but=Path(output[0])),
+        code=packed_code,
     shell:
         "rl4vlm archive --results {params.results} --out {output} --config --set {params.config} 2>&1 | tee {log}"

@@ -139,6 +139,14 @@ def shown_evaluations(name):
     return [run for run in shown if run.kind not in left_out]
 
 
+def packed_code(wildcards, output):
+    """Params function: the revision and the files that an archive packs; outside of a git checkout, why it cannot."""
+    try:
+        return revision_and_tree(Path(), but=Path(output[0]))
+    except ValueError as error:
+        return str(error)
+
+
 def keep_report_beside_results():
     """Send the report that follows a run to the folder of that run's results, and write none after a dry run.
 
