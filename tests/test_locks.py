@@ -6,12 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tests.test_project_files import PROJECT, ROOT, make_would_run, run_make
 
@@ -19,6 +23,11 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = ("cpu", "cuda")
 # Left out of the lock for CPU: what needs a GPU, and what needs an account elsewhere.
 NOT_ON_CPU = {"quantized", "wandb"}
+PYTHONS = ("3.11", "3.12", "3.13")
+# The locks' machine, beside which only Python's version differs.
+LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
+# Beginnings of the names of CUDA's packages.
+OF_CUDA = ("cuda-", "nvidia-", "triton")
 
 
 def canonical(name: str) -> str:
@@ -74,7 +83,7 @@ def test_the_cpu_lock_is_the_cuda_lock_without_torch_and_its_libraries() -> None
     assert cpu.items() <= cuda.items()
     more = cuda.keys() - cpu.keys()
     assert {"torch", "triton", "nvidia-cudnn-cu13"} <= more
-    assert {name for name in cpu if name.startswith(("nvidia-", "cuda-", "triton", "torch"))} == set()
+    assert {name for name in cpu if name.startswith((*OF_CUDA, "torch"))} == set()
 
 
 def test_the_installed_environment_is_the_cpu_lock() -> None:
@@ -82,6 +91,65 @@ def test_the_installed_environment_is_the_cpu_lock() -> None:
     wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
     # A local build's label, as in 2.13.0+cpu, is no part of the pin.
     assert {name: version(name).split("+")[0] for name in wanted} == wanted
+
+
+def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
+    """What of the pins' needs under a version of Python a lock lacks, or has in a version that does not fit.
+
+    Followed from pyproject through what the installed packages say they require, with their extras. What is not
+    installed (CUDA's packages, on a machine without) is looked for in the lock, and its own needs are not known.
+    """
+    held = {"torch": locked("cuda")["torch"]} | locked(lock)
+    held.pop(without, None)
+    extras = [EXTRAS[name] for name in EXTRAS if lock == "cuda" or name not in NOT_ON_CPU]
+    todo = [("pyproject", line, "") for line in chain(PROJECT["dependencies"], *extras)]
+    seen, problems = set(todo), []
+    while todo:
+        by, line, extra = todo.pop()
+        wanted = Requirement(line)
+        where = LINUX | {"python_version": python, "python_full_version": f"{python}.9", "extra": extra}
+        if wanted.marker is not None and not wanted.marker.evaluate(where):
+            continue
+        name = canonical(wanted.name)
+        if name not in held or not wanted.specifier.contains(held[name], prereleases=True):
+            problems.append(f"{by} needs {line}, not {held.get(name)}")
+            continue
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if not SpecifierSet(package.metadata.get("Requires-Python", "")).contains(f"{python}.9"):
+            problems.append(f"{name} is not for Python {python}")
+        found = {(name, need, wished) for need in package.requires or () for wished in ("", *wanted.extras)} - seen
+        seen |= found
+        todo += found
+    return sorted(problems)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_whole_under_every_python(lock: str, python: str) -> None:
+    """The locks are made for the first of these; markers could ask for more, or other versions, under the others."""
+    assert unmet(lock, python) == []
+
+
+def test_a_hole_in_a_lock_would_be_found() -> None:
+    assert {line.split(" needs ")[0] for line in unmet("cpu", "3.13", without="numpy")} >= {"pyproject", "pandas"}
+    # Which only an extra of a pin asks for.
+    assert 'snakemake needs pygments; extra == "reports", not None' in unmet("cpu", "3.12", without="pygments")
+    assert "torch is not for Python 3.9" in unmet("cpu", "3.9")
+
+
+def test_these_are_the_pythons_that_the_project_names() -> None:
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+
+
+def test_the_cpu_lock_was_made_with_the_needs_of_the_installed_torch() -> None:
+    """uv is told them (requirements/cpu-torch.toml): PyPI's torch would bring CUDA's packages in."""
+    (told,) = tomllib.loads((ROOT / "requirements" / "cpu-torch.toml").read_text())["dependency-metadata"]
+    needed = [line for line in requires("torch") or () if "extra ==" not in line and not line.startswith(OF_CUDA)]
+    assert {str(Requirement(line)) for line in told["requires-dist"]} == {str(Requirement(line)) for line in needed}
+    assert told["name"] == "torch"
 
 
 def test_conda_installs_the_cuda_lock() -> None:

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_locks import LOCKS
-from tests.test_project_files import PROJECT, ROOT
+from tests.test_locks import LOCKS, PYTHONS
+from tests.test_project_files import ROOT
 
 pytestmark = pytest.mark.long
 
 # Published as source only, for whatever Python: ALFWorld's planner and Jericho are compiled, the others are
 # plain Python.
 SOURCES = ("connection-pool", "docopt", "fast-downward-textworld", "jericho")
-PYTHONS = ("3.11", "3.12", "3.13")
-
-
-def test_these_are_the_pythons_that_the_project_names() -> None:
-    assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
 @pytest.mark.parametrize("lock", LOCKS)
