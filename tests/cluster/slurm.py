@@ -23,6 +23,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 APT_PACKAGES = ("slurm-wlm", "munge")
 # More than the jobs ask for: what a third GPU job waits for must be the GPU. Nothing enforces it.
 CPUS, MEMORY_MB, GPUS = 8, 64000, 2
+# A partition whose jobs displace those of the others. No profile names it.
+URGENT = "urgent"
 # The null device's numbers. SLURM asks no more of a GPU than that its file is a character device.
 NULL_DEVICE = os.makedev(1, 3)
 # How long a requeued job is held (by default 120 seconds) goes by how long a credential lasts.
@@ -47,6 +49,8 @@ AccountingStorageType=accounting_storage/none
 SchedulerType=sched/backfill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 MinJobAge=3600
 KillWait=30
@@ -61,6 +65,7 @@ SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:h200:{gpus} State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=1440 State=UP
 PartitionName=gpu Nodes={host} MaxTime=7200 State=UP
+PartitionName={urgent} Nodes={host} MaxTime=7200 PriorityTier=10 State=UP
 """
 
 
@@ -206,6 +211,7 @@ def prepare(folder: Path) -> None:
         "cpus": CPUS,
         "memory_mb": MEMORY_MB,
         "gpus": GPUS,
+        "urgent": URGENT,
     }
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
     devices = f"{folder}/dev/nvidia[0-{GPUS - 1}]"

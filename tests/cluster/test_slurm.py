@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import configured, submitted
-from tests.cluster.slurm import Cluster, Job, wait_for
+from tests.cluster.slurm import CPUS, URGENT, Cluster, Job, wait_for
 from tests.models.hub import NAME, Hub, serving
 from tests.workflow.conftest import ROOT, Workspace
 
@@ -30,7 +30,8 @@ ONE_GAME = {
 # A GPU for each PPO run, which the pretended ones cannot compute on.
 ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
 FROM_HUB = {"base_model": {"defaults": {"source": NAME}}}
-# A rule of one's own in the project's workflow, and its stage, which takes longer to save than Snakemake to end.
+# A rule of one's own in the project's workflow, and its stage, which takes longer to save than Snakemake to end. Where
+# it has saved before, it ends at once.
 SLOW_RULE = """\
 include: "Snakefile"
 rule slow:
@@ -39,6 +40,9 @@ rule slow:
 """
 SLOW_STAGE = """\
 import pathlib, signal, sys, time
+if pathlib.Path("saved").exists():
+    pathlib.Path("slow").touch()
+    sys.exit()
 def save(*_):
     time.sleep(6)
     pathlib.Path("saved").touch()
@@ -133,10 +137,15 @@ def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: 
     assert metrics.read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
 
 
-def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_path: Path) -> None:
-    space = Workspace(tmp_path / "copy")
+def with_slow_rule(folder: Path) -> Workspace:
+    space = Workspace(folder)
     (space.folder / "with_slow.smk").write_text(SLOW_RULE)
     (space.folder / "slow.py").write_text(SLOW_STAGE)
+    return space
+
+
+def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_path: Path) -> None:
+    space = with_slow_rule(tmp_path / "copy")
     with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
         wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
         job = cluster.job("rule_slow")
@@ -145,6 +154,27 @@ def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_p
         cluster.command("scancel", "--signal=TERM", str(job.id))
         wait_for(lambda: (job := cluster.job("rule_slow")) and job.state == "FAILED", 60, "the job's end")
     assert (space.folder / "saved").exists()
+
+
+def test_a_preempted_stage_saves_and_comes_back_under_its_number(cluster: Cluster, tmp_path: Path) -> None:
+    space = with_slow_rule(tmp_path / "copy")
+    with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
+        wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
+        job = cluster.job("rule_slow")
+        assert job is not None, run.output()[-3000:]
+        urgent = [f"--partition={URGENT}", f"--cpus-per-task={CPUS}", f"--output={tmp_path}/urgent.log"]
+        cluster.command("sbatch", *urgent, "--wrap=sleep 1")
+        wait_for(lambda: run.failed() or restarts(cluster) == 1, 120, "the preempted job's return to the queue")
+        run.finish(300)
+    again = cluster.job("rule_slow")
+    assert again is not None
+    assert (again.id, again.state, again.restarts) == (job.id, "COMPLETED", 1)
+    assert (space.folder / "saved").exists()
+
+
+def restarts(cluster: Cluster) -> int | None:
+    job = cluster.job("rule_slow")
+    return job.restarts if job else None
 
 
 def ppo_jobs(cluster: Cluster) -> list[Job]:
