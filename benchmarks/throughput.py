@@ -40,7 +40,7 @@ from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+from rl4vlm.ppo.update import Fit, Learner, below_float32, optimiser_steps
 
 PROFILED_TOKENS = 16
 
@@ -144,11 +144,15 @@ class Mode:
         return phase(samples, [self._batches(samples, self.counted.score)], *taken)
 
     def update(self, samples: Sequence[Sample]) -> Phase:
-        """One epoch over a rollout: one optimiser step, the samples in micro-batches."""
+        """One epoch over a rollout: one optimiser step, the samples in micro-batches.
+
+        Where an update begins with scoring its samples again (below float32), that is not in it: `score` measures it.
+        """
+        old = np.array([played(sample) for sample in samples])
 
         def update() -> None:
             rng = np.random.default_rng(0)
-            for _ in optimiser_steps(self.learner, samples, Fit(), self.training, rng):
+            for _ in optimiser_steps(self.learner, samples, Fit(old=old), self.training, rng):
                 pass
             self.learner.optimizer.zero_grad()
 
@@ -180,6 +184,13 @@ class Mode:
 def phase(samples: Sequence[Sample], works: Sequence[Work], seconds: float, used: float, peak: int | None) -> Phase:
     prompt, reply = tokens_of(samples)
     return Phase(seconds, used, len(samples), prompt * len(samples), reply * len(samples), tuple(works), peak)
+
+
+def played(sample: Sample) -> tuple[float, float, float]:
+    """What play found of a sample, in the place of what `scored_again` would."""
+    trace = sample.trace
+    log_prob = 0.5 * trace.logprob_thoughts + trace.logprob_action  # type: ignore[attr-defined]
+    return log_prob, trace.value, log_prob
 
 
 def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:
@@ -265,7 +276,7 @@ def measure(
         "modes": {mode.name: mode.about() | summary(found[mode.name], ceiling) for mode in modes},
         "ratios": ratios(found),
         "processor_ratios": ratios(found, "processor_seconds"),
-        "hours": {name: hours(repeats) for name, repeats in found.items()},
+        "hours": {name: hours(repeats, name == "ours" and below_float32(model)) for name, repeats in found.items()},
         "profile": None,
         "repeats": {name: [asdict(one) for one in repeats] for name, repeats in found.items()},
     }

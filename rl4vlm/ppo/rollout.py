@@ -33,11 +33,17 @@ class Played:
 @dataclass(frozen=True)
 class Sample:
     """One step as the update sees it: what was sampled, under what, how likely and how valued it was then (`trace`, of
-    that very step), and what it turned out to be worth."""
+    that very step), and what it turned out to be worth.
+
+    Where `log_prob` and `value` are given, the update compares with them and not with those of the trace: what its own
+    forward pass gave before any weight had changed.
+    """
 
     trace: Trace
     advantage: float
     value_target: float
+    log_prob: float | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)

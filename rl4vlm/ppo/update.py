@@ -6,7 +6,7 @@ Legend: B samples of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,14 +36,16 @@ class Fit:
     """Where the fit to a rollout stands: all that it needs to go on, beside the learner and the stream of its orders.
 
     `order` is the running epoch's permutation of the samples (None before the epoch began), `position` where in it the
-    next mini-batch begins. `totals` are sums of what the losses measured over the samples that this process scored, of
-    the `seen` samples that all scored so far.
+    next mini-batch begins. `old` (samples, 3) is what `scored_again` gave, None where that is not needed. `totals` are
+    sums of what the losses measured over the samples that this process scored, of the `seen` samples that all scored so
+    far.
     """
 
     epoch: int = 0
     order: np.ndarray | None = None
     position: int = 0
     seen: int = 0
+    old: np.ndarray | None = None
     totals: dict[str, float] = field(default_factory=dict)
     first_ratio_error: float | None = None
 
@@ -54,14 +56,19 @@ class Fit:
         return {name: self.totals[name] for name in ("policy_loss", "value_loss", "entropy") if name in self.totals}
 
     def means(self, processes: Processes) -> dict[str, float]:
-        """Means over all samples of what the losses measured in all processes, and `first_ratio_error`.
+        """Means over all samples of what the losses measured in all processes, `first_ratio_error`, and, where samples
+        were scored again, `rescored_gap`: by how much their log-probabilities then differed from those of play.
 
-        This is the largest |ratio - 1| of the first mini-batch, before any weight has changed: it is 0 up to rounding
-        exactly when replies are re-scored under the prompts they answered.
+        `first_ratio_error` is the largest |ratio - 1| of the first mini-batch, before any weight has changed: up to
+        rounding it is 0 exactly when replies are re-scored under the prompts they answered. `rescored_gap` says that
+        where they are scored again, which makes the former small whatever the prompts.
         """
         found = processes.gather((self.totals, self.first_ratio_error or 0.0))
         means = {name: sum(totals[name] for totals, _ in found) / self.seen for name in self.totals}
-        return {**means, "first_ratio_error": max(error for _, error in found)}
+        means["first_ratio_error"] = max(error for _, error in found)
+        if self.old is not None:
+            means["rescored_gap"] = float(np.abs(self.old[:, 0] - self.old[:, 2]).mean())
+        return means
 
 
 def optimiser_steps(
@@ -71,7 +78,9 @@ def optimiser_steps(
     while fit.epoch < settings.epochs:
         if fit.order is None:
             fit.order = rng.permutation(len(samples))
-        chosen = [samples[i] for i in fit.order[fit.position : fit.position + settings.minibatch]]
+        if fit.seen == 0 and fit.old is None and below_float32(learner.policy.model):
+            fit.old = scored_again(learner, samples, fit.order, settings)
+        chosen = [_sample(samples, i, fit) for i in fit.order[fit.position : fit.position + settings.minibatch]]
         ratio_error = _step(learner, chosen, fit.totals, settings)
         if fit.first_ratio_error is None:
             fit.first_ratio_error = ratio_error
@@ -80,6 +89,47 @@ def optimiser_steps(
         if fit.position == len(samples):
             fit.epoch, fit.position, fit.order = fit.epoch + 1, 0, None
         yield fit
+
+
+def _sample(samples: Sequence[Sample], index: int, fit: Fit) -> Sample:
+    if fit.old is None:
+        return samples[index]
+    log_prob, value, _ = fit.old[index].tolist()
+    return replace(samples[index], log_prob=log_prob, value=value)
+
+
+def below_float32(model: nn.Module) -> bool:
+    """Whether a model computes in less than float32: some of its weights take less, by format or quantised."""
+    return any(weight.element_size() < torch.float32.itemsize for weight in model.parameters())
+
+
+@torch.no_grad()
+def scored_again(
+    learner: Learner, samples: Sequence[Sample], order: np.ndarray, settings: TrainingSettings
+) -> np.ndarray:
+    """What the update's own forward pass gives before any weight changes, (samples, 3) float64: log-probability, value,
+    and beside them the log-probability when the sample was played.
+
+    A reply is written token by token, from cached keys and values, and scored all at once. That is the same up to
+    rounding, but in bfloat16 rounding, divided by the temperature and added up over a reply, comes to tenths of a nat:
+    the ratio would differ from 1, and be clipped, for noise. So here the samples go through the model in the very
+    pieces that the epoch of `order` takes. All processes must come, and each gets all.
+    """
+    learner.model.eval()
+    mine: list[int] = []
+    found: list[torch.Tensor] = []
+    for start in range(0, len(order), settings.minibatch):
+        indices = order[start : start + settings.minibatch].tolist()
+        for piece in pieces(indices, settings.micro_batch, learner.accelerator):
+            now = learner.policy.rescore(learner.model, [samples[index].trace for index in piece.items])
+            mine += piece.items[: piece.counted]
+            found.append(torch.stack([now.log_prob, now.value, now.old_log_prob], dim=-1)[: piece.counted])
+    scored = torch.cat(found)
+    old = scored.new_zeros(len(samples), scored.shape[1])
+    old[mine] = scored
+    # Each process's rows are 0 in all the others.
+    everyones: torch.Tensor = learner.accelerator.reduce(old, "sum")
+    return everyones.double().cpu().numpy()
 
 
 def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], settings: TrainingSettings) -> float:
@@ -114,7 +164,7 @@ def losses(
     learner: Learner, piece: Sequence[Sample], settings: TrainingSettings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """Per sample: the loss (B,), measurements (B,) by name, and the ratio (B,)."""
-    now: Rescored = learner.policy.rescore(learner.model, [sample.trace for sample in piece])
+    now = _against(piece, learner.policy.rescore(learner.model, [sample.trace for sample in piece]))
     advantage_B = column([sample.advantage for sample in piece], now.value)
     target_B = column([sample.value_target for sample in piece], now.value)
     policy_B, ratio_B = policy_loss(now.log_prob, now.old_log_prob, advantage_B, settings.clip, settings.ratio_limit)
@@ -130,3 +180,12 @@ def losses(
         "clip_fraction": ((ratio_B - 1).abs() > settings.clip).float(),
     }
     return loss_B, measured, ratio_B
+
+
+def _against(piece: Sequence[Sample], now: Rescored) -> Rescored:
+    """Rescored samples beside what they are to be compared with."""
+    log_probs = [sample.log_prob for sample in piece if sample.log_prob is not None]
+    values = [sample.value for sample in piece if sample.value is not None]
+    if not log_probs:
+        return now
+    return replace(now, old_log_prob=column(log_probs, now.value), old_value=column(values, now.value))

@@ -45,6 +45,15 @@ def fit(folder: Path, out: Path) -> None:
     _write(state, out, measured=measured)
 
 
+def fit_in_bfloat16(folder: Path, out: Path) -> None:
+    """Make one optimiser step on the first of the stored rollouts, weights in bfloat16; writes what was measured and
+    what the rollout was scored to before."""
+    state = _begun(folder, FIT, dtype=torch.bfloat16)
+    samples = torch.load(folder / "rollouts.pt", weights_only=False)[0]
+    fit = next(optimiser_steps(state.learner, samples, state.fit, FIT, state.shuffle))
+    _write(state, out, measured=fit.means(state.processes), old=fit.old)
+
+
 def play_and_fit(folder: Path, out: Path, task: str) -> None:
     """A whole run; writes the same, and the rollouts."""
     state, rollouts = _begun(folder, PLAY, task), {}
@@ -58,10 +67,13 @@ def play_and_fit(folder: Path, out: Path, task: str) -> None:
     finish(state, stage="ppo", out=out.with_suffix(".run"), settings={}, seed=1, inputs={}, seconds=0.0)
 
 
-def _begun(folder: Path, settings: TrainingSettings, task: str | None = None) -> Training:
+def _begun(
+    folder: Path, settings: TrainingSettings, task: str | None = None, dtype: torch.dtype = torch.float64
+) -> Training:
     torch.manual_seed(0)
     accelerator = accelerator_on("cpu", settings.process_timeout)
-    model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).double()
+    model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).to(dtype)
+    model.value_head.to(torch.promote_types(dtype, torch.float32))
     slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, share(settings.envs, accelerator))
     return begin(VLMPolicy(model, 0.5), slots, accelerator, settings, seed=1)
 

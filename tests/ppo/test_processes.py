@@ -90,6 +90,19 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(way, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
+    alone, together = alone_and_together(way, tmp_path, crew_work.fit_in_bfloat16)
+    for one in (alone, together):
+        assert one["measured"]["first_ratio_error"] < 1e-3
+        assert one["measured"]["rescored_gap"] > 1e-4
+    # Each sample shares its micro-batch with others, and bfloat16 rounds otherwise.
+    assert together["old"] == pytest.approx(alone["old"], abs=0.1)
+    assert np.abs(together["old"][:, 0]).min() > 1
+
+
 @pytest.fixture(scope="module")
 def texts_together(tiny_checkpoint):
     """What environments are told that are all asked in one batch."""

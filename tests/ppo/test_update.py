@@ -10,8 +10,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.processes import Processes
 from rl4vlm.policies.vlm import Trace, VLMPolicy
+from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import learning_rates
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
@@ -23,6 +25,10 @@ SETTINGS = TrainingSettings(epochs=1, minibatch=8, clip=0.1, value_coefficient=0
 
 @pytest.fixture
 def samples(actor_critic):
+    return samples_of(actor_critic)
+
+
+def samples_of(actor_critic):
     """Eight sampled replies of different prompts, with made-up advantages."""
     rng = np.random.default_rng(0)
     encoder = actor_critic.encoder
@@ -65,6 +71,52 @@ def test_first_ratio_is_one(actor_critic, samples):
         assert measured["first_ratio_error"] < 1e-4
         assert measured["clip_fraction"] == 0
         assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture
+def coarse(tiny_checkpoint):
+    """A model in bfloat16 that plays at the paper's low temperature."""
+    torch.manual_seed(0)
+    return ActorCritic.load(tiny_checkpoint, temperature=0.2, max_new_tokens=48, value_sizes=(16,), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch):
+    """Of replies as they were sampled it is not: the update's own pass gives what it compares with."""
+    samples = samples_of(coarse)
+    played = [s.trace.logprob_thoughts * 0.5 + s.trace.logprob_action for s in samples]
+    learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
+    settings = replace(SETTINGS, micro_batch=micro_batch, minibatch=4)
+    steps = optimiser_steps(learner, samples, fit, settings, rng)
+    next(steps)
+    measured = fit.means(ALONE)
+    assert measured["first_ratio_error"] < 1e-3
+    assert measured["clip_fraction"] == 0
+    assert fit.old[:, 2] == pytest.approx(played, abs=1e-4)
+    assert measured["rescored_gap"] == pytest.approx(np.abs(fit.old[:, 0] - played).mean(), abs=1e-4)
+    assert 1e-3 < measured["rescored_gap"] < 1
+    assert fit.old[:, 1] == pytest.approx([s.trace.value for s in samples], abs=0.1)
+    old = fit.old
+    next(steps)
+    assert fit.old is old
+
+
+def test_a_fit_in_bfloat16_goes_on_without_scoring_again(coarse):
+    samples, settings = samples_of(coarse), replace(SETTINGS, epochs=2, minibatch=3, micro_batch=2)
+    whole, measured = run_update(coarse, samples, epochs=2, minibatch=3, micro_batch=2)
+    learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
+    while fit.epoch < settings.epochs:
+        fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
+    for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert fit.means(ALONE) == measured
+
+
+def test_what_computes_in_float32_is_not_scored_again(actor_critic, samples, monkeypatch):
+    monkeypatch.setattr(update, "scored_again", None)
+    _, measured = run_update(actor_critic, samples)
+    assert "rescored_gap" not in measured
+    run_update(copy.deepcopy(actor_critic).double(), samples)
 
 
 def test_a_wrong_prompt_shows_in_the_first_ratio(actor_critic, samples):
