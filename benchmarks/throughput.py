@@ -36,6 +36,7 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import DTYPES, choose_device
 from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.models.optimisation import fused
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, play_row, weigh
@@ -94,7 +95,7 @@ class Mode:
         )
         self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
         self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
-        optimizer = torch.optim.Adam(trainable(model), lr=1e-5, eps=1e-7)
+        optimizer = torch.optim.Adam(trainable(model), lr=1e-5, eps=1e-7, fused=fused(self.device))
         self.learner = Learner(self.policy, model, optimizer, Accelerator(cpu=self.device.type == "cpu"))
 
     def repeat(self) -> Repeat:

@@ -143,8 +143,9 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
         cpu=device.type == "cpu",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=timedelta(seconds=process_timeout)),
-            # A backbone may have weights that no reply depends on, such as a vision tower's last layer.
-            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # A backbone may have weights that no reply depends on, such as a vision tower's last layer. Gradients are
+            # parts of the buckets that are exchanged, not copied to them.
+            DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True),
         ],
     )
     if accelerator.distributed_type == DistributedType.MULTI_CPU and _launched("FSDP"):

@@ -83,7 +83,8 @@ class Memory:
 
     @property
     def playing(self) -> int:
-        """At the end of the longest reply; gradients are freed, Adam's moments are not."""
+        """At the end of the longest reply; gradients are freed, Adam's moments are not. With several processes (DDP)
+        gradients are not, either, and come on top."""
         return self.weights + self.optimizer + self.cache
 
 

@@ -8,10 +8,26 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rl4vlm.models.lora import trainable
 from rl4vlm.models.processes import total
 from rl4vlm.models.sharding import own_part
+
+
+def fused(device: torch.device) -> bool | None:
+    """An optimiser's argument of that name: on a GPU its step is one kernel, which needs no memory of its own, where
+    torch's usual way makes copies of all trained weights' size. None leaves the choice to torch."""
+    return True if device.type == "cuda" else None
+
+
+def clear_gradients(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Begin an optimiser step; `model` is as the accelerator prepared it.
+
+    With DDP gradients live in the buckets that it exchanges, and are set to 0 there: dropped, they would be made anew
+    beside the buckets by each micro-batch but the last, and be there twice.
+    """
+    optimizer.zero_grad(set_to_none=not isinstance(model, DistributedDataParallel))
 
 
 def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Accelerator, place: str) -> None:

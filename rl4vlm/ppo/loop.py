@@ -20,7 +20,7 @@ from rl4vlm.core.types import Episode, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.models.optimisation import check_finite
+from rl4vlm.models.optimisation import check_finite, fused
 from rl4vlm.models.processes import Processes
 from rl4vlm.models.sharding import prepare, whole_to_play, whole_to_save
 from rl4vlm.policies.trainable import TrainablePolicy
@@ -95,7 +95,10 @@ def begin(
 ) -> Training:
     """A run that has not played a step yet."""
     optimizer = torch.optim.Adam(
-        learning_rates(policy.model, settings), lr=settings.learning_rate, eps=settings.adam_epsilon
+        learning_rates(policy.model, settings),
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        fused=fused(accelerator.device),
     )
     model, optimizer = prepare(policy.model, optimizer, accelerator)
     return Training(

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rl4vlm.models.optimisation import clear_gradients
 from rl4vlm.models.processes import Processes, gradients_meet, pieces
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
@@ -139,7 +140,7 @@ def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], 
     share that an even split would give it: the average is the gradient of the whole mini-batch.
     """
     learner.model.eval()  # dropout stays off: the ratio compares the same network before and after
-    learner.optimizer.zero_grad()
+    clear_gradients(learner.optimizer, learner.model)
     even_share = len(chosen) / learner.accelerator.num_processes
     seen: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
     for piece in pieces(chosen, settings.micro_batch, learner.accelerator):

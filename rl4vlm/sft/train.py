@@ -27,7 +27,7 @@ from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
 from rl4vlm.models.lora import trainable
-from rl4vlm.models.optimisation import check_finite
+from rl4vlm.models.optimisation import check_finite, clear_gradients, fused
 from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
 from rl4vlm.models.resume import resumable
 from rl4vlm.models.settings import BackboneSettings, RunSettings
@@ -132,7 +132,10 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> Fitting:
     if settings.gradient_checkpointing:
         backbone.model.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW(
-        trainable(backbone.model), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        trainable(backbone.model),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=fused(accelerator.device),
     )
     model, optimizer = prepare(backbone.model, optimizer, accelerator)
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
@@ -182,7 +185,7 @@ def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], sett
     accelerator = state.accelerator
     parts: list[float] = []
     piece_losses: list[torch.Tensor] = []
-    state.optimizer.zero_grad()
+    clear_gradients(state.optimizer, state.model)
     for piece in pieces(batch, settings.micro_batch, accelerator):
         part = piece.counted / len(batch)
         with gradients_meet(state.model, accelerator, last=piece.last):

@@ -97,11 +97,12 @@ class Small(torch.nn.Module):
         return self.trained(self.norm(self.frozen(x)))
 
 
-def test_weights_optimiser_and_schedule_come_back(tmp_path):
+@pytest.mark.parametrize("fused", [None, True])
+def test_weights_optimiser_and_schedule_come_back(fused, tmp_path):
     def make():
         torch.manual_seed(0)
         model = Small()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=fused)
         return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9, eta_min=1e-3)
 
     def train(model, optimizer, schedule, steps):

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.models.optimisation import check_finite
+from rl4vlm.models.optimisation import check_finite, clear_gradients, fused
+from rl4vlm.models.processes import gradients_meet
+from rl4vlm.models.sharding import prepare
 from tests.crews import Crew
 
 
@@ -45,6 +47,39 @@ def test_all_processes_stop_where_one_diverges(tmp_path):
     said = [(tmp_path / f"said{rank}").read_text() for rank in range(2)]
     assert said[0].startswith("step 2: another process found numbers that are not finite")
     assert said[1].startswith("step 2: loss is nan")
+
+
+def two_steps_of_two_pieces(folder: Path) -> None:
+    accelerator = accelerator_on("cpu", 60.0)
+    network = nn.Linear(3, 2)
+    model, optimizer = prepare(network, torch.optim.SGD(network.parameters(), lr=0.0), accelerator)
+    places, gradients = [], []
+    for step in range(2):
+        clear_gradients(optimizer, model)
+        for last in (False, True):
+            with gradients_meet(model, accelerator, last=last):
+                accelerator.backward(model(torch.full((1, 3), step + 1.0)).sum())
+        found = [parameter.grad for parameter in network.parameters()]
+        places.append({gradient.untyped_storage().data_ptr() for gradient in found})
+        gradients.append(found[0].clone())
+        optimizer.step()
+    torch.save((places, gradients), folder / f"found{accelerator.process_index}")
+
+
+def test_with_ddp_gradients_live_in_its_buckets_from_the_first_step_on(tmp_path):
+    """All in one piece of memory, the same in each step: nothing is copied, nothing there twice."""
+    Crew(tmp_path, "ddp", two_steps_of_two_pieces, tmp_path).succeed()
+    for rank in range(2):
+        places, gradients = torch.load(tmp_path / f"found{rank}")
+        assert len(places[0]) == 1
+        assert places[0] == places[1]
+        assert torch.equal(gradients[0], torch.full((2, 3), 2.0))
+        assert torch.equal(gradients[1], torch.full((2, 3), 4.0))
+
+
+def test_optimisers_are_fused_on_a_gpu_alone():
+    assert fused(torch.device("cuda", 1)) is True
+    assert fused(torch.device("cpu")) is None
 
 
 def test_weights_in_half_precision_are_looked_at_too():

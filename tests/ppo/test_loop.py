@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.policies.cnn import CNNPolicy
+from rl4vlm.ppo import loop
 from rl4vlm.ppo.cnn import CNNSettings, build_model
 from rl4vlm.ppo.loop import begin, make_slots, train
 from tests.fakes import climb_slot
@@ -25,6 +26,12 @@ def begun(settings=SETTINGS):
     torch.manual_seed(0)
     slots = [climb_slot(seed) for seed in range(settings.envs)]
     return begin(CNNPolicy(build_model(slots, settings)), slots, Accelerator(cpu=True), settings, seed=1)
+
+
+def test_the_optimiser_is_fused_where_that_is_asked_for(monkeypatch):
+    assert begun().learner.optimizer.param_groups[0]["fused"] is None
+    monkeypatch.setattr(loop, "fused", lambda device: True)
+    assert begun().learner.optimizer.param_groups[0]["fused"] is True
 
 
 def weights_of(state):

@@ -17,6 +17,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.models import checkpoint
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
+from rl4vlm.sft import train
 from rl4vlm.sft.data import SFTDataSettings, load_samples
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
@@ -79,6 +80,11 @@ def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):
     )
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(train, "fused", lambda device: device.type == "cpu")
+    assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
 
 def test_every_sample_once_an_epoch_in_another_order():
