@@ -116,6 +116,12 @@ class TestSetsOfGames:
         },
     }
 
+    def test_a_policy_without_a_language_model_is_told_the_set_too(self) -> None:
+        config = {**self.CONFIG, "cnn": {"defaults": {"temperature": 1.0}}}
+        for asked, named in (("", "seen"), ("unseen", "unseen")):
+            settings = cnn_evaluation_settings(config, "NumberLine", asked)
+            assert (settings["games"], settings["env"]["split"]) == (named, named)
+
     def test_the_first_is_the_tasks_own(self) -> None:
         seen = evaluation_settings(self.CONFIG, "NumberLine")
         assert seen == {"episodes": 3, "games": "seen", "env": {"data": "games", "split": "seen"}}
