@@ -23,16 +23,10 @@ SOURCES = ("connection-pool", "docopt", "fast-downward-textworld", "jericho")
 def test_all_but_a_few_have_a_wheel_with_a_locked_hash(python: str, lock: str, tmp_path: Path) -> None:
     only_wheels = ["--only-binary=:all:", *(f"--no-binary={name}" for name in SOURCES)]
     machine = [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28", f"--target={tmp_path}"]
-    install = [
-        str(Path(sys.executable).with_name("uv")),
-        "pip",
-        "install",
-        "--dry-run",
-        "--no-deps",
-        "--require-hashes",
-    ]
+    uv = str(Path(sys.executable).with_name("uv"))
+    install = [uv, "pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
     done = subprocess.run(
-        [*install, "--require-hashes", *only_wheels, *machine, "-r", f"requirements/{lock}.txt"],
+        [*install, *only_wheels, *machine, "-r", f"requirements/{lock}.txt"],
         cwd=ROOT,
         capture_output=True,
         text=True,
