@@ -139,10 +139,13 @@ def shown_evaluations(name):
     return [run for run in shown if run.kind not in left_out]
 
 
-def packed_code(wildcards, output):
-    """Params function: the revision and the files that an archive packs; outside of a git checkout, why it cannot."""
+def packed_code(wildcards):
+    """Params function: the revision and the files that an archive packs; outside of a git checkout, why it cannot.
+
+    It does not ask for the job's output: Snakemake reruns nothing for params that do.
+    """
     try:
-        return revision_and_tree(Path(), but=Path(output[0]))
+        return revision_and_tree(Path(), but=Path(RESULTS, "archive.zip"))
     except ValueError as error:
         return str(error)
 
