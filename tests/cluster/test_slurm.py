@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import configured, submitted
+from tests.cluster.conftest import Submission, configured, submitted
 from tests.cluster.slurm import CPUS, URGENT, Cluster, Job, wait_for
 from tests.models.hub import NAME, Hub, serving
 from tests.workflow.conftest import ROOT, Workspace
@@ -145,12 +145,18 @@ def with_slow_rule(folder: Path) -> Workspace:
     return space
 
 
+def slow_job(run: Submission, space: Workspace, cluster: Cluster) -> Job:
+    """The job of the slow stage, once that has begun."""
+    wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
+    job = cluster.job("rule_slow")
+    assert job is not None, run.output()[-3000:]
+    return job
+
+
 def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_path: Path) -> None:
     space = with_slow_rule(tmp_path / "copy")
     with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
-        wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
-        job = cluster.job("rule_slow")
-        assert job is not None, run.output()[-3000:]
+        job = slow_job(run, space, cluster)
         # What `--signal=TERM@300` comes to: all processes of the job's step get it, the shell among them.
         cluster.command("scancel", "--signal=TERM", str(job.id))
         wait_for(lambda: (job := cluster.job("rule_slow")) and job.state == "FAILED", 60, "the job's end")
@@ -160,9 +166,7 @@ def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_p
 def test_a_preempted_stage_saves_and_comes_back_under_its_number(cluster: Cluster, tmp_path: Path) -> None:
     space = with_slow_rule(tmp_path / "copy")
     with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
-        wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
-        job = cluster.job("rule_slow")
-        assert job is not None, run.output()[-3000:]
+        job = slow_job(run, space, cluster)
         urgent = [f"--partition={URGENT}", f"--cpus-per-task={CPUS}", f"--output={tmp_path}/urgent.log"]
         cluster.command("sbatch", *urgent, "--wrap=sleep 1")
         wait_for(lambda: run.failed() or restarts(cluster) == 1, 120, "the preempted job's return to the queue")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
 from rl4vlm.envs.alfworld.generator import GamesSettings, generate
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.envs.alfworld.workers.pool import open_game
+from rl4vlm.envs.registration import make_env
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,17 @@ def warm_pool() -> Iterator[None]:
     game = open_game()
     yield
     game.close()
+
+
+@pytest.fixture
+def make(generated: Path) -> Iterator[Callable[..., Any]]:
+    """Makes environments, on generated games unless told otherwise, and closes them after the test."""
+    made: list[Any] = []
+
+    def make(**options: object) -> Any:
+        made.append(make_env("ALFWorld", **{"data": generated, **options}))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rl4vlm.envs.alfworld.engine import Engine
+from rl4vlm.envs.alfworld.env import ALFWorldEnv
 from rl4vlm.envs.alfworld.types import Situation
 
 
@@ -24,3 +26,8 @@ def replay(file: Path, commands: Sequence[str]) -> list[Situation]:
     passed = [engine.start(file), *(engine.act(command) for command in commands)]
     engine.close()
     return passed
+
+
+def play(env: ALFWorldEnv, command: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """One step of an environment, by the command and not by its index."""
+    return env.step(env.view().actions.index(command))

@@ -86,17 +86,25 @@ def test_a_killed_worker_is_replaced_and_its_games_go_on(
         assert game.act("look") == engine.act("look")
 
 
+def changed_workers(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Have workers that start from now on run `change`, lines of Python about the module `engine`, first."""
+    imports = (
+        "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
+        "from rl4vlm.envs.alfworld.workers.serving import nurse\n"
+    )
+    monkeypatch.setattr(process, "_PROGRAM", f"{imports}{change}nurse(int(sys.argv[1]))\n")
+    monkeypatch.setattr(process.Nursery, "_found", None)
+
+
 def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
     monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
 ) -> None:
-    program = (
-        "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
-        "from rl4vlm.envs.alfworld.workers.serving import nurse\nact = engine.Engine.act\n"
+    changed_workers(
+        monkeypatch,
+        "act = engine.Engine.act\n"
         "def deadly(self, command):\n    os._exit(7) if command == 'die' else None\n    return act(self, command)\n"
-        "engine.Engine.act = deadly\nnurse(int(sys.argv[1]))\n"
+        "engine.Engine.act = deadly\n",
     )
-    monkeypatch.setattr(process, "_PROGRAM", program)
-    monkeypatch.setattr(process.Nursery, "_found", None)
     games = [pool.game() for _ in range(4)]
     starts = [game.start(file) for game, file in zip(games, files(by_type), strict=False)]
     for game, command in zip(games, ("look", "die", "look", "look"), strict=True):
@@ -168,13 +176,7 @@ def test_bad_input_is_named_and_costs_no_worker(
 def test_a_game_that_kills_where_it_is_played_again_is_named(
     monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
 ) -> None:
-    program = (
-        "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
-        "from rl4vlm.envs.alfworld.workers.serving import nurse\n"
-        "engine.Engine.restore = lambda self, state: os._exit(7)\nnurse(int(sys.argv[1]))\n"
-    )
-    monkeypatch.setattr(process, "_PROGRAM", program)
-    monkeypatch.setattr(process.Nursery, "_found", None)
+    changed_workers(monkeypatch, "engine.Engine.restore = lambda self, state: os._exit(7)\n")
     game, file = pool.game(), by_type[TaskType.PICK].file
     game.start(file)
     os.kill(pool.pids[0], signal.SIGKILL)
