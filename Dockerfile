@@ -37,7 +37,7 @@ RUN if [ "$LOCK" = cpu ]; then \
         | pip install --no-deps --retries 1 --timeout 15 --extra-index-url "$TORCH_INDEX" --requirement /dev/stdin; \
     fi \
     && pip install --no-deps --require-hashes -r "requirements/${LOCK}.txt"
-COPY README.md LICENSE rl4vlm-gymnasium.pth ./
+COPY README.md LICENSE ./
 COPY rl4vlm ./rl4vlm
 COPY workflow/resources ./workflow/resources
 RUN pip install --no-build-isolation . \

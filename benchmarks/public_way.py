@@ -22,8 +22,8 @@ from rl4vlm.policies.vlm import Trace, VLMPolicy, action_log_prob
 class PublicWay(VLMPolicy):
     """Plays and scores as the public code does, with replies padded to `padded` tokens."""
 
-    def __init__(self, model: ActorCritic, thought_weight: float = 0.5, padded: int = 512) -> None:
-        super().__init__(model, thought_weight)
+    def __init__(self, model: ActorCritic, thought_prob_coef: float = 0.5, padded: int = 512) -> None:
+        super().__init__(model, thought_prob_coef)
         self.padded = padded
 
     @torch.no_grad()
@@ -44,7 +44,7 @@ class PublicWay(VLMPolicy):
         length_B = torch.tensor([len(trace.ids) for trace in traces], device=device)
         mask_BR = torch.arange(self.padded, device=device) < length_B.unsqueeze(-1)
         start_B = torch.tensor([trace.action_start for trace in traces], device=device)
-        weight = self.thought_weight
+        weight = self.thought_prob_coef
         return Rescored(
             log_prob=action_log_prob(logprobs_BR, mask_BR, start_B, weight),
             old_log_prob=column([weight * t.logprob_thoughts + t.logprob_action for t in traces], value_B),

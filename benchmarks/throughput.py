@@ -30,18 +30,19 @@ from benchmarks.peak import PeakMemory
 from benchmarks.profiled import Profiled, profile
 from benchmarks.public_way import PublicWay
 from benchmarks.rates import MODES, Phase, Repeat, hours, ratios, summary, table
-from rl4vlm.core.runlog import atomic_write_text, code_revision, hardware, jsonable, package_versions
+from rl4vlm.core.files import atomic_write_text, jsonable
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import DTYPES, choose_device
 from rl4vlm.models.lora import LoraSettings, trainable
-from rl4vlm.models.optimisation import fused
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import Fit, Learner, below_float32, optimiser_steps
+from rl4vlm.results.provenance import code_revision, hardware, package_versions
+from rl4vlm.training.optim import fused
 
 PROFILED_TOKENS = 16
 
@@ -86,12 +87,12 @@ class Mode:
         self.policy: VLMPolicy = VLMPolicy(model, 0.5) if ours else PublicWay(model, 0.5, settings.padded)
         envs, rows = (settings.envs, settings.rows) if ours else (1, settings.public_steps)
         self.training = TrainingSettings(
-            env_steps=envs * rows,
-            envs=envs,
-            rollout_steps=envs * rows,
-            epochs=1,
-            minibatch=envs * rows,
-            micro_batch=min(settings.micro_batch, envs * rows) if ours else 1,
+            total_env_steps=envs * rows,
+            num_envs=envs,
+            num_steps=envs * rows,
+            ppo_epochs=1,
+            minibatch_size=envs * rows,
+            micro_batch_size=min(settings.micro_batch, envs * rows) if ours else 1,
         )
         self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
         self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
@@ -111,10 +112,10 @@ class Mode:
                 self.repeat()
                 return
             except torch.OutOfMemoryError:
-                size = self.training.micro_batch or len(self.slots)
+                size = self.training.micro_batch_size or len(self.slots)
                 if size == 1:
                     raise
-                self.training = replace(self.training, micro_batch=size // 2)
+                self.training = replace(self.training, micro_batch_size=size // 2)
                 self.learner.optimizer.zero_grad()
 
     def play(self, count: int | None = None) -> tuple[list[Sample], Phase]:
@@ -133,7 +134,7 @@ class Mode:
 
     def score(self, samples: Sequence[Sample]) -> Phase:
         """Score a rollout again, without gradient."""
-        size = self.training.micro_batch or len(samples)
+        size = self.training.micro_batch_size or len(samples)
 
         @torch.no_grad()
         def score() -> None:
@@ -163,11 +164,11 @@ class Mode:
 
     def about(self) -> dict[str, int | None]:
         """How many environments step together, and how many samples are scored at a time."""
-        return {"envs": len(self.slots), "micro_batch": self.training.micro_batch}
+        return {"envs": len(self.slots), "micro_batch": self.training.micro_batch_size}
 
     def _batches(self, samples: Sequence[Sample], counted: Callable[[float, float, int], Work]) -> Work:
         prompt, reply = tokens_of(samples)
-        size = self.training.micro_batch or len(samples)
+        size = self.training.micro_batch_size or len(samples)
         return times(counted(prompt, reply, size), len(samples) / size)
 
     def _timed(self, action: Callable[[], Any]) -> tuple[Any, float, float, int | None]:
@@ -297,7 +298,7 @@ def profiled(mode: Mode, path: Path) -> Profiled:
     mode.model.max_new_tokens, tokens = min(PROFILED_TOKENS, mode.model.max_new_tokens), mode.model.max_new_tokens
     play = profile(lambda: samples.extend(mode.play(count=1)[0]), mode.device)
     mode.model.max_new_tokens = tokens
-    some = samples[: 2 * (mode.training.micro_batch or len(samples))]
+    some = samples[: 2 * (mode.training.micro_batch_size or len(samples))]
     update = profile(lambda: mode.update(some), mode.device)
     for title, one in (("rollout", play), ("update", update)):
         tables.append(f"{title}, mode {mode.name}\n{one.table}")

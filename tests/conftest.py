@@ -17,7 +17,7 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """Folder of a tiny LLaVA with random weights."""
-    from rl4vlm.models.tiny import TinySizes, build
+    from rl4vlm.base_model.tiny import TinySizes, build
 
     folder = tmp_path_factory.mktemp("tiny")
     sizes = TinySizes(

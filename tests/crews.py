@@ -19,7 +19,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.sft.train", "rl4vlm.cli", "rl4vlm.models.tiny"])
+PROCESSES.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.sft.train", "rl4vlm.cli", "rl4vlm.base_model.tiny"])
 WAYS = ("ddp", "fsdp")
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rl4vlm
-from rl4vlm.models import resume
+from rl4vlm.training import resume
 
 PACKAGE = str(Path(rl4vlm.__file__).parent)
 

@@ -66,16 +66,25 @@ def logits_apart(folder: Path, backbone: Backbone, init: Path) -> None:
 def test_of_sft(tiny_checkpoint: Path, tmp_path: Path, saved: list[Any]) -> None:
     data = tmp_path / "NumberLine-cot"
     make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=8))
-    settings = SFTSettings(batch=4, micro_batch=4, learning_rate=1e-2, device="cpu", epochs=1)
+    settings = SFTSettings(batch_size=4, micro_batch_size=4, learning_rate=1e-2, device="cpu", epochs=1)
     run_sft(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=settings)
     logits_apart(tmp_path / "out" / "checkpoint", saved[-1], tiny_checkpoint)
 
 
 def test_of_ppo_with_its_value_head(tiny_checkpoint: Path, tmp_path: Path, saved: list[Any]) -> None:
     settings = PPOSettings(
-        env_steps=8, envs=4, rollout_steps=8, epochs=1, minibatch=4, micro_batch=4, learning_rate=1e-3, temperature=1.0,
-        max_new_tokens=8, value_sizes=(16, 8), device="cpu",
-    )  # fmt: skip
+        total_env_steps=8,
+        num_envs=4,
+        num_steps=8,
+        ppo_epochs=1,
+        minibatch_size=4,
+        micro_batch_size=4,
+        learning_rate=1e-3,
+        temperature=1.0,
+        max_new_tokens=8,
+        value_sizes=(16, 8),
+        device="cpu",
+    )
     run_ppo(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
     checkpoint = tmp_path / "checkpoint"
     trained = next(item for item in saved if isinstance(item, ActorCritic))

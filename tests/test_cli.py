@@ -106,7 +106,7 @@ def test_a_full_gpu_says_what_to_lower(
 ) -> None:
     import torch
 
-    from rl4vlm.models.processes import Processes
+    from rl4vlm.training.distributed import Processes
 
     def fill(**_: object) -> None:
         crew = Processes.__new__(Processes)
@@ -122,9 +122,9 @@ def test_a_full_gpu_says_what_to_lower(
     assert line.startswith(
         f"rl4vlm {stage}: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.; in process 1"
     )
-    for word in ("micro_batch", "gradient_checkpointing", "rl4vlm memory"):
+    for word in ("micro_batch_size", "gradient_checkpointing", "rl4vlm memory"):
         assert word in line
-    assert ("lower envs" in line) == (stage == "ppo")
+    assert ("lower num_envs" in line) == (stage == "ppo")
     monkeypatch.setenv("RL4VLM_TRACEBACK", "1")
     with pytest.raises(torch.OutOfMemoryError):
         main(arguments)

@@ -22,7 +22,7 @@ def write_config(url: str) -> None:
     model = {"base_url": url, "model": "m", "key_env": "MADE_UP_KEY", "method": "M", "episodes": 3, "concurrency": 1}
     config = {
         "results_dir": "results",
-        "evaluation": {"defaults": {"width": 9}, "tasks": {}},
+        "evaluation": {"defaults": {"num_envs": 9}, "per_task": {}},
         "api_models": {"mine": {**model, "input_price": 1.0}},
     }
     Path("config").mkdir()

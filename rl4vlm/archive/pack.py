@@ -35,8 +35,9 @@ from rl4vlm.archive.layout import (
     VERIFIES,
 )
 from rl4vlm.archive.records import Shown, differences, read_shown, runs_behind
-from rl4vlm.core.promised import FIGURES, TABLES
-from rl4vlm.core.runlog import RECORD, read_json, requirement_name
+from rl4vlm.core.files import RECORD, read_json
+from rl4vlm.results.expected import FIGURES, TABLES
+from rl4vlm.results.provenance import requirement_name
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rl4vlm.core.runlog import RECORD, read_json, sha256_of
+from rl4vlm.core.files import RECORD, read_json, sha256_of
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
 from rl4vlm.archive.records import Shown, differences, read_shown
-from rl4vlm.core.promised import FIGURES, TABLES
-from rl4vlm.core.runlog import RECORD, sha256_of
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.settings import build_settings
+from rl4vlm.core.files import RECORD, sha256_of
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.figures.tables import build_tables
+from rl4vlm.results.expected import FIGURES, TABLES
+from rl4vlm.results.tables import build_tables
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from rl4vlm.cli.parser import build_parser
-from rl4vlm.core.interrupt import Interrupted
+from rl4vlm.training.signals import Interrupted
 
 __all__ = ["build_parser", "main"]
 
-TRAINING = "lower micro_batch or set gradient_checkpointing=true: a run with --state goes on with them"
+TRAINING = "lower micro_batch_size or set gradient_checkpointing=true: a run with --state goes on with them"
 LESS_MEMORY = {
     "sft": TRAINING,
-    "ppo": f"{TRAINING}; or lower envs, which is another run",
-    "cnn": "lower micro_batch, with which a run with --state goes on",
-    "evaluate": "lower width, or set quantize=4bit",
+    "ppo": f"{TRAINING}; or lower num_envs, which is another run",
+    "cnn": "lower micro_batch_size, with which a run with --state goes on",
+    "evaluate": "lower num_envs, or set quantize=4bit",
 }
 """What a stage that ran out of a GPU's memory needs less of it with."""
 

@@ -12,16 +12,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.core.command_line import parse_settings, parse_words, setting_words
-from rl4vlm.core.config import api_settings, load_config, merge
-from rl4vlm.core.labels import games_played
+from rl4vlm.config.load import api_settings, load_config, merge
+from rl4vlm.config.overrides import parse_settings, parse_words, setting_words
+from rl4vlm.results.game_label import games_played
 
 if TYPE_CHECKING:
-    from rl4vlm.core.states import StateFolder
+    from rl4vlm.training.store import StateFolder
 
 
 def list_tasks(args: argparse.Namespace) -> None:
-    from rl4vlm.figures.published_data import reference_rates
+    from rl4vlm.results.published import reference_rates
     from rl4vlm.tasks.registry import get_task, task_names
 
     rates = {(rate.method, rate.task): f"{rate.success_rate:g} %" for rate in reference_rates()}
@@ -34,9 +34,9 @@ def list_tasks(args: argparse.Namespace) -> None:
 def play(args: argparse.Namespace) -> None:
     import secrets
 
+    from rl4vlm.play.session import play
+    from rl4vlm.play.terminal import find_screen
     from rl4vlm.policies.settings import PlaySettings
-    from rl4vlm.terminal.screen import find_screen
-    from rl4vlm.terminal.session import play
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     print(f"{args.task}, played by {args.policy}, seed {seed}")
@@ -53,12 +53,12 @@ def play(args: argparse.Namespace) -> None:
 
 def base_model(args: argparse.Namespace) -> None:
     if args.download:
-        from rl4vlm.models.download import run as download
+        from rl4vlm.base_model.download import run as download
 
         download(name=args.download, revision=args.revision, out=args.out)
         return
 
-    from rl4vlm.models.pretrain import PretrainSettings, copy_shipped, run
+    from rl4vlm.base_model.pretrain import PretrainSettings, copy_shipped, run
 
     if args.copy:
         copy_shipped(source=args.copy, out=args.out)
@@ -122,9 +122,9 @@ def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder |
     """Where a training that starts in `module` and looks up `choices` keeps its state, with the code of both."""
     if args.state is None:
         return None
-    from rl4vlm.core.runlog import sha256_of
-    from rl4vlm.core.sources import stage_sources
-    from rl4vlm.core.states import StateFolder
+    from rl4vlm.config.code_digest import stage_sources
+    from rl4vlm.core.files import sha256_of
+    from rl4vlm.training.store import StateFolder
 
     root = Path(__file__).parents[2]
     files = [file.resolve() for file in stage_sources(module, choices)]
@@ -156,7 +156,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def tables(args: argparse.Namespace) -> None:
-    from rl4vlm.figures.tables import build_tables
+    from rl4vlm.results.tables import build_tables
 
     build_tables(out=args.out, **_read_results(args))
 
@@ -187,7 +187,7 @@ def readme_assets(args: argparse.Namespace) -> None:
 
 
 def check_results(args: argparse.Namespace) -> None:
-    from rl4vlm.core.promised import promised_files, shortcomings
+    from rl4vlm.results.expected import promised_files, shortcomings
 
     files = promised_files(load_config([Path("config", "config.yaml"), *args.config]))
     problems = shortcomings(files)

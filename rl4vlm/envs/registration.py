@@ -1,8 +1,4 @@
-"""Registration of every task with gymnasium.
-
-`plugin` has `register_all` called when gymnasium is imported, so this module stays light. It imports gymnasium inside
-its functions: at the top, the plugin would come back to this module half-loaded.
-"""
+"""Registration of every task with Gymnasium, done when `rl4vlm.envs` is imported."""
 
 from __future__ import annotations
 
@@ -10,20 +6,21 @@ import importlib
 import inspect
 from typing import Any, cast
 
+from gymnasium import make
+from gymnasium.envs.registration import register, registry
+
 from rl4vlm.core.types import GameEnv
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task_class, task_names
 
 
 def register_all() -> None:
-    """Register every task of the registry that is not yet known to gymnasium, other packages' tasks included."""
+    """Register every task that Gymnasium does not know yet, including tasks of other packages."""
     for name in task_names():
         _register(name, get_task_class(name))
 
 
 def _register(name: str, task: type[Task]) -> None:
-    from gymnasium.envs.registration import register, registry
-
     if task.gym_id not in registry:
         register(task.gym_id, entry_point=task.entry_point, kwargs={"task": name})
 
@@ -34,8 +31,6 @@ def make_env(task_name: str, **env_options: Any) -> GameEnv:
     `env_options` are the environment's own keyword arguments (`rules`, `card_art`). Raises ValueError that lists the
     known tasks, or names an option that the environment does not have.
     """
-    from gymnasium import make
-
     task = get_task_class(task_name)
     module, _, attribute = task.entry_point.partition(":")
     known = set(inspect.signature(getattr(importlib.import_module(module), attribute)).parameters) - {"task"}

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import RECORD, JsonLines, atomic_write_text, jsonable, write_run_record
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
-from rl4vlm.core.stats import wilson
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
@@ -25,6 +24,8 @@ from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
 from rl4vlm.policies.settings import PlaySettings
+from rl4vlm.results.intervals import wilson
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
@@ -35,12 +36,12 @@ PROTOCOL = "held_out"
 class EvaluationSettings(PlaySettings):
     """How a policy is evaluated, besides how it plays anywhere.
 
-    Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `width`
+    Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `num_envs`
     episodes are played at once. `games` is the name of the set of games that `env` chooses, where a task has several.
     """
 
     episodes: int = 200
-    width: int = 64
+    num_envs: int = 64
     seed_base: int = 1_000_000_000
     games: str = ""
 
@@ -85,16 +86,16 @@ class Closable(Protocol):
 class Allowance:
     """Whether a policy affords another episode: as many running ones as long as the longest so far."""
 
-    def __init__(self, player: Policy, width: int) -> None:
+    def __init__(self, player: Policy, num_envs: int) -> None:
         self.player = player
-        self.width = width
+        self.num_envs = num_envs
         self.longest = 0
         self.stopped: str | None = None
 
     def covers_after(self, episode: Episode) -> bool:
         """Whether another may begin after `episode`."""
         self.longest = max(self.longest, episode.length)
-        if isinstance(self.player, Metered) and not self.player.affords(self.width * self.longest):
+        if isinstance(self.player, Metered) and not self.player.affords(self.num_envs * self.longest):
             self.stopped = "what was left of the spending cap went to the episodes that were running"
         return self.stopped is None
 
@@ -152,7 +153,7 @@ def _run(
     game = get_task(task)
     # A reply without thoughts says nothing of the picture.
     patterns = game.reading_patterns if style is Style.COT else {}
-    allowance = Allowance(player, settings.width)
+    allowance = Allowance(player, settings.num_envs)
     envs: list[GameEnv] = []
 
     def new_env() -> GameEnv:
@@ -166,7 +167,7 @@ def _run(
         style,
         override_parts(game.prompt, settings.prompt),
         settings.seeds,
-        settings.width,
+        settings.num_envs,
         allowance.covers_after,
     )
     for file in (SUMMARY, EPISODES):
@@ -341,7 +342,7 @@ def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
     if made.get("stage") == "sft":
         return Origin(f"LLaVA-sft{ending}", "sft")
     if made.get("stage") == "ppo":
-        return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_weight"], made["seeds"]["ppo"])
+        return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_prob_coef"], made["seeds"]["ppo"])
     if made.get("stage") == "cnn":
         return Origin("CNN+RL", "cnn", seed=made["seeds"]["cnn"])
     return Origin(Path(checkpoint).name, "checkpoint")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.files import atomic_write_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE

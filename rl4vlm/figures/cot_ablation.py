@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
-from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle
+from rl4vlm.results.read import Results
 
 METHODS = ("RL4VLM", "RL4VLM-noCoT")
 STARTS = {"RL4VLM": "LLaVA-sft", "RL4VLM-noCoT": "LLaVA-sft-noCoT"}

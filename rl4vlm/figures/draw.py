@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rl4vlm.core.runlog import write_run_record
-from rl4vlm.figures.results import Results, input_files, readings_record
 from rl4vlm.figures.style import FigureStyle, drawing, save
+from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.read import Results, input_files, readings_record
 
 FIGURES: dict[str, str] = {
     "training_curves": "rl4vlm.figures.training_curves:figure",

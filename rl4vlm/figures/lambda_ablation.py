@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
-from rl4vlm.figures.published_data import PAPER, published_lambda_peaks
-from rl4vlm.figures.results import Results, Run
 from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.results.published import PAPER, published_lambda_peaks
+from rl4vlm.results.read import Results, Run
 
 METHOD = "RL4VLM"
 
@@ -85,4 +85,4 @@ def _rates(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
 
 
 def _with(runs: Iterable[Run], task: str, weight: float) -> list[Run]:
-    return [run for run in runs if (run.task, run.method, run.thought_weight) == (task, METHOD, weight)]
+    return [run for run in runs if (run.task, run.method, run.thought_prob_coef) == (task, METHOD, weight)]

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
-from rl4vlm.figures.published_data import PAPER, published_balances
-from rl4vlm.figures.results import Evaluation, Results
 from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.results.published import PAPER, published_balances
+from rl4vlm.results.read import Evaluation, Results
 
 STAGES = {"LLaVA-sft": ("after SFT", "s"), "RL4VLM": ("after PPO", "o")}
 FLOOR = 1e-4

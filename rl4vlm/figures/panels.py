@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rl4vlm.core.stats import wilson
-from rl4vlm.figures.intervals import rate_interval
-from rl4vlm.figures.published_data import PAPER, Rate, published_curves, published_rates, reference_rates
-from rl4vlm.figures.results import Evaluation, Results, TrainingRun
 from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.results.intervals import wilson
+from rl4vlm.results.published import PAPER, Rate, published_curves, published_rates, reference_rates
+from rl4vlm.results.rate_intervals import rate_interval
+from rl4vlm.results.read import Evaluation, Results, TrainingRun
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
 OFFICIAL = "official games"

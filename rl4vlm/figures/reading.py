@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
-from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle, Sheet
-from rl4vlm.figures.tables import BASE_GAMES, ReadingRow, reading_rows
+from rl4vlm.results.read import Results
+from rl4vlm.results.tables import BASE_GAMES, ReadingRow, reading_rows
 
 STAGES = {"base model": "before SFT", "LLaVA-sft": "after SFT", "RL4VLM": "after PPO"}
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.labels import games_played
+from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import RECORD, atomic_write_text, write_run_record
 from rl4vlm.core.types import Step
 from rl4vlm.gallery.page import build_page
 from rl4vlm.gallery.pictures import MIME, PictureTable
 from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
+from rl4vlm.results.game_label import games_played
+from rl4vlm.results.provenance import write_run_record
 
 PAGE = "index.html"
 SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.runlog import RECORD, read_json, read_json_lines
+from rl4vlm.core.files import RECORD, read_json, read_json_lines
 from rl4vlm.core.types import Style
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"

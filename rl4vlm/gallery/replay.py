@@ -16,9 +16,9 @@ import numpy as np
 from rl4vlm.core.types import Reply, Step
 from rl4vlm.envs.registration import make_env
 from rl4vlm.gallery.records import Evaluation
+from rl4vlm.interaction.last_frame import Watched
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.interaction.watch import Watched
 from rl4vlm.tasks.registry import get_task
 
 

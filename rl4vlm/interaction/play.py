@@ -167,20 +167,20 @@ def play_episodes(
     style: Style,
     parts: PromptParts,
     seeds: Sequence[int],
-    width: int,
+    num_envs: int,
     go_on: Callable[[Episode], bool] = lambda _: True,
 ) -> Iterator[tuple[Episode, list[Step]]]:
-    """Play one episode a seed, up to `width` of them at once, and yield them in the order of `seeds`.
+    """Play one episode a seed, up to `num_envs` of them at once, and yield them in the order of `seeds`.
 
     An episode depends on its seed alone: `env.reset(seed=seed)` and the sampling stream `stream(seed, "sampling")`.
     `go_on` is asked after each episode whether to begin another; once it says no, those that run are played to their
     end and no more begin.
 
     Raises:
-        ValueError: `width` is less than 1, or a seed comes twice.
+        ValueError: `num_envs` is less than 1, or a seed comes twice.
     """
-    if width < 1:
-        raise ValueError(f"width {width} is less than 1")
+    if num_envs < 1:
+        raise ValueError(f"num_envs {num_envs} is less than 1")
     if len(set(seeds)) != len(seeds):
         raise ValueError("a seed comes twice: it would be the same episode")
     waiting = iter(seeds)
@@ -189,7 +189,7 @@ def play_episodes(
     finished: dict[int, tuple[Episode, list[Step]]] = {}
     turn = 0
     with ExitStack() as opened:
-        for _, seed in zip(range(width), waiting, strict=False):
+        for _, seed in zip(range(num_envs), waiting, strict=False):
             env = make_env()
             opened.callback(env.close)
             slots.append(Slot(env, task, style, parts, seed, endless=False))

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rl4vlm.models.cache import RoomyLayer, joined_cache, roomy_cache
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
+from rl4vlm.models.kv_cache import RoomyLayer, joined_cache, roomy_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead

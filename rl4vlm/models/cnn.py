@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.settings import build_settings
 from rl4vlm.core.types import View
 
 CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"

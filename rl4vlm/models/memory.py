@@ -32,8 +32,8 @@ class MemorySettings:
     """What is to be estimated.
 
     `lora_rank` 0 trains all weights, `train` false only plays. `tokens` is prompt and reply together, picture included,
-    of which `reply` may be generated, `patches` what the vision tower sees of the picture; `micro_batch` samples are
-    trained on and `width` played at a time.
+    of which `reply` may be generated, `patches` what the vision tower sees of the picture; `micro_batch_size` samples
+    are trained on and `num_envs` played at a time.
     """
 
     dtype: str = "bfloat16"
@@ -45,8 +45,8 @@ class MemorySettings:
     tokens: int = 1024
     reply: int = 256
     patches: int = 577
-    micro_batch: int = 1
-    width: int = 16
+    micro_batch_size: int = 1
+    num_envs: int = 16
     value_sizes: tuple[int, ...] = (1024, 512)
 
     def __post_init__(self) -> None:
@@ -176,12 +176,12 @@ def value_head_parameters(hidden: int, sizes: tuple[int, ...]) -> int:
 
 
 def cache_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
-    """Keys and values of `width` sequences; layers with a sliding window are counted in full."""
+    """Keys and values of `num_envs` sequences; layers with a sliding window are counted in full."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     each = 2 * text.num_hidden_layers * heads * size * DTYPES[settings.dtype].itemsize
-    return int(each * settings.tokens * settings.width)
+    return int(each * settings.tokens * settings.num_envs)
 
 
 def activation_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
@@ -193,10 +193,10 @@ def activation_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
     text, width = config.get_text_config(), DTYPES[settings.dtype].itemsize
     kept = []
     for part, tokens in ((config.vision_config, settings.patches), (text, settings.tokens)):
-        row = settings.micro_batch * tokens * part.hidden_size * width
+        row = settings.micro_batch_size * tokens * part.hidden_size * width
         each = 1 if settings.gradient_checkpointing else KEPT_PER_TOKEN
         kept.append((part.num_hidden_layers * each + KEPT_PER_TOKEN * settings.gradient_checkpointing) * row)
-    logits = settings.micro_batch * settings.reply * text.vocab_size * (width + 3 * FLOAT32)
+    logits = settings.micro_batch_size * settings.reply * text.vocab_size * (width + 3 * FLOAT32)
     return int(sum(kept) + logits)
 
 

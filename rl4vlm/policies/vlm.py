@@ -37,12 +37,12 @@ class Trace:
 class VLMPolicy:
     """Answers requests with replies sampled from an `ActorCritic`, in batches.
 
-    `thought_weight` is the paper's lambda: what the thoughts count in an action's log-probability when it is trained.
+    `thought_prob_coef` is the paper's lambda: the weight of the thoughts in an action's log-probability in training.
     """
 
-    def __init__(self, model: ActorCritic, thought_weight: float = 1.0) -> None:
+    def __init__(self, model: ActorCritic, thought_prob_coef: float = 1.0) -> None:
         self.model = model
-        self.thought_weight = thought_weight
+        self.thought_prob_coef = thought_prob_coef
 
     @classmethod
     def load(
@@ -81,7 +81,7 @@ class VLMPolicy:
         """Score stored replies with `model`, an `ActorCritic` or a data-parallel wrapper of one."""
         scores = model([trace.prompt for trace in traces], [trace.ids for trace in traces])
         start_B = torch.tensor([trace.action_start for trace in traces], device=scores.values.device)
-        weight = self.thought_weight
+        weight = self.thought_prob_coef
         return Rescored(
             log_prob=action_log_prob(scores.logprobs, scores.mask, start_B, weight),
             old_log_prob=column([weight * t.logprob_thoughts + t.logprob_action for t in traces], scores.values),
@@ -122,14 +122,14 @@ class VLMPolicy:
 
 
 def action_log_prob(
-    logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor, thought_weight: float
+    logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor, thought_prob_coef: float
 ) -> torch.Tensor:
     """log pi(a|s) = lambda * sum log p(thought tokens) + sum log p(action tokens) (paper, eq. 4), shape (B,).
 
     `action_start_B` is the index of the first token of the `"action":` key; tokens before it are thoughts.
     """
     thoughts, action = split_log_probs(logprobs_BR, mask_BR, action_start_B)
-    return thought_weight * thoughts + action
+    return thought_prob_coef * thoughts + action
 
 
 def split_log_probs(

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from accelerate.utils import gather_object, set_seed
 
-from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.models.processes import share
-from rl4vlm.models.resume import resumable
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.distributed import share
+from rl4vlm.training.resume import resumable
+from rl4vlm.training.store import StateFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,12 @@ class CNNSettings(TrainingSettings):
     `temperature`.
     """
 
-    envs: int = 16
-    minibatch: int = 64
+    num_envs: int = 16
+    minibatch_size: int = 64
     learning_rate: float = 1e-3
     adam_epsilon: float = 1e-5
-    clip: float = 0.2
-    entropy_coefficient: float = 0.01
+    clip_range: float = 0.2
+    ent_coef: float = 0.01
     max_grad_norm: float | None = 0.5
     temperature: float = 1.0
     sizes: CNNSizes = field(default_factory=CNNSizes)
@@ -58,7 +58,7 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
-    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=share(settings.envs, accelerator))
+    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=share(settings.num_envs, accelerator))
     state = begin(CNNPolicy(build_model(slots, settings)), slots, accelerator, settings, seed)
     decides = {"stage": "cnn", "task": task, "seed": seed}
     with resumable(state, keep, out=out, settings=settings, inputs={}, started=started, **decides) as keeper:

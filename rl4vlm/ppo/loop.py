@@ -13,22 +13,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rl4vlm.core.files import JsonLines, atomic_directory
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
 from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Episode, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.models.optimisation import check_finite, fused
-from rl4vlm.models.processes import Processes
-from rl4vlm.models.sharding import prepare, whole_to_play, whole_to_save
 from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.rollout import Rollout, play_row, side_by_side, weigh
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
 from rl4vlm.ppo.update import Learner, optimiser_steps
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
+from rl4vlm.training.distributed import Processes
+from rl4vlm.training.fsdp import prepare, whole_to_play, whole_to_save
+from rl4vlm.training.optim import check_finite, fused
+from rl4vlm.training.tracking import metric_sinks
 
 
 def train(
@@ -55,17 +57,17 @@ def train(
         JsonLines(processes.file(out / "timing.jsonl"), append=state.update > 1) as timing,
         metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
         processes.shown() as screen,
-        progress(settings.updates * settings.rollout_steps, title, unit="step", stream=screen) as bar,
+        progress(settings.updates * settings.num_steps, title, unit="step", stream=screen) as bar,
     ):
         rows = len(state.rows) if state.rollout is None else settings.rows
-        bar.update((state.update - 1) * settings.rollout_steps + rows * settings.envs)
+        bar.update((state.update - 1) * settings.num_steps + rows * settings.num_envs)
         while state.update <= state.updates:
             begun = time.monotonic()
             if state.rollout is None:
                 with whole_to_play(learner.model, learner.accelerator):
                     while len(state.rows) < settings.rows:
                         state.rows.append(play_row(slots, learner.policy, settings))
-                        bar.update(settings.envs)
+                        bar.update(settings.num_envs)
                         pause(state)
                     last_value = learner.policy.values([slot.request for slot in slots])
                 played_rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
@@ -77,7 +79,7 @@ def train(
                 pause(state)
             line = {
                 "update": state.update,
-                "env_steps": state.update * settings.rollout_steps,
+                "env_steps": state.update * settings.num_steps,
                 **summarise(state.rollout, state.recent),
                 **state.fit.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
@@ -167,7 +169,7 @@ def make_slots(
             parts,
             seed=int(stream(seed, "env", index).integers(2**62)),
         )
-        for index in (range(settings.envs) if indices is None else indices)
+        for index in (range(settings.num_envs) if indices is None else indices)
     ]
 
 

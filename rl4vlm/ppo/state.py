@@ -12,10 +12,10 @@ import torch
 
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
-from rl4vlm.models.checkpoint import Learned
-from rl4vlm.models.processes import Processes
 from rl4vlm.ppo.rollout import Played, Rollout
 from rl4vlm.ppo.update import Fit, Learner
+from rl4vlm.training.distributed import Processes
+from rl4vlm.training.model_state import Learned
 
 
 @dataclass

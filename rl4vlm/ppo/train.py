@@ -8,28 +8,28 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.models.processes import share
-from rl4vlm.models.resume import resumable
-from rl4vlm.models.settings import BackboneSettings
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.distributed import share
+from rl4vlm.training.resume import resumable
+from rl4vlm.training.settings import BackboneSettings
+from rl4vlm.training.store import StateFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSettings(BackboneSettings, TrainingSettings):
     """Hyperparameters of a run; the defaults are the paper's for NumberLine (public code and section 6).
 
-    `thought_weight` is the paper's lambda (section 4.3), `value_sizes` the hidden layers of a new value head, `prompt`
-    replaces parts of the task's prompt.
+    `thought_prob_coef` is the paper's lambda (section 4.3), `value_sizes` the hidden layers of a new value head,
+    `prompt` replaces parts of the task's prompt.
     """
 
-    micro_batch: int | None = 1
-    thought_weight: float = 0.5
+    micro_batch_size: int | None = 1
+    thought_prob_coef: float = 0.5
     max_new_tokens: int = 256
     value_sizes: tuple[int, ...] = (1024, 512)
     prompt: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def run(
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     # Before the model, whose loading takes minutes: there may be too few environments.
-    indices = share(settings.envs, accelerator)
+    indices = share(settings.num_envs, accelerator)
     model = ActorCritic.load(
         init,
         temperature=settings.temperature,
@@ -63,7 +63,7 @@ def run(
         **settings.loading,
     )
     slots = make_slots(task, style, seed, settings, settings.prompt, indices)
-    state = begin(VLMPolicy(model, settings.thought_weight), slots, accelerator, settings, seed)
+    state = begin(VLMPolicy(model, settings.thought_prob_coef), slots, accelerator, settings, seed)
     inputs = {"init": Path(init)}
     decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}
     with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, **decides) as keeper:

@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from rl4vlm.models.optimisation import clear_gradients
-from rl4vlm.models.processes import Processes, gradients_meet, pieces
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.distributed import Processes, gradients_meet, pieces
+from rl4vlm.training.optim import clear_gradients
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def optimiser_steps(
     learner: Learner, samples: Sequence[Sample], fit: Fit, settings: TrainingSettings, rng: np.random.Generator
 ) -> Iterator[Fit]:
     """Go on fitting to `samples` from where `fit` stands; yields it after each optimiser step."""
-    while fit.epoch < settings.epochs:
+    while fit.epoch < settings.ppo_epochs:
         if fit.order is None:
             fit.order = rng.permutation(len(samples))
         if fit.seen == 0 and fit.old is None and below_float32(learner.policy.model):
             fit.old = scored_again(learner, samples, fit.order, settings)
-        chosen = [_sample(samples, i, fit) for i in fit.order[fit.position : fit.position + settings.minibatch]]
+        chosen = [_sample(samples, i, fit) for i in fit.order[fit.position : fit.position + settings.minibatch_size]]
         ratio_error = _step(learner, chosen, fit.totals, settings)
         if fit.first_ratio_error is None:
             fit.first_ratio_error = ratio_error
@@ -119,9 +119,9 @@ def scored_again(
     learner.model.eval()
     mine: list[int] = []
     found: list[torch.Tensor] = []
-    for start in range(0, len(order), settings.minibatch):
-        indices = order[start : start + settings.minibatch].tolist()
-        for piece in pieces(indices, settings.micro_batch, learner.accelerator):
+    for start in range(0, len(order), settings.minibatch_size):
+        indices = order[start : start + settings.minibatch_size].tolist()
+        for piece in pieces(indices, settings.micro_batch_size, learner.accelerator):
             now = learner.policy.rescore(learner.model, [samples[index].trace for index in piece.items])
             mine += piece.items[: piece.counted]
             found.append(torch.stack([now.log_prob, now.value, now.old_log_prob], dim=-1)[: piece.counted])
@@ -143,7 +143,7 @@ def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], 
     clear_gradients(learner.optimizer, learner.model)
     even_share = len(chosen) / learner.accelerator.num_processes
     seen: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
-    for piece in pieces(chosen, settings.micro_batch, learner.accelerator):
+    for piece in pieces(chosen, settings.micro_batch_size, learner.accelerator):
         with gradients_meet(learner.model, learner.accelerator, last=piece.last):
             loss_B, measured, ratio_B = losses(learner, piece.items, settings)
             learner.accelerator.backward(loss_B[: piece.counted].sum() / even_share)
@@ -168,17 +168,19 @@ def losses(
     now = _against(piece, learner.policy.rescore(learner.model, [sample.trace for sample in piece]))
     advantage_B = column([sample.advantage for sample in piece], now.value)
     target_B = column([sample.value_target for sample in piece], now.value)
-    policy_B, ratio_B = policy_loss(now.log_prob, now.old_log_prob, advantage_B, settings.clip, settings.ratio_limit)
+    policy_B, ratio_B = policy_loss(
+        now.log_prob, now.old_log_prob, advantage_B, settings.clip_range, settings.ratio_limit
+    )
     value_B = value_loss(now.value, now.old_value, target_B, settings.largest_value_step)
-    loss_B = policy_B + settings.value_coefficient * value_B
-    if settings.entropy_coefficient:  # or a backward pass over every word's probability would add zeros
-        loss_B = loss_B - settings.entropy_coefficient * now.entropy
+    loss_B = policy_B + settings.vf_coef * value_B
+    if settings.ent_coef:  # or a backward pass over every word's probability would add zeros
+        loss_B = loss_B - settings.ent_coef * now.entropy
     measured = {
         "policy_loss": policy_B,
         "value_loss": value_B,
         "entropy": now.entropy,
         "approx_kl": approximate_kl(now.log_prob, now.old_log_prob),
-        "clip_fraction": ((ratio_B - 1).abs() > settings.clip).float(),
+        "clip_fraction": ((ratio_B - 1).abs() > settings.clip_range).float(),
     }
     return loss_B, measured, ratio_B
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.files import atomic_write_text
 from rl4vlm.rulepage.graph import draw, reduced
 from rl4vlm.rulepage.read import RuleText, Variant, Workflow, grouped, read_workflow
 

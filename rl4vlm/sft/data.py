@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import atomic_directory, atomic_write_text, jsonable, sha256_of, write_run_record
 from rl4vlm.core.types import Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.scripted import SolverPolicy
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 
 STAGE = "sft_data"

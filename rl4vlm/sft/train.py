@@ -18,35 +18,37 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
+from rl4vlm.core.files import JsonLines, atomic_directory
 from rl4vlm.core.progress import progress
-from rl4vlm.core.runlog import JsonLines, atomic_directory, metric_sinks, write_run_record
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.states import StateFolder
 from rl4vlm.models.actor_critic import reply_logits
-from rl4vlm.models.checkpoint import Learned
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
 from rl4vlm.models.lora import trainable
-from rl4vlm.models.optimisation import check_finite, clear_gradients, fused
-from rl4vlm.models.processes import Processes, gradients_meet, pieces, total
-from rl4vlm.models.resume import resumable
-from rl4vlm.models.settings import BackboneSettings, RunSettings
-from rl4vlm.models.sharding import prepare, whole_to_save
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.data import Demonstration, load_samples
+from rl4vlm.training.distributed import Processes, gradients_meet, pieces, total
+from rl4vlm.training.fsdp import prepare, whole_to_save
+from rl4vlm.training.model_state import Learned
+from rl4vlm.training.optim import check_finite, clear_gradients, fused
+from rl4vlm.training.resume import resumable
+from rl4vlm.training.settings import BackboneSettings, RunSettings
+from rl4vlm.training.store import StateFolder
+from rl4vlm.training.tracking import metric_sinks
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTSettings(BackboneSettings, RunSettings):
     """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
 
-    `batch` samples make one optimiser step, all processes together, each processing `micro_batch` at a time.
+    `batch_size` samples make one optimiser step, all processes together, each processing `micro_batch_size` at a time.
     `save_every` counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error,
     since cutting it would cut the action.
     """
 
     epochs: int = 1
-    batch: int = 64
-    micro_batch: int = 64
+    batch_size: int = 64
+    micro_batch_size: int = 64
     learning_rate: float = 2e-5
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -186,7 +188,7 @@ def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], sett
     parts: list[float] = []
     piece_losses: list[torch.Tensor] = []
     clear_gradients(state.optimizer, state.model)
-    for piece in pieces(batch, settings.micro_batch, accelerator):
+    for piece in pieces(batch, settings.micro_batch_size, accelerator):
         part = piece.counted / len(batch)
         with gradients_meet(state.model, accelerator, last=piece.last):
             losses = reply_losses(state.model, encoder, piece.items, settings.max_length, accelerator.device)
@@ -204,7 +206,7 @@ def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], sett
 def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:
     """Indices of one epoch's batches, in an order that the seed and the epoch determine; the last may be smaller."""
     order = stream(settings.seed, "sft order", epoch).permutation(count)
-    return [order[start : start + settings.batch] for start in range(0, count, settings.batch)]
+    return [order[start : start + settings.batch_size] for start in range(0, count, settings.batch_size)]
 
 
 def reply_losses(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.archive.pack import pack
-from rl4vlm.core.promised import FIGURES
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.figures.tables import build_tables
-from tests.figures.synthetic import make_results, write_json, write_lines
+from rl4vlm.results.expected import FIGURES
+from rl4vlm.results.tables import build_tables
+from tests.results.synthetic import make_results, write_json, write_lines
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("NumberLine", "EZPoints")

@@ -15,7 +15,7 @@ import yaml
 from rl4vlm.archive.code import revision_and_tree
 from rl4vlm.archive.pack import needed_packages, pack, results_files
 from tests.archive.conftest import CONFIG, git, make_checkout
-from tests.figures.synthetic import write_lines
+from tests.results.synthetic import write_lines
 
 RUN = "ppo/NumberLine-cot-lambda0.5-seed1"
 

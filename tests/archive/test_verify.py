@@ -54,7 +54,7 @@ def test_its_own_readmes_command_rebuilds_everything_with_the_packed_code(unpack
         "results/tables/main.csv",
         "results/figures/training_curves.png",
         "results/sft/NumberLine-cot/run.json",
-        "code/rl4vlm/figures/tables.py",
+        "code/rl4vlm/results/tables.py",
         "config.yaml",
     ],
 )

@@ -75,12 +75,12 @@ def test_the_large_models_defaults_are_the_papers():
 
 def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
     mode = object.__new__(throughput.Mode)
-    mode.training = throughput.TrainingSettings(env_steps=8, envs=2, rollout_steps=8, micro_batch=8)
+    mode.training = throughput.TrainingSettings(total_env_steps=8, num_envs=2, num_steps=8, micro_batch_size=8)
     mode.slots, tried = [None, None], []
     mode.learner = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None))
 
     def repeat():
-        tried.append(mode.training.micro_batch)
+        tried.append(mode.training.micro_batch_size)
         if tried[-1] > 2:
             raise torch.OutOfMemoryError
 

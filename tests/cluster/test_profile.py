@@ -12,8 +12,8 @@ import yaml
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
-from rl4vlm.core.command_line import SHUTDOWN_SECONDS
-from rl4vlm.core.config import load_config
+from rl4vlm.config.load import load_config
+from rl4vlm.config.overrides import SHUTDOWN_SECONDS
 from tests.workflow.conftest import ROOT, Workspace
 
 PROFILE = ROOT / "profiles" / "slurm"

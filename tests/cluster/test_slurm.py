@@ -110,7 +110,7 @@ def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefet
 
 def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: Workspace, tmp_path: Path) -> None:
     # Without a signal there would be no state to go on from.
-    settings = {"env_steps": UPDATES * 16, "save_every": UPDATES, "device": "cpu"}
+    settings = {"total_env_steps": UPDATES * 16, "save_every": UPDATES, "device": "cpu"}
     overlay = ONE_GAME | FROM_HUB | {"seeds": [4], "ppo": {"defaults": settings}}
     results = prefetched.folder / "results" / "smoke"
     metrics = results / "ppo" / RUN / "metrics.jsonl"

@@ -14,28 +14,33 @@ def told(script):
     return subprocess.run([sys.executable, *script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-def test_gymnasium_knows_the_games_without_an_import_of_this_package():
+MODULES = "print(sorted(m for m in ('torch', 'matplotlib', 'pandas', 'transformers') if m in sys.modules))"
+
+
+def test_gymnasium_imports_and_makes_a_game_in_one_call():
     script = (
-        "import gymnasium\n"
+        "import gymnasium, sys\n"
         "for name in ('NumberLine', 'EZPoints', 'Points24', 'Blackjack'):\n"
-        "    env = gymnasium.make(f'gym_cards/{name}-v0', rules='upstream')\n"
+        "    env = gymnasium.make(f'rl4vlm.envs:gym_cards/{name}-v0', rules='upstream')\n"
         "    print(env.reset(seed=0)[0].shape)\n"
+        f"{MODULES}\n"
     )
-    assert told(["-W", "error", "-c", script]).split("\n")[:4] == ["(300, 300, 3)"] * 4
+    assert told(["-W", "error", "-c", script]).split("\n")[:5] == ["(300, 300, 3)"] * 4 + ["[]"]
 
 
-def test_the_plugin_waits_for_gymnasium():
+def test_importing_the_package_registers_every_game_and_loads_no_model_library():
     script = (
-        "import sys\n"
-        "from rl4vlm.envs.plugin import install\n"
-        "install()\n"
-        "install()\n"
-        "print('gymnasium' in sys.modules, 'numpy' in sys.modules)\n"
-        "import gymnasium\n"
-        "print(gymnasium.spec('gym_cards/NumberLine-v0').entry_point)\n"
-        "install()\n"
+        "import sys, rl4vlm.envs, gymnasium\n"
+        "print(sum(name.startswith('gym_cards/') for name in gymnasium.registry))\n"
+        f"{MODULES}\n"
     )
-    assert told(["-W", "error", "-c", script]).split("\n")[:2] == ["False False", "rl4vlm.envs.card_env:CardEnv"]
+    assert told(["-W", "error", "-c", script]).split("\n")[:2] == ["4", "[]"]
+
+
+def test_gymnasium_alone_imports_nothing_of_this_package():
+    """A file in site-packages that imported it would hide a second checkout on sys.path."""
+    script = "import gymnasium, sys; print(any(name.partition('.')[0] == 'rl4vlm' for name in sys.modules))"
+    assert told(["-c", script]).strip() == "False"
 
 
 def test_registering_twice_is_quiet():

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
-from rl4vlm.core.stats import wilson
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.run import EvaluationSettings, Origin, origin_of, run, summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
+from rl4vlm.results.intervals import wilson
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import Says
 
@@ -61,9 +61,9 @@ def test_where_the_policy_stops_play_the_episodes_before_the_first_unfinished_on
                 raise PlayStopped("tired")
             return super().act(requests)
 
-    evaluate(tmp_path / "whole", width=4)
+    evaluate(tmp_path / "whole", num_envs=4)
     for batches in range(10, 40, 5):
-        summary = evaluate(tmp_path / "part", Tires(batches), width=4)
+        summary = evaluate(tmp_path / "part", Tires(batches), num_envs=4)
         assert (summary["partial"], summary["stopped"]) == (True, "tired")
         assert 0 < summary["episodes"] < 30
         assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")[: summary["episodes"]]
@@ -109,7 +109,7 @@ def test_seeds_are_fixed_and_never_those_of_training(tmp_path: Path) -> None:
 
 def test_width_changes_nothing(tmp_path: Path) -> None:
     for width in (1, 8):
-        evaluate(tmp_path / str(width), task="EZPoints", width=width)
+        evaluate(tmp_path / str(width), task="EZPoints", num_envs=width)
     one, eight = ((tmp_path / name / "episodes.jsonl").read_bytes() for name in ("1", "8"))
     assert one == eight
 
@@ -117,7 +117,7 @@ def test_width_changes_nothing(tmp_path: Path) -> None:
 def test_fallbacks_are_counted_with_their_reasons(tmp_path: Path) -> None:
     words = ["none", '{"action": "both + and -"}', '{"action": "fold"}', '{"action": "+"}']
     said = iter(words * 1000)
-    summary = evaluate(tmp_path, Says(lambda request: next(said)), episodes=20, width=1)
+    summary = evaluate(tmp_path, Says(lambda request: next(said)), episodes=20, num_envs=1)
     steps = [step for line in lines_of(tmp_path) for step in line["steps"]]
     assert (
         summary["fallback_rate"]
@@ -165,7 +165,7 @@ def test_every_episode_has_a_sampling_stream_of_its_own(tmp_path: Path) -> None:
         first.setdefault(len(first), request.rng.random())
         return '{"action": "+"}'
 
-    evaluate(tmp_path, Says(speak), episodes=3, width=3)
+    evaluate(tmp_path, Says(speak), episodes=3, num_envs=3)
     assert [first[k] for k in range(3)] == [stream(1_000_000_000 + k, "sampling").random() for k in range(3)]
 
 
@@ -179,7 +179,7 @@ def test_lines_come_as_they_are_played_and_the_summary_last(tmp_path: Path) -> N
         return '{"action": "+"}'
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path, Says(stop), width=1)
+        evaluate(tmp_path, Says(stop), num_envs=1)
     assert len(lines_of(tmp_path)) == 3
 
 
@@ -200,7 +200,7 @@ class TestOrigin:
 
     @pytest.mark.parametrize(("style", "method"), [(Style.COT, "RL4VLM"), (Style.ACTION_ONLY, "RL4VLM-noCoT")])
     def test_of_a_ppo_run(self, tmp_path: Path, style: Style, method: str) -> None:
-        record = {"stage": "ppo", "settings": {"thought_weight": 0.3}, "seeds": {"ppo": 2}}
+        record = {"stage": "ppo", "settings": {"thought_prob_coef": 0.3}, "seeds": {"ppo": 2}}
         assert origin_of(self.checkpoint(tmp_path, record), style) == Origin(method, "ppo", 0.3, 2)
 
     @pytest.mark.parametrize(("style", "method"), [(Style.COT, "LLaVA-sft"), (Style.ACTION_ONLY, "LLaVA-sft-noCoT")])

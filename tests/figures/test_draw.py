@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_hex
 
-from rl4vlm.core.command_line import parse_settings
-from rl4vlm.core.runlog import sha256_of
+from rl4vlm.config.overrides import parse_settings
+from rl4vlm.core.files import sha256_of
 from rl4vlm.figures.draw import FIGURES, draw
-from rl4vlm.figures.results import Results
 from rl4vlm.figures.style import FigureStyle, drawing
-from tests.figures.synthetic import Synthetic, add_evaluation, add_training_run, make_results, write_lines
+from rl4vlm.results.read import Results
+from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results, write_lines
 
 STYLE = FigureStyle(dpi=60)
 
@@ -77,7 +77,7 @@ import sys
 from pathlib import Path
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-import rl4vlm.figures.tables, rl4vlm.figures.assets
+import rl4vlm.results.tables, rl4vlm.figures.assets
 draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
      training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_readings={{task: Path(file) for task, file
      in {readings}.items()}},

@@ -41,7 +41,7 @@ class Scribbler:
 
 def evaluations(folder: Path) -> list[Path]:
     """Folders of six evaluations of 24 episodes on two tasks, the last of them as if its games were data."""
-    settings = EvaluationSettings(episodes=24, width=8)
+    settings = EvaluationSettings(episodes=24, num_envs=8)
     folders = []
     for task in ("NumberLine", "EZPoints"):
         scribbler = Origin("RL4VLM", "ppo", 0.5, 1), Scribbler(), Style.COT

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import main
-from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.files import sha256_of
 from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, labels
 from rl4vlm.gallery.records import read_evaluation
 

@@ -32,7 +32,7 @@ class Witness(Scribbler):
 @pytest.mark.parametrize("task", ["NumberLine", "EZPoints", "Points24", "Blackjack"])
 def test_shows_what_the_player_saw(tmp_path: Path, task: str) -> None:
     witness = Witness()
-    settings = EvaluationSettings(episodes=6, width=1, env={"rules": "upstream"}, prompt={"role": "You play."})
+    settings = EvaluationSettings(episodes=6, num_envs=1, env={"rules": "upstream"}, prompt={"role": "You play."})
     run(policy=witness, task=task, style=Style.COT, out=tmp_path, settings=settings)
     evaluation = read_evaluation(tmp_path)
     steps = [step for played in replay(evaluation, evaluation.episodes) for step in played.steps]

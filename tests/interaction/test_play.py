@@ -268,7 +268,7 @@ class TestPlayEpisodes:
         # Four begin, one more after each of the first four that end.
         assert [episode for episode, _ in episodes] == [episode for episode, _ in everything[:8]]
 
-    @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "twice"), ([1], 0, "width 0")])
+    @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "twice"), ([1], 0, "num_envs 0")])
     def test_refuses_what_makes_no_sense(self, seeds: list[int], width: int, what: str) -> None:
         with pytest.raises(ValueError, match=what):
             played(seeds, width)

@@ -76,7 +76,7 @@ def streams() -> list[np.random.Generator]:
 
 def test_a_picture_is_as_many_tokens_as_the_family_documents(family: str, checkpoint: Path) -> None:
     if family == PROJECT:
-        pytest.skip("tests/models/test_tiny.py says it of the project's own")
+        pytest.skip("tests/base_model/test_tiny.py says it of the project's own")
     model = load(checkpoint)
     picture_id = model.encoder.tokenizer.convert_tokens_to_ids(FAMILIES[family].picture_token)
     ids = encoded(model)[0].input_ids
@@ -164,17 +164,17 @@ def test_the_output_head_sees_no_prompt_token_but_the_last(checkpoint: Path) -> 
 
 
 def test_sft_then_ppo(checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    settings = SFTSettings(epochs=4, batch=4, micro_batch=4, learning_rate=1e-2, device="cpu")
+    settings = SFTSettings(epochs=4, batch_size=4, micro_batch_size=4, learning_rate=1e-2, device="cpu")
     run_sft(data=data, init=checkpoint, out=tmp_path / "sft", settings=settings)
     losses = _column(tmp_path / "sft", "loss")
     assert losses[-1] < 0.8 * losses[0]
     play = PPOSettings(
-        env_steps=8,
-        envs=4,
-        rollout_steps=8,
-        epochs=1,
-        minibatch=4,
-        micro_batch=4,
+        total_env_steps=8,
+        num_envs=4,
+        num_steps=8,
+        ppo_epochs=1,
+        minibatch_size=4,
+        micro_batch_size=4,
         max_new_tokens=10,
         learning_rate=1e-3,
         temperature=0.7,

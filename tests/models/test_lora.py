@@ -12,8 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from rl4vlm.cli import main
-from rl4vlm.core.command_line import parse_settings
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.overrides import parse_settings
+from rl4vlm.config.settings import build_settings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import LoraSettings, ensure_adapter, target_layers, trainable
@@ -116,10 +116,17 @@ def test_sft_ppo_and_evaluation_with_adapters(tiny_checkpoint: Path, tmp_path: P
     data, sft, ppo = (str(tmp_path / name) for name in ("data", "sft", "ppo"))
     lora = f"lora={json.dumps(LORA)}"
     common = ["device=cpu", lora]
-    small = ["env_steps=16", "envs=4", "rollout_steps=8", "epochs=1", "minibatch=8", "micro_batch=8"]
+    small = [
+        "total_env_steps=16",
+        "num_envs=4",
+        "num_steps=8",
+        "ppo_epochs=1",
+        "minibatch_size=8",
+        "micro_batch_size=8",
+    ]
     assert main(["sft-data", "--task", "NumberLine", "--out", data, "--set", "samples=16"]) == 0
     train = ["--data", data, "--init", str(tiny_checkpoint), "--out", sft]
-    assert main(["sft", *train, "--set", "batch=8", "micro_batch=8", "learning_rate=1e-2", *common]) == 0
+    assert main(["sft", *train, "--set", "batch_size=8", "micro_batch_size=8", "learning_rate=1e-2", *common]) == 0
     init = f"{sft}/checkpoint"
     play = ["--task", "NumberLine", "--init", init, "--out", ppo]
     speed = ["learning_rate=1e-2", "max_new_tokens=12", "value_sizes=[16]", "temperature=0.7"]

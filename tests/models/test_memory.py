@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoConfig, DynamicCache
 
-from rl4vlm.core.command_line import parse_settings
+from rl4vlm.config.overrides import parse_settings
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.checkpoint import Learned, write
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report, table
 from rl4vlm.models.shapes import SHAPES
+from rl4vlm.training.model_state import Learned, write
 from tests.models.families import FAMILIES
 
 
@@ -57,7 +57,7 @@ def test_the_cache_is_exact(checkpoint: Path) -> None:
     with torch.no_grad():
         model.model(input_ids=torch.full((3, 20), 40), past_key_values=cache)
     kept = _bytes([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
-    assert estimate(checkpoint, MemorySettings(tokens=20, width=3)).cache == kept
+    assert estimate(checkpoint, MemorySettings(tokens=20, num_envs=3)).cache == kept
 
 
 def test_settings_move_what_they_should(checkpoint: Path) -> None:

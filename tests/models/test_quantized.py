@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from rl4vlm.base_model.tiny import TinySizes, build
 from rl4vlm.models import loading
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone, quantization
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.models.memory import MemorySettings, base_bytes
-from rl4vlm.models.tiny import TinySizes, build
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.sft.train import SFTSettings
 from tests.conftest import TEXTS

@@ -37,7 +37,7 @@ def test_padding_counts_for_nothing():
 
 
 def test_rescoring_gives_what_was_stored(actor_critic):
-    policy = VLMPolicy(actor_critic, thought_weight=0.25)
+    policy = VLMPolicy(actor_critic, thought_prob_coef=0.25)
     slots = [climb_slot(seed) for seed in range(3)]
     asked = [slot.request for slot in slots]
     traces = [step.reply.trace for step in advance(slots, policy)]

@@ -12,24 +12,41 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.models.processes import share
-from rl4vlm.models.sharding import whole_to_save
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
 from rl4vlm.ppo.update import optimiser_steps
+from rl4vlm.training.distributed import share
+from rl4vlm.training.fsdp import whole_to_save
 
 # Eleven samples in mini-batches of five, two at a time: nothing divides by anything.
 FIT = TrainingSettings(
-    env_steps=33, envs=1, rollout_steps=11, epochs=2, minibatch=5, micro_batch=2, learning_rate=1e-3,
-    entropy_coefficient=0.01, max_grad_norm=0.5, device="cpu", process_timeout=60.0,
-)  # fmt: skip
+    total_env_steps=33,
+    num_envs=1,
+    num_steps=11,
+    ppo_epochs=2,
+    minibatch_size=5,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    ent_coef=0.01,
+    max_grad_norm=0.5,
+    device="cpu",
+    process_timeout=60.0,
+)
 # Three environments, two in one process and one in the other.
 PLAY = TrainingSettings(
-    env_steps=24, envs=3, rollout_steps=12, epochs=1, minibatch=5, micro_batch=2, learning_rate=1e-3,
-    bootstrap_truncated=True, device="cpu", process_timeout=60.0,
-)  # fmt: skip
+    total_env_steps=24,
+    num_envs=3,
+    num_steps=12,
+    ppo_epochs=1,
+    minibatch_size=5,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    bootstrap_truncated=True,
+    device="cpu",
+    process_timeout=60.0,
+)
 
 
 def fit(folder: Path, out: Path) -> None:
@@ -74,7 +91,7 @@ def _begun(
     accelerator = accelerator_on("cpu", settings.process_timeout)
     model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).to(dtype)
     model.value_head.to(torch.promote_types(dtype, torch.float32))
-    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, share(settings.envs, accelerator))
+    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, share(settings.num_envs, accelerator))
     return begin(VLMPolicy(model, 0.5), slots, accelerator, settings, seed=1)
 
 

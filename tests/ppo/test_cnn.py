@@ -13,22 +13,29 @@ from accelerate import Accelerator
 from rl4vlm.cli import main
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
-from rl4vlm.models.processes import Processes
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import CNNSettings, build_model, run
 from rl4vlm.ppo.rollout import Sample, play_row, weigh
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
 
 SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
 SETTINGS = CNNSettings(
-    env_steps=32, envs=4, rollout_steps=16, epochs=2, minibatch=8, learning_rate=1e-3, temperature=1.0, sizes=SIZES,
+    total_env_steps=32,
+    num_envs=4,
+    num_steps=16,
+    ppo_epochs=2,
+    minibatch_size=8,
+    learning_rate=1e-3,
+    temperature=1.0,
+    sizes=SIZES,
     device="cpu",
-)  # fmt: skip
+)
 
 
 def metrics_of(folder):
@@ -53,7 +60,7 @@ def update(model, optimizer, samples, settings, rng):
 def climbing(settings=SETTINGS):
     """Slots of the climbing game, a new network for it, and one rollout."""
     torch.manual_seed(0)
-    slots = [climb_slot(seed) for seed in range(settings.envs)]
+    slots = [climb_slot(seed) for seed in range(settings.num_envs)]
     model = build_model(slots, settings)
     # Far from uniform, so that what was seen makes a difference.
     torch.nn.init.normal_(model.policy_head.weight, std=0.5)
@@ -62,7 +69,7 @@ def climbing(settings=SETTINGS):
 
 @pytest.mark.parametrize("task", GAMES)
 def test_every_task_trains_from_a_ratio_of_one(task, tmp_path):
-    run(task=task, out=tmp_path, seed=1, settings=replace(SETTINGS, env_steps=16))
+    run(task=task, out=tmp_path, seed=1, settings=replace(SETTINGS, total_env_steps=16))
     (line,) = metrics_of(tmp_path)
     assert line["env_steps"] == 16
     assert line["first_ratio_error"] < 1e-4
@@ -75,7 +82,7 @@ def test_every_task_trains_from_a_ratio_of_one(task, tmp_path):
 
 def test_metrics_have_the_names_of_the_methods_own(tiny_checkpoint, tmp_path):
     settings = PPOSettings(
-        env_steps=4, envs=2, rollout_steps=4, minibatch=4, max_new_tokens=2, value_sizes=(8,), device="cpu"
+        total_env_steps=4, num_envs=2, num_steps=4, minibatch_size=4, max_new_tokens=2, value_sizes=(8,), device="cpu"
     )
     run_vlm(task="NumberLine", style="cot", init=tiny_checkpoint, out=tmp_path / "vlm", seed=1, settings=settings)
     run(task="NumberLine", out=tmp_path / "cnn", seed=1, settings=SETTINGS)
@@ -101,7 +108,7 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tmp_path):
 
 def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["env_steps=32", "envs=4", "rollout_steps=16", "sizes.picture=40", "device=cpu"]
+    words = ["total_env_steps=32", "num_envs=4", "num_steps=16", "sizes.picture=40", "device=cpu"]
     assert main(["cnn", "--task", "Blackjack", "--seed", "3", "--out", "run", "--set", *words]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["stage"], record["seeds"]) == ("cnn", {"cnn": 3})
@@ -150,7 +157,7 @@ def test_with_changing_actions_the_first_ratio_is_one_too(monkeypatch):
 
 
 def test_advantages_are_normalised_and_rewards_flow_back():
-    _, _, rollout = climbing(replace(SETTINGS, env_steps=128, rollout_steps=128))
+    _, _, rollout = climbing(replace(SETTINGS, total_env_steps=128, num_steps=128))
     advantages = np.array([sample.advantage for sample in rollout.samples])
     assert (advantages.mean(), advantages.std(ddof=1)) == pytest.approx((0, 1), abs=1e-3)
     by_action = {action: advantages[[s.trace.action == action for s in rollout.samples]].mean() for action in range(3)}
@@ -161,7 +168,7 @@ def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
     """One environment whose first episode is cut off at its sixth step, and a critic that says 10 everywhere."""
 
     def targets(**changes):
-        settings = replace(SETTINGS, envs=1, rollout_steps=6, gamma=0.5, gae_lambda=0.0, **changes)
+        settings = replace(SETTINGS, num_envs=1, num_steps=6, gamma=0.5, gae_lambda=0.0, **changes)
         model = CNNActorCritic(("wait", "up", "go down"), reads_text=True, sizes=SIZES, temperature=1.0)
         torch.nn.init.zeros_(model.value_head.weight)
         torch.nn.init.constant_(model.value_head.bias, 10.0)
@@ -177,7 +184,7 @@ def test_an_update_moves_probability_towards_the_advantage():
     _, model, rollout = climbing()
     samples = [Sample(s.trace, 1.0 if s.trace.action == 1 else -1.0, 0.0) for s in rollout.samples]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    update(model, optimizer, samples, replace(SETTINGS, epochs=4), stream(1, "minibatches"))
+    update(model, optimizer, samples, replace(SETTINGS, ppo_epochs=4), stream(1, "minibatches"))
     with torch.no_grad():
         log_probs, _ = model([s.trace.observation for s in samples])
     for row, sample in enumerate(samples):
@@ -189,7 +196,14 @@ def test_an_update_moves_probability_towards_the_advantage():
 def test_learns_to_climb(changing, monkeypatch):
     monkeypatch.setattr(ClimbTask, "changing_actions", changing)
     settings = replace(
-        SETTINGS, env_steps=1024, envs=8, rollout_steps=128, epochs=4, minibatch=32, learning_rate=3e-3, clip=0.2
+        SETTINGS,
+        total_env_steps=1024,
+        num_envs=8,
+        num_steps=128,
+        ppo_epochs=4,
+        minibatch_size=32,
+        learning_rate=3e-3,
+        clip_range=0.2,
     )
     torch.manual_seed(0)
     slots = [climb_slot(seed) for seed in range(8)]
@@ -208,7 +222,7 @@ def test_learns_to_climb(changing, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"rollout_steps": 18}, "rollout_steps"), ({"env_steps": 4}, "env_steps"), ({"temperature": 0.0}, "temperature")],
+    [({"num_steps": 18}, "num_steps"), ({"total_env_steps": 4}, "env_steps"), ({"temperature": 0.0}, "temperature")],
 )
 def test_settings_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):

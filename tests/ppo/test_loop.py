@@ -17,14 +17,14 @@ from rl4vlm.ppo.loop import begin, make_slots, train
 from tests.fakes import climb_slot
 
 SETTINGS = CNNSettings(
-    env_steps=48, envs=4, rollout_steps=16, epochs=2, minibatch=8, device="cpu",
+    total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, device="cpu",
     sizes=CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8),
 )  # fmt: skip
 
 
 def begun(settings=SETTINGS):
     torch.manual_seed(0)
-    slots = [climb_slot(seed) for seed in range(settings.envs)]
+    slots = [climb_slot(seed) for seed in range(settings.num_envs)]
     return begin(CNNPolicy(build_model(slots, settings)), slots, Accelerator(cpu=True), settings, seed=1)
 
 
@@ -79,7 +79,7 @@ def test_a_run_taken_up_at_any_pause_ends_the_same(tmp_path, stop):
 
 
 def test_an_environments_streams_depend_on_the_seed_and_its_index_alone():
-    few, many = (make_slots("NumberLine", "nocot", 1, replace(SETTINGS, envs=envs)) for envs in (2, 4))
+    few, many = (make_slots("NumberLine", "nocot", 1, replace(SETTINGS, num_envs=envs)) for envs in (2, 4))
     drawn = [[slot.request.rng.random() for slot in slots] for slots in (few, many)]
     assert drawn[0] == drawn[1][:2]
     assert len(set(drawn[1])) == 4

@@ -23,7 +23,7 @@ from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 )
 def test_policy_loss(ratio, advantage, loss):
     new = torch.tensor([math.log(ratio)], requires_grad=True)
-    value, found = policy_loss(new, torch.zeros(1), torch.tensor([advantage]), clip=0.1)
+    value, found = policy_loss(new, torch.zeros(1), torch.tensor([advantage]), clip_range=0.1)
     assert value.item() == pytest.approx(loss, rel=1e-5)
     assert found.item() == pytest.approx(ratio, rel=1e-5)
 
@@ -31,13 +31,13 @@ def test_policy_loss(ratio, advantage, loss):
 def test_the_ratio_limit_is_a_setting():
     new = torch.tensor([math.log(3.0)])
     for limit, loss in ((10.0, 6.0), (2.0, 2.2)):
-        found, _ = policy_loss(new, torch.zeros(1), torch.tensor([-2.0]), clip=0.1, ratio_limit=limit)
+        found, _ = policy_loss(new, torch.zeros(1), torch.tensor([-2.0]), clip_range=0.1, ratio_limit=limit)
         assert found.item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_runaway_ratio_has_no_gradient():
     new = torch.tensor([500.0], requires_grad=True)
-    loss, _ = policy_loss(new, torch.zeros(1), torch.tensor([-1.0]), clip=0.1)
+    loss, _ = policy_loss(new, torch.zeros(1), torch.tensor([-1.0]), clip_range=0.1)
     loss.sum().backward()
     assert new.grad.item() == 0.0
 
@@ -47,7 +47,7 @@ def test_runaway_ratio_has_no_gradient():
     [(1.0, 1.0, 3.0, 2.0), (2.0, 1.0, 3.0, 0.5 * 1.9**2), (1.05, 1.0, 0.0, 0.5 * 1.05**2)],
 )
 def test_value_loss(value, old, target, loss):
-    found = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), clip=0.1)
+    found = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), clip_range=0.1)
     assert found.item() == pytest.approx(loss, rel=1e-5)
 
 

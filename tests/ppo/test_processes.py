@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from rl4vlm.cli import main
-from rl4vlm.core.command_line import training_command
+from rl4vlm.config.overrides import training_command
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample
@@ -148,7 +148,15 @@ def test_rollouts_do_not_depend_on_the_processes(way, task, tiny_checkpoint, tmp
 
 
 ARGUMENTS = ["--task", "NumberLine", "--seed", "3"]
-WORDS = ["env_steps=24", "envs=3", "rollout_steps=12", "epochs=1", "minibatch=8", "device=cpu", "temperature=1.0"]
+WORDS = [
+    "total_env_steps=24",
+    "num_envs=3",
+    "num_steps=12",
+    "ppo_epochs=1",
+    "minibatch_size=8",
+    "device=cpu",
+    "temperature=1.0",
+]
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -172,7 +180,7 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
         assert names == {"checkpoint", "metrics.jsonl", "timing.jsonl", "run.json"}
 
 
-VLM_WORDS = [*WORDS, "max_new_tokens=8", "value_sizes=[8]", "micro_batch=2", "learning_rate=0.001"]
+VLM_WORDS = [*WORDS, "max_new_tokens=8", "value_sizes=[8]", "micro_batch_size=2", "learning_rate=0.001"]
 
 
 @pytest.mark.long
@@ -198,7 +206,7 @@ def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path
     assert [tuple(weight.shape) for weight in again.value_head.parameters()] == [(8, 32), (8,), (1, 8), (1,)]
 
 
-LASTING = [*VLM_WORDS, "env_steps=1000000", "epochs=50"]
+LASTING = [*VLM_WORDS, "total_env_steps=1000000", "ppo_epochs=50"]
 
 
 @pytest.mark.parametrize(("way", "loss"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)])
@@ -226,7 +234,7 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(way, loss, tiny_c
 )
 def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
     """Killed, it is reported by the launcher; standing still, by the process that waited `process_timeout` for it."""
-    words = ["env_steps=1000000", *WORDS[1:], "sizes.picture=40", "process_timeout=8"]
+    words = ["total_env_steps=1000000", *WORDS[1:], "sizes.picture=40", "process_timeout=8"]
     command = launched("--no_python", COMMAND, "cnn", *ARGUMENTS, "--out", tmp_path, "--set", *words)
     with (
         (tmp_path / "log").open("w") as log,
@@ -255,7 +263,7 @@ def await_lines(file: Path, runs: Callable[[], bool], count: int) -> None:
 @pytest.mark.long
 def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     """Killed after some updates and run again: the same metrics, to the last byte, and the same weights."""
-    words = ["env_steps=240", *WORDS[1:], "sizes.picture=40"]
+    words = ["total_env_steps=240", *WORDS[1:], "sizes.picture=40"]
 
     def command(name: str) -> list[str]:
         options = ["--out", tmp_path / name, "--state", tmp_path / f"{name}-state", "--set", *words]

@@ -12,21 +12,33 @@ from dataclasses import replace
 import pytest
 
 from rl4vlm.cli import main
-from rl4vlm.core.interrupt import Interrupted
-from rl4vlm.core.runlog import sha256_of
-from rl4vlm.core.states import StateFolder
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models import resume
 from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.ppo.cnn import CNNSettings
 from rl4vlm.ppo.train import PPOSettings
+from rl4vlm.training import resume
+from rl4vlm.training.signals import Interrupted
+from rl4vlm.training.store import StateFolder
 from tests.stops import Stopped, killed_until_done, pause_hook
 
 SETTINGS = PPOSettings(
-    env_steps=24, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
-    max_new_tokens=6, value_sizes=(8,), success_window=5, max_grad_norm=1.0, bootstrap_truncated=True, device="cpu",
-)  # fmt: skip
+    total_env_steps=24,
+    num_envs=4,
+    num_steps=8,
+    ppo_epochs=2,
+    minibatch_size=4,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    temperature=1.0,
+    max_new_tokens=6,
+    value_sizes=(8,),
+    success_window=5,
+    max_grad_norm=1.0,
+    bootstrap_truncated=True,
+    device="cpu",
+)
 SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 
@@ -197,7 +209,7 @@ def test_a_full_disk_leaves_the_former_state(runs, unbroken, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "differs"),
     [
-        ({"settings": replace(SETTINGS, clip=0.3)}, "settings.clip"),
+        ({"settings": replace(SETTINGS, clip_range=0.3)}, "settings.clip_range"),
         ({"seed": 2}, "seed"),
         ({"code": {"a.py": "2"}}, "code.a.py"),
     ],
@@ -219,7 +231,9 @@ def test_what_decides_nothing_may_change(changes, runs, capsys):
     assert "note:" not in said
 
 
-@pytest.mark.parametrize(("name", "value"), [("micro_batch", 1), ("gradient_checkpointing", True), ("device", "auto")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("micro_batch_size", 1), ("gradient_checkpointing", True), ("device", "auto")]
+)
 def test_what_eases_memory_may_change_and_is_said(name, value, runs, capsys):
     killed_in(runs, 2)
     killed_in(runs, 3, settings=replace(SETTINGS, **{name: value}))
@@ -230,7 +244,7 @@ def test_what_eases_memory_may_change_and_is_said(name, value, runs, capsys):
 
 def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, capsys):
     killed_in(runs, 2)
-    runs.train("other", settings=replace(SETTINGS, clip=0.3))
+    runs.train("other", settings=replace(SETTINGS, clip_range=0.3))
     assert "remove it to discard" in capsys.readouterr().err
     assert runs.train() == unbroken
     assert "going on from" in capsys.readouterr().err
@@ -240,14 +254,16 @@ def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, c
 def test_saves_as_often_as_asked_and_at_the_end(runs):
     saved = []
     with pause_hook(lambda state: saved.append((state.update, len(runs.states())))):
-        runs.train(settings=replace(SETTINGS, save_every=2, env_steps=40))
+        runs.train(settings=replace(SETTINGS, save_every=2, total_env_steps=40))
     # Updates 1 to 5; saved after the second, the fourth and, seen by no further pause, the last.
     assert {update: most for update, most in saved if update <= 5} == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
 
 
 def test_the_network_without_language_goes_on_too(tmp_path):
     sizes = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
-    settings = CNNSettings(env_steps=48, envs=4, rollout_steps=16, epochs=2, minibatch=8, sizes=sizes, device="cpu")
+    settings = CNNSettings(
+        total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, sizes=sizes, device="cpu"
+    )
 
     def run(out, keep):
         cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, keep=keep)

@@ -17,7 +17,7 @@ import time
 import pytest
 
 from rl4vlm.cli import main
-from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
@@ -27,10 +27,20 @@ pytestmark = pytest.mark.long
 
 KILLS = 20
 SETTINGS = {
-    "env_steps": 256, "envs": 4, "rollout_steps": 16, "epochs": 2, "minibatch": 4, "micro_batch": 2,
-    "learning_rate": 1e-3, "temperature": 1.0, "max_new_tokens": 12, "value_sizes": [8], "success_window": 9,
-    "bootstrap_truncated": True, "device": "cpu",
-}  # fmt: skip
+    "total_env_steps": 256,
+    "num_envs": 4,
+    "num_steps": 16,
+    "ppo_epochs": 2,
+    "minibatch_size": 4,
+    "micro_batch_size": 2,
+    "learning_rate": 1e-3,
+    "temperature": 1.0,
+    "max_new_tokens": 12,
+    "value_sizes": [8],
+    "success_window": 9,
+    "bootstrap_truncated": True,
+    "device": "cpu",
+}
 
 
 def run_command(arguments, log):
@@ -138,15 +148,44 @@ def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, 
 
 
 SHARED = ["device=cpu", "learning_rate=0.001", "process_timeout=120"]
-PLAYED = ["epochs=2", "minibatch=8", "temperature=1.0", *SHARED]
+PLAYED = ["ppo_epochs=2", "minibatch_size=8", "temperature=1.0", *SHARED]
 TRAININGS = {
-    "cnn": ["--task", "EZPoints", "--set", "env_steps=640", "envs=4", "rollout_steps=64", "sizes.picture=40", *PLAYED],
-    "ppo": [
-        "--task", "Blackjack", "--init", "CHECKPOINT", "--set", "env_steps=120", "envs=3", "rollout_steps=24",
-        "micro_batch=2", "max_new_tokens=8", "value_sizes=[8]", *PLAYED,
+    "cnn": [
+        "--task",
+        "EZPoints",
+        "--set",
+        "total_env_steps=640",
+        "num_envs=4",
+        "num_steps=64",
+        "sizes.picture=40",
+        *PLAYED,
     ],
-    "sft": ["--data", "DATA", "--init", "CHECKPOINT", "--set", "epochs=2", "batch=4", "micro_batch=2", *SHARED],
-}  # fmt: skip
+    "ppo": [
+        "--task",
+        "Blackjack",
+        "--init",
+        "CHECKPOINT",
+        "--set",
+        "total_env_steps=120",
+        "num_envs=3",
+        "num_steps=24",
+        "micro_batch_size=2",
+        "max_new_tokens=8",
+        "value_sizes=[8]",
+        *PLAYED,
+    ],
+    "sft": [
+        "--data",
+        "DATA",
+        "--init",
+        "CHECKPOINT",
+        "--set",
+        "epochs=2",
+        "batch_size=4",
+        "micro_batch_size=2",
+        *SHARED,
+    ],
+}
 
 
 @pytest.mark.parametrize(("stage", "way"), [("cnn", "ddp"), ("ppo", "fsdp"), ("sft", "fsdp")])

@@ -9,17 +9,26 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo import train
 from rl4vlm.ppo.train import PPOSettings, run
+from rl4vlm.training.store import StateFolder
 from tests.games import GAMES
 
 SETTINGS = PPOSettings(
-    env_steps=16, envs=4, rollout_steps=8, epochs=2, minibatch=4, micro_batch=2, learning_rate=1e-3, temperature=1.0,
-    max_new_tokens=12, value_sizes=(8,), device="cpu",
-)  # fmt: skip
+    total_env_steps=16,
+    num_envs=4,
+    num_steps=8,
+    ppo_epochs=2,
+    minibatch_size=4,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    temperature=1.0,
+    max_new_tokens=12,
+    value_sizes=(8,),
+    device="cpu",
+)
 
 
 def metrics_of(folder):
@@ -29,7 +38,7 @@ def metrics_of(folder):
 @pytest.mark.parametrize("style", list(Style))
 @pytest.mark.parametrize("task", GAMES)
 def test_every_task_and_style_trains_from_a_ratio_of_one(task, style, tiny_checkpoint, tmp_path):
-    settings = replace(SETTINGS, env_steps=8)
+    settings = replace(SETTINGS, total_env_steps=8)
     run(task=task, style=style, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
     (line,) = metrics_of(tmp_path)
     assert line["env_steps"] == 8
@@ -61,7 +70,7 @@ def test_the_run_leaves_an_ordinary_checkpoint_and_its_record(tiny_checkpoint, t
 
 
 def test_learning_rate_falls_over_the_runs_own_updates(tiny_checkpoint, tmp_path):
-    settings = replace(SETTINGS, env_steps=32)
+    settings = replace(SETTINGS, total_env_steps=32)
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
     rates = [line["learning_rate"] for line in metrics_of(tmp_path)]
     assert rates == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-3)
@@ -91,9 +100,7 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp
     assert not (tmp_path / "out" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "word"), [({"rollout_steps": 6}, "rollout_steps"), ({"env_steps": 4}, "env_steps")]
-)
+@pytest.mark.parametrize(("changes", "word"), [({"num_steps": 6}, "num_steps"), ({"total_env_steps": 4}, "env_steps")])
 def test_settings_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):
         replace(SETTINGS, **changes)

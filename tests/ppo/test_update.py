@@ -11,16 +11,16 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.processes import Processes
 from rl4vlm.policies.vlm import Trace, VLMPolicy
 from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import learning_rates
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+from rl4vlm.training.distributed import Processes
 
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
-SETTINGS = TrainingSettings(epochs=1, minibatch=8, clip=0.1, value_coefficient=0.5, entropy_coefficient=0.01)
+SETTINGS = TrainingSettings(ppo_epochs=1, minibatch_size=8, clip_range=0.1, vf_coef=0.5, ent_coef=0.01)
 
 
 @pytest.fixture
@@ -50,16 +50,16 @@ def samples_of(actor_critic):
     return made
 
 
-def learner_of(model, thought_weight=0.5):
+def learner_of(model, thought_prob_coef=0.5):
     """A copy of the model with plain SGD, whose step shows the gradient itself."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Learner(VLMPolicy(model, thought_weight), model, optimizer, Accelerator(cpu=True))
+    return Learner(VLMPolicy(model, thought_prob_coef), model, optimizer, Accelerator(cpu=True))
 
 
-def run_update(model, samples, thought_weight=0.5, **changes):
+def run_update(model, samples, thought_prob_coef=0.5, **changes):
     """One whole update of a copy of the model; returns the copy and what was measured."""
-    learner, fit = learner_of(model, thought_weight), Fit()
+    learner, fit = learner_of(model, thought_prob_coef), Fit()
     for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, **changes), np.random.default_rng(1)):
         pass
     return learner.model, fit.means(ALONE)
@@ -67,7 +67,7 @@ def run_update(model, samples, thought_weight=0.5, **changes):
 
 def test_first_ratio_is_one(actor_critic, samples):
     for weight in (0.0, 0.5, 1.0):
-        _, measured = run_update(actor_critic, samples, thought_weight=weight)
+        _, measured = run_update(actor_critic, samples, thought_prob_coef=weight)
         assert measured["first_ratio_error"] < 1e-4
         assert measured["clip_fraction"] == 0
         assert measured["approx_kl"] == pytest.approx(0, abs=1e-6)
@@ -80,13 +80,13 @@ def coarse(tiny_checkpoint):
     return ActorCritic.load(tiny_checkpoint, temperature=0.2, max_new_tokens=48, value_sizes=(16,), dtype="bfloat16")
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3])
-def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch):
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch_size):
     """Of replies as they were sampled it is not: the update's own pass gives what it compares with."""
     samples = samples_of(coarse)
     played = [s.trace.logprob_thoughts * 0.5 + s.trace.logprob_action for s in samples]
     learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
-    settings = replace(SETTINGS, micro_batch=micro_batch, minibatch=4)
+    settings = replace(SETTINGS, micro_batch_size=micro_batch_size, minibatch_size=4)
     steps = optimiser_steps(learner, samples, fit, settings, rng)
     next(steps)
     measured = fit.means(ALONE)
@@ -102,10 +102,10 @@ def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch):
 
 
 def test_a_fit_in_bfloat16_goes_on_without_scoring_again(coarse):
-    samples, settings = samples_of(coarse), replace(SETTINGS, epochs=2, minibatch=3, micro_batch=2)
-    whole, measured = run_update(coarse, samples, epochs=2, minibatch=3, micro_batch=2)
+    samples, settings = samples_of(coarse), replace(SETTINGS, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
+    whole, measured = run_update(coarse, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
-    while fit.epoch < settings.epochs:
+    while fit.epoch < settings.ppo_epochs:
         fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
     for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -129,17 +129,17 @@ def test_a_wrong_prompt_shows_in_the_first_ratio(actor_critic, samples):
     assert measured["first_ratio_error"] > 1e-2
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 8])
-def test_pieces_of_a_minibatch_change_nothing(actor_critic, samples, micro_batch):
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+def test_pieces_of_a_minibatch_change_nothing(actor_critic, samples, micro_batch_size):
     whole, expected = run_update(actor_critic, samples)
-    pieces, measured = run_update(actor_critic, samples, micro_batch=micro_batch)
+    pieces, measured = run_update(actor_critic, samples, micro_batch_size=micro_batch_size)
     for (name, one), other in zip(whole.named_parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=name)
     assert measured == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_update_moves_probability_towards_the_advantage(actor_critic, samples):
-    settings = {"epochs": 3, "value_coefficient": 0.0, "entropy_coefficient": 0.0, "thought_weight": 1.0}
+    settings = {"ppo_epochs": 3, "vf_coef": 0.0, "ent_coef": 0.0, "thought_prob_coef": 1.0}
     after, _ = run_update(actor_critic, samples, **settings)
     with torch.no_grad():
         scores = after.score([s.trace.prompt for s in samples], [s.trace.ids for s in samples])
@@ -158,11 +158,11 @@ def test_clip_norm_limits_the_step(actor_critic, samples):
 
 def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
     """Stopped after any optimiser step and taken up by another generator: the same weights, to the last bit."""
-    settings = replace(SETTINGS, epochs=2, minibatch=3, micro_batch=2)
-    whole, measured = run_update(actor_critic, samples, epochs=2, minibatch=3, micro_batch=2)
+    settings = replace(SETTINGS, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
+    whole, measured = run_update(actor_critic, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     learner, fit, rng = learner_of(actor_critic), Fit(), np.random.default_rng(1)
     stops = 0
-    while fit.epoch < settings.epochs:
+    while fit.epoch < settings.ppo_epochs:
         fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
         stops += 1
     assert stops == 6
@@ -174,7 +174,9 @@ def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
 def test_every_sample_comes_once_an_epoch(actor_critic, samples):
     learner, fit = learner_of(actor_critic), Fit()
     orders = []
-    for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, epochs=2, minibatch=3), np.random.default_rng(1)):
+    for _ in optimiser_steps(
+        learner, samples, fit, replace(SETTINGS, ppo_epochs=2, minibatch_size=3), np.random.default_rng(1)
+    ):
         if fit.order is not None and fit.position == 3:
             orders.append(fit.order.tolist())
     assert [sorted(order) for order in orders] == [list(range(8))] * 2
@@ -195,7 +197,7 @@ def test_the_value_head_may_have_a_rate_of_its_own(actor_critic):
 def test_a_far_value_target_pulls_only_as_far_as_the_value_clip(actor_critic, samples):
     """Once the value has moved by the clip range, there is no gradient: large rewards need a large range."""
     far = [replace(sample, value_target=50.0, advantage=0.0) for sample in samples]
-    settings = {"epochs": 10, "entropy_coefficient": 0.0, "value_coefficient": 0.02}
+    settings = {"ppo_epochs": 10, "ent_coef": 0.0, "vf_coef": 0.02}
     moved = {}
     for clip in (None, 100.0):
         after, _ = run_update(actor_critic, far, value_clip=clip, **settings)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.sft import data

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rl4vlm.cli import main
 
-SETTINGS = ["epochs=1", "batch=4", "micro_batch=2", "learning_rate=0.01", "device=cpu"]
+SETTINGS = ["epochs=1", "batch_size=4", "micro_batch_size=2", "learning_rate=0.01", "device=cpu"]
 
 
 @pytest.fixture

@@ -12,20 +12,20 @@ from dataclasses import replace
 import pytest
 
 from rl4vlm.cli import main
-from rl4vlm.core.interrupt import Interrupted
-from rl4vlm.core.runlog import sha256_of
-from rl4vlm.core.states import StateFolder
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models import resume
 from rl4vlm.models.lora import LoraSettings
 from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, run
+from rl4vlm.training import resume
+from rl4vlm.training.signals import Interrupted
+from rl4vlm.training.store import StateFolder
 from tests.crews import Crew
 from tests.stops import Stopped, killed_until_done, pause_hook
 
 SETTINGS = SFTSettings(
-    epochs=3, batch=5, micro_batch=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
+    epochs=3, batch_size=5, micro_batch_size=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
     gradient_checkpointing=True, device="cpu",
 )  # fmt: skip
 STEPS = 9
@@ -61,7 +61,7 @@ class Runs:
         return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(weights)
 
     def command(self, out):
-        words = ["learning_rate=1e-3", "epochs=3", "batch=5", "micro_batch=2", "save_every=2", "device=cpu"]
+        words = ["learning_rate=1e-3", "epochs=3", "batch_size=5", "micro_batch_size=2", "save_every=2", "device=cpu"]
         words += ["lora={rank: 2, alpha: 4}", "gradient_checkpointing=true"]
         named = {"data": self.data, "init": self.checkpoint, "out": self.folder / out, "state": self.state}
         return ["sft", *(f"--{name}={value}" for name, value in named.items()), "--set", *words]

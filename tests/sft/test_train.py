@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from rl4vlm.core.states import StateFolder
 from rl4vlm.core.types import Style
-from rl4vlm.models import checkpoint
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft import train
 from rl4vlm.sft.data import SFTDataSettings, load_samples
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
+from rl4vlm.training import model_state as checkpoint
+from rl4vlm.training.store import StateFolder
 from tests.crews import WAYS, Crew
 
-SETTINGS = SFTSettings(batch=8, micro_batch=4, learning_rate=1e-2, device="cpu", epochs=4)
+SETTINGS = SFTSettings(batch_size=8, micro_batch_size=4, learning_rate=1e-2, device="cpu", epochs=4)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,11 @@ def _loss_by_hand(model, encoder, sample):
 
 
 def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):
-    settings = replace(SETTINGS, epochs=1, batch=16, learning_rate=1e-3)
+    settings = replace(SETTINGS, epochs=1, batch_size=16, learning_rate=1e-3)
     for size in (4, 16):
-        run(data=data, init=tiny_checkpoint, out=tmp_path / str(size), settings=replace(settings, micro_batch=size))
+        run(
+            data=data, init=tiny_checkpoint, out=tmp_path / str(size), settings=replace(settings, micro_batch_size=size)
+        )
     one, other = (
         AutoModelForImageTextToText.from_pretrained(tmp_path / str(size) / "checkpoint").state_dict()
         for size in (4, 16)
@@ -134,7 +136,7 @@ def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
 
 # Batches of five of eleven samples, two at a time: nothing divides by anything.
 ODD = SFTSettings(
-    epochs=1, batch=5, micro_batch=2, learning_rate=1e-3, warmup=0.0, dtype="float64", device="cpu",
+    epochs=1, batch_size=5, micro_batch_size=2, learning_rate=1e-3, warmup=0.0, dtype="float64", device="cpu",
     process_timeout=60.0,
 )  # fmt: skip
 

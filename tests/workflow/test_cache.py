@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rl4vlm.core.runlog import sha256_of
+from rl4vlm.core.files import sha256_of
 from tests.workflow.conftest import Workspace
 
 SHARED = ("base_model/cards", "sft_data/NumberLine-cot", "sft_data/NumberLine-nocot")

@@ -90,17 +90,17 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
     assert len(commands["sft"]) == TASKS * STYLES
     for command in commands["sft"]:
         assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf " in command
-        assert {"batch=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
+        assert {"batch_size=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
     assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
     (household,) = {command for command in commands["ppo"] if "--task ALFWorld --style cot" in command}
-    assert {"env_steps=5120", "envs=1", "thought_weight=0.2"} <= set(household.split())
+    assert {"total_env_steps=5120", "num_envs=1", "thought_prob_coef=0.2"} <= set(household.split())
     # The folder is what ALFWORLD_DATA names when the job runs.
     assert '\'env={"data": null, "split": "train", "backend": "thor", "skip_bad_games": true}\'' in household
     for command in commands["ppo"]:
         assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
         assert '\'lora={"rank": 128, "alpha": 256, "targets": "all-linear"}\'' in command
-        assert {"entropy_coefficient=0.0", "max_grad_norm=null"} <= set(command.split())
-        assert "--task ALFWorld" in command or "env_steps=30000" in command.split()
+        assert {"ent_coef=0.0", "max_grad_norm=null"} <= set(command.split())
+        assert "--task ALFWorld" in command or "total_env_steps=30000" in command.split()
     assert not (workspace.folder / "results").exists()
 
 
@@ -145,7 +145,7 @@ def test_given_demonstrations_take_the_place_of_made_ones(workspace: Workspace) 
 
 def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Workspace) -> None:
     (workspace.folder / "hub.yaml").write_text(
-        "base_model: {defaults: {source: someone/some-model}, tasks: null}\n", encoding="utf-8"
+        "base_model: {defaults: {source: someone/some-model}, per_task: null}\n", encoding="utf-8"
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "hub.yaml")
     assert "rl4vlm tables" in done.stdout
@@ -188,7 +188,7 @@ def test_the_shipped_models_are_copied(workspace: Workspace) -> None:
 
 def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
     (workspace.folder / "own.yaml").write_text(
-        "base_model:\n  tasks:\n    Blackjack: {name: hands, source: pretrain, settings: {tasks: [Blackjack]}}\n"
+        "base_model:\n  per_task:\n    Blackjack: {name: hands, source: pretrain, settings: {pretrain_tasks: [Blackjack]}}\n"
         "    Points24: {source: someone/some-model, revision: v1}\n"
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")

@@ -66,7 +66,7 @@ def test_by_its_address_it_runs_with_the_weights_that_the_package_brings(
     # GitHub is a folder here: git takes its addresses for that.
     hub, prefix, folder = tmp_path / "hub", tmp_path / "venv", tmp_path / "deployed"
     repository = Workspace(hub / "an-owner" / "rl4vlm").folder
-    for name in ("pyproject.toml", "README.md", "LICENSE", "rl4vlm-gymnasium.pth"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, repository)
     git(repository, "init", "--quiet", "--initial-branch", "main")
     git(repository, "add", "--all")

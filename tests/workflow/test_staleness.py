@@ -46,7 +46,7 @@ def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/config.yaml", "minibatch: 256, ", "minibatch: 64, "):
+    with finished.edited("config/config.yaml", "minibatch_size: 256, ", "minibatch_size: 64, "):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]
@@ -72,7 +72,9 @@ def test_an_edit_to_the_cnn_reruns_the_baseline_alone(finished: Workspace, name:
 
 
 def test_a_setting_of_the_cnn_for_one_game_reruns_that_run_alone(finished: Workspace) -> None:
-    with finished.edited("config/config.yaml", "Blackjack: {env_steps: 15360", "Blackjack: {env_steps: 20480"):
+    with finished.edited(
+        "config/config.yaml", "Blackjack: {total_env_steps: 15360", "Blackjack: {total_env_steps: 20480"
+    ):
         jobs = finished.planned()
     trained = "task=Blackjack, seed=1"
     assert {job for job in jobs if job.rule not in RESULTS} == {Job("cnn", trained), Job("evaluate_cnn", trained)}
@@ -105,7 +107,7 @@ def test_an_edit_to_evaluation_trains_nothing(finished: Workspace) -> None:
 
 @pytest.mark.parametrize("name", ["tables.py", "style.py"])
 def test_an_edit_to_figures_trains_and_plays_nothing(finished: Workspace, name: str) -> None:
-    with finished.commented(f"rl4vlm/figures/{name}"):
+    with finished.commented(f"rl4vlm/{name}"):
         jobs = finished.planned()
     assert jobs
     assert rules(jobs) <= RESULTS
@@ -129,7 +131,7 @@ def test_an_edit_to_the_command_line_runs_nothing(finished: Workspace) -> None:
 
 
 def test_an_edit_to_what_enumerates_the_runs_runs_nothing(finished: Workspace) -> None:
-    with finished.commented("rl4vlm/core/runs.py"):
+    with finished.commented("rl4vlm/config/runs.py"):
         assert finished.planned() == []
 
 

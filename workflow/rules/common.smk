@@ -7,9 +7,9 @@ import sysconfig
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
-from rl4vlm.core.base_models import EMBEDDED, base_model, base_models
-from rl4vlm.core.command_line import settings_arguments, training_command
-from rl4vlm.core.config import (
+from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
+from rl4vlm.config.overrides import settings_arguments, training_command
+from rl4vlm.config.load import (
     api_settings,
     api_style,
     check_processes,
@@ -20,8 +20,8 @@ from rl4vlm.core.config import (
     http_settings,
     stage_settings,
 )
-from rl4vlm.core.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
-from rl4vlm.core.sources import stage_sources
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
+from rl4vlm.config.code_digest import stage_sources
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())

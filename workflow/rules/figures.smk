@@ -25,7 +25,7 @@ rule tables:
         ),
         metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs("tables")),
         cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs("tables")),
-        sources=stage_sources("rl4vlm.figures.tables", []),
+        sources=stage_sources("rl4vlm.results.tables", []),
     output:
         [name for name in TABLES if not name.endswith(".csv")],
         record=f"{RESULTS}/tables/run.json",

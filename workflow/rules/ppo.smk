@@ -26,8 +26,8 @@ rule ppo:
         out=subpath(output.checkpoint, parent=True),
         # No output: Snakemake removes those before a rerun, and a killed run goes on from here.
         state=f"{RESULTS}/state/ppo/{PPO_RUN}",
-        settings=settings("ppo", but=["thought_weight"]),
+        settings=settings("ppo", but=["thought_prob_coef"]),
     shell:
         "{params.rl4vlm} ppo --task {wildcards.task} --style {wildcards.style} --init {input.init}"
         " --seed {wildcards.seed} --out {params.out} --state {params.state}"
-        " --set {params.settings} thought_weight={wildcards.lam} 2>&1 | tee {log}"
+        " --set {params.settings} thought_prob_coef={wildcards.lam} 2>&1 | tee {log}"

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from rl4vlm.core.runlog import atomic_directory, write_run_record
+from rl4vlm.core.files import atomic_directory
 from rl4vlm.core.seeding import stream
 from rl4vlm.envs.alfworld.games import GameData
 from rl4vlm.envs.alfworld.problem import LAMP, Draft, Placed, can, portable, spot_ids, wordings
 from rl4vlm.envs.alfworld.scenes import KINDS, Receptacle, Scene, constants, read_scene, scene_numbers
 from rl4vlm.envs.alfworld.types import Source, TaskType
+from rl4vlm.results.provenance import write_run_record
 
 STAGE = "alfworld_games"
 MANIFEST = "manifest.json"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.runlog import atomic_write_text
+from rl4vlm.core.files import atomic_write_text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.settings import build_settings
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api.budget import Budget
 from rl4vlm.policies.api.cache import ReplyCache

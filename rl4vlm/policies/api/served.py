@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rl4vlm.core.runlog import sha256_of
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.settings import build_settings
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api import serve
 from rl4vlm.policies.api.policy import ApiPolicy

@@ -227,7 +227,7 @@ def test_episodes_know_their_type_and_where_the_game_is_from(make):
 
 
 def test_an_evaluation_counts_by_type_and_says_where_the_games_are_from(generated, tmp_path):
-    settings = EvaluationSettings(episodes=6, width=3, env={"data": str(generated), "task_types": ["Pick", "Look"]})
+    settings = EvaluationSettings(episodes=6, num_envs=3, env={"data": str(generated), "task_types": ["Pick", "Look"]})
     summary = run(policy="solver", task="ALFWorld", style=Style.COT, out=tmp_path, settings=settings)
     assert summary["success_rate"] == 100.0
     assert summary["data_sources"] == ["generated"]
@@ -249,7 +249,7 @@ def test_an_evaluation_tells_which_games_it_left_out(generated, tmp_path):
         copy_game(file, file.parent, pddl_problem="(define (problem")
     files[0].write_text("{")
     env = {"data": str(tmp_path / "games"), "skip_bad_games": True}
-    settings = EvaluationSettings(episodes=2, width=2, env=env)
+    settings = EvaluationSettings(episodes=2, num_envs=2, env=env)
     summary = run(policy="random", task="ALFWorld", style=Style.COT, out=tmp_path / "out", settings=settings)
     told = json.loads((tmp_path / "out" / "summary.json").read_text())["skipped_games"]
     assert summary["skipped_games"] == told

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rl4vlm.core.command_line import setting_words
-from rl4vlm.core.settings import build_settings
+from rl4vlm.config.overrides import setting_words
+from rl4vlm.config.settings import build_settings
 from rl4vlm.core.types import Request, Style
 from rl4vlm.evaluation.run import EvaluationSettings, run
 from rl4vlm.policies.api.client import ApiError
@@ -221,7 +221,7 @@ def evaluate(endpoint: Endpoint, folder: Path, out: str = "out", **changes: Any)
         "concurrency": 2,
         **changes.pop("api", {}),
     }
-    settings = EvaluationSettings(**{"episodes": 8, "width": 2, "temperature": 0.2, **changes, "api": api})
+    settings = EvaluationSettings(**{"episodes": 8, "num_envs": 2, "temperature": 0.2, **changes, "api": api})
     return run(policy="api:model", task="NumberLine", style=Style.COT, out=folder / out, settings=settings)
 
 
@@ -303,7 +303,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     def command(folder: str, endpoint: Endpoint) -> list[str]:
         api = {"model": "m", "base_url": endpoint.url, "cache": str(tmp_path / folder / "cache"), "concurrency": 2}
-        words = setting_words({"episodes": 8, "width": 2, "temperature": 0.0, "api": api})
+        words = setting_words({"episodes": 8, "num_envs": 2, "temperature": 0.0, "api": api})
         start = "import sys; from rl4vlm.cli import main; sys.exit(main(sys.argv[1:]))"
         out = str(tmp_path / folder)
         return [sys.executable, "-c", start, "evaluate", "api:model", "NumberLine", "--out", out, "--set", *words]

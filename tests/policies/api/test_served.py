@@ -23,8 +23,8 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, so large that its greedy replies differ from picture to picture."""
     import torch
 
+    from rl4vlm.base_model.tiny import TinySizes, build
     from rl4vlm.models.encode import Encoder
-    from rl4vlm.models.tiny import TinySizes, build
 
     sizes = TinySizes(
         picture=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
@@ -46,7 +46,7 @@ def played(policy: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[li
     """The summary, and each episode's actions and replies."""
     settings = EvaluationSettings(
         episodes=6,
-        width=3,
+        num_envs=3,
         temperature=0.0,
         max_new_tokens=16,
         device="cpu",

@@ -1,0 +1,63 @@
+"""Fetching a base model from the Hugging Face hub ahead of time, so that the jobs that use it need no network."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+
+from rl4vlm.core.files import check_replaceable
+from rl4vlm.results.provenance import write_run_record
+
+BASE_MODEL_STAGES = ("base_model", "prefetch")
+"""What makes a base model's folder, and so may make it anew: pre-training (or a copy of what it made), a download."""
+
+# The same weights once more, in formats that are not read where there are safetensors.
+OTHER_WEIGHTS = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.onnx_data"]
+
+
+def run(*, name: str, revision: str | None, out: Path) -> None:
+    """Download a model into the folder `out`, which appears when everything is there, and record where it is from.
+
+    What was fetched before an interruption is kept in a hidden folder beside `out` and not fetched again.
+
+    Args:
+        name: the model's name on the hub, as in `owner/model`.
+        revision: branch, tag or commit; None is the newest.
+        out: folder to write, in place of an earlier base model.
+
+    Raises:
+        ValueError: the hub cannot be asked, or has no such model or revision, or something else is in `out`.
+    """
+    started = time.monotonic()
+    check_replaceable(out, BASE_MODEL_STAGES)
+    try:
+        commit, other_weights = _look_up(name, revision)
+        partial = out.with_name(f".{out.name}.{commit[:12]}.download")
+        snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
+    except OSError as error:
+        raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
+    # The client's notes on the download.
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    write_run_record(
+        partial,
+        stage="prefetch",
+        settings={"name": name, "revision": revision, "commit": commit},
+        seeds={},
+        inputs={},
+        seconds=time.monotonic() - started,
+    )
+    if out.is_dir():
+        shutil.rmtree(out)
+    partial.rename(out)
+
+
+def _look_up(name: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit that a revision stands for, and which of its files to leave out."""
+    info = HfApi().model_info(name, revision=revision)
+    files = [file.rfilename for file in info.siblings or ()]
+    if info.sha is None:
+        raise ValueError(f"the hub names no commit for {name!r} (revision {revision or 'newest'})")
+    return info.sha, OTHER_WEIGHTS if any(file.endswith(".safetensors") for file in files) else []

@@ -1,0 +1,287 @@
+"""Making an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
+
+Reading is what a large pre-trained model brings along and a tiny one does not. The base model learns to answer one
+prompt with what a picture shows, such as the numbers and card ranks on it. Where a task asks `questions`, as ALFWorld
+does, it also learns to go on with the prompt's words, its rules and legal actions among them, and to answer those
+questions. It sees no reply, no form of the answer and no advice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+
+from rl4vlm.base_model.download import BASE_MODEL_STAGES
+from rl4vlm.base_model.tiny import IMAGE, TinySizes, build
+from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
+from rl4vlm.core.progress import progress
+from rl4vlm.core.seeding import stream
+from rl4vlm.core.types import GameEnv, Style, View
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.prompt import render, situation_text, write_reply
+from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.encode import Encoded, Encoder, collate
+from rl4vlm.models.loading import Backbone, choose_device
+from rl4vlm.models.value_head import ValueHead
+from rl4vlm.results.provenance import write_run_record
+from rl4vlm.tasks.base import Task
+from rl4vlm.tasks.registry import get_task
+
+READ_PROMPT = "Read the picture."
+LESSONS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How the base model is made. `tasks` are those whose pictures it reads; `corpus` states of each task train the
+    tokenizer; `probe` states of each task measure the reading afterwards.
+    `max_grad_norm` is the largest gradient norm, None for no clipping."""
+
+    pretrain_tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+    steps: int = 1500
+    batch_size: int = 64
+    learning_rate: float = 6e-4
+    warmup: float = 0.05
+    max_grad_norm: float | None = 1.0
+    corpus: int = 400
+    probe: int = 200
+    seed: int = 1
+    device: str = "auto"
+    weights: dict[str, float] = field(default_factory=dict)
+    task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sizes: TinySizes = field(default_factory=TinySizes)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The words of a prompt, and questions on them with their answers."""
+
+    text: str
+    asked: tuple[tuple[str, str], ...]
+
+    @property
+    def whole(self) -> str:
+        return "\n".join([self.text, *(f"{question} {answer}." for question, answer in self.asked)])
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A picture (300, 300, 3) uint8 and the text of each field that can be read off it.
+
+    `lesson` is the prompt's words of the situation with questions on them, where the task asks any.
+    """
+
+    picture: np.ndarray
+    reading: Mapping[str, str]
+    lesson: Lesson | None = None
+
+    @property
+    def answer(self) -> str:
+        return "; ".join(self.reading.values())
+
+
+def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
+    """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
+    picture, _ = env.reset(seed=int(rng.integers(2**31)))
+    while True:
+        view, reading = env.view(), dict(env.reading())
+        yield Glimpse(picture, reading, _lesson(task, view, reading, rng))
+        words = view.actions
+        index = words.index(env.advice().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
+        picture, _, terminated, truncated, _ = env.step(index)
+        if terminated or truncated:
+            picture, _ = env.reset()
+
+
+def _lesson(task: Task, view: View, reading: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
+    """The prompt's words with questions and answers, of which the last is what the picture shows.
+
+    None where the task asks nothing of its prompt.
+    """
+    asked = task.questions(view, rng)
+    if not asked:
+        return None
+    return Lesson(situation_text(task.prompt, view), (*asked, (READ_PROMPT, "; ".join(reading.values()))))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts that the tokenizer is trained on, the lines that all prompts of a task and style have in common, and the
+    words that the task wants kept whole."""
+
+    texts: list[str]
+    constant_lines: list[str]
+    words: frozenset[str]
+
+
+def corpus(
+    task_name: str, count: int, rng: np.random.Generator, env_options: Mapping[str, Any] | None = None
+) -> Corpus:
+    """Prompts, demonstrations and readings of `count` random states of a task."""
+    task = get_task(task_name)
+    env = make_env(task_name, **(env_options or {}))
+    prompts: dict[Style, list[str]] = {style: [] for style in Style}
+    texts = []
+    for _, glimpse in zip(range(count), glimpses(env, rng, task), strict=False):
+        view, advice = env.view(), env.advice()
+        for style in Style:
+            prompts[style].append(render(task.prompt, view, style))
+            texts.append(write_reply(advice.entries, advice.action, style))
+        texts.append(glimpse.answer)
+        if glimpse.lesson:
+            texts.append(glimpse.lesson.whole)
+    common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
+    texts += prompts[Style.COT]
+    kept = frozenset() if task.kept_whole is None else frozenset(task.kept_whole.findall("\n".join(texts)))
+    return Corpus(texts, sorted(set.union(*common)), kept)
+
+
+def build_base(settings: PretrainSettings) -> Backbone:
+    """The untrained base model, its tokenizer made for the prompts and replies of `settings.pretrain_tasks`."""
+    corpora = [
+        corpus(name, settings.corpus, stream(settings.seed, "corpus", index), settings.task_env.get(name))
+        for index, name in enumerate(settings.pretrain_tasks)
+    ]
+    phrases = dict.fromkeys(line for made in corpora for line in [READ_PROMPT, *made.constant_lines])
+    texts = [text for made in corpora for text in made.texts]
+    words = frozenset().union(*(made.words for made in corpora))
+    return build(texts, settings.sizes, settings.seed, phrases, words)
+
+
+def run(*, out: Path, settings: PretrainSettings) -> None:
+    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `reading.json` beside it.
+
+    Raises:
+        ValueError: `out` holds something other than an earlier base model.
+    """
+    started = time.monotonic()
+    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+        backbone = build_base(settings)
+        backbone.model.to(choose_device(settings.device))
+        train(backbone, settings, folder / "metrics.jsonl")
+        backbone.save(folder)
+        accuracy = {name: reading_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
+        report = {"samples": settings.probe, "tasks": accuracy}
+        atomic_write_text(folder / "reading.json", json.dumps(report, indent=2) + "\n")
+        write_run_record(
+            folder,
+            stage="base_model",
+            settings=vars(settings),
+            seeds={"pretrain": settings.seed},
+            inputs={},
+            seconds=time.monotonic() - started,
+        )
+
+
+def copy_shipped(*, source: Path, out: Path) -> None:
+    """Put a ready-made base model where the pipeline expects it.
+
+    Raises:
+        ValueError: there is no checkpoint in `source`, or `out` holds something other than an earlier base model.
+    """
+    if not (source / "config.json").is_file():
+        raise ValueError(f"no base model at {source}: config.json is missing")
+    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
+    """Pre-train in place on glimpses of every task, drawn with `settings.weights` (1 where not given)."""
+    encoder = Encoder(backbone.processor)
+    model = backbone.model.train()
+    rng = stream(settings.seed, "glimpses")
+    sources = [
+        glimpses(make_env(name, **settings.task_env.get(name, {})), stream(settings.seed, "states", i), get_task(name))
+        for i, name in enumerate(settings.pretrain_tasks)
+    ]
+    shares = np.array([settings.weights.get(name, 1.0) for name in settings.pretrain_tasks])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
+    with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
+        for step in range(1, settings.steps + 1):
+            picks = rng.choice(len(sources), size=settings.batch_size, p=shares / shares.sum())
+            batch = [next(sources[pick]) for pick in picks]
+            loss = answer_loss(model, encoder, batch)
+            lessons = [glimpse for glimpse in batch if glimpse.lesson]
+            if lessons:
+                loss = loss + lesson_loss(model, encoder, lessons)
+            optimizer.zero_grad()
+            loss.backward()
+            if settings.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            metrics.write({"step": step, "loss": float(loss.detach())})
+            bar.update(1)
+            bar.describe(loss=float(loss.detach()))
+    model.eval()
+
+
+def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
+    """Mean cross-entropy over all answer tokens of a batch."""
+    prompts = [encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in batch]
+    replies = [encoder.reply(glimpse.answer) for glimpse in batch]
+    padded = collate(prompts, replies, encoder.pad_id, model.device)
+    logits, _ = reply_logits(model, padded)
+    return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])
+
+
+def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
+    """Mean cross-entropy over all tokens that follow the pictures of a batch's lessons: words, questions and answers.
+
+    Predicting the next word is how language models learn to read. Lessons of like length are taken together, a few at a
+    time: padding would be half of the work.
+    """
+    lessons = sorted((_after_picture(encoder, glimpse) for glimpse in batch), key=lambda lesson: len(lesson[1]))
+    total, count = torch.zeros((), device=model.device), 0
+    for start in range(0, len(lessons), LESSONS_AT_ONCE):
+        pictures, texts = zip(*lessons[start : start + LESSONS_AT_ONCE], strict=True)
+        padded = collate(pictures, texts, encoder.pad_id, model.device)
+        logits, _ = reply_logits(model, padded)
+        words = padded.reply_ids[padded.reply_mask]
+        total = total + torch.nn.functional.cross_entropy(logits[padded.reply_mask], words, reduction="sum")
+        count += len(words)
+    return total / count
+
+
+def _after_picture(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Tensor]:
+    """A lesson cut after its picture: what comes up to there, and the token ids (R,) that follow."""
+    assert glimpse.lesson is not None
+    start = encoder.prompt(glimpse.picture, glimpse.lesson.text)
+    answers = "\n".join(f"{question} {answer}." for question, answer in glimpse.lesson.asked)
+    picture = encoder.tokenizer.convert_tokens_to_ids(IMAGE)
+    cut = int((start.input_ids == picture).nonzero()[-1]) + 1
+    return replace(start, input_ids=start.input_ids[:cut]), torch.cat([start.input_ids[cut:], encoder.reply(answers)])
+
+
+def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
+    """Share of `settings.probe` unseen states in which each field is read right, greedily."""
+    reader = ActorCritic(
+        backbone,
+        ValueHead(backbone.model.get_output_embeddings().in_features, (8,)).to(backbone.model.device),
+        temperature=0.0,
+        max_new_tokens=32,
+    )
+    rng = stream(settings.seed, "probe")
+    env = make_env(task_name, **settings.task_env.get(task_name, {}))
+    states = [g for _, g in zip(range(settings.probe), glimpses(env, rng, get_task(task_name)), strict=False)]
+    answers: list[str] = []
+    for start in range(0, len(states), settings.batch_size):
+        piece = states[start : start + settings.batch_size]
+        prompts = [reader.encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in piece]
+        answers += [reader.encoder.decode(reply.ids) for reply in reader.generate(prompts, [rng] * len(piece))]
+    correct = dict.fromkeys(states[0].reading, 0)
+    for glimpse, answer in zip(states, answers, strict=True):
+        parts = answer.split("; ")
+        for (name, truth), said in zip(glimpse.reading.items(), [*parts, *[""] * len(correct)], strict=False):
+            correct[name] += said == truth
+    return {name: count / len(states) for name, count in correct.items()}

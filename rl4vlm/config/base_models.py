@@ -1,0 +1,72 @@
+"""The base models that a config's tasks start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.config.load import stage_settings, task_options
+
+EMBEDDED = ("pretrain", "shipped")
+"""Sources of a model that this project made; it was asked what it reads."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model: `name` is its folder below `results/base_model`, and of ready weights among those of the workflow.
+
+    `source` is `pretrain`, `shipped`, a folder, or a Hugging Face name (then at `revision`, None for the newest).
+    `settings` are those of its pre-training.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    settings: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """How it is got: pretrain, shipped, folder (used where it is) or hub."""
+        if self.source in EMBEDDED:
+            return self.source
+        return "folder" if Path(self.source).is_dir() else "hub"
+
+    def folder(self, results_dir: str) -> str:
+        """Where its checkpoint is, or will be."""
+        return self.source if self.kind == "folder" else f"{results_dir}/base_model/{self.name}"
+
+
+def base_model(config: Mapping[str, Any], task: str) -> BaseModel:
+    """The base model that a task starts from.
+
+    Its settings hold the environment's arguments of those tasks that it reads and that have any. One that is not made
+    here has none, and is known by where it comes from, whatever the config calls it.
+    """
+    found = stage_settings(config, "base_model", task)
+    source, revision = str(found["source"]), found.get("revision")
+    if source not in EMBEDDED:
+        name = "@".join([source, *([revision] if revision else [])]).replace("/", "--")
+        return BaseModel(name, source, revision, {})
+    settings = dict(found.get("settings") or {})
+    env = {
+        name: options["env"]
+        for name in settings.get("pretrain_tasks", ())
+        if (options := task_options(config, name)).get("env")
+    }
+    return BaseModel(str(found["name"]), source, None, {**settings, "task_env": env} if env else settings)
+
+
+def base_models(config: Mapping[str, Any]) -> dict[str, BaseModel]:
+    """The base models of all tasks, by name. Raises ValueError where two that differ have the same name."""
+    found: dict[str, tuple[str, BaseModel]] = {}
+    for task in config["tasks"]:
+        model = base_model(config, task)
+        first, known = found.setdefault(model.name, (task, model))
+        if known != model:
+            raise ValueError(
+                f"config, base_model: {first} and {task} start from models that differ, both named {model.name!r}; "
+                f"give one of them another name"
+            )
+    return {name: model for name, (_, model) in found.items()}

@@ -1,0 +1,85 @@
+"""Settings as the `key=value` words of a command line, and back; what a training's command line begins with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import yaml
+
+from rl4vlm.config.load import merge
+from rl4vlm.config.settings import Settings, build_settings
+
+SHUTDOWN_SECONDS = 600
+"""How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
+under way and the save of a large model take minutes. The SLURM profile has jobs told as long before their limit."""
+
+
+def training_command(config: Mapping[str, Any], stage: str) -> str:
+    """What a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
+
+    `resources.<stage>.processes` says how many, `accelerate` how they share the work. The port is any free one, so that
+    several trainings may run on one machine.
+    """
+    processes = config["resources"][stage].get("processes", 1)
+    if processes == 1:
+        return "rl4vlm"
+    how = shlex.quote(config["accelerate"])
+    launcher = f"accelerate launch --config_file {how} --num_processes {processes} --main_process_port 0 --no_python"
+    return f"env TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS} {launcher} rl4vlm"
+
+
+def settings_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """`settings` as `key=value` words that a shell passes on unchanged and `parse_settings` reads back."""
+    return [shlex.quote(word) for word in setting_words(settings)]
+
+
+def setting_words(settings: Mapping[str, Any]) -> list[str]:
+    """`settings` as `key=value` words that `parse_settings` reads back."""
+    return [f"{key}={_as_text(value)}" for key, value in settings.items()]
+
+
+def _as_text(value: Any) -> str:
+    # What looks like a list or mapping is quoted, whether or not it is one.
+    plain = isinstance(value, str) and not value.startswith(("[", "{")) and _from_text(value) == value
+    return value if plain else json.dumps(value)
+
+
+def _from_text(text: str) -> Any:
+    """JSON where it is JSON, a YAML list or mapping where it looks like one, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if text.startswith(("[", "{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"cannot read {text!r}: {error}") from error
+    return text
+
+
+def parse_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
+    """Build a settings dataclass from `key=value` words; keys not named keep their defaults.
+
+    A value is JSON (or text that needs no quotes); `a.b=value` sets entry `b` of setting `a`.
+
+    Raises:
+        ValueError: a word without `=`, an unknown key (named with the nearest known ones) or a value that does not fit.
+    """
+    return build_settings(kind, parse_words(arguments))
+
+
+def parse_words(arguments: Sequence[str]) -> dict[str, Any]:
+    """The mapping that `key=value` words say, as `parse_settings` reads them. ValueError: a word without `=`."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise ValueError(f"setting {argument!r} is not of the form key=value")
+        *above, last = key.split(".")
+        values = merge(values, reduce(lambda inner, name: {name: inner}, reversed(above), {last: _from_text(text)}))
+    return values

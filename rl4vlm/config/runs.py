@@ -1,0 +1,174 @@
+"""The runs that a config asks for: trainings and evaluations, each with the name of its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.config.load import api_style, default_lambda, evaluation_sets, lambda_ablation
+from rl4vlm.core.types import Style
+
+SCRIPTED = ("random", "solver")
+"""Policies that are evaluated on every task without training."""
+
+SCRIPTED_OF_TASK = {"stand17": ("Blackjack",)}
+"""Further ones, with the tasks that they can play."""
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """One PPO training run; `name` is its folder below `results/ppo`."""
+
+    task: str
+    style: str
+    lam: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.style}-lambda{lambda_text(self.lam)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class CNNRun:
+    """One training run of the CNN+RL baseline; `name` is its folder below `results/cnn`."""
+
+    task: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """One held-out evaluation; `name` is its folder below `results/eval`, `kind` is scripted, sft, ppo, cnn, http or
+    api.
+
+    `ppo` is the training run that made the policy, for kinds ppo and http (the same checkpoint, asked over HTTP).
+    `games` is the set of games, of those that `evaluation.sets` names for the task; the first of them is "".
+    """
+
+    name: str
+    kind: str
+    task: str
+    style: str
+    ppo: PPORun | None = None
+    games: str = ""
+
+
+def lambda_text(lam: float) -> str:
+    """A thought weight as run names hold it: without an exponent or final zeros."""
+    return f"{lam:.6f}".rstrip("0").rstrip(".")
+
+
+def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
+    """All PPO runs: every task, style and seed at the task's own lambda, then the lambda ablation (with thoughts).
+
+    A run that both ask for comes once; the ablation of a task that is not among `tasks` is left out.
+    """
+    seeds = config["seeds"]
+    main = [
+        PPORun(task, style, default_lambda(config, task), seed)
+        for task in config["tasks"]
+        for style in config["styles"]
+        for seed in seeds
+    ]
+    ablation = [
+        PPORun(task, Style.COT.value, float(lam), seed)
+        for task, values in lambda_ablation(config).items()
+        if task in config["tasks"]
+        for lam in values
+        for seed in seeds
+    ]
+    return list(dict.fromkeys(main + ablation))
+
+
+def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
+    """The runs of the CNN+RL baseline: each task but those of `cnn.skip`, with every seed; none without `cnn`."""
+    if not config.get("cnn"):
+        return []
+    skipped = config["cnn"].get("skip", [])
+    return [CNNRun(task, seed) for task in config["tasks"] if task not in skipped for seed in config["seeds"]]
+
+
+def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
+    """All held-out evaluations: scripted policies, each SFT start, PPO run and CNN+RL run, what is asked over HTTP."""
+    tasks, styles = config["tasks"], config["styles"]
+    ppo = ppo_runs(config)
+    main = [(task, style) for task in tasks for style in styles]
+    starts = dict.fromkeys(main + [(run.task, run.style) for run in ppo])
+    ours = [
+        *(
+            EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
+            for name in (*SCRIPTED, *SCRIPTED_OF_TASK)
+            for task in tasks
+            if task in SCRIPTED_OF_TASK.get(name, tasks)
+        ),
+        *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
+        *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),
+        *(EvaluationRun(f"cnn-{run.name}", "cnn", run.task, Style.ACTION_ONLY.value) for run in cnn_runs(config)),
+    ]
+    return [
+        *ours,
+        *_on_further_games(config, ours),
+        *(EvaluationRun(f"http-{run.name}", "http", run.task, run.style, run) for run in http_runs(config)),
+        *api_runs(config),
+    ]
+
+
+def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) -> list[EvaluationRun]:
+    """The same evaluations on all of a task's sets of games but the first."""
+    return [
+        replace(run, name=f"{run.name}@{games}", games=games)
+        for run in runs
+        for games in list(evaluation_sets(config, run.task))[1:]
+    ]
+
+
+def http_runs(config: Mapping[str, Any]) -> list[PPORun]:
+    """The PPO runs whose checkpoint is evaluated over HTTP, too: of each task of `over_http` the first main run."""
+    tasks = (config.get("over_http") or {}).get("tasks") or []
+    first: dict[str, PPORun] = {}
+    for run in main_runs(config):
+        first.setdefault(run.task, run)
+    return [first[task] for task in tasks if task in first]
+
+
+def api_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
+    """The evaluations of models of `api_models` that can be made, or were: with a key, or with a result already.
+
+    A model without a key is left out, and its published row stands alone.
+    """
+    models = config.get("api_models") or {}
+    runs = []
+    for model, entry in models.items():
+        tasks = [task for task in entry.get("tasks", config["tasks"]) if task in config["tasks"]]
+        first = [EvaluationRun(f"api-{model}-{task}", "api", task, api_style(config, model)) for task in tasks]
+        both = [*first, *_on_further_games(config, first)]
+        runs += both if _has_key(entry) else [run for run in both if _has_result(config, run)]
+    return runs
+
+
+def _has_key(entry: Mapping[str, Any]) -> bool:
+    variable = entry.get("key_env")
+    return variable is None or bool(os.environ.get(variable))
+
+
+def _has_result(config: Mapping[str, Any], run: EvaluationRun) -> bool:
+    return Path(config["results_dir"], "eval", run.name, "summary.json").is_file()
+
+
+def main_runs(config: Mapping[str, Any]) -> list[PPORun]:
+    """The PPO runs at their task's own lambda: all but the ablation."""
+    return [run for run in ppo_runs(config) if run.lam == default_lambda(config, run.task)]
+
+
+def ablation_runs(config: Mapping[str, Any]) -> list[PPORun]:
+    """The PPO runs that the lambda ablation compares, those at the task's own lambda included."""
+    tasks = lambda_ablation(config)
+    return [run for run in ppo_runs(config) if run.task in tasks and run.style == Style.COT]

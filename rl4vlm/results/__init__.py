@@ -1,0 +1,1 @@
+"""The files that runs leave: written, read back, and made into tables."""

@@ -1,0 +1,120 @@
+"""`run.json`: what a run was made from, and on which machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
+
+PACKAGE = "rl4vlm"
+
+
+def write_run_record(
+    folder: Path,
+    *,
+    stage: str,
+    settings: Mapping[str, Any],
+    seeds: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    seconds: float,
+    name: str = RECORD,
+) -> None:
+    """Write `run.json`: what ran, from which code and inputs, on which machine, and for how long.
+
+    Args:
+        folder: where the results of the run lie.
+        stage: name of the stage.
+        settings: its settings, resolved.
+        seeds: its seeds by purpose.
+        inputs: files and folders it read, by name; each is recorded with its SHA-256, or null when it is not a path
+            here (the name of a model on a hub).
+        seconds: wall time.
+        name: of the file, where several runs write into one folder.
+    """
+    record = {
+        "stage": stage,
+        "settings": settings,
+        "seeds": seeds,
+        "inputs": {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in inputs.items()},
+        "code": code_revision(),
+        "packages": package_versions(),
+        "hardware": hardware(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+    atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+
+
+def code_revision() -> dict[str, Any]:
+    """The git revision of this package and whether its files differ from it; both null outside a git checkout."""
+    root = Path(__file__).parents[1]
+    nothing = {"revision": None, "changed": None}
+    # Installed into some other repository's folder, the package is not that repository's.
+    if _git(root, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return nothing
+    revision, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", ".")
+    return nothing if revision is None else {"revision": revision, "changed": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those of its requirements that are installed."""
+    found = {"python": platform.python_version()}
+    try:
+        names = [PACKAGE, *(requirement_name(line) for line in requires(PACKAGE) or ())]
+    except PackageNotFoundError:
+        names = []
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def requirement_name(requirement: str) -> str:
+    """The package that a line such as `torch>=2; extra == "x"` is about."""
+    return requirement.translate({ord(character): " " for character in "=<>!~;[( "}).split()[0]
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GB, and where torch is in use its threads and GPUs."""
+    torch = sys.modules.get("torch")
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "threads": None if torch is None else torch.get_num_threads(),
+        "gpus": _gpus(torch),
+    }
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _gpus(torch: ModuleType | None) -> list[str]:
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

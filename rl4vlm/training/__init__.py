@@ -1,0 +1,1 @@
+"""What every training shares: processes, optimiser, exact resume, metric trackers."""

@@ -1,0 +1,240 @@
+"""States that a killed run continues from: folders that are whole and checksummed, kept by what decides the run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
+
+MANIFEST = "manifest.json"
+KEY = "key.json"
+KEEP = 2
+"""The newest states that are kept: one to continue from, and one to go back to should that one be damaged."""
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """Where a run keeps its state, and the SHA-256 of every source file that it is made of."""
+
+    path: Path
+    code: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the manifest says of one file of a state."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Draft:
+    """A state being written into `folder`: every file of it goes through `file`, which keeps its checksum."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: list[Part] = []
+        self.error: OSError | None = None
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[IO[bytes]]:
+        """A new file of the state, open for writing; it is on disk when the block ends."""
+        with Path(self.folder, name).open("wb") as raw:
+            checked = _Checked(raw)
+            try:
+                yield cast(IO[bytes], checked)
+                raw.flush()
+                os.fsync(raw.fileno())
+            except OSError as error:
+                self.error = error
+                raise
+            finally:
+                # torch.save answers a write that fails with an error of its own that does not say why.
+                self.error = self.error or checked.error
+        self.parts.append(Part(name, checked.size, checked.digest.hexdigest()))
+
+
+class _Checked(io.RawIOBase):
+    """Passes bytes on to a file, and counts and digests them on the way."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            self._raw.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        written = memoryview(data).nbytes
+        self.digest.update(data)
+        self.size += written
+        return written
+
+
+class StateStore:
+    """The states of one run: `folder/<digest of key>/<number>/`, the highest number the newest.
+
+    `key` is all that decides the run. States of another key are never continued from, and never removed, so that an
+    edit made by mistake can be undone. `report` is told in a line what a user should know, among it where they lie.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any], *, report: Callable[[str], None] | None = None) -> None:
+        self.folder = folder
+        self._key = jsonable(key)
+        self._home = folder / _digest(self._key)
+        self._good: list[Path] = []
+        self._report = report or _to_stderr
+
+    def newest(self) -> Path | None:
+        """The folder of the newest state that is whole, None where there is none; says which ones were damaged."""
+        self._report_others()
+        found = self._numbered()
+        for folder in reversed(found):
+            trouble = damage(folder)
+            if trouble is None:
+                self._good = [folder]
+                return folder
+            self._report(f"state {folder} is damaged and not used: {trouble}")
+        if found:
+            self._report(f"no state in {self._home} is whole: the run begins anew")
+        return None
+
+    @contextmanager
+    def saving(self) -> Iterator[Draft]:
+        """A new state to fill. It is there when the block ends without an error, and not at all otherwise.
+
+        Raises:
+            ValueError: it cannot be written (the disk is full); names the folder. The states before it stay.
+        """
+        numbers = [int(folder.name) for folder in self._numbered()]
+        target = self._home / f"{max(numbers, default=0) + 1:08d}"
+        draft: Draft | None = None
+        try:
+            if not self._good:
+                atomic_write_text(self._home / KEY, json.dumps(self._key, indent=2) + "\n")
+            with atomic_directory(target) as folder:
+                draft = Draft(folder)
+                yield draft
+                parts = jsonable(sorted(draft.parts, key=lambda part: part.name))
+                atomic_write_text(folder / MANIFEST, json.dumps({"parts": parts}, indent=2) + "\n")
+        except Exception as error:
+            cause = error if isinstance(error, OSError) else draft and draft.error
+            if not cause:
+                raise
+            raise ValueError(
+                f"the run's state cannot be saved in {self._home}: {cause.strerror or cause}; "
+                + (f"the state before it is kept, {self._good[-1].name}" if self._good else "there is none before it")
+            ) from error
+        self._good = [*self._good, target][-KEEP:]
+        self._prune()
+
+    def clear(self) -> None:
+        """Remove all states of this run, which is over, and say where those of others are left."""
+        shutil.rmtree(self._home, ignore_errors=True)
+        for other in self._others():
+            self._report(
+                f"the run is over; {other} ({_gigabytes(other)}) is left of another: remove it to discard that"
+            )
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _numbered(self) -> list[Path]:
+        if not self._home.is_dir():
+            return []
+        return sorted(entry for entry in self._home.iterdir() if entry.is_dir() and entry.name.isdigit())
+
+    def _prune(self) -> None:
+        """Remove older and damaged states, and what a killed save left behind."""
+        kept = {*self._good, self._home / KEY}
+        for entry in self._home.iterdir():
+            if entry.is_dir() and entry not in kept:
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry not in kept:
+                entry.unlink(missing_ok=True)
+
+    def _others(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [entry for entry in self.folder.iterdir() if entry.is_dir() and entry != self._home]
+
+    def _report_others(self) -> None:
+        for other in self._others():
+            differs = _differences(_read_json(other / KEY), self._key)
+            self._report(
+                f"state {other} ({_gigabytes(other)}) is of another run and not used; it differs in {_some(differs)}. "
+                "It is kept, and taken up when that is undone; remove the folder to discard it"
+            )
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the state in `folder`, in words that name the file; None where it is whole."""
+    manifest = _read_json(folder / MANIFEST)
+    try:
+        parts = [Part(**entry) for entry in manifest["parts"]]
+    except (KeyError, TypeError):
+        return f"{MANIFEST} is missing or cannot be read"
+    for part in parts:
+        file = folder / str(part.name)
+        if not file.is_file():
+            return f"{part.name} is missing"
+        if file.stat().st_size != part.size:
+            return f"{part.name} has {file.stat().st_size} bytes, not {part.size}"
+        if sha256_of(file) != part.sha256:
+            return f"{part.name} does not have the checksum that it was written with"
+    return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none or it is no object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "") -> list[str]:
+    """Dotted names of the entries that differ."""
+    names: list[str] = []
+    for name in dict.fromkeys([*theirs, *ours]):
+        old, new = theirs.get(name), ours.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            names += _differences(old, new, f"{above}{name}.")
+        elif old != new:
+            names.append(above + name)
+    return names
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _gigabytes(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e9:.2g} GB"
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""The embedded base model: its size, tokenizer, processor, and that it learns to read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+from rl4vlm.base_model import download
+from rl4vlm.base_model.pretrain import (
+    READ_PROMPT,
+    Glimpse,
+    Lesson,
+    PretrainSettings,
+    build_base,
+    copy_shipped,
+    glimpses,
+    lesson_loss,
+    reading_accuracy,
+    run,
+    train,
+)
+from rl4vlm.base_model.tiny import TinySizes, build, train_tokenizer
+from rl4vlm.core.types import Style
+from rl4vlm.envs.registration import make_env
+from rl4vlm.interaction.prompt import render, write_reply
+from rl4vlm.models.encode import Encoder
+from rl4vlm.tasks.number_line import NumberLine
+from rl4vlm.tasks.registry import get_task
+from tests.games import GAMES
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build_base(PretrainSettings(corpus=60))
+
+
+def test_size_and_class(base):
+    assert isinstance(base.model, LlavaForConditionalGeneration)
+    assert 1e6 < sum(p.numel() for p in base.model.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
+    encoder = Encoder(base.processor)
+    env = make_env(name)
+    for seed in range(20):
+        env.reset(seed=seed)
+        advice = env.advice()
+        text = write_reply(advice.entries, advice.action, Style.COT)
+        ids = encoder.reply(text).tolist()
+        assert encoder.decode(ids) == text
+        start = encoder.token_at(ids, text.index('"action":'))
+        assert encoder.decode(ids[start:]).startswith('"action":')
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_prompts_are_short_in_tokens(base, name):
+    env = make_env(name)
+    picture, _ = env.reset(seed=0)
+    prompt = render(get_task(name).prompt, env.view(), Style.COT)
+    ids = Encoder(base.processor).prompt(picture, prompt).input_ids.tolist()
+    assert ids.count(base.model.config.image_token_id) == TinySizes().picture_tokens
+    assert len(ids) < TinySizes().picture_tokens + 24
+
+
+def test_unseen_text_still_encodes(base):
+    tokenizer = base.processor.tokenizer
+    text = "A prompt nobody wrote: çüñ 字 \N{GRINNING FACE}\n\t{}"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_same_seed_same_weights(base):
+    again = build_base(PretrainSettings(corpus=60)).model.state_dict()
+    assert all((again[name] == tensor).all() for name, tensor in base.model.state_dict().items())
+
+
+def test_run_writes_an_ordinary_checkpoint_with_its_reading(tmp_path):
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    settings = PretrainSettings(pretrain_tasks=("NumberLine",), steps=2, batch_size=4, corpus=10, probe=8, sizes=sizes)
+    run(out=tmp_path / "base", settings=settings)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    AutoProcessor.from_pretrained(tmp_path / "base")
+    reading = json.loads((tmp_path / "base" / "reading.json").read_text())
+    assert set(reading["tasks"]["NumberLine"]) == {"current number", "target number"}
+    copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
+        tmp_path / "base" / "model.safetensors"
+    ).read_bytes()
+    copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+
+
+def test_somebodys_files_are_not_erased(tmp_path):
+    """Nor is the model built first."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text("{}")
+    settings = PretrainSettings(pretrain_tasks=("no such task",))
+    for make in (
+        lambda out: run(out=out, settings=settings),
+        lambda out: copy_shipped(source=tmp_path / "home", out=out),
+        lambda out: download.run(name="no/model", revision=None, out=out),
+    ):
+        with pytest.raises(ValueError, match=r"home would be erased: .* made by stage base_model or prefetch"):
+            make(tmp_path / "home")
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "config.json"]
+
+
+def test_shipping_from_nowhere_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        copy_shipped(source=tmp_path / "nowhere", out=tmp_path / "copy")
+
+
+def test_pretraining_lowers_the_loss(tmp_path):
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    settings = PretrainSettings(
+        pretrain_tasks=("NumberLine",), steps=60, batch_size=8, learning_rate=1e-2, corpus=10, sizes=sizes
+    )
+    backbone = build_base(settings)
+    train(backbone, settings, tmp_path / "metrics.jsonl")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert set(reading_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}
+
+
+COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'
+
+
+def test_words_are_kept_whole_wherever_they_stand():
+    tokenizer = train_tokenizer([COMMANDS] * 50, [], 400, words={"apple", '"go to', '"take'})
+    ids = tokenizer(COMMANDS)["input_ids"]
+    tokens = [tokenizer.decode([i]) for i in ids]
+    assert tokenizer.decode(ids) == COMMANDS
+    assert tokens.count(" apple") == 3  # in the commands and in the sentence, but no part of `snapple`
+    assert {'"go to', ' "take', " 1", " 12"} <= set(tokens)
+
+
+def test_without_words_a_tokenizer_is_what_it_was():
+    plain = train_tokenizer([COMMANDS] * 50, [], 400)
+    assert [plain.decode([i]) for i in plain("apple 12")["input_ids"]][-1] == "12"
+
+
+def test_lesson_loss_is_that_of_each_lesson_alone():
+    """Neither the order of the lessons nor the padding of those taken together counts."""
+    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    backbone = build([COMMANDS], sizes, seed=1)
+    encoder, model = Encoder(backbone.processor), backbone.model.eval()
+    picture = np.zeros((300, 300, 3), dtype=np.uint8)
+    batch = [Glimpse(picture, {}, Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),))) for n in range(12)]
+    with torch.no_grad():
+        whole = lesson_loss(model, encoder, batch)
+        alone = [float(lesson_loss(model, encoder, [one])) for one in batch]
+    counts = [
+        len(encoder.prompt(picture, one.lesson.text).input_ids)
+        - 1
+        - sizes.picture_tokens
+        + len(encoder.reply(f"Which? {one.lesson.asked[0][1]}."))
+        for one in batch
+    ]
+    assert float(whole) == pytest.approx(np.average(alone, weights=counts), rel=1e-4)
+
+
+class Asking(NumberLine):
+    """A task that asks one question of its prompt."""
+
+    def questions(self, view, rng):
+        return [("How many commands are there?", str(len(view.actions)))]
+
+
+def test_lessons_ask_of_the_prompt_and_of_the_picture():
+    env = make_env("NumberLine")
+    glimpse = next(glimpses(env, np.random.default_rng(0), Asking()))
+    assert glimpse.lesson.asked == (("How many commands are there?", "2"), (READ_PROMPT, glimpse.answer))
+    assert "Answer in JSON" not in glimpse.lesson.text
+    assert next(glimpses(env, np.random.default_rng(0), get_task("NumberLine"))).lesson is None

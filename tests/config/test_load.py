@@ -1,0 +1,131 @@
+"""Merging, and what a config says to a stage about a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from rl4vlm.config.load import (
+    TASK_OPTIONS,
+    api_settings,
+    cnn_evaluation_settings,
+    evaluation_settings,
+    http_settings,
+    load_config,
+    merge,
+    stage_settings,
+)
+
+
+class TestMerge:
+    def test_mappings_merge_and_anything_else_is_replaced(self) -> None:
+        below = {"a": {"x": 1, "y": [1, 2]}, "b": {"z": 1}, "c": 1}
+        above = {"a": {"y": [3]}, "b": None, "d": {"e": 1}}
+        before = deepcopy((below, above))
+        assert merge(below, above) == {"a": {"x": 1, "y": [3]}, "b": None, "c": 1, "d": {"e": 1}}
+        assert (below, above) == before
+
+    def test_the_result_shares_nothing_with_its_parts(self) -> None:
+        above: dict[str, Any] = {"a": {"b": [1]}}
+        merge({}, above)["a"]["b"].append(2)
+        assert above == {"a": {"b": [1]}}
+
+    def test_files_are_laid_over_each_other(self, tmp_path: Path) -> None:
+        for name, text in {"one": "a: {x: 1, y: 2}\n", "two": "a: {y: 3}\n", "empty": "# nothing\n"}.items():
+            (tmp_path / name).write_text(text)
+        assert load_config([tmp_path / name for name in ("one", "two", "empty")]) == {"a": {"x": 1, "y": 3}}
+
+    @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just text"])
+    def test_a_file_that_is_no_mapping_is_named(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"bad\.yaml"):
+            load_config([tmp_path / "bad.yaml"])
+
+
+class TestStageSettings:
+    CONFIG: Mapping[str, Any] = {
+        "ppo": {"defaults": {"a": 1, "env": {"rules": "strict"}}, "per_task": {"T": {"a": 2, "env": {"x": 1}}}},
+        "bare": {"defaults": None, "per_task": None},
+    }
+
+    def test_a_tasks_own_settings_lie_over_the_defaults(self) -> None:
+        assert stage_settings(self.CONFIG, "ppo", "T") == {"a": 2, "env": {"rules": "strict", "x": 1}}
+        assert stage_settings(self.CONFIG, "ppo", "U") == {"a": 1, "env": {"rules": "strict"}}
+        assert stage_settings(self.CONFIG, "bare", "T") == {}
+
+    OPTIONS: Mapping[str, Any] = {
+        "task_options": {
+            "defaults": {"env": {"rules": "strict"}},
+            "per_task": {"T": {"env": {"card_art": "cards"}, "prompt": {"role": "Hello."}}},
+        },
+        **{stage: {"defaults": {"a": 1}, "per_task": {"T": {"a": 2}}} for stage in (*TASK_OPTIONS, "sft")},
+        "over_http": {"tasks": ["T"], "concurrency": 1},
+        "api_models": {"mine": {"base_url": "http://x/v1", "model": "m"}},
+        "results_dir": "results",
+    }
+
+    def test_every_stage_that_plays_has_the_tasks_options(self) -> None:
+        config = self.OPTIONS
+        env, prompt = {"rules": "strict", "card_art": "cards"}, {"role": "Hello."}
+        for stage in ("sft_data", "ppo", "evaluation"):
+            assert stage_settings(config, stage, "T") == {"a": 2, "env": env, "prompt": prompt}
+            assert stage_settings(config, stage, "U") == {"a": 1, "env": {"rules": "strict"}}
+        assert stage_settings(config, "cnn", "T") == {"a": 2, "env": env}
+        assert stage_settings(config, "sft", "T") == {"a": 2}
+        for settings in (http_settings(config, "T"), api_settings(config, "mine", "T")):
+            assert (settings["env"], settings["prompt"]) == (env, prompt)
+
+    def test_the_results_folder_is_filled_in(self) -> None:
+        options = {"per_task": {"T": {"env": {"data": "{results_dir}/games", "rules": "{x}", "n": 1}}}}
+        config = {"results_dir": "out", "ppo": {"defaults": {}, "per_task": None}, "task_options": options}
+        assert stage_settings(config, "ppo", "T")["env"] == {"data": "out/games", "rules": "{x}", "n": 1}
+
+    def test_an_unknown_stage_is_named(self) -> None:
+        with pytest.raises(ValueError, match="'pppo'"):
+            stage_settings(self.CONFIG, "pppo", "T")
+
+
+def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> None:
+    config = {
+        "cnn": {"defaults": {"temperature": 1.0}, "per_task": {"Blackjack": {"temperature": 0.7}}},
+        "evaluation": {
+            "defaults": {
+                "episodes": 20,
+                "seed_base": 7,
+                "temperature": 0.6,
+                "max_new_tokens": 9,
+                "dtype": "float32",
+            },
+            "per_task": {"Blackjack": {"episodes": 50}},
+        },
+    }
+    assert cnn_evaluation_settings(config, "Blackjack") == {"episodes": 50, "seed_base": 7, "temperature": 0.7}
+    assert cnn_evaluation_settings(config, "NumberLine") == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
+
+
+class TestSetsOfGames:
+    CONFIG: ClassVar[dict[str, Any]] = {
+        "task_options": {"per_task": {"NumberLine": {"env": {"data": "games", "split": "train"}}}},
+        "evaluation": {
+            "sets": {"NumberLine": {"seen": {"split": "seen"}, "unseen": {"split": "unseen"}}},
+            "defaults": {"episodes": 3},
+        },
+    }
+
+    def test_a_policy_without_a_language_model_is_told_the_set_too(self) -> None:
+        config = {**self.CONFIG, "cnn": {"defaults": {"temperature": 1.0}}}
+        for asked, named in (("", "seen"), ("unseen", "unseen")):
+            settings = cnn_evaluation_settings(config, "NumberLine", asked)
+            assert (settings["games"], settings["env"]["split"]) == (named, named)
+
+    def test_the_first_is_the_tasks_own(self) -> None:
+        seen = evaluation_settings(self.CONFIG, "NumberLine")
+        assert seen == {"episodes": 3, "games": "seen", "env": {"data": "games", "split": "seen"}}
+        assert evaluation_settings(self.CONFIG, "NumberLine", "unseen")["env"] == {"data": "games", "split": "unseen"}
+        assert evaluation_settings(self.CONFIG, "Blackjack") == {"episodes": 3}
+        with pytest.raises(ValueError, match=r"evaluation\.sets\.NumberLine: no set 'moon'; there are seen, unseen"):
+            evaluation_settings(self.CONFIG, "NumberLine", "moon")

@@ -1,0 +1,150 @@
+"""Settings from words and back, and the launcher of several processes."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from rl4vlm.config.load import load_config, stage_settings
+from rl4vlm.config.overrides import SHUTDOWN_SECONDS, parse_settings, settings_arguments, training_command
+from rl4vlm.config.settings import build_settings
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: int = 8
+
+
+@dataclass(frozen=True)
+class Some:
+    steps: int = 10
+    rate: float = 0.1
+    name: str = "a"
+    limit: float | None = None
+    flag: bool = False
+    loggers: tuple[str, ...] = ()
+    env: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, str] = field(default_factory=dict)
+    sizes: Sizes = Sizes()
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps {self.steps} is negative")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+class TestSettings:
+    def test_words_set_what_they_name_and_nothing_else(self) -> None:
+        words = [
+            "steps=5",
+            "rate=1e-5",
+            "name=cuda:1",
+            "limit=null",
+            "flag=true",
+            "loggers=[tensorboard]",
+            'env={"rules": "strict"}',
+            "prompt.role=You are {x}=y.",
+            "sizes.width=4",
+        ]
+        expected = Some(
+            5, 1e-5, "cuda:1", None, True, ("tensorboard",), {"rules": "strict"}, {"role": "You are {x}=y."}, Sizes(4)
+        )
+        assert parse_settings(Some, words) == expected
+        assert parse_settings(Some, []) == Some()
+
+    def test_dotted_words_add_up(self) -> None:
+        assert parse_settings(Some, ["env.a=1", "env.b=x", 'env={"c": 2}']).env == {"a": 1, "b": "x", "c": 2}
+
+    @pytest.mark.parametrize(
+        ("word", "what"),
+        [
+            ("stps=5", "unknown setting 'stps'; did you mean steps"),
+            ("zzz=5", "unknown setting 'zzz'; known: steps, rate"),
+            ("sizes.widht=5", r"unknown setting 'sizes\.widht'; did you mean width"),
+            ("steps", "'steps' is not of the form key=value"),
+            ("steps=many", "steps='many'.*integer"),
+            ("steps=1.5", r"steps=1\.5.*integer"),
+            ("flag=7", "flag=7.*boolean"),
+            ("prompt={role", "cannot read"),
+            ("steps=-1", "steps -1 is negative"),
+        ],
+    )
+    def test_a_wrong_word_is_named(self, word: str, what: str) -> None:
+        with pytest.raises(ValueError, match=what):
+            parse_settings(Some, [word])
+
+    def test_a_mapping_does_as_well(self) -> None:
+        assert build_settings(Some, {"steps": 3, "sizes": {"width": 2}}) == Some(steps=3, sizes=Sizes(2))
+        with pytest.raises(ValueError, match="stps"):
+            build_settings(Some, {"stps": 3})
+
+    @hypothesis_settings(deadline=None)
+    @given(value=JSON)
+    def test_any_value_goes_through_the_command_line_unchanged(self, value: Any) -> None:
+        @dataclass(frozen=True)
+        class One:
+            value: Any = None
+
+        (word,) = settings_arguments({"value": value})
+        assert parse_settings(One, shlex.split(word)).value == value
+
+    def test_a_real_shell_passes_them_on(self) -> None:
+        settings = {"role": 'It\'s $HOME "quoted"; `ls` {a}\nnew line', "tasks": ["a", "b"], "device": "cuda:1"}
+        words = settings_arguments(settings)
+        passed = subprocess.run(
+            f"printf '%s\\0' {' '.join(words)}", shell=True, capture_output=True, text=True, check=True
+        )
+
+        @dataclass(frozen=True)
+        class Same:
+            role: str
+            tasks: list[str]
+            device: str
+
+        assert vars(parse_settings(Same, passed.stdout.split("\0")[:-1])) == settings
+        assert "device=cuda:1" in words
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_stage_of_every_shipped_config_builds_its_settings() -> None:
+    """Stages without torch here; the others are tested where their settings are."""
+    from rl4vlm.evaluation.run import EvaluationSettings
+    from rl4vlm.sft.data import SFTDataSettings
+
+    files = sorted((ROOT / "config").glob("*.yaml"))
+    assert ROOT / "config/config.yaml" in files
+    for file in files:
+        config = load_config([ROOT / "config/config.yaml", file])
+        for task in config["tasks"]:
+            for stage, kind in {"sft_data": SFTDataSettings, "evaluation": EvaluationSettings}.items():
+                settings = stage_settings(config, stage, task)
+                words = shlex.split(" ".join(settings_arguments(settings)))
+                built = parse_settings(kind, words)
+                assert yaml.safe_load(yaml.safe_dump(settings)) == {name: getattr(built, name) for name in settings}
+
+
+def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:
+    config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 1}}, "accelerate": "my files/ddp.yaml"}
+    assert training_command(config, "sft") == "rl4vlm"
+    words = shlex.split(training_command(config, "ppo"))
+    assert words[:4] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", "accelerate", "launch"]
+    assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
+    assert words[words.index("--num_processes") + 1] == "2"
+    assert words[-1] == "rl4vlm"

@@ -1,0 +1,205 @@
+"""A results folder as the pipeline leaves it, filled with invented numbers by code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl4vlm.results.intervals import wilson
+
+# (start, end) success of a run, by task and style.
+RATES = {
+    ("NumberLine", "cot"): (0.35, 0.95),
+    ("NumberLine", "nocot"): (0.25, 0.40),
+    ("EZPoints", "cot"): (0.20, 0.62),
+    ("EZPoints", "nocot"): (0.10, 0.31),
+    ("Points24", "cot"): (0.01, 0.03),
+    ("Points24", "nocot"): (0.0, 0.01),
+    ("Blackjack", "cot"): (0.28, 0.42),
+    ("Blackjack", "nocot"): (0.33, 0.40),
+}
+CNN_RATES = {"NumberLine": 0.98, "EZPoints": 0.0, "Points24": 0.0, "Blackjack": 0.39}
+SCRIPTED = {
+    "random": {"NumberLine": 0.28, "EZPoints": 0.0, "Points24": 0.0, "Blackjack": 0.28},
+    "solver": {"NumberLine": 1.0, "EZPoints": 1.0, "Points24": 0.73, "Blackjack": 0.43},
+}
+FIELDS = {
+    "NumberLine": ("current number", "target number"),
+    "EZPoints": ("cards",),
+    "Points24": ("cards",),
+    "Blackjack": ("dealer card", "player cards"),
+    "ALFWorld": ("place", "in hand"),
+}
+LAMBDAS = {0.1: 0.30, 0.3: 0.90, 0.5: 0.95, 0.7: 0.40, 0.9: 0.27}
+
+
+@dataclass
+class Synthetic:
+    """Where the folders lie, as the arguments of `build_tables` and `draw`."""
+
+    root: Path
+    evaluations: list[Path] = field(default_factory=list)
+    training_runs: list[Path] = field(default_factory=list)
+    base_readings: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "evaluations": self.evaluations,
+            "training_runs": self.training_runs,
+            "base_readings": self.base_readings,
+        }
+
+
+def make_results(
+    root: Path,
+    tasks: Sequence[str] = ("NumberLine", "EZPoints", "Points24", "Blackjack"),
+    styles: Sequence[str] = ("cot", "nocot"),
+    seeds: Sequence[int] = (1,),
+    lambdas: Sequence[float] = tuple(LAMBDAS),
+    episodes: int = 200,
+    cnn: bool = False,
+) -> Synthetic:
+    """Everything that a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation, reading,
+    and with `cnn` the runs and evaluations of the CNN+RL baseline."""
+    made = Synthetic(root)
+    for task in tasks:
+        for name, rates in SCRIPTED.items():
+            add_evaluation(made, f"{name}-{task}", task, name, "scripted", rates[task], episodes)
+        for seed in seeds if cnn else ():
+            extra = {"logprob_action": -0.4, "style": "nocot"}
+            add_training_run(made, f"{task}-seed{seed}", 0.25, CNN_RATES[task], seed, updates=24)
+            add_evaluation(
+                made, f"cnn-{task}-seed{seed}", task, "CNN+RL", "cnn", CNN_RATES[task], episodes, seed=seed, **extra
+            )
+        for style in styles:
+            start, end = RATES[task, style]
+            suffix = "" if style == "cot" else "-noCoT"
+            extra: dict[str, Any] = {"logprob_thoughts": -6.0 - 2 * len(task), "logprob_action": -0.21}
+            reads = style == "cot"
+            name = f"sft-{task}-{style}"
+            add_evaluation(
+                made,
+                name,
+                task,
+                f"LLaVA-sft{suffix}",
+                "sft",
+                start,
+                episodes,
+                seed=1,
+                style=style,
+                reads=reads,
+                **extra,
+            )
+            for seed in seeds:
+                weights = lambdas if task == "NumberLine" and style == "cot" else (0.5,)
+                for weight in weights:
+                    run = f"{task}-{style}-lambda{weight:g}-seed{seed}"
+                    last = LAMBDAS[weight] if len(weights) > 1 else end
+                    add_training_run(made, run, start, last, seed)
+                    extra = {"logprob_thoughts": -2.0 - len(task), "logprob_action": -0.013, "lambda": weight}
+                    method = f"RL4VLM{suffix}" + (f" lambda={weight:g}" if weight != 0.5 else "")
+                    rate = max(last - 0.01 * (seed - 1), 0.0)
+                    add_evaluation(
+                        made,
+                        f"ppo-{run}",
+                        task,
+                        method,
+                        "ppo",
+                        rate,
+                        episodes,
+                        seed=seed,
+                        style=style,
+                        reads=reads,
+                        **extra,
+                    )
+    shares = {task: {name: 0.97 - 0.02 * place for place, name in enumerate(FIELDS[task])} for task in tasks}
+    reading = root / "base_model" / "cards" / "reading.json"
+    made.base_readings = dict.fromkeys(tasks, reading)
+    write_json(reading, {"samples": 200, "tasks": shares})
+    return made
+
+
+def add_evaluation(
+    made: Synthetic,
+    run: str,
+    task: str,
+    method: str,
+    kind: str,
+    rate: float,
+    episodes: int,
+    *,
+    seed: int | None = None,
+    style: str = "cot",
+    reads: bool = False,
+    **extra: Any,
+) -> Path:
+    folder = made.root / "eval" / run
+    successes = round(rate * episodes)
+    low, high = wilson(successes, episodes)
+    reading = {name: [9, 10] for name in FIELDS[task]} if reads else {}
+    lines = [
+        {"episode": k, "seed": 10_000 + k, "success": k < successes, "return": float(k < successes), "reading": reading}
+        for k in range(episodes)
+    ]
+    write_lines(folder / "episodes.jsonl", lines)
+    write_json(
+        folder / "summary.json",
+        {
+            "method": method,
+            "task": task,
+            "style": style,
+            "policy": run,
+            "kind": kind,
+            "episodes": episodes,
+            "successes": successes,
+            "success_rate": 100 * successes / episodes,
+            "ci_low": 100 * low,
+            "ci_high": 100 * high,
+            "mean_return": 2.0 * successes / episodes - 1.0,
+            "fallback_rate": 0.01,
+            "protocol": "held_out",
+            "scale": "embedded",
+            "seed": seed,
+            **extra,
+        },
+    )
+    made.evaluations.append(folder)
+    return folder
+
+
+def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
+    """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first."""
+    folder = made.root / ("ppo" if "-lambda" in run else "cnn") / run
+    rng = np.random.default_rng([seed, *run.encode()])
+    lines: list[dict[str, Any]] = []
+    for update in range(1, updates + 1):
+        window = min(60 * update, 200)
+        rate = start + (end - start) / (1 + np.exp(-0.8 * (update - updates / 2)))
+        lines.append(
+            {
+                "update": update,
+                "env_steps": 512 * update,
+                "success_rate": None if update == 1 else int(rng.binomial(window, rate)) / window,
+                "window": 0 if update == 1 else window,
+                "mean_return": 0.0,
+            }
+        )
+    write_lines(folder / "metrics.jsonl", lines)
+    made.training_runs.append(folder)
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,58 @@
+"""What the check of a finished run finds wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.config.load import load_config
+from rl4vlm.results.expected import promised_files, shortcomings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.json", b'{"x": 1}', None),
+        ("a.json", b"{", "not JSON"),
+        ("a.jsonl", b'{"x": 1}\n{"x": 2}\n', None),
+        ("a.jsonl", b'{"x": 1}\n{"x"\n', "not JSON"),
+        ("a.png", b"\x89PNG\r\n", None),
+        ("a.png", b"picture", "not a png file"),
+        ("a.pdf", b"%PDF-1.4", None),
+        ("a.html", b"\n<!DOCTYPE html>", None),
+        ("a.csv", b"method,task\nrandom,Blackjack\n", None),
+        ("a.csv", b"method,task\n", "a table without rows"),
+        ("a.md", b" \n", "empty"),
+        ("a.md", b"\xd4\xff", "not text"),
+        ("a.safetensors", b"\xd4\xff", None),
+        ("a.md", None, "missing"),
+    ],
+)
+def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, content: bytes | None, problem: str | None) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    found = shortcomings([file])
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0] and str(file) in found[0]
+
+
+def test_the_default_config_promises_what_the_design_names() -> None:
+    files = {path.as_posix() for path in promised_files(load_config([ROOT / "config" / "config.yaml"]))}
+    assert {
+        "results/report.html",
+        "results/tables/main.csv",
+        "results/tables/lambda.tex",
+        "results/figures/training_curves.pdf",
+        "results/ppo/NumberLine-cot-lambda0.9-seed1/metrics.jsonl",
+        "results/eval/ppo-Blackjack-nocot-lambda0.5-seed1/episodes.jsonl",
+        "results/eval/solver-Points24/run.json",
+        "results/cnn/Blackjack-seed1/checkpoint/cnn.json",
+        "results/eval/cnn-Points24-seed1/summary.json",
+        "results/tables/run.json",
+        "results/figures/training_curves.run.json",
+        "results/gallery/run.json",
+        "docs/assets/games.png",
+    } <= files

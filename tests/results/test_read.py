@@ -1,0 +1,151 @@
+"""Reading results back: what is taken from which file, and errors that name the file and the line."""
+
+import json
+
+import pytest
+
+from rl4vlm.results.read import CurvePoint, Results, TrainingRun, load_evaluation, load_training_run
+from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Synthetic(tmp_path)
+
+
+@pytest.fixture
+def evaluation(made):
+    extra = {"logprob_thoughts": -8.5, "logprob_action": -0.25, "lambda": 0.3}
+    name, method = "ppo-NumberLine-cot-lambda0.3-seed2", "RL4VLM lambda=0.3"
+    return add_evaluation(made, name, "NumberLine", method, "ppo", 0.75, 20, seed=2, reads=True, **extra)
+
+
+def run(curve):
+    return TrainingRun(None, "RL4VLM", "NumberLine", 0.5, 1, tuple(CurvePoint(*point) for point in curve))
+
+
+def test_evaluation(evaluation):
+    found = load_evaluation(evaluation)
+    assert (found.method, found.task, found.kind, found.thought_prob_coef, found.seed) == (
+        "RL4VLM",
+        "NumberLine",
+        "ppo",
+        0.3,
+        2,
+    )
+    assert (found.successes, found.episodes, found.success_rate) == (15, 20, 75.0)
+    assert (found.logprob_thoughts, found.logprob_action) == (-8.5, -0.25)
+    assert found.reading == {"current number": (180, 200), "target number": (180, 200)}
+
+
+def test_training_run_is_named_by_its_folder_and_skips_updates_without_episodes(made):
+    found = load_training_run(add_training_run(made, "Blackjack-nocot-lambda0.5-seed7", 0.3, 0.4, seed=7, updates=3))
+    assert (found.method, found.task, found.thought_prob_coef, found.seed) == ("RL4VLM-noCoT", "Blackjack", 0.5, 7)
+    assert [point.env_steps for point in found.curve] == [1024, 1536]
+    assert all(0 <= point.success_rate <= 100 for point in found.curve)
+
+
+def test_a_run_without_a_style_is_the_cnns(made):
+    found = load_training_run(add_training_run(made, "Blackjack-seed7", 0.3, 0.4, seed=7, updates=3))
+    assert (found.method, found.task, found.thought_prob_coef, found.seed) == ("CNN+RL", "Blackjack", None, 7)
+
+
+def test_peak_counts_full_windows_only():
+    assert run([(1, 90.0, 10), (2, 40.0, 200), (3, 60.0, 200), (4, 50.0, 200)]).peak == CurvePoint(3, 60.0, 200)
+    assert run([(1, 90.0, 10), (2, 40.0, 50)]).peak == CurvePoint(2, 40.0, 50)
+    assert run([]).peak is None
+
+
+def test_further_lambdas_are_not_the_method(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.1, 0.5), episodes=10)
+    results = Results.load(**made.inputs)
+    assert results.lambdas("NumberLine") == [0.1, 0.5]
+    assert [run.thought_prob_coef for run in results.headline_runs("RL4VLM")] == [0.5]
+    assert [run.thought_prob_coef for run in results.headline_evaluations("RL4VLM")] == [0.5]
+    other = Results.load(**made.inputs, main_lambda={"NumberLine": 0.1})
+    assert [run.thought_prob_coef for run in other.headline_runs("RL4VLM")] == [0.1]
+
+
+def test_a_single_lambda_is_the_method_s_whatever_it_is(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.1,), episodes=10)
+    assert Results.load(**made.inputs).headline_lambda("NumberLine") == 0.1
+
+
+def test_several_lambdas_without_a_known_main_one_are_refused(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.1, 0.9), episodes=10)
+    with pytest.raises(ValueError, match=r"NumberLine.*main_lambda"):
+        Results.load(**made.inputs)
+
+
+def test_runs_come_in_the_order_of_their_seeds(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], seeds=(10, 2), episodes=10)
+    assert [run.seed for run in Results.load(**made.inputs).headline_runs("RL4VLM")] == [2, 10]
+
+
+@pytest.mark.parametrize("file", ["summary.json", "episodes.jsonl"])
+def test_missing_file_is_named(evaluation, file):
+    (evaluation / file).unlink()
+    with pytest.raises(ValueError, match=f"{file} is missing"):
+        load_evaluation(evaluation)
+
+
+def test_broken_line_is_named(evaluation):
+    with (evaluation / "episodes.jsonl").open("a") as file:
+        file.write('{"episode": 20, "succ\n')
+    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 21 is not JSON"):
+        load_evaluation(evaluation)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("[1, 2]", " is no JSON object"),
+        ('{"episode": 20}', ": no 'success'"),
+        ('{"success": true, "reading": {"cards": [1]}}', ": reading of 'cards'"),
+    ],
+)
+def test_line_that_says_something_else_is_named(evaluation, line, complaint):
+    with (evaluation / "episodes.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=rf"episodes\.jsonl, line 21{complaint}"):
+        load_evaluation(evaluation)
+
+
+@pytest.mark.parametrize("key", ["method", "kind", "task", "episodes", "successes", "success_rate", "mean_return"])
+def test_missing_entry_of_a_summary_is_named(evaluation, key):
+    file = evaluation / "summary.json"
+    summary = json.loads(file.read_text())
+    del summary[key]
+    file.write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=rf"summary\.json: '{key}' must be"):
+        load_evaluation(evaluation)
+
+
+def test_summary_that_disagrees_with_its_episodes_is_refused(evaluation):
+    lines = (evaluation / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (evaluation / "episodes.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"15 successes in 20 episodes.* 14 in 19"):
+        load_evaluation(evaluation)
+
+
+def test_broken_metrics_are_named(made):
+    folder = add_training_run(made, "EZPoints-cot-lambda0.5-seed1", 0.1, 0.5, seed=1, updates=3)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"success_rate": 0.5, "env_steps": "many", "window": 200}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 4: 'env_steps' must be a number, not 'many'"):
+        load_training_run(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["EZPoints", "EZPoints-cot-lambda0.5", "EZPoints-cot-seed1", "EZPoints-verse-lambda0.5-seed1"]
+)
+def test_folder_that_is_no_run_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} is not named like a PPO run"):
+        load_training_run(tmp_path / name)
+
+
+def test_broken_base_reading_is_named(tmp_path):
+    file = tmp_path / "reading.json"
+    file.write_text('{"samples": 5, "tasks": {"EZPoints": {"cards": "all"}}}')
+    with pytest.raises(ValueError, match=r"reading\.json: EZPoints: 'cards' must be a number"):
+        Results.load(evaluations=[], training_runs=[], base_readings={"NumberLine": file})

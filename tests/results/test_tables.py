@@ -1,0 +1,364 @@
+"""The tables: every number under its own label, averages and seeds as the docstrings say, gaps left empty."""
+
+import csv
+import json
+
+import pytest
+
+from rl4vlm.results.intervals import wilson
+from rl4vlm.results.tables import NOT_THE_BENCHMARK, TASK_ORDER, build_tables
+from rl4vlm.tasks.alfworld import ALFWorld
+from tests.results.synthetic import add_evaluation, add_training_run, make_results
+
+COLUMNS = [
+    "method",
+    "task",
+    "source",
+    "scale",
+    "success_rate",
+    "ci_low",
+    "ci_high",
+    "mean_return",
+    "episodes",
+    "seeds",
+    "protocol",
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def tables(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tables")
+    build_tables(**made.inputs, out=out, scale="embedded")
+    return out
+
+
+def read(folder, name):
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pick(rows, **wanted):
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def one(rows, **wanted):
+    found = pick(rows, **wanted)
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize("name", ["main", "cot", "lambda"])
+def test_columns(tables, name):
+    assert list(read(tables, name)[0]) == COLUMNS
+
+
+def test_held_out_row(tables):
+    row = one(read(tables, "main"), method="RL4VLM", task="EZPoints", source="reproduced", protocol="held_out")
+    low, high = wilson(124, 200)
+    assert float(row["success_rate"]) == 62
+    assert (float(row["ci_low"]), float(row["ci_high"])) == pytest.approx((100 * low, 100 * high), abs=1e-3)
+    assert (row["scale"], row["episodes"], row["seeds"]) == ("embedded", "200", "1")
+    assert float(row["mean_return"]) == pytest.approx(0.24)
+
+
+def test_average_over_the_card_games_is_unweighted(tables):
+    row = one(read(tables, "main"), method="RL4VLM", task="gym_cards_avg", source="reproduced", protocol="held_out")
+    assert float(row["success_rate"]) == pytest.approx((95 + 62 + 3 + 42) / 4)
+    assert float(row["ci_low"]) < float(row["success_rate"]) < float(row["ci_high"])
+    assert (row["mean_return"], row["episodes"]) == ("", "800")
+
+
+def test_an_average_that_misses_a_game_is_absent(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine", "EZPoints"], episodes=10)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), source="reproduced")
+    assert rows
+    assert not pick(rows, task="gym_cards_avg")
+
+
+def test_rolling_peak_row_is_the_best_full_window_and_has_no_interval(tables, made):
+    run = next(folder for folder in made.training_runs if folder.name == "NumberLine-cot-lambda0.5-seed1")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["success_rate"] for line in lines if line["window"] == 200)
+    row = one(read(tables, "main"), method="RL4VLM", task="NumberLine", source="reproduced", protocol="rolling_peak")
+    assert float(row["success_rate"]) == pytest.approx(100 * best)
+    assert (row["ci_low"], row["ci_high"], row["mean_return"], row["seeds"]) == ("", "", "", "1")
+
+
+def test_only_trained_methods_have_a_rolling_peak(tables):
+    peaks = pick(read(tables, "main"), source="reproduced", protocol="rolling_peak")
+    assert {row["method"] for row in peaks} == {"RL4VLM", "RL4VLM-noCoT"}
+
+
+def test_published_and_reference_rows_are_labelled_and_bare(tables):
+    rows = read(tables, "main")
+    published = one(rows, method="RL4VLM", task="NumberLine", source="published")
+    assert (published["scale"], published["success_rate"], published["protocol"]) == ("paper", "89.4", "rolling_peak")
+    reference = one(rows, method="random", task="Blackjack", source="reference")
+    assert (reference["scale"], reference["success_rate"], reference["protocol"]) == ("", "28.06", "")
+    for row in (published, reference):
+        assert [row[key] for key in ("ci_low", "ci_high", "mean_return", "episodes", "seeds")] == [""] * 5
+
+
+def test_published_numbers_fill_no_gap(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], styles=["cot"], episodes=10)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="smoke")
+    rows = read(tmp_path / "tables", "main")
+    assert pick(rows, method="CNN+RL", source="published")
+    assert not pick(rows, method="CNN+RL", source="reproduced")
+    assert {row["task"] for row in pick(rows, source="reproduced")} == {"NumberLine"}
+    assert not pick(rows, method="RL4VLM-noCoT", source="reproduced")
+
+
+def test_scripted_policies_are_reproduced_rows_without_seeds(tables):
+    row = one(read(tables, "main"), method="solver", task="Points24", source="reproduced")
+    assert (float(row["success_rate"]), row["seeds"], row["protocol"]) == (73, "", "held_out")
+
+
+def test_seeds_are_pooled(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(3, 1), episodes=100)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    row = one(
+        read(tmp_path / "tables", "main"), method="RL4VLM", task="EZPoints", source="reproduced", protocol="held_out"
+    )
+    assert (float(row["success_rate"]), row["episodes"], row["seeds"]) == (61.0, "200", "1 3")
+
+
+def test_only_named_folders_count(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
+    named = made.inputs | {"evaluations": list(made.evaluations)}
+    add_evaluation(made, "ppo-EZPoints-cot-lambda0.5-seed9", "EZPoints", "RL4VLM", "ppo", 1.0, 10, seed=9)
+    build_tables(**named, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), method="RL4VLM", source="reproduced")
+    assert {row["seeds"] for row in rows} == {"1"}
+
+
+def test_cot_table_holds_the_styles_and_their_starts(tables):
+    rows = read(tables, "cot")
+    assert {row["method"] for row in rows} == {"RL4VLM", "RL4VLM-noCoT", "LLaVA-sft", "LLaVA-sft-noCoT"}
+    start = one(rows, method="LLaVA-sft-noCoT", task="NumberLine", source="reproduced")
+    assert float(start["success_rate"]) == 25
+    assert not pick(read(tables, "main"), method="LLaVA-sft-noCoT")
+
+
+def test_lambda_table(tables):
+    rows = read(tables, "lambda")
+    held_out = pick(rows, source="reproduced", protocol="held_out")
+    assert {row["method"]: float(row["success_rate"]) for row in held_out} == {
+        "RL4VLM lambda=0.1": 30,
+        "RL4VLM lambda=0.3": 90,
+        "RL4VLM lambda=0.5": 95,
+        "RL4VLM lambda=0.7": 40,
+        "RL4VLM lambda=0.9": 27,
+    }
+    assert {row["task"] for row in rows} == {"NumberLine"}
+    assert one(rows, method="RL4VLM lambda=0.3", source="published")["success_rate"] == "87.0"
+    main = pick(read(tables, "main"), source="reproduced")
+    assert not [row for row in main if "lambda" in row["method"]]
+
+
+def test_cnn_has_its_own_rows_beside_the_published_ones(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=200, cnn=True)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), method="CNN+RL")
+    for task, rate in (("NumberLine", 98), ("EZPoints", 0), ("Points24", 0), ("Blackjack", 39)):
+        row = one(rows, task=task, source="reproduced", protocol="held_out")
+        assert (float(row["success_rate"]), row["episodes"], row["seeds"]) == (rate, "200", "1")
+        assert one(rows, task=task, source="reproduced", protocol="rolling_peak")["seeds"] == "1"
+        assert one(rows, task=task, source="published")["scale"] == "paper"
+    average = one(rows, task="gym_cards_avg", source="reproduced", protocol="held_out")
+    assert float(average["success_rate"]) == pytest.approx((98 + 0 + 0 + 39) / 4)
+    assert one(rows, task="gym_cards_avg", source="published")
+    for other in ("cot", "lambda", "reading"):
+        assert not pick(read(tmp_path / "tables", other), method="CNN+RL")
+
+
+def test_partial_results_are_marked_and_explained(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=10)
+    add_evaluation(made, "api-m-EZPoints", "EZPoints", "GPT-4o", "api", 0.5, 4, partial=True)
+    add_evaluation(made, "api-m-NumberLine", "NumberLine", "GPT-4o", "api", 0.5, 10, partial=False)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
+    assert "| 50.0 [" in line
+    assert "| 50.0† [" in line
+    assert text.count("†") == 2
+    assert "† Partial: the policy stopped" in text
+    assert (tmp_path / "tables" / "main.tex").read_text(encoding="utf-8").count(r"\dag{}") == 2
+    assert "†" not in (tmp_path / "tables" / "cot.md").read_text(encoding="utf-8")
+    row = one(read(tmp_path / "tables", "main"), method="GPT-4o", task="EZPoints")
+    assert (row["episodes"], list(row)) == ("4", COLUMNS)
+
+
+def test_an_average_over_a_partial_result_is_partial(tmp_path):
+    made = make_results(tmp_path, styles=["cot"], episodes=10)
+    for task in ("NumberLine", "EZPoints", "Points24", "Blackjack"):
+        add_evaluation(made, f"api-m-{task}", task, "GPT-4o", "api", 0.5, 4, partial=task == "EZPoints")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
+    assert [cell.count("†") for cell in line.split("|")[3:8]] == [0, 1, 0, 0, 1]
+
+
+def test_the_record_names_every_file_that_was_read(made, tables):
+    record = json.loads((tables / "run.json").read_text())
+    assert (record["stage"], record["settings"]["scale"]) == ("tables", "embedded")
+    files = len(made.evaluations) * 2 + len(made.training_runs) + 1
+    assert len(record["inputs"]) == files
+    assert all(len(read["sha256"]) == 64 for read in record["inputs"].values())
+
+
+def test_without_the_base_models_reading_it_has_no_row(made, tmp_path):
+    build_tables(**made.inputs | {"base_readings": {}}, out=tmp_path, scale="embedded")
+    rows = read(tmp_path, "reading")
+    assert rows
+    assert not pick(rows, method="base model")
+
+
+def test_reading_table(tables):
+    rows = read(tables, "reading")
+    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
+    base = one(rows, method="base model", task="NumberLine", field="target number")
+    assert (base["stage"], base["accuracy"], base["n"]) == ("pretraining", "95.0", "200")
+    trained = one(rows, method="RL4VLM", task="Blackjack", field="dealer card")
+    assert (trained["stage"], trained["accuracy"], trained["n"]) == ("ppo", "90.0", "2000")
+    assert {row["method"] for row in rows} == {"base model", "LLaVA-sft", "RL4VLM"}
+
+
+def test_markdown_sets_reproduced_beside_published(tables):
+    lines = (tables / "main.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "| method | source | NumberLine | EZPoints | Points24 | Blackjack | card average |"
+    start = next(k for k, line in enumerate(lines) if line.startswith("| RL4VLM |"))
+    assert lines[start].startswith("| RL4VLM | reproduced (embedded), held out | 95.0 [91.0, 97.3] | 62.0 [")
+    assert lines[start + 1].startswith("|  | reproduced (embedded), rolling peak | ")
+    assert lines[start + 2] == "|  | published (paper) | 89.4 | 50.0 | 2.3 | 40.2 | 45.5 |"
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_latex_is_escaped_and_balanced(tables):
+    text = (tables / "lambda.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert r"$\lambda$" in text
+    assert "95 \\%" in text
+    body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {2}
+
+
+def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
+    build_tables(**made.inputs, out=tmp_path, scale="embedded")
+    files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
+    assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "reading") for k in ("csv", "md", "tex"))
+    assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)
+
+
+def add_household(made, run, rates, **extra):
+    """An evaluation of a task that is counted by kinds: `rates` are (won, played) by kind."""
+    groups = {
+        kind: {"successes": won, "episodes": played, "success_rate": None if not played else 100 * won / played}
+        for kind, (won, played) in rates.items()
+    }
+    won, played = (sum(column) for column in zip(*rates.values(), strict=True))
+    options = {"overall": "alfworld_avg", "data_sources": ["generated"], "groups": groups, **extra}
+    return add_evaluation(made, run, "ALFWorld", "RL4VLM", "ppo", won / played, played, seed=1, **options)
+
+
+def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    run = "ALFWorld-cot-lambda0.2-seed1"
+    add_household(made, f"ppo-{run}", {"Pick": (3, 4), "Look": (0, 0), "Heat": (0, 2), "Cool": (0, 0)}, games="seen")
+    add_household(made, f"ppo-{run}@unseen", {"Pick": (1, 4), "Look": (1, 2), "Heat": (0, 2)}, games="unseen")
+    add_training_run(made, run, 0.1, 0.4, 1)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded", main_lambda={"ALFWorld": 0.2})
+    rows = pick(read(tmp_path / "tables", "main"), method="RL4VLM", source="reproduced")
+    seen = pick(rows, scale="embedded, generated games, seen")
+    assert [(row["task"], row["success_rate"], row["episodes"]) for row in seen] == [
+        ("Pick", "75.0", "4"),
+        ("Heat", "0.0", "2"),
+        ("alfworld_avg", "50.0", "6"),
+    ]
+    assert one(rows, task="alfworld_avg", scale="embedded, generated games, unseen")["success_rate"] == "25.0"
+    assert one(rows, task="Look")["scale"] == "embedded, generated games, unseen"
+    peak = one(rows, protocol="rolling_peak", task="alfworld_avg")
+    assert peak["scale"] == "embedded, generated games"
+    assert one(pick(rows, protocol="held_out"), task="NumberLine")["scale"] == "embedded"
+    wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    assert "reproduced (embedded, generated games, seen), held out" in wide
+    headings = [cell.strip() for cell in wide.splitlines()[0].strip("|").split("|")]
+    assert headings[3:] == ["Pick", "Look", "Heat", "Cool", "ALFWorld average"]
+    (line,) = [line for line in wide.splitlines() if "games, seen" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    # No episode was of the types Look and Cool.
+    assert [bool(cell) for cell in cells[3:]] == [True, False, True, False, True]
+    assert "Cool" not in {row["task"] for row in rows}
+    assert "Generated games are this project's, not the benchmark's" in wide
+    assert "Drawn pictures" not in wide
+
+
+def test_a_task_that_is_not_published_is_counted_by_its_own_kinds_in_its_own_order(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    groups = {"left": {"successes": 1, "episodes": 2}, "back": {"successes": 2, "episodes": 2}}
+    add_evaluation(made, "ppo-x", "Maze", "RL4VLM", "ppo", 0.75, 4, groups=groups, overall="all_mazes")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    heading = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8").splitlines()[0]
+    assert [cell.strip() for cell in heading.strip("|").split("|")][3:] == ["left", "back", "Maze average"]
+
+
+def test_alfworlds_columns_are_the_tasks_own():
+    assert TASK_ORDER[-7:] == (*ALFWorld.groups, ALFWorld.overall)
+
+
+def test_reading_says_which_games_were_read(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    add_household(made, "ppo-ALFWorld-cot-lambda0.2-seed1", {"Pick": (3, 4)}, games="seen", reads=True)
+    reading = tmp_path / "base_model" / "alfworld" / "reading.json"
+    reading.parent.mkdir()
+    reading.write_text(json.dumps({"samples": 200, "tasks": {"ALFWorld": {"place": 0.25, "in hand": 0.5}}}))
+    made.base_readings["ALFWorld"] = reading
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = read(tmp_path / "tables", "reading")
+    assert {row["games"] for row in pick(rows, task="NumberLine")} == {""}
+    assert {row["games"] for row in pick(rows, task="ALFWorld", stage="ppo")} == {"generated games"}
+    # What the base model was probed on is not known from its reading.json.
+    assert {row["games"] for row in pick(rows, task="ALFWorld", stage="pretraining")} == {""}
+    wide = (tmp_path / "tables" / "reading.md").read_text(encoding="utf-8")
+    (line,) = [line for line in wide.splitlines() if "ALFWorld" in line and "place" in line]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "ALFWorld (generated games)",
+        "place",
+        "25.0 (200)",
+        "",
+        "90.0 (40)",
+    ]
+    assert "those that it was made on" in wide
+
+
+@pytest.mark.parametrize(
+    ("source", "games", "notes"),
+    [
+        ("official, drawn pictures", "official games, drawn pictures", ["Drawn pictures are this project's"]),
+        ("official", "official games", []),
+    ],
+)
+def test_the_benchmarks_games_in_drawn_pictures_are_not_the_benchmark(tmp_path, source, games, notes):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    run = "ALFWorld-cot-lambda0.2-seed1"
+    add_household(made, f"ppo-{run}", {"Pick": (3, 4)}, games="seen", data_sources=[source])
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    row = one(read(tmp_path / "tables", "main"), task="Pick", method="RL4VLM", source="reproduced")
+    assert row["scale"] == f"embedded, {games}, seen"
+    wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
+    assert [note for note in NOT_THE_BENCHMARK.values() if note in wide] == notes
+    assert ("not to be compared with published" in wide) == bool(notes)
+
+
+def test_kinds_that_do_not_add_up_are_refused(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    groups = {"Pick": {"successes": 3, "episodes": 4}}
+    add_evaluation(made, "ppo-x", "ALFWorld", "RL4VLM", "ppo", 0.5, 6, groups=groups)
+    with pytest.raises(ValueError, match=r"ppo-x.*groups do not add up to 3 successes in 6 episodes"):
+        build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
