@@ -188,7 +188,8 @@ def test_the_shipped_models_are_copied(workspace: Workspace) -> None:
 
 def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
     (workspace.folder / "own.yaml").write_text(
-        "base_model:\n  per_task:\n    Blackjack: {name: hands, source: pretrain, settings: {pretrain_tasks: [Blackjack]}}\n"
+        "base_model:\n  per_task:\n"
+        "    Blackjack: {name: hands, source: pretrain, settings: {pretrain_tasks: [Blackjack]}}\n"
         "    Points24: {source: someone/some-model, revision: v1}\n"
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")

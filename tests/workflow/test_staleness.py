@@ -105,7 +105,7 @@ def test_an_edit_to_evaluation_trains_nothing(finished: Workspace) -> None:
     assert rules(jobs) == RESULTS | evaluations
 
 
-@pytest.mark.parametrize("name", ["tables.py", "style.py"])
+@pytest.mark.parametrize("name", ["results/tables.py", "figures/style.py"])
 def test_an_edit_to_figures_trains_and_plays_nothing(finished: Workspace, name: str) -> None:
     with finished.commented(f"rl4vlm/{name}"):
         jobs = finished.planned()
