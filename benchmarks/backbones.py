@@ -99,9 +99,9 @@ def build(
     config = AutoConfig.for_model(**SHAPES[name])
     vision = config.vision_config
     tokenizer = train_tokenizer(prompts(), (), VOCABULARY)
-    sizes = TinySizes(picture=vision.image_size, patch=vision.patch_size)
+    sizes = TinySizes(image=vision.image_size, patch=vision.patch_size)
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
-    config.image_seq_length = sizes.picture_tokens
+    config.image_seq_length = sizes.image_tokens
     config.text_config.max_position_embeddings = 4096
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config.text_config.update(ends)

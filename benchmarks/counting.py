@@ -97,7 +97,7 @@ class Counted:
         parts = (self.patch, self.vision, self.projector, self.text, self.head)
         return sum(part.weights * self.width + part.adapters * FLOAT32 for part in parts)
 
-    def picture(self) -> float:
+    def image(self) -> float:
         """FLOPs from one picture to what stands for it among the language model's tokens."""
         seen = self.patches**2
         tower = self.patch.forward(self.places) + self.vision.forward(self.patches, seen)
@@ -106,7 +106,7 @@ class Counted:
     def prefill(self, prompt: float, batch: int) -> Work:
         """`batch` prompts, up to the first reply token's logits and the critic's value."""
         text = self.text.forward(prompt, causal(prompt)) + self.head.forward(1) + self.value.forward(1)
-        return Work(batch * (self.picture() + text), self.all_bytes + batch * prompt * self.kv)
+        return Work(batch * (self.image() + text), self.all_bytes + batch * prompt * self.kv)
 
     def decode(self, prompt: float, reply: float, batch: int) -> Work:
         """The tokens of `batch` replies but the first: weights are read once for all, keys and values by each."""
@@ -118,7 +118,7 @@ class Counted:
         """`batch` stored replies: one forward pass, logits of the reply alone."""
         tokens = prompt + reply
         text = self.text.forward(tokens, causal(tokens)) + self.head.forward(reply) + self.value.forward(1)
-        return Work(batch * (self.picture() + text), self.all_bytes)
+        return Work(batch * (self.image() + text), self.all_bytes)
 
     def update(self, prompt: float, reply: float, batch: int) -> Work:
         """Forward and backward pass of `batch` stored replies; weights are read once forward and twice back."""

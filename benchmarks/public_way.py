@@ -55,12 +55,12 @@ class PublicWay(VLMPolicy):
 
     def _generate(self, prompt: Encoded) -> Generated:
         ids = prompt.input_ids.to(self.model.device).unsqueeze(0)
-        pictures = {name: tensor.to(self.model.device) for name, tensor in prompt.pictures.items()}
+        images = {name: tensor.to(self.model.device) for name, tensor in prompt.images.items()}
         encoder = self.model.encoder
         made = self.model.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **pictures,
+            **images,
             do_sample=True,
             temperature=self.model.temperature,
             top_k=0,
@@ -77,9 +77,9 @@ class PublicWay(VLMPolicy):
         device, model = self.model.device, self.model.model
         padding = torch.full((self.padded - len(reply),), self.model.encoder.pad_id)
         ids = torch.cat([prompt.input_ids, reply, padding]).to(device).unsqueeze(0)
-        pictures = {name: tensor.to(device) for name, tensor in prompt.pictures.items()}
+        images = {name: tensor.to(device) for name, tensor in prompt.images.items()}
         with frozen(model.model.vision_tower):
-            out = model(input_ids=ids, **pictures, output_hidden_states=True, use_cache=False)
+            out = model(input_ids=ids, **images, output_hidden_states=True, use_cache=False)
         scaled = out.logits.float() / self.model.scoring_temperature
         scaled[..., self.model.suppressed] = -torch.inf
         all_logprobs = torch.log_softmax(scaled, dim=-1)

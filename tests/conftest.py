@@ -21,7 +21,7 @@ def tiny_checkpoint(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tiny")
     sizes = TinySizes(
-        picture=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
+        image_size=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
     )
     build(TEXTS, sizes, seed=0).save(folder)
     return folder

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts, Reply, Request, Style, View
+from rl4vlm.core.types import ExpertAction, PromptParts, Reply, Request, Style, View
 from rl4vlm.interaction.play import Slot
 from rl4vlm.tasks.base import Task
 
@@ -28,7 +28,7 @@ class ClimbTask(Task):
         hints={"floor": "where you stand"},
     )
     fallback_penalty = -0.5
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {"floor": re.compile(r'"floor": (\d+)')}
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {"floor": re.compile(r'"floor": (\d+)')}
 
 
 class ClimbEnv:
@@ -49,7 +49,7 @@ class ClimbEnv:
             self.np_random = np.random.default_rng(seed)
         self.resets.append(seed)
         self.floor, self.steps = int(self.np_random.integers(2)), 0
-        return self._picture(), {}
+        return self._image(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         word = self.view().actions[action]
@@ -57,22 +57,22 @@ class ClimbEnv:
         self.steps += 1
         top = self.floor == TOP
         info = {"bonus": float(self.np_random.random())}
-        return self._picture(), np.float64(top), top, not top and self.steps >= LAST_STEP, info
+        return self._image(), np.float64(top), top, not top and self.steps >= LAST_STEP, info
 
     def view(self) -> View:
         actions = ("up", "wait") if self.floor == 0 else ("up", "wait", "go down")
         return View(actions, {"floor": str(self.floor)})
 
-    def advice(self) -> Advice:
-        return Advice({"floor": self.floor, "thoughts": "The top is above."}, "up", self.solvable)
+    def expert_action(self) -> ExpertAction:
+        return ExpertAction({"floor": self.floor, "thoughts": "The top is above."}, "up", self.solvable)
 
-    def reading(self) -> Mapping[str, str]:
+    def perception(self) -> Mapping[str, str]:
         return {"floor": str(self.floor)}
 
     def close(self) -> None:
         self.closed = True
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         return np.full((300, 300, 3), self.floor, dtype=np.uint8)
 
 

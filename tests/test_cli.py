@@ -78,7 +78,7 @@ def test_stages_without_a_model_load_no_torch(arguments: list[str], tmp_path: Pa
         (["sft", "--data", "no-data", "--init", "no-model", "--out", "x"], "no-data"),
         (["ppo", "--task", "NumberLine", "--init", "not/a/folder", "--out", "x"], "not/a/folder"),
         (["cnn", "--task", "NumberLime", "--out", "x"], "NumberLime"),
-        (["cnn", "--task", "NumberLine", "--out", "x", "--set", "sizes.picture=20"], "picture 20"),
+        (["cnn", "--task", "NumberLine", "--out", "x", "--set", "sizes.image_size=20"], "image_size 20"),
         (["base-model", "--copy", "no-model", "--out", "x"], "no-model"),
         (["figure", "no_figure", "--evaluations", "--ppo-runs", "--out", "x"], "no_figure"),
         (["tables", "--results", "no-results", "--out", "x"], "no-results"),

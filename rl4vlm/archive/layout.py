@@ -18,7 +18,7 @@ RUN_FILES = (
     "episodes.jsonl",
     "metrics.jsonl",
     "timing.jsonl",
-    "reading.json",
+    "perception.json",
     "manifest.json",
 )
 """What is packed of a run's folder: all but weights, pictures and demonstrations, whose checksums the records hold."""

@@ -23,7 +23,7 @@ class Shown:
     settings: Mapping[str, Any]
     packages: Mapping[str, str]
     inputs: Mapping[str, str]
-    base_readings: Mapping[str, str]
+    base_perceptions: Mapping[str, str]
 
     @property
     def evaluations(self) -> list[str]:
@@ -46,8 +46,8 @@ def read_shown(results: Path, record: str) -> Shown:
             settings=settings,
             packages=dict(found["packages"]),
             inputs={_place(entry["path"]): str(entry["sha256"]) for entry in entries.values()},
-            base_readings={
-                task: _place(entries[name]["path"]) for task, name in settings.get("base_readings", {}).items()
+            base_perceptions={
+                task: _place(entries[name]["path"]) for task, name in settings.get("base_perceptions", {}).items()
             },
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:

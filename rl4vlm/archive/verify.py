@@ -85,7 +85,7 @@ def _inputs(results: Path, shown: Shown) -> dict[str, Any]:
     return {
         "evaluations": [results / name for name in shown.evaluations],
         "training_runs": [results / name for name in shown.training_runs],
-        "base_readings": {task: results / name for task, name in shown.base_readings.items()},
+        "base_perceptions": {task: results / name for task, name in shown.base_perceptions.items()},
         "scale": shown.settings["scale"],
         "main_lambda": shown.settings["main_lambda"],
     }

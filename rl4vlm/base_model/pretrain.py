@@ -80,29 +80,29 @@ class Glimpse:
     `lesson` is the prompt's words of the situation with questions on them, where the task asks any.
     """
 
-    picture: np.ndarray
-    reading: Mapping[str, str]
+    image: np.ndarray
+    perception: Mapping[str, str]
     lesson: Lesson | None = None
 
     @property
     def answer(self) -> str:
-        return "; ".join(self.reading.values())
+        return "; ".join(self.perception.values())
 
 
 def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
     """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
-    picture, _ = env.reset(seed=int(rng.integers(2**31)))
+    image, _ = env.reset(seed=int(rng.integers(2**31)))
     while True:
-        view, reading = env.view(), dict(env.reading())
-        yield Glimpse(picture, reading, _lesson(task, view, reading, rng))
+        view, perception = env.view(), dict(env.perception())
+        yield Glimpse(image, perception, _lesson(task, view, perception, rng))
         words = view.actions
-        index = words.index(env.advice().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
-        picture, _, terminated, truncated, _ = env.step(index)
+        index = words.index(env.expert_action().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
+        image, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
-            picture, _ = env.reset()
+            image, _ = env.reset()
 
 
-def _lesson(task: Task, view: View, reading: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
+def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
     """The prompt's words with questions and answers, of which the last is what the picture shows.
 
     None where the task asks nothing of its prompt.
@@ -110,7 +110,7 @@ def _lesson(task: Task, view: View, reading: Mapping[str, str], rng: np.random.G
     asked = task.questions(view, rng)
     if not asked:
         return None
-    return Lesson(situation_text(task.prompt, view), (*asked, (READ_PROMPT, "; ".join(reading.values()))))
+    return Lesson(situation_text(task.prompt, view), (*asked, (READ_PROMPT, "; ".join(perception.values()))))
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def corpus(
     prompts: dict[Style, list[str]] = {style: [] for style in Style}
     texts = []
     for _, glimpse in zip(range(count), glimpses(env, rng, task), strict=False):
-        view, advice = env.view(), env.advice()
+        view, expert_action = env.view(), env.expert_action()
         for style in Style:
             prompts[style].append(render(task.prompt, view, style))
-            texts.append(write_reply(advice.entries, advice.action, style))
+            texts.append(write_reply(expert_action.entries, expert_action.action, style))
         texts.append(glimpse.answer)
         if glimpse.lesson:
             texts.append(glimpse.lesson.whole)
@@ -158,7 +158,7 @@ def build_base(settings: PretrainSettings) -> Backbone:
 
 
 def run(*, out: Path, settings: PretrainSettings) -> None:
-    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `reading.json` beside it.
+    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `perception.json` beside it.
 
     Raises:
         ValueError: `out` holds something other than an earlier base model.
@@ -169,9 +169,9 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         backbone.model.to(choose_device(settings.device))
         train(backbone, settings, folder / "metrics.jsonl")
         backbone.save(folder)
-        accuracy = {name: reading_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
+        accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
         report = {"samples": settings.probe, "tasks": accuracy}
-        atomic_write_text(folder / "reading.json", json.dumps(report, indent=2) + "\n")
+        atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
         write_run_record(
             folder,
             stage="base_model",
@@ -228,7 +228,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
 
 def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of a batch."""
-    prompts = [encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in batch]
+    prompts = [encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
     replies = [encoder.reply(glimpse.answer) for glimpse in batch]
     padded = collate(prompts, replies, encoder.pad_id, model.device)
     logits, _ = reply_logits(model, padded)
@@ -241,11 +241,11 @@ def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
     Predicting the next word is how language models learn to read. Lessons of like length are taken together, a few at a
     time: padding would be half of the work.
     """
-    lessons = sorted((_after_picture(encoder, glimpse) for glimpse in batch), key=lambda lesson: len(lesson[1]))
+    lessons = sorted((_after_image(encoder, glimpse) for glimpse in batch), key=lambda lesson: len(lesson[1]))
     total, count = torch.zeros((), device=model.device), 0
     for start in range(0, len(lessons), LESSONS_AT_ONCE):
-        pictures, texts = zip(*lessons[start : start + LESSONS_AT_ONCE], strict=True)
-        padded = collate(pictures, texts, encoder.pad_id, model.device)
+        images, texts = zip(*lessons[start : start + LESSONS_AT_ONCE], strict=True)
+        padded = collate(images, texts, encoder.pad_id, model.device)
         logits, _ = reply_logits(model, padded)
         words = padded.reply_ids[padded.reply_mask]
         total = total + torch.nn.functional.cross_entropy(logits[padded.reply_mask], words, reduction="sum")
@@ -253,17 +253,17 @@ def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
     return total / count
 
 
-def _after_picture(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Tensor]:
+def _after_image(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Tensor]:
     """A lesson cut after its picture: what comes up to there, and the token ids (R,) that follow."""
     assert glimpse.lesson is not None
-    start = encoder.prompt(glimpse.picture, glimpse.lesson.text)
+    start = encoder.prompt(glimpse.image, glimpse.lesson.text)
     answers = "\n".join(f"{question} {answer}." for question, answer in glimpse.lesson.asked)
-    picture = encoder.tokenizer.convert_tokens_to_ids(IMAGE)
-    cut = int((start.input_ids == picture).nonzero()[-1]) + 1
+    image = encoder.tokenizer.convert_tokens_to_ids(IMAGE)
+    cut = int((start.input_ids == image).nonzero()[-1]) + 1
     return replace(start, input_ids=start.input_ids[:cut]), torch.cat([start.input_ids[cut:], encoder.reply(answers)])
 
 
-def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
+def perception_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
     """Share of `settings.probe` unseen states in which each field is read right, greedily."""
     reader = ActorCritic(
         backbone,
@@ -277,11 +277,11 @@ def reading_accuracy(backbone: Backbone, task_name: str, settings: PretrainSetti
     answers: list[str] = []
     for start in range(0, len(states), settings.batch_size):
         piece = states[start : start + settings.batch_size]
-        prompts = [reader.encoder.prompt(glimpse.picture, READ_PROMPT) for glimpse in piece]
+        prompts = [reader.encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in piece]
         answers += [reader.encoder.decode(reply.ids) for reply in reader.generate(prompts, [rng] * len(piece))]
-    correct = dict.fromkeys(states[0].reading, 0)
+    correct = dict.fromkeys(states[0].perception, 0)
     for glimpse, answer in zip(states, answers, strict=True):
         parts = answer.split("; ")
-        for (name, truth), said in zip(glimpse.reading.items(), [*parts, *[""] * len(correct)], strict=False):
+        for (name, truth), said in zip(glimpse.perception.items(), [*parts, *[""] * len(correct)], strict=False):
             correct[name] += said == truth
     return {name: count / len(states) for name, count in correct.items()}

@@ -45,7 +45,7 @@ class TinySizes:
     prompt.
     """
 
-    picture: int = 160
+    image_size: int = 160
     patch: int = 20
     width: int = 128
     vision_layers: int = 3
@@ -57,8 +57,8 @@ class TinySizes:
     rope: float = 10_000.0
 
     @property
-    def picture_tokens(self) -> int:
-        return (self.picture // self.patch) ** 2
+    def image_tokens(self) -> int:
+        return (self.image_size // self.patch) ** 2
 
 
 def kept_apart(words: Collection[str] = ()) -> str:
@@ -107,14 +107,14 @@ def train_tokenizer(
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> LlavaProcessor:
-    """The LLaVA processor: pictures squared to `sizes.picture`, one placeholder a patch, and the chat template."""
-    edge = {"height": sizes.picture, "width": sizes.picture}
+    """The LLaVA processor: pictures squared to `sizes.image_size`, one placeholder a patch, and the chat template."""
+    edge = {"height": sizes.image_size, "width": sizes.image_size}
     # White becomes 0: what is to be read is ink on white, and stands out from blank patches from the first step on.
-    pictures = CLIPImageProcessorPil(
+    images = CLIPImageProcessorPil(
         size=edge, crop_size=edge, do_center_crop=False, image_mean=[1.0] * 3, image_std=[0.5] * 3
     )
     return LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=sizes.patch,
         vision_feature_select_strategy="default",
@@ -138,7 +138,7 @@ def build(
         intermediate_size=sizes.mlp,
         num_hidden_layers=sizes.vision_layers,
         num_attention_heads=sizes.heads,
-        image_size=sizes.picture,
+        image_size=sizes.image_size,
         patch_size=sizes.patch,
         projection_dim=sizes.width,
         initializer_range=sizes.spread,
@@ -164,7 +164,7 @@ def build(
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        image_seq_length=sizes.picture_tokens,
+        image_seq_length=sizes.image_tokens,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):

@@ -225,7 +225,7 @@ def verify_archive(args: argparse.Namespace) -> None:
 def rule_docs(args: argparse.Namespace) -> None:
     from rl4vlm.rulepage.page import write_page
 
-    write_page(out=args.out, picture=args.picture)
+    write_page(out=args.out, image=args.image)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _read_results(args: argparse.Namespace) -> dict[str, Any]:
             *_folders(args.results / "ppo", args.ppo_runs),
             *([] if without_cnn else _folders(cnn, args.cnn_runs)),
         ],
-        "base_readings": dict(args.base_readings),
+        "base_perceptions": dict(args.base_perceptions),
         "scale": args.scale,
         "main_lambda": dict(args.main_lambda),
     }

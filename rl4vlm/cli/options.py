@@ -44,12 +44,12 @@ def results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ppo-runs", nargs="*", metavar="RUN", help="PPO runs to use (default: all in DIR/ppo)")
     parser.add_argument("--cnn-runs", nargs="*", metavar="RUN", help="CNN+RL runs to use (default: all in DIR/cnn)")
     parser.add_argument(
-        "--base-readings",
+        "--base-perceptions",
         nargs="*",
         type=_task_file,
         default=[],
         metavar="TASK=FILE",
-        help="reading.json of the base model that a task started from; without it, the task has no row of it",
+        help="perception.json of the base model that a task started from; without it, the task has no row of it",
     )
     parser.add_argument(
         "--main-lambda",

@@ -53,7 +53,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Advice:
+class ExpertAction:
     """What a task's solver would do now.
 
     `entries` are the JSON answer's entries before `"action"` (keys as in `PromptParts.keys`, with the templated
@@ -87,7 +87,7 @@ class Request:
     `env` is the running environment, for scripted policies alone; a learned policy must not look at it.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     prompt: str
     view: View
     rng: np.random.Generator
@@ -178,9 +178,9 @@ class GameEnv(Protocol):
 
     def view(self) -> View: ...
 
-    def advice(self) -> Advice: ...
+    def expert_action(self) -> ExpertAction: ...
 
-    def reading(self) -> Mapping[str, str]: ...
+    def perception(self) -> Mapping[str, str]: ...
 
     def close(self) -> None: ...
 

@@ -35,19 +35,19 @@ def font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
 
 def draw_card(card: str) -> Image.Image:
     """A card of the default design, `HEIGHT` by `WIDTH` pixels: its rank large above, its suit below; or the back."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), TABLE)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (WIDTH, HEIGHT), TABLE)
+    pen = ImageDraw.Draw(image)
     pen.rounded_rectangle((0, 0, WIDTH - 1, HEIGHT - 1), radius=20, fill="#ffffff", outline="#444444", width=4)
     if card == BACK:
         _draw_back(pen)
-        return picture
+        return image
     ink = INK[card[0]]
-    _stamp(picture, shown_rank(card), ink, (22, 20, WIDTH - 22, 222))
-    _stamp(picture, GLYPH[card[0]], ink, (40, 242, WIDTH - 40, HEIGHT - 18))
-    return picture
+    _stamp(image, shown_rank(card), ink, (22, 20, WIDTH - 22, 222))
+    _stamp(image, GLYPH[card[0]], ink, (40, 242, WIDTH - 40, HEIGHT - 18))
+    return image
 
 
-def _stamp(picture: Image.Image, text: str, ink: str, box: tuple[int, int, int, int]) -> None:
+def _stamp(image: Image.Image, text: str, ink: str, box: tuple[int, int, int, int]) -> None:
     """Fill a box (left, top, right, bottom) with a text: to its full height, narrowed where it would be too wide.
 
     The width is that of capitals as high as the box, so that the tail of the Q does not make it smaller.
@@ -61,7 +61,7 @@ def _stamp(picture: Image.Image, text: str, ink: str, box: tuple[int, int, int, 
     scale = height / min(mask.height, int(capital[3] - capital[1]))
     width = min(box[2] - box[0], round(mask.width * scale))
     x = (box[0] + box[2] - width) // 2
-    picture.paste(ink, (x, box[1]), mask.resize((width, height)))
+    image.paste(ink, (x, box[1]), mask.resize((width, height)))
 
 
 def _draw_back(pen: ImageDraw.ImageDraw) -> None:

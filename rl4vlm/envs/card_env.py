@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rl4vlm.core.types import Advice, View
+from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.render import SIDE, check_card_art, draw
 from rl4vlm.tasks.base import CardTask
 from rl4vlm.tasks.registry import get_task
@@ -47,7 +47,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         self.task: CardTask[Any] = found
         self.card_art = check_card_art(card_art)
         self.render_mode = render_mode
-        self.observation_space = _pictures()
+        self.observation_space = _images()
         self.action_space: spaces.Discrete = spaces.Discrete(len(self.task.actions))  # type: ignore[assignment]
         self._state: Any = None
         self._over = True
@@ -58,7 +58,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         vars(self).update(saved)
-        self.observation_space = _pictures()
+        self.observation_space = _images()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         super().reset(seed=seed)
         self._state = self.task.start(self.np_random, options)
         self._over = False
-        return self._picture(), self.task.info(self._state)
+        return self._image(), self.task.info(self._state)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if self._over:
@@ -75,32 +75,32 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
             raise ValueError(f"action must be an index from 0 to {self.action_space.n - 1}, not {action!r}")
         after = self.task.transition(self._state, self.task.actions[action], self.np_random)
         self._state, self._over = after.state, after.terminated or after.truncated
-        return self._picture(), after.reward, after.terminated, after.truncated, self.task.info(self._state)
+        return self._image(), after.reward, after.terminated, after.truncated, self.task.info(self._state)
 
     def render(self) -> np.ndarray | None:
         """The current picture in mode `rgb_array`, else None."""
-        return self._picture() if self.render_mode == "rgb_array" else None
+        return self._image() if self.render_mode == "rgb_array" else None
 
     def view(self) -> View:
         """The legal action words, in the order of `step`'s index, and the values that the prompt is filled with."""
         return View(self.task.actions, self.task.fields(self._current()))
 
-    def advice(self) -> Advice:
+    def expert_action(self) -> ExpertAction:
         """What the task's solver would do now."""
         return self.task.solve(self._current())
 
-    def reading(self) -> Mapping[str, str]:
+    def perception(self) -> Mapping[str, str]:
         """The text of each field that a player must read off the picture now."""
-        return self.task.reading(self._current())
+        return self.task.perception(self._current())
 
     def _current(self) -> Any:
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset first")
         return self._state
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         return draw(self.task.scene(self._current()), self.card_art)
 
 
-def _pictures() -> spaces.Box:
+def _images() -> spaces.Box:
     return spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)

@@ -33,14 +33,14 @@ def draw(scene: Scene, card_art: str | None = None) -> np.ndarray:
     `card_art` is a folder of `HK.png`-style pictures with `card.png` for the back; None draws the default cards.
     Raises ValueError naming a picture that the folder lacks.
     """
-    picture = Image.new("RGB", (SIDE, SIDE), scene.background)
+    image = Image.new("RGB", (SIDE, SIDE), scene.background)
     for item in scene.items:
         if isinstance(item, Text):
             left, top, mask = _letters(item.text, item.size, item.bold)
-            picture.paste(item.colour, (item.x + left, item.y + top), mask)
+            image.paste(item.colour, (item.x + left, item.y + top), mask)
         else:
-            picture.paste(_card(item.card, item.width, item.height, card_art), (item.x, item.y))
-    return np.array(picture)
+            image.paste(_card(item.card, item.width, item.height, card_art), (item.x, item.y))
+    return np.array(image)
 
 
 @lru_cache(maxsize=2048)
@@ -63,6 +63,6 @@ def _open(folder: Path, card: str) -> Image.Image:
     file = folder / ("card.png" if card == BACK else f"{card}.png")
     if not file.is_file():
         raise ValueError(f"card_art has no picture {str(file)!r}")
-    with Image.open(file) as picture:
-        picture.load()
-        return picture
+    with Image.open(file) as image:
+        image.load()
+        return image

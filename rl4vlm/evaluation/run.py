@@ -19,7 +19,7 @@ from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.reading import PREFIX, ReadingExaminer
+from rl4vlm.evaluation.perception import PREFIX, PerceptionExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
@@ -152,7 +152,7 @@ def _run(
     )
     game = get_task(task)
     # A reply without thoughts says nothing of the picture.
-    patterns = game.reading_patterns if style is Style.COT else {}
+    patterns = game.perception_patterns if style is Style.COT else {}
     allowance = Allowance(player, settings.num_envs)
     envs: list[GameEnv] = []
 
@@ -163,7 +163,7 @@ def _run(
     played = play_episodes(
         new_env,
         game,
-        ReadingExaminer(player, patterns),
+        PerceptionExaminer(player, patterns),
         style,
         override_parts(game.prompt, settings.prompt),
         settings.seeds,
@@ -235,11 +235,11 @@ def _record(
 def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
     """The record of one episode; together with its seed enough to replay it."""
     known_of_game = {"group": episode.group, "data_source": episode.data_source}
-    readings: dict[str, list[int]] = {}
+    perceptions: dict[str, list[int]] = {}
     for step in steps:
         for name, mark in step.reply.numbers.items():
             if name.startswith(PREFIX):
-                tally = readings.setdefault(name.removeprefix(PREFIX), [0, 0])
+                tally = perceptions.setdefault(name.removeprefix(PREFIX), [0, 0])
                 tally[0] += int(mark)
                 tally[1] += 1
     return {
@@ -250,7 +250,7 @@ def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[s
         "length": episode.length,
         "fallbacks": episode.fallbacks,
         **{name: value for name, value in known_of_game.items() if value is not None},
-        "reading": readings,
+        "perception": perceptions,
         "steps": [step_entry(step) for step in steps],
     }
 
@@ -277,7 +277,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
     correct: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for line in lines:
-        for name, (right, of) in line["reading"].items():
+        for name, (right, of) in line["perception"].items():
             correct[name] += right
             asked[name] += of
     sources = sorted({line["data_source"] for line in lines if "data_source" in line})
@@ -287,7 +287,7 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
         "mean_length": len(steps) / len(lines),
         "fallback_rate": sum(step["fallback"] for step in steps) / len(steps),
         "outcomes": dict(sorted(Counter(str(step["outcome"]) for step in steps).items())),
-        "reading_accuracy": {name: correct[name] / asked[name] for name in asked},
+        "perception_accuracy": {name: correct[name] / asked[name] for name in asked},
         "logprob_thoughts": _mean_of("logprob_thoughts", steps),
         "logprob_action": _mean_of("logprob_action", steps),
         "reply_tokens": _mean_of("tokens", steps),

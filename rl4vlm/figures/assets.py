@@ -37,12 +37,12 @@ def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
     """
     curves = _content(figures / "training_curves.png")
     table = _content(tables / "main.md").decode("utf-8")
-    write_bytes(out / "games.png", games_picture())
+    write_bytes(out / "games.png", games_image())
     write_bytes(out / "training_curves.png", curves)
     atomic_write_text(out / "results.md", table)
 
 
-def games_picture() -> bytes:
+def games_image() -> bytes:
     """A PNG of the games side by side, each as the model is shown it, under its name."""
     width = len(SHOWN) * SIDE + (len(SHOWN) + 1) * MARGIN
     sheet = Image.new("RGB", (width, LABEL + SIDE + MARGIN), "#ffffff")
@@ -50,9 +50,9 @@ def games_picture() -> bytes:
     for place, (task, options) in enumerate(SHOWN.items()):
         x = MARGIN + place * (SIDE + MARGIN)
         env = make_env(task)
-        picture, _ = env.reset(seed=0, options=options)
+        image, _ = env.reset(seed=0, options=options)
         env.close()
-        sheet.paste(Image.fromarray(picture), (x, LABEL))
+        sheet.paste(Image.fromarray(image), (x, LABEL))
         pen.rectangle((x - 1, LABEL - 1, x + SIDE, LABEL + SIDE), outline="#999999")
         pen.text((x + SIDE / 2, LABEL / 2), task, fill="#222222", font=font(18, bold=True), anchor="mm")
     buffer = io.BytesIO()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rl4vlm.figures.style import FigureStyle, drawing, save
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.results.read import Results, input_files, readings_record
+from rl4vlm.results.read import Results, input_files, perceptions_record
 
 FIGURES: dict[str, str] = {
     "training_curves": "rl4vlm.figures.training_curves:figure",
     "cot_ablation": "rl4vlm.figures.cot_ablation:figure",
     "lambda_ablation": "rl4vlm.figures.lambda_ablation:figure",
     "logprob_balance": "rl4vlm.figures.logprob_balance:figure",
-    "reading": "rl4vlm.figures.reading:figure",
+    "perception": "rl4vlm.figures.perception:figure",
 }
 
 
@@ -25,7 +25,7 @@ def draw(
     *,
     evaluations: Iterable[Path],
     training_runs: Iterable[Path],
-    base_readings: Mapping[str, Path],
+    base_perceptions: Mapping[str, Path],
     out: Path,
     scale: str,
     style: FigureStyle | None = None,
@@ -39,7 +39,7 @@ def draw(
         name: a key of `FIGURES`.
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
         training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`).
-        base_readings: by task, the `reading.json` of the base model that it started from, if that was asked.
+        base_perceptions: by task, the `perception.json` of the base model that it started from, if that was asked.
         out: path of the files, without a suffix.
         scale: which config made the results, for the small print.
         style: colours, sizes and fonts.
@@ -55,7 +55,7 @@ def draw(
     style = style or FigureStyle()
     evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_perceptions=base_perceptions, main_lambda=main_lambda
     )
     with drawing(style):
         save(figure(results, scale, style), out)
@@ -66,11 +66,11 @@ def draw(
             "figure": name,
             "scale": scale,
             "main_lambda": results.main_lambda,
-            "base_readings": readings_record(base_readings),
+            "base_perceptions": perceptions_record(base_perceptions),
             "style": style,
         },
         seeds={},
-        inputs=input_files(evaluations, training_runs, base_readings),
+        inputs=input_files(evaluations, training_runs, base_perceptions),
         seconds=time.monotonic() - started,
         name=f"{out.name}.run.json",
     )

@@ -12,8 +12,8 @@ from typing import Any
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
+from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
-from rl4vlm.gallery.pictures import MIME, PictureTable
 from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
@@ -69,7 +69,7 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
 
 def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: GallerySettings) -> dict[str, Any]:
     """What the page is given: `runs` with their episodes, and the tables of `pictures` and `prompts` they refer to."""
-    pictures, prompts = PictureTable(), _TextTable()
+    images, prompts = ImageTable(), _TextTable()
     runs = []
     with progress(len(evaluations), "gallery", unit="evaluation") as bar:
         for evaluation, label in zip(evaluations, labels(evaluations), strict=True):
@@ -81,11 +81,11 @@ def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: Galler
                     "label": label,
                     "style": evaluation.style.value,
                     "totals": _totals(evaluation.summary),
-                    "episodes": [_episode(played, pictures, prompts) for played in replay(evaluation, chosen)],
+                    "episodes": [_episode(played, images, prompts) for played in replay(evaluation, chosen)],
                 }
             )
             bar.update(1)
-    return {"scale": scale, "mime": MIME, "runs": runs, "pictures": pictures.entries, "prompts": prompts.texts}
+    return {"scale": scale, "mime": MIME, "runs": runs, "pictures": images.entries, "prompts": prompts.texts}
 
 
 def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,8 +128,8 @@ class _TextTable:
         return list(self._numbers)
 
 
-def _episode(played: Replayed, pictures: PictureTable, prompts: _TextTable) -> dict[str, Any]:
-    record, first = played.record, played.steps[0].request.picture
+def _episode(played: Replayed, images: ImageTable, prompts: _TextTable) -> dict[str, Any]:
+    record, first = played.record, played.steps[0].request.image
     return {
         "number": record["episode"],
         "seed": record["seed"],
@@ -139,13 +139,13 @@ def _episode(played: Replayed, pictures: PictureTable, prompts: _TextTable) -> d
         "cut": played.steps[-1].truncated and not played.steps[-1].terminated,
         "steps": [
             {
-                "picture": pictures.add(step.request.picture, first),
+                "picture": images.add(step.request.image, first),
                 "prompt": prompts.add(step.request.prompt),
                 **_step(step, entry),
             }
             for step, entry in zip(played.steps, record["steps"], strict=True)
         ],
-        "last": pictures.add(played.last_picture, first),
+        "last": images.add(played.last_image, first),
     }
 
 

@@ -28,7 +28,7 @@ class Replayed:
 
     record: Mapping[str, Any]
     steps: tuple[Step, ...]
-    last_picture: np.ndarray
+    last_image: np.ndarray
 
 
 def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
@@ -46,8 +46,8 @@ def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iter
             place = f"{evaluation.file}, episode {record['episode']}"
             steps = tuple(_steps(slot, record["steps"], place))
             _check_ending(steps, record, place)
-            assert env.picture is not None
-            yield Replayed(record, steps, env.picture)
+            assert env.image is not None
+            yield Replayed(record, steps, env.image)
 
 
 def _steps(slot: Slot, recorded: Sequence[Mapping[str, Any]], place: str) -> Iterator[Step]:

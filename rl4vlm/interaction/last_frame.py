@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, GameEnv, View
+from rl4vlm.core.types import ExpertAction, GameEnv, View
 
 
 class Watched:
@@ -16,7 +16,7 @@ class Watched:
 
     def __init__(self, env: GameEnv) -> None:
         self.env = env
-        self.picture: np.ndarray | None = None
+        self.image: np.ndarray | None = None
         self.info: dict[str, Any] = {}
 
     @property
@@ -28,21 +28,21 @@ class Watched:
         self.env.np_random = generator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self.picture, self.info = self.env.reset(seed=seed, options=options)
-        return self.picture, self.info
+        self.image, self.info = self.env.reset(seed=seed, options=options)
+        return self.image, self.info
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.picture, reward, terminated, truncated, self.info = self.env.step(action)
-        return self.picture, reward, terminated, truncated, self.info
+        self.image, reward, terminated, truncated, self.info = self.env.step(action)
+        return self.image, reward, terminated, truncated, self.info
 
     def view(self) -> View:
         return self.env.view()
 
-    def advice(self) -> Advice:
-        return self.env.advice()
+    def expert_action(self) -> ExpertAction:
+        return self.env.expert_action()
 
-    def reading(self) -> Mapping[str, str]:
-        return self.env.reading()
+    def perception(self) -> Mapping[str, str]:
+        return self.env.perception()
 
     def close(self) -> None:
         self.env.close()

@@ -86,7 +86,7 @@ class Slot:
             raise ValueError("no reply was sent that a step could come of")
         (request, reply, parsed, index), self._sent = self._sent, None
         result = self.env.step_wait() if isinstance(self.env, SplitStepEnv) else self.env.step(index)
-        picture, reward, terminated, truncated, info = result
+        image, reward, terminated, truncated, info = result
         fallback = parsed.action is None
         earned = float(reward) + (self.task.fallback_penalty if fallback else 0.0)
         self._total += earned
@@ -103,11 +103,11 @@ class Slot:
             terminated=bool(terminated),
             truncated=bool(truncated),
             info=info,
-            final_request=self._ask(picture) if truncated and not terminated else None,
+            final_request=self._ask(image) if truncated and not terminated else None,
             episode=self._episode(info) if done else None,
         )
         if not done:
-            self._request = self._ask(picture)
+            self._request = self._ask(image)
         elif self.endless:
             self._reset(None)
         else:
@@ -117,13 +117,13 @@ class Slot:
     def _reset(self, seed: int | None) -> None:
         self.seed = seed
         self._total, self._length, self._fallbacks = 0.0, 0, 0
-        picture, _ = self.env.reset() if seed is None else self.env.reset(seed=seed)
-        self._request = self._ask(picture)
+        image, _ = self.env.reset() if seed is None else self.env.reset(seed=seed)
+        self._request = self._ask(image)
 
-    def _ask(self, picture: np.ndarray) -> Request:
+    def _ask(self, image: np.ndarray) -> Request:
         """The question for what the environment shows now: always its current view, so never a stale prompt."""
         view = self.env.view()
-        return Request(picture, render(self.parts, view, self.style), view, self.rng, self.env)
+        return Request(image, render(self.parts, view, self.style), view, self.rng, self.env)
 
     def _index(self, parsed: Parsed, request: Request) -> int:
         """The action's index; where no legal action was found, a uniform draw from the environment's own stream."""

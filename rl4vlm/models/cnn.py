@@ -41,7 +41,7 @@ class CNNSizes:
     number of vectors for words and their size, for a network that reads words.
     """
 
-    picture: int = 100
+    image_size: int = 100
     channels: tuple[int, int, int] = (16, 32, 32)
     width: int = 128
     text_embedding: int = 32
@@ -52,7 +52,7 @@ class CNNSizes:
 
     def __post_init__(self) -> None:
         if self.map_side < 1:
-            raise ValueError(f"picture {self.picture} is too small for convolutions of {KERNELS} pixels")
+            raise ValueError(f"image_size {self.image_size} is too small for convolutions of {KERNELS} pixels")
         for name in ("text_limit", "word_buckets", "word_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is less than 1")
@@ -60,7 +60,7 @@ class CNNSizes:
     @property
     def map_side(self) -> int:
         """Side of the last feature map."""
-        side = self.picture
+        side = self.image_size
         for kernel, stride in zip(KERNELS, STRIDES, strict=True):
             side = (side - kernel) // stride + 1
         return side
@@ -74,7 +74,7 @@ class Observation:
     For a network that reads words `fields` and `commands` hold the words (length,) int64 of each.
     """
 
-    picture: torch.Tensor
+    image: torch.Tensor
     text: torch.Tensor
     legal: torch.Tensor
     fields: tuple[torch.Tensor, ...] = ()
@@ -130,7 +130,7 @@ class CNNActorCritic(nn.Module):
     def device(self) -> torch.device:
         return self.value_head.weight.device
 
-    def observe(self, picture: np.ndarray, view: View) -> Observation:
+    def observe(self, image: np.ndarray, view: View) -> Observation:
         """What the network is shown of a picture (height, width, 3) uint8 and a view.
 
         Raises:
@@ -144,7 +144,7 @@ class CNNActorCritic(nn.Module):
         read = [view.fields.get(name, "") for name in self.fields]
         commands = offered if self.actions is None else ()
         return Observation(
-            downscale(picture, self.sizes.picture),
+            downscale(image, self.sizes.image_size),
             torch.tensor(list(text), dtype=torch.long),
             torch.tensor([action in view.actions for action in offered]),
             tuple(word_buckets(name, self.sizes.word_buckets) for name in read),
@@ -157,8 +157,8 @@ class CNNActorCritic(nn.Module):
 
     def forward(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, A) of the policy, -inf for actions that are not legal, and values (B,)."""
-        pictures = torch.stack([one.picture for one in observations]).to(self.device)
-        features = [self.convolutions(pictures.float() / 255 - 0.5)]
+        images = torch.stack([one.image for one in observations]).to(self.device)
+        features = [self.convolutions(images.float() / 255 - 0.5)]
         if self.embedding is not None and self.gru is not None:
             features.append(self._read([one.text for one in observations]))
         if self.words is not None:
@@ -266,9 +266,9 @@ def word_buckets(text: str, buckets: int) -> torch.Tensor:
     return torch.tensor([zlib.crc32(word.encode()) % buckets for word in words], dtype=torch.long)
 
 
-def downscale(picture: np.ndarray, side: int) -> torch.Tensor:
+def downscale(image: np.ndarray, side: int) -> torch.Tensor:
     """A picture (height, width, 3) uint8 as (3, side, side) uint8, each pixel the mean of those it stands for."""
-    channels = torch.from_numpy(picture).permute(2, 0, 1).float()
+    channels = torch.from_numpy(image).permute(2, 0, 1).float()
     return nn.functional.interpolate(channels[None], (side, side), mode="area")[0].round().to(torch.uint8)
 
 

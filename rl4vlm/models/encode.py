@@ -28,7 +28,7 @@ class Encoded:
     """
 
     input_ids: torch.Tensor
-    pictures: Mapping[str, torch.Tensor]
+    images: Mapping[str, torch.Tensor]
     marks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -73,12 +73,12 @@ class Encoder:
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def prompt(self, picture: np.ndarray, prompt: str) -> Encoded:
+    def prompt(self, image: np.ndarray, prompt: str) -> Encoded:
         """Encode one picture (H, W, 3) uint8 with its prompt."""
-        key = (picture.tobytes(), prompt)
+        key = (image.tobytes(), prompt)
         found = self._cache.get(key)
         if found is None:
-            found = self._encode(picture, prompt)
+            found = self._encode(image, prompt)
             self._cache[key] = found
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
@@ -86,18 +86,18 @@ class Encoder:
             self._cache.move_to_end(key)
         return found
 
-    def _encode(self, picture: np.ndarray, prompt: str) -> Encoded:
+    def _encode(self, image: np.ndarray, prompt: str) -> Encoded:
         chat = self.chat(prompt)
         # As `apply_chat_template` does: a template that writes the first token itself must not get a second one.
         begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
         inputs = self.processor(
-            text=[chat], images=[Image.fromarray(picture)], return_tensors="pt", add_special_tokens=not begun
+            text=[chat], images=[Image.fromarray(image)], return_tensors="pt", add_special_tokens=not begun
         )
         ids = inputs.pop("input_ids")
         inputs.pop("attention_mask", None)
         marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
-        pictures = {name: tensor for name, tensor in inputs.items() if name not in marks}
-        return Encoded(ids[0], pictures, marks)
+        images = {name: tensor for name, tensor in inputs.items() if name not in marks}
+        return Encoded(ids[0], images, marks)
 
     def reply(self, text: str) -> torch.Tensor:
         """Token ids (R,) of a reply, closed by the token that ends it."""
@@ -157,10 +157,10 @@ def collate(
         ids[row, longest:end] = reply
         mask[row, start:end] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    pictures = {name: _stack([p.pictures[name] for p in prompts]) for name in prompts[0].pictures}
+    images = {name: _stack([p.images[name] for p in prompts]) for name in prompts[0].images}
     # 0 is what processors write at text and padding.
     marks = {name: torch.stack([_between(p.marks[name], longest, width) for p in prompts]) for name in prompts[0].marks}
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **pictures}
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **images}
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())
 

@@ -321,7 +321,7 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     attributes = kind.get_attributes()
     place = attributes.index("video_processor")
 
-    class PicturesOnly(kind):
+    class ImagesOnly(kind):
         # A family's own asks the video part for its defaults.
         apply_chat_template = ProcessorMixin.apply_chat_template
 
@@ -334,8 +334,8 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
             parts: list[Any] = super()._get_arguments_from_pretrained(*args, **kwargs)
             return [*parts[:place], None, *parts[place:]]
 
-    PicturesOnly.__name__ = PicturesOnly.__qualname__ = kind.__name__
-    return PicturesOnly
+    ImagesOnly.__name__ = ImagesOnly.__qualname__ = kind.__name__
+    return ImagesOnly
 
 
 def with_one_view(config: PreTrainedConfig, processor: ProcessorMixin) -> tuple[PreTrainedConfig, ProcessorMixin]:
@@ -357,11 +357,11 @@ def with_one_view(config: PreTrainedConfig, processor: ProcessorMixin) -> tuple[
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     plain = LlavaConfig(**shared, image_seq_length=(side // patch) ** 2)
     edge = {"height": side, "width": side}
-    pictures = processor.image_processor
+    images = processor.image_processor
     return plain, LlavaProcessor(
         # The picture is squared, as LLaVA-NeXT does with the view of the whole.
         image_processor=CLIPImageProcessorPil(
-            size=edge, crop_size=edge, image_mean=pictures.image_mean, image_std=pictures.image_std
+            size=edge, crop_size=edge, image_mean=images.image_mean, image_std=images.image_std
         ),
         tokenizer=processor.tokenizer,
         patch_size=patch,

@@ -16,7 +16,7 @@ STEP_MS, END_MS = 1500, 3000
 
 def film(frames: Sequence[tuple[np.ndarray, str]]) -> bytes:
     """A GIF of pictures, (H, W, 3) uint8 each, over their captions; the last one stays longer, then it starts again."""
-    images = [_captioned(picture, caption) for picture, caption in frames]
+    images = [_captioned(image, caption) for image, caption in frames]
     durations = [STEP_MS] * (len(images) - 1) + [END_MS]
     buffer = io.BytesIO()
     images[0].save(
@@ -25,10 +25,10 @@ def film(frames: Sequence[tuple[np.ndarray, str]]) -> bytes:
     return buffer.getvalue()
 
 
-def _captioned(picture: np.ndarray, caption: str) -> Image.Image:
-    height, width, _ = picture.shape
+def _captioned(image: np.ndarray, caption: str) -> Image.Image:
+    height, width, _ = image.shape
     sheet = Image.new("RGB", (width, height + CAPTION), "#ffffff")
-    sheet.paste(Image.fromarray(picture), (0, 0))
+    sheet.paste(Image.fromarray(image), (0, 0))
     ImageDraw.Draw(sheet).text(
         (width / 2, height + CAPTION / 2), caption, fill="#222222", font=font(15, bold=True), anchor="mm"
     )

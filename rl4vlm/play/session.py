@@ -132,30 +132,30 @@ class _Table:
             if line not in self.prompt:
                 self.write(line)
         self.prompt = lines
-        self.show(request.picture, dict(request.env.reading()))
+        self.show(request.image, dict(request.env.perception()))
 
     def answered(self, step: Step) -> None:
         by_chance = f" (drawn at random: {step.parsed.outcome.replace('_', ' ')})" if step.fallback else ""
         self.write(f"Reply: {printable(step.reply.text)}")
         self.write(f"Action: {step.action}{by_chance}   Reward: {step.reward:+g}")
-        self.frames.append((step.request.picture, f"{step.action}{' (random)' if step.fallback else ''}"))
+        self.frames.append((step.request.image, f"{step.action}{' (random)' if step.fallback else ''}"))
 
     def end(self, episode: Episode | None, env: Watched) -> None:
-        assert env.picture is not None
+        assert env.image is not None
         if episode is None:
-            self.frames.append((env.picture, "stopped"))
+            self.frames.append((env.image, "stopped"))
             self.write("Stopped.")
             return
         outcome = "won" if episode.success else "lost"
         self.write("\n── The end ──")
-        self.show(env.picture, dict(env.reading()))
+        self.show(env.image, dict(env.perception()))
         fallbacks = f", {episode.fallbacks} of them fallbacks" if episode.fallbacks else ""
         self.write(f"{outcome.capitalize()} after {episode.length} steps{fallbacks}; return {episode.total_reward:+g}.")
-        self.frames.append((env.picture, f"{outcome}, return {episode.total_reward:+g}"))
+        self.frames.append((env.image, f"{outcome}, return {episode.total_reward:+g}"))
 
-    def show(self, picture: np.ndarray, reading: dict[str, str]) -> None:
+    def show(self, image: np.ndarray, perception: dict[str, str]) -> None:
         if self.screen is not None:
-            self.write(half_blocks(picture, self.screen))
+            self.write(half_blocks(image, self.screen))
         else:
-            told = ", ".join(f"{name} {value}" for name, value in reading.items())
+            told = ", ".join(f"{name} {value}" for name, value in perception.items())
             self.write(f"[picture: {told or 'see the prompt'}]")

@@ -39,9 +39,9 @@ def find_screen(stream: TextIO = sys.stdout) -> Screen | None:
     return Screen(size.columns, size.lines, os.environ.get("COLORTERM") in ("truecolor", "24bit"))
 
 
-def half_blocks(picture: np.ndarray, screen: Screen) -> str:
+def half_blocks(image: np.ndarray, screen: Screen) -> str:
     """A picture, (H, W, 3) uint8, as lines of half blocks: the upper pixel is the colour, the lower the ground."""
-    small = np.asarray(Image.fromarray(picture).resize((screen.side, screen.side), Image.Resampling.LANCZOS))
+    small = np.asarray(Image.fromarray(image).resize((screen.side, screen.side), Image.Resampling.LANCZOS))
     lines = []
     for upper, lower in zip(small[0::2], small[1::2], strict=True):
         pairs = zip(upper.tolist(), lower.tolist(), strict=True)

@@ -57,7 +57,7 @@ class CNNPolicy:
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply a request. Raises ValueError for a legal action that the network does not know."""
-        seen = [self.model.observe(request.picture, request.view) for request in requests]
+        seen = [self.model.observe(request.image, request.view) for request in requests]
         sampled = self.model.act(seen, [request.rng for request in requests])
         traces = [CNNTrace(*parts) for parts in zip(seen, *sampled, strict=True)]
         offered = [self.model.offered(request.view) for request in requests]
@@ -65,7 +65,7 @@ class CNNPolicy:
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
         """The critic's values (B,) float64 of what the requests show."""
-        return self.model.values([self.model.observe(request.picture, request.view) for request in requests])
+        return self.model.values([self.model.observe(request.image, request.view) for request in requests])
 
     def rescore(self, model: nn.Module, traces: Sequence[CNNTrace]) -> Rescored:
         """Score stored actions with `model`, a `CNNActorCritic` or a data-parallel wrapper of one."""

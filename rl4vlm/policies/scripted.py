@@ -35,10 +35,10 @@ class SolverPolicy:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Reply:
-        advice = request.env.advice()
+        expert_action = request.env.expert_action()
         noisy = self.action_noise > 0.0 and request.rng.random() < self.action_noise
-        action = random_action(request) if noisy else advice.action
-        return Reply(write_reply(advice.entries, action, self.style), trace=advice)
+        action = random_action(request) if noisy else expert_action.action
+        return Reply(write_reply(expert_action.entries, action, self.style), trace=expert_action)
 
 
 def random_action(request: Request) -> str:

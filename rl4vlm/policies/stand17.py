@@ -20,7 +20,7 @@ class StandOn17Policy:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Reply:
-        shown = request.env.reading()
+        shown = request.env.perception()
         if "player cards" not in shown or set(request.view.actions) != {"stand", "hit"}:
             raise ValueError("policy 'stand17' plays Blackjack only")
         ranks = shown["player cards"].split(", ")

@@ -95,7 +95,7 @@ class VLMPolicy:
         self.model.save(folder)
 
     def _prompts(self, requests: Sequence[Request]) -> list[Encoded]:
-        return [self.model.encoder.prompt(request.picture, request.prompt) for request in requests]
+        return [self.model.encoder.prompt(request.image, request.prompt) for request in requests]
 
     def _reply(self, request: Request, prompt: Encoded, generated: Generated) -> Reply:
         encoder = self.model.encoder

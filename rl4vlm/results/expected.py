@@ -11,8 +11,8 @@ from typing import Any
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs
 
-TABLES = ("main", "cot", "lambda", "reading")
-FIGURES = ("training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading")
+TABLES = ("main", "cot", "lambda", "perception")
+FIGURES = ("training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception")
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """How files of these kinds begin."""
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
@@ -30,7 +30,7 @@ def promised_files(config: Mapping[str, Any]) -> list[Path]:
         if model.kind != "folder":
             files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
         if model.kind in EMBEDDED:
-            files += [results / "base_model" / model.name / "reading.json"]
+            files += [results / "base_model" / model.name / "perception.json"]
     for run in evaluation_runs(config):
         files += [results / "eval" / run.name / name for name in ("summary.json", "episodes.jsonl", "run.json")]
     for training in ppo_runs(config):

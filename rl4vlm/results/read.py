@@ -57,7 +57,7 @@ class Evaluation:
     mean_return: float
     logprob_thoughts: float | None
     logprob_action: float | None
-    reading: Mapping[str, tuple[int, int]]
+    perception: Mapping[str, tuple[int, int]]
     partial: bool = False
     groups: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     overall: str | None = None
@@ -107,7 +107,7 @@ Run = TypeVar("Run", Evaluation, TrainingRun)
 
 
 @dataclass(frozen=True)
-class BaseReading:
+class BasePerception:
     """How well the base model reads before SFT: the share of right answers by task and field, of `samples` pictures."""
 
     samples: int
@@ -125,7 +125,7 @@ class Results:
 
     evaluations: tuple[Evaluation, ...] = ()
     training_runs: tuple[TrainingRun, ...] = ()
-    base_readings: Mapping[str, BaseReading] = field(default_factory=dict)
+    base_perceptions: Mapping[str, BasePerception] = field(default_factory=dict)
     main_lambda: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -134,10 +134,10 @@ class Results:
         *,
         evaluations: Iterable[Path],
         training_runs: Iterable[Path],
-        base_readings: Mapping[str, Path] | None = None,
+        base_perceptions: Mapping[str, Path] | None = None,
         main_lambda: Mapping[str, float] | None = None,
     ) -> Results:
-        """Read folders of evaluations and of training runs, and by task its base model's `reading.json`.
+        """Read folders of evaluations and of training runs, and by task its base model's `perception.json`.
 
         Raises ValueError naming a file (and line) that is missing or broken, a run whose folder's name does not say
         what it holds, or a task trained with several λ of which none is known to be the main one.
@@ -145,7 +145,7 @@ class Results:
         results = cls(
             evaluations=tuple(load_evaluation(folder) for folder in evaluations),
             training_runs=tuple(load_training_run(folder) for folder in training_runs),
-            base_readings={task: load_base_reading(file) for task, file in (base_readings or {}).items()},
+            base_perceptions={task: load_base_perception(file) for task, file in (base_perceptions or {}).items()},
             main_lambda=dict(main_lambda or {}),
         )
         for task in results.tasks:
@@ -227,7 +227,7 @@ def load_evaluation(folder: Path) -> Evaluation:
     where = str(file)
     episodes = _integer(summary, "episodes", where)
     successes = _integer(summary, "successes", where)
-    played, won, reading = _count_episodes(folder / "episodes.jsonl")
+    played, won, perception = _count_episodes(folder / "episodes.jsonl")
     if (played, won) != (episodes, successes):
         raise ValueError(
             f"{file} counts {successes} successes in {episodes} episodes, episodes.jsonl beside it {won} in {played}"
@@ -247,7 +247,7 @@ def load_evaluation(folder: Path) -> Evaluation:
         mean_return=_number(summary, "mean_return", where),
         logprob_thoughts=_optional_number(summary, "logprob_thoughts", where),
         logprob_action=_optional_number(summary, "logprob_action", where),
-        reading=reading,
+        perception=perception,
         partial=bool(summary.get("partial")),
         groups=_groups(summary, where),
         overall=summary.get("overall"),
@@ -287,30 +287,30 @@ def load_training_run(folder: Path) -> TrainingRun:
     )
 
 
-def load_base_reading(file: Path) -> BaseReading:
-    """Read the base model's `reading.json`: `{"samples": n, "tasks": {task: {field: share}}}`. Raises ValueError."""
+def load_base_perception(file: Path) -> BasePerception:
+    """Read the base model's `perception.json`: `{"samples": n, "tasks": {task: {field: share}}}`. Raises ValueError."""
     report = read_json(file)
     shares: dict[str, dict[str, float]] = {}
     for task, fields in _mapping(report, "tasks", str(file)).items():
         if not isinstance(fields, dict):
             raise ValueError(f"{file}: {task!r} must map fields to shares, not {fields!r}")
         shares[task] = {name: _number(fields, name, f"{file}: {task}") for name in fields}
-    return BaseReading(_integer(report, "samples", str(file)), shares)
+    return BasePerception(_integer(report, "samples", str(file)), shares)
 
 
 def input_files(
-    evaluations: Iterable[Path], training_runs: Iterable[Path], base_readings: Mapping[str, Path]
+    evaluations: Iterable[Path], training_runs: Iterable[Path], base_perceptions: Mapping[str, Path]
 ) -> dict[str, Path]:
     """The files that `Results.load` reads, by a name for the run record."""
     files = [folder / name for folder in evaluations for name in ("summary.json", "episodes.jsonl")]
     files += [folder / "metrics.jsonl" for folder in training_runs]
-    files += dict.fromkeys(base_readings.values())
+    files += dict.fromkeys(base_perceptions.values())
     return {_record_name(file): file for file in files}
 
 
-def readings_record(base_readings: Mapping[str, Path]) -> dict[str, str]:
+def perceptions_record(base_perceptions: Mapping[str, Path]) -> dict[str, str]:
     """By task, which of `input_files` says how its base model reads; for the run record."""
-    return {task: _record_name(file) for task, file in base_readings.items()}
+    return {task: _record_name(file) for task, file in base_perceptions.items()}
 
 
 def _record_name(file: Path) -> str:
@@ -327,18 +327,18 @@ def _curve(file: Path) -> Iterator[CurvePoint]:
 def _count_episodes(file: Path) -> tuple[int, int, dict[str, tuple[int, int]]]:
     """Episodes, successes, and (correct, asked) by field."""
     episodes = successes = 0
-    reading: dict[str, tuple[int, int]] = {}
+    perception: dict[str, tuple[int, int]] = {}
     for where, line in read_json_lines(file):
         episodes += 1
         if "success" not in line:
             raise ValueError(f"{where}: no 'success'")
         successes += bool(line["success"])
-        for name, counts in line.get("reading", {}).items():
+        for name, counts in line.get("perception", {}).items():
             if not (isinstance(counts, list) and len(counts) == 2 and all(isinstance(n, int) for n in counts)):
-                raise ValueError(f"{where}: reading of {name!r} must be [correct, asked], not {counts!r}")
-            correct, asked = reading.get(name, (0, 0))
-            reading[name] = correct + counts[0], asked + counts[1]
-    return episodes, successes, reading
+                raise ValueError(f"{where}: perception of {name!r} must be [correct, asked], not {counts!r}")
+            correct, asked = perception.get(name, (0, 0))
+            perception[name] = correct + counts[0], asked + counts[1]
+    return episodes, successes, perception
 
 
 def _mapping(record: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rl4vlm.results.layout import Table, latex, markdown
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER, Rate, published_lambda_peaks, published_rates, reference_rates
 from rl4vlm.results.rate_intervals import Counts, average_interval, rate_interval
-from rl4vlm.results.read import Evaluation, Results, TrainingRun, input_files, readings_record
+from rl4vlm.results.read import Evaluation, Results, TrainingRun, input_files, perceptions_record
 
 CARD_AVERAGE = "gym_cards_avg"
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -78,7 +78,7 @@ PARTIAL = "†"
 
 
 @dataclass(frozen=True)
-class ReadingRow:
+class PerceptionRow:
     """How often a field of the picture was read right, in percent of `n` times that it had to be read.
 
     `games` says which games these were, where games are data; None for a base model, whose record does not tell.
@@ -98,7 +98,7 @@ def build_tables(
     *,
     evaluations: Iterable[Path],
     training_runs: Iterable[Path],
-    base_readings: Mapping[str, Path],
+    base_perceptions: Mapping[str, Path],
     out: Path,
     scale: str,
     main_lambda: Mapping[str, float] | None = None,
@@ -108,7 +108,7 @@ def build_tables(
     Args:
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
         training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`), for the paper's own protocol.
-        base_readings: by task, the `reading.json` of the base model that it started from, if that was asked.
+        base_perceptions: by task, the `perception.json` of the base model that it started from, if that was asked.
         out: folder to write.
         scale: label of the reproduced rows (`embedded`, `smoke`, `paper`, ...).
         main_lambda: by task, which λ is the method's own; see `Results`.
@@ -118,7 +118,7 @@ def build_tables(
     started = time.monotonic()
     evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, training_runs=training_runs, base_readings=base_readings, main_lambda=main_lambda
+        evaluations=evaluations, training_runs=training_runs, base_perceptions=base_perceptions, main_lambda=main_lambda
     )
     kinds, headings = results.kinds, {CARD_AVERAGE: "card average", **results.overall_headings}
     legend = _legend(scale)
@@ -128,17 +128,17 @@ def build_tables(
     _write_rates(
         out / "lambda", lambda_rows(results, scale), f"The weight λ of the thoughts. {legend} {by_eye}", headings
     )
-    _write_reading(out / "reading", reading_rows(results, scale), scale)
+    _write_perception(out / "perception", perception_rows(results, scale), scale)
     write_run_record(
         out,
         stage="tables",
         settings={
             "scale": scale,
             "main_lambda": results.main_lambda,
-            "base_readings": readings_record(base_readings),
+            "base_perceptions": perceptions_record(base_perceptions),
         },
         seeds={},
-        inputs=input_files(evaluations, training_runs, base_readings),
+        inputs=input_files(evaluations, training_runs, base_perceptions),
         seconds=time.monotonic() - started,
     )
 
@@ -170,23 +170,25 @@ def lambda_rows(results: Results, scale: str) -> list[Row]:
     )
 
 
-def reading_rows(results: Results, scale: str) -> list[ReadingRow]:
+def perception_rows(results: Results, scale: str) -> list[PerceptionRow]:
     """Reading accuracy by task and field: of the base model, after SFT and after PPO."""
     rows = []
-    for task, read in results.base_readings.items():
+    for task, read in results.base_perceptions.items():
         rows += [
-            ReadingRow("pretraining", "base model", task, name, scale, 100 * share, read.samples)
+            PerceptionRow("pretraining", "base model", task, name, scale, 100 * share, read.samples)
             for name, share in read.shares.get(task, {}).items()
         ]
     counts: dict[tuple[str, str, str, str], list[Counts]] = {}
     for run in results.headline_evaluations():
         if run.kind != "scripted":
-            for name, found in run.reading.items():
+            for name, found in run.perception.items():
                 counts.setdefault((run.kind, run.method, run.task, name), []).append(found)
-    for (stage, method, task, name), readings in counts.items():
-        correct, asked = (sum(column) for column in zip(*readings, strict=True))
+    for (stage, method, task, name), perceptions in counts.items():
+        correct, asked = (sum(column) for column in zip(*perceptions, strict=True))
         if asked:
-            rows.append(ReadingRow(stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
+            rows.append(
+                PerceptionRow(stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task))
+            )
     stages = ["pretraining", "sft", "ppo"]
     return sorted(rows, key=lambda row: (_rank(row.task, TASK_ORDER), _rank(row.stage, stages), row.method))
 
@@ -404,7 +406,7 @@ def _cell(row: Row) -> str:
     return f"{row.success_rate:.1f}{PARTIAL if row.partial else ''}{interval}"
 
 
-def _write_reading(base: Path, rows: Sequence[ReadingRow], scale: str) -> None:
+def _write_perception(base: Path, rows: Sequence[PerceptionRow], scale: str) -> None:
     stages = sorted({row.method for row in rows}, key=lambda method: _rank(method, ("base model", *METHOD_ORDER)))
     games = {row.task: f"{row.task} ({row.games})" for row in rows if row.games}
     lines: dict[tuple[str, str], dict[str, str]] = {}
@@ -418,10 +420,12 @@ def _write_reading(base: Path, rows: Sequence[ReadingRow], scale: str) -> None:
     if games:
         caption += f" {BASE_GAMES}"
     body = [[*key, *(cells.get(stage, "") for stage in stages)] for key, cells in lines.items()]
-    _write(base, [field.name for field in fields(ReadingRow)], rows, Table(caption, ["task", "field", *stages], body))
+    _write(
+        base, [field.name for field in fields(PerceptionRow)], rows, Table(caption, ["task", "field", *stages], body)
+    )
 
 
-def _write(base: Path, columns: Sequence[str], rows: Sequence[Row] | Sequence[ReadingRow], wide: Table) -> None:
+def _write(base: Path, columns: Sequence[str], rows: Sequence[Row] | Sequence[PerceptionRow], wide: Table) -> None:
     base.parent.mkdir(parents=True, exist_ok=True)
     tidy = io.StringIO()
     writer = csv.writer(tidy, lineterminator="\n")

@@ -18,7 +18,7 @@ VARIANTS = (
 """The configs whose rules and links the page has: the default, then what it leaves out."""
 
 
-def write_page(*, out: Path, picture: Path) -> None:
+def write_page(*, out: Path, image: Path) -> None:
     """Write the page and the picture about the workflow of the working folder.
 
     Raises ValueError where the workflow cannot be read, or a rule does not say what it does.
@@ -29,17 +29,17 @@ def write_page(*, out: Path, picture: Path) -> None:
         [(needed, rule) for rule, needed in workflow.needs],
         labels,
         dashed=[name for name in labels if name not in workflow.targets],
-        out=picture,
+        out=image,
     )
-    atomic_write_text(out, page(workflow, os.path.relpath(picture, out.parent)))
+    atomic_write_text(out, page(workflow, os.path.relpath(image, out.parent)))
 
 
-def page(workflow: Workflow, picture: str) -> str:
+def page(workflow: Workflow, image: str) -> str:
     """The page as Markdown."""
     sections = [
         "# The rules",
         "Made from the Snakefile by `make docs`: edit the rules, not this page.",
-        f"![Which rule needs which]({picture})",
+        f"![Which rule needs which]({image})",
         "From left to right: what is made first. An arrow that follows from others is left out, and what `all` does\n"
         "not ask for has a dashed frame. `snakemake --rulegraph` has every arrow, `snakemake --dag` every job\n"
         "([sharing.md](sharing.md)).",

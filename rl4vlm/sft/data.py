@@ -83,7 +83,7 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
     ):
         (folder / IMAGES).mkdir()
         for number, step in zip(range(settings.samples), demonstrations(task, style, settings), strict=False):
-            image = save_picture(folder, step.request.picture)
+            image = save_image(folder, step.request.image)
             entries.append(llava_entry(f"{task}-{style}-{number}", image, step.request.prompt, step.reply.text))
             actions[step.action] += 1
             bar.update(1)
@@ -132,11 +132,11 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
     raise ValueError(f"task {task_name!r} showed nothing solvable in {skipped} steps on end")
 
 
-def save_picture(folder: Path, picture: np.ndarray) -> str:
+def save_image(folder: Path, image: np.ndarray) -> str:
     """Save a picture (300, 300, 3) uint8 once below `folder`; returns its path relative to `folder`."""
-    name = f"{IMAGES}/{hashlib.sha256(picture.tobytes()).hexdigest()[:20]}.png"
+    name = f"{IMAGES}/{hashlib.sha256(image.tobytes()).hexdigest()[:20]}.png"
     if not (folder / name).exists():
-        Image.fromarray(picture).save(folder / name, compress_level=1)
+        Image.fromarray(image).save(folder / name, compress_level=1)
     return name
 
 

@@ -235,5 +235,5 @@ def reply_losses(
 
 def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:
     """A demonstration's picture and prompt, encoded as PPO and evaluation encode theirs."""
-    with Image.open(sample.image) as picture:
-        return encoder.prompt(np.asarray(picture.convert("RGB")), sample.prompt)
+    with Image.open(sample.image) as image:
+        return encoder.prompt(np.asarray(image.convert("RGB")), sample.prompt)

@@ -49,7 +49,7 @@ class ALFWorld(Task):
         keys=("thoughts",),
         hints={"thoughts": "where you are, what you hold, and what the task needs next"},
     )
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "place": re.compile(r'"thoughts":\s*"I am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and '),
         "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.'),
     }

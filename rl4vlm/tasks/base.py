@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts, View
+from rl4vlm.core.types import ExpertAction, PromptParts, View
 
 State = TypeVar("State")
 RULES = ("strict", "upstream")
@@ -34,7 +34,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class CardPicture:
+class CardImage:
     """A playing card in a scene: `card` is suit letter + rank (`HK`, `DT`) or `back`; corner and size in pixels."""
 
     x: int
@@ -49,7 +49,7 @@ class Scene:
     """What a picture of 300 by 300 pixels shows: a background colour and the items drawn on it, in order."""
 
     background: str
-    items: tuple[Text | CardPicture, ...]
+    items: tuple[Text | CardImage, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Task(ABC):
     changing_actions: ClassVar[bool] = False
     groups: ClassVar[tuple[str, ...]] = ()
     overall: ClassVar[str | None] = None
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
     kept_whole: ClassVar[re.Pattern[str] | None] = None
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
@@ -144,9 +144,9 @@ class CardTask(Task, Generic[State]):
         """What to draw."""
 
     @abstractmethod
-    def solve(self, state: State) -> Advice:
+    def solve(self, state: State) -> ExpertAction:
         """The best action from here, with the reply entries that explain it."""
 
     @abstractmethod
-    def reading(self, state: State) -> dict[str, str]:
+    def perception(self, state: State) -> dict[str, str]:
         """The text of each field that a player must read off the picture."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts
-from rl4vlm.tasks.base import CardPicture, CardTask, Scene, Text, Transition
+from rl4vlm.core.types import ExpertAction, PromptParts
+from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
 from rl4vlm.tasks.cards import BACK, SUITS, card_value, check_cards, check_option_names, shown_rank, shown_ranks
 
 LIMIT = 21
@@ -83,7 +83,7 @@ class Blackjack(CardTask[BlackjackState]):
         keys=("thoughts",),
         hints={"thoughts": "the dealer's card, your cards and their total, and what is better"},
     )
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "dealer card": re.compile(r"dealer shows (\w+)"),
         "player cards": re.compile(r"[Mm]y cards are ([^:.\"]*)[:.\"]"),
     }
@@ -122,13 +122,13 @@ class Blackjack(CardTask[BlackjackState]):
     def scene(self, state: BlackjackState) -> Scene:
         white = "#ffffff"
         player = tuple(
-            CardPicture(5 + 74 * (i % 5), 150 + 102 * (i // 5), 70, 98, card) for i, card in enumerate(state.player)
+            CardImage(5 + 74 * (i % 5), 150 + 102 * (i // 5), 70, 98, card) for i, card in enumerate(state.player)
         )
-        dealer = (CardPicture(5, 25, 70, 98, state.dealer[0]), CardPicture(78, 25, 70, 98, BACK))
+        dealer = (CardImage(5, 25, 70, 98, state.dealer[0]), CardImage(78, 25, 70, 98, BACK))
         titles = (Text(5, 5, "Dealer", 16, white, bold=True), Text(5, 130, "Player", 16, white, bold=True))
         return Scene("#35654d", titles + dealer + player)
 
-    def solve(self, state: BlackjackState) -> Advice:
+    def solve(self, state: BlackjackState) -> ExpertAction:
         hand, open_card = total(state.player), card_value(state.dealer[0])
         hits = hand.points <= LIMIT and hit_value(hand, open_card) > stand_value(hand.points, open_card)
         running, counted = [], NOTHING
@@ -140,9 +140,9 @@ class Blackjack(CardTask[BlackjackState]):
             f"{', '.join(running)} in all, {'soft' if hand.soft else 'hard'}. "
             f"{'Hitting' if hits else 'Standing'} is better."
         )
-        return Advice({"thoughts": thoughts}, "hit" if hits else "stand")
+        return ExpertAction({"thoughts": thoughts}, "hit" if hits else "stand")
 
-    def reading(self, state: BlackjackState) -> dict[str, str]:
+    def perception(self, state: BlackjackState) -> dict[str, str]:
         return {"dealer card": shown_rank(state.dealer[0]), "player cards": ", ".join(shown_ranks(state.player))}
 
 

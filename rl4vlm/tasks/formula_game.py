@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rl4vlm.core.types import Advice
+from rl4vlm.core.types import ExpertAction
 from rl4vlm.tasks.arithmetic import Token, Tokens, exact_value, python_value
-from rl4vlm.tasks.base import CardPicture, CardTask, Scene, Text, Transition
+from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
 from rl4vlm.tasks.cards import card_value, check_cards, check_option_names, shown_ranks
 
 BLANK = " "
@@ -64,7 +64,7 @@ class FormulaGame(CardTask[FormulaState]):
     target: ClassVar[int]
     card_count: ClassVar[int]
     max_items: ClassVar[int]
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "cards": re.compile(r'"cards":\s*\[([^\]]*)\]'),
     }
 
@@ -107,10 +107,10 @@ class FormulaGame(CardTask[FormulaState]):
     def fields(self, state: FormulaState) -> dict[str, str]:
         return {"formula": state.text}
 
-    def reading(self, state: FormulaState) -> dict[str, str]:
+    def perception(self, state: FormulaState) -> dict[str, str]:
         return {"cards": ", ".join(shown_ranks(state.cards))}
 
-    def solve(self, state: FormulaState) -> Advice:
+    def solve(self, state: FormulaState) -> ExpertAction:
         rest = self.completion(state, self.max_items - len(state.formula))
         if rest is None:
             thoughts, action = f"{self.target} cannot be reached, so the formula ends here.", "="
@@ -119,14 +119,14 @@ class FormulaGame(CardTask[FormulaState]):
             whole = " ".join(map(str, (*state.tokens, *rest)))
             thoughts = f"{whole} = {self.target}, so the next item is {action}."
         entries = {"cards": shown_ranks(state.cards), "current formula": state.text, "thoughts": thoughts}
-        return Advice(entries, action, solvable=rest is not None)
+        return ExpertAction(entries, action, solvable=rest is not None)
 
     def scene(self, state: FormulaState) -> Scene:
         width = int(300 / self.card_count * 0.9)
         height = int(width * 7 / 5)
         top = (300 - height) // 2
         cards = tuple(
-            CardPicture(5 + int(1.1 * i * width), top, width, height, card) for i, card in enumerate(state.cards)
+            CardImage(5 + int(1.1 * i * width), top, width, height, card) for i, card in enumerate(state.cards)
         )
         return Scene(TABLE, cards + self.formula_lines(state))
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts
+from rl4vlm.core.types import ExpertAction, PromptParts
 from rl4vlm.tasks.base import CardTask, Scene, Text, Transition
 from rl4vlm.tasks.cards import check_option_names
 
@@ -51,7 +51,7 @@ class NumberLine(CardTask[NumberLineState]):
             "thoughts": "how the two numbers compare",
         },
     )
-    reading_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "current number": re.compile(r'"current number":\s*"?(\d+)'),
         "target number": re.compile(r'"target number":\s*"?(\d+)'),
     }
@@ -93,7 +93,7 @@ class NumberLine(CardTask[NumberLineState]):
             ),
         )
 
-    def solve(self, state: NumberLineState) -> Advice:
+    def solve(self, state: NumberLineState) -> ExpertAction:
         current, target = state.current, state.target
         if current < target:
             thoughts, action = f"{current} is less than {target}, so the number must go up.", "+"
@@ -101,9 +101,9 @@ class NumberLine(CardTask[NumberLineState]):
             thoughts, action = f"{current} is greater than {target}, so the number must go down.", "-"
         entries = {"current number": current, "target number": target, "thoughts": thoughts}
         in_time = abs(current - target) <= MAX_STEPS - state.steps
-        return Advice(entries, action, solvable=in_time)
+        return ExpertAction(entries, action, solvable=in_time)
 
-    def reading(self, state: NumberLineState) -> dict[str, str]:
+    def perception(self, state: NumberLineState) -> dict[str, str]:
         return {"current number": str(state.current), "target number": str(state.target)}
 
 

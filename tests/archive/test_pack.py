@@ -37,13 +37,13 @@ def test_the_manifest_sums_every_other_file(packed: Path) -> None:
 
 def test_what_is_shown_and_all_it_came_from_is_packed(packed: Path) -> None:
     names = set(content(packed))
-    assert {f"results/tables/{table}.csv" for table in ("main", "cot", "lambda", "reading")} <= names
+    assert {f"results/tables/{table}.csv" for table in ("main", "cot", "lambda", "perception")} <= names
     assert {"results/figures/training_curves.pdf", "results/figures/training_curves.run.json"} <= names
     assert {f"results/eval/{RUN.replace('/', '-')}/{file}" for file in ("episodes.jsonl", "run.json")} <= names
     assert {f"results/{RUN}/metrics.jsonl", f"results/{RUN}/run.json"} <= names
     # Not read by any figure: named by the records of what is.
     assert {"results/sft/EZPoints-nocot/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
-    assert {"results/base_model/cards/run.json", "results/base_model/cards/reading.json"} <= names
+    assert {"results/base_model/cards/run.json", "results/base_model/cards/perception.json"} <= names
     assert {"code/rl4vlm/archive/verify.py", "config.yaml", "requirements.txt", "README.md"} <= names
 
 
@@ -148,7 +148,7 @@ def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("figures/reading.pdf", "figures/reading.pdf: missing"),
+        ("figures/perception.pdf", "figures/perception.pdf: missing"),
         ("tables/run.json", "tables/run.json: missing"),
         (f"{RUN}/run.json", f"{RUN}/run.json is missing"),
         ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),

@@ -35,10 +35,10 @@ def test_alfworlds_was_made_by_the_settings_of_the_config():
     own = SECTION["per_task"]["ALFWorld"]
     made = json.loads((ROOT / "workflow/resources/base_model" / own["name"] / "run.json").read_text())["settings"]
     # The record keeps the names that these settings had when the weights were made.
-    former = {"pretrain_tasks": "tasks", "batch_size": "batch"}
+    former = {"pretrain_tasks": "tasks", "batch_size": "batch", "image_size": "picture"}
     for key, value in own["settings"].items():
         then = made[former.get(key, key)]
-        found = {name: then[name] for name in value} if isinstance(value, dict) else then
+        found = {name: then[former.get(name, name)] for name in value} if isinstance(value, dict) else then
         assert found == value, key
 
 

@@ -19,7 +19,7 @@ from rl4vlm.base_model.pretrain import (
     copy_shipped,
     glimpses,
     lesson_loss,
-    reading_accuracy,
+    perception_accuracy,
     run,
     train,
 )
@@ -49,8 +49,8 @@ def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
     env = make_env(name)
     for seed in range(20):
         env.reset(seed=seed)
-        advice = env.advice()
-        text = write_reply(advice.entries, advice.action, Style.COT)
+        expert_action = env.expert_action()
+        text = write_reply(expert_action.entries, expert_action.action, Style.COT)
         ids = encoder.reply(text).tolist()
         assert encoder.decode(ids) == text
         start = encoder.token_at(ids, text.index('"action":'))
@@ -60,11 +60,11 @@ def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
 @pytest.mark.parametrize("name", GAMES)
 def test_prompts_are_short_in_tokens(base, name):
     env = make_env(name)
-    picture, _ = env.reset(seed=0)
+    image, _ = env.reset(seed=0)
     prompt = render(get_task(name).prompt, env.view(), Style.COT)
-    ids = Encoder(base.processor).prompt(picture, prompt).input_ids.tolist()
-    assert ids.count(base.model.config.image_token_id) == TinySizes().picture_tokens
-    assert len(ids) < TinySizes().picture_tokens + 24
+    ids = Encoder(base.processor).prompt(image, prompt).input_ids.tolist()
+    assert ids.count(base.model.config.image_token_id) == TinySizes().image_tokens
+    assert len(ids) < TinySizes().image_tokens + 24
 
 
 def test_unseen_text_still_encodes(base):
@@ -78,14 +78,14 @@ def test_same_seed_same_weights(base):
     assert all((again[name] == tensor).all() for name, tensor in base.model.state_dict().items())
 
 
-def test_run_writes_an_ordinary_checkpoint_with_its_reading(tmp_path):
-    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path):
+    sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     settings = PretrainSettings(pretrain_tasks=("NumberLine",), steps=2, batch_size=4, corpus=10, probe=8, sizes=sizes)
     run(out=tmp_path / "base", settings=settings)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
     AutoProcessor.from_pretrained(tmp_path / "base")
-    reading = json.loads((tmp_path / "base" / "reading.json").read_text())
-    assert set(reading["tasks"]["NumberLine"]) == {"current number", "target number"}
+    perception = json.loads((tmp_path / "base" / "perception.json").read_text())
+    assert set(perception["tasks"]["NumberLine"]) == {"current number", "target number"}
     copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         tmp_path / "base" / "model.safetensors"
@@ -114,7 +114,7 @@ def test_shipping_from_nowhere_is_an_error(tmp_path):
 
 
 def test_pretraining_lowers_the_loss(tmp_path):
-    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     settings = PretrainSettings(
         pretrain_tasks=("NumberLine",), steps=60, batch_size=8, learning_rate=1e-2, corpus=10, sizes=sizes
     )
@@ -122,7 +122,7 @@ def test_pretraining_lowers_the_loss(tmp_path):
     train(backbone, settings, tmp_path / "metrics.jsonl")
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    assert set(reading_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}
+    assert set(perception_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}
 
 
 COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'
@@ -144,18 +144,18 @@ def test_without_words_a_tokenizer_is_what_it_was():
 
 def test_lesson_loss_is_that_of_each_lesson_alone():
     """Neither the order of the lessons nor the padding of those taken together counts."""
-    sizes = TinySizes(picture=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     backbone = build([COMMANDS], sizes, seed=1)
     encoder, model = Encoder(backbone.processor), backbone.model.eval()
-    picture = np.zeros((300, 300, 3), dtype=np.uint8)
-    batch = [Glimpse(picture, {}, Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),))) for n in range(12)]
+    image = np.zeros((300, 300, 3), dtype=np.uint8)
+    batch = [Glimpse(image, {}, Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),))) for n in range(12)]
     with torch.no_grad():
         whole = lesson_loss(model, encoder, batch)
         alone = [float(lesson_loss(model, encoder, [one])) for one in batch]
     counts = [
-        len(encoder.prompt(picture, one.lesson.text).input_ids)
+        len(encoder.prompt(image, one.lesson.text).input_ids)
         - 1
-        - sizes.picture_tokens
+        - sizes.image_tokens
         + len(encoder.reply(f"Which? {one.lesson.asked[0][1]}."))
         for one in batch
     ]
@@ -169,7 +169,7 @@ class Asking(NumberLine):
         return [("How many commands are there?", str(len(view.actions)))]
 
 
-def test_lessons_ask_of_the_prompt_and_of_the_picture():
+def test_lessons_ask_of_the_prompt_and_of_the_image():
     env = make_env("NumberLine")
     glimpse = next(glimpses(env, np.random.default_rng(0), Asking()))
     assert glimpse.lesson.asked == (("How many commands are there?", "2"), (READ_PROMPT, glimpse.answer))

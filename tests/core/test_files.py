@@ -134,7 +134,7 @@ class TestJsonLines:
         assert (tmp_path / "m.jsonl").read_text() == '{"nan": null, "inf": null}\n'
 
 
-class TestReading:
+class TestPerception:
     def test_gives_every_line_with_its_place(self, tmp_path: Path) -> None:
         file = tmp_path / "a.jsonl"
         lines = [{"reply": "one\u2028two\x85three"}, {"x": [1, None]}]

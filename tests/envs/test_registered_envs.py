@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rl4vlm.core.types import Advice, View
+from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.card_env import CardEnv
 from rl4vlm.envs.registration import make_env, register_all
 from rl4vlm.tasks.registry import get_task, get_task_class
@@ -25,12 +25,12 @@ register_all()
 def episode(env, seed, choices):
     """A digest of everything an episode shows, with actions from a stream of their own."""
     digest = hashlib.sha256()
-    picture, info = env.reset(seed=seed)
-    digest.update(picture.tobytes() + repr(sorted(info.items())).encode())
+    image, info = env.reset(seed=seed)
+    digest.update(image.tobytes() + repr(sorted(info.items())).encode())
     for _ in range(60):
         actions = env.view().actions
-        picture, reward, terminated, truncated, info = env.step(int(choices.integers(len(actions))))
-        digest.update(picture.tobytes() + repr((reward, terminated, truncated, sorted(info.items()))).encode())
+        image, reward, terminated, truncated, info = env.step(int(choices.integers(len(actions))))
+        digest.update(image.tobytes() + repr((reward, terminated, truncated, sorted(info.items()))).encode())
         if terminated or truncated:
             break
     return digest.hexdigest()
@@ -57,9 +57,9 @@ def test_gymnasiums_checker_finds_nothing(name, rules):
 
 def test_it_is_made_by_its_id(name):
     env = gymnasium.make(get_task_class(name).gym_id)
-    picture, _ = env.reset(seed=0)
-    assert picture.shape == (300, 300, 3)
-    assert picture.dtype == np.uint8
+    image, _ = env.reset(seed=0)
+    assert image.shape == (300, 300, 3)
+    assert image.dtype == np.uint8
     assert env.spec.id == get_task_class(name).gym_id
     assert env.action_space.n == len(env.unwrapped.view().actions)
 
@@ -104,8 +104,8 @@ def test_two_environments_do_not_share_a_stream(name):
             if env is beside:
                 other.reset(seed=int(noise.integers(99)))
                 other.step(0)
-            picture, reward, terminated, truncated, info = env.step(int(choices.integers(len(env.view().actions))))
-            both.append((picture.tobytes(), reward, repr(info)))
+            image, reward, terminated, truncated, info = env.step(int(choices.integers(len(env.view().actions))))
+            both.append((image.tobytes(), reward, repr(info)))
             if terminated or truncated:
                 both.append(repr(env.reset()[1]))
     assert shown[0] == shown[1]
@@ -129,10 +129,10 @@ def test_a_pickled_environment_plays_on(name):
             assert env.reset()[1] == copy.reset()[1]
 
 
-def test_pictures_are_the_callers_own(name):
+def test_images_are_the_callers_own(name):
     env = make_env(name, render_mode="rgb_array")
-    picture, _ = env.reset(seed=1)
-    picture[:] = 0
+    image, _ = env.reset(seed=1)
+    image[:] = 0
     assert env.render().any()
     again, _ = make_env(name).reset(seed=1)
     assert again.any()
@@ -140,24 +140,24 @@ def test_pictures_are_the_callers_own(name):
     assert make_env(name).render() is None
 
 
-def test_view_advice_and_reading(name):
+def test_view_expert_action_and_perception(name):
     env, task = make_env(name), get_task(name)
     for seed in range(20):
         env.reset(seed=seed)
-        view, advice = env.view(), env.advice()
+        view, expert_action = env.view(), env.expert_action()
         assert isinstance(view, View)
-        assert isinstance(advice, Advice)
+        assert isinstance(expert_action, ExpertAction)
         assert view.actions == task.actions
-        assert advice.action in view.actions
-        assert tuple(advice.entries) == task.prompt.keys
-        assert set(env.reading()) == set(task.reading_patterns)
+        assert expert_action.action in view.actions
+        assert tuple(expert_action.entries) == task.prompt.keys
+        assert set(env.perception()) == set(task.perception_patterns)
         for text in (task.prompt.role, task.prompt.observation, task.prompt.rules):
             assert "{" not in text.format(**view.fields)
 
 
 def test_steps_out_of_place(name):
     env = make_env(name)
-    for call in (env.view, env.advice, env.reading):
+    for call in (env.view, env.expert_action, env.perception):
         with pytest.raises(gymnasium.error.ResetNeeded):
             call()
     with pytest.raises(gymnasium.error.ResetNeeded):

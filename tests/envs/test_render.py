@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import draw
-from rl4vlm.tasks.base import CardPicture, Scene
+from rl4vlm.tasks.base import CardImage, Scene
 from rl4vlm.tasks.cards import BACK, DECK
 
 GREEN = (0x35, 0x65, 0x4D)
@@ -13,12 +13,12 @@ GREEN = (0x35, 0x65, 0x4D)
 
 def lettered(background, lines):
     """A picture with lines of text (x, y, text, size, bold) written by Pillow itself."""
-    picture = Image.new("RGB", (300, 300), background)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (300, 300), background)
+    pen = ImageDraw.Draw(image)
     for x, y, text, size, bold in lines:
         colour = "black" if background == "white" else "white"
         pen.text((x, y), text, fill=colour, font=font(size, bold))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def art(tmp_path):
 
 
 def test_number_line_layout():
-    picture, _ = make_env("NumberLine").reset(options={"current": 2, "target": 5})
+    image, _ = make_env("NumberLine").reset(options={"current": 2, "target": 5})
     lines = [(30, 60, "Target: 5", 36, True), (30, 180, "Current: 2", 36, True)]
-    assert np.array_equal(picture, lettered("white", lines))
+    assert np.array_equal(image, lettered("white", lines))
 
 
 @pytest.mark.parametrize(
@@ -74,26 +74,26 @@ def test_number_line_layout():
 def test_card_layouts(art, name, options, actions, cards, lines):
     folder, colours = art
     env = make_env(name, card_art=folder)
-    picture, _ = env.reset(options=options)
+    image, _ = env.reset(options=options)
     for action in actions:
-        picture = env.step(env.view().actions.index(action))[0]
+        image = env.step(env.view().actions.index(action))[0]
     expected = lettered(GREEN, lines)
     expected = expected.copy()
     for x, y, width, height, card in cards:
         expected[y : y + height, x : x + width] = colours[card]
-    assert np.array_equal(picture, expected)
+    assert np.array_equal(image, expected)
 
 
 def test_art_is_resized_by_pillows_default_filter_and_pasted_without_a_mask(tmp_path):
     rng = np.random.default_rng(0)
     original = Image.fromarray(rng.integers(0, 256, (140, 100, 4), np.uint8), "RGBA")
     original.save(tmp_path / "HK.png")
-    picture = draw(Scene("#35654d", (CardPicture(5, 55, 135, 189, "HK"),)), str(tmp_path))
+    image = draw(Scene("#35654d", (CardImage(5, 55, 135, 189, "HK"),)), str(tmp_path))
     expected = np.asarray(original.resize((135, 189)).convert("RGB"))
-    assert np.array_equal(picture[55:244, 5:140], expected)
+    assert np.array_equal(image[55:244, 5:140], expected)
 
 
-def test_a_missing_picture_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     env = make_env("EZPoints", card_art=tmp_path)
     with pytest.raises(ValueError, match=r"HK\.png"):
         env.reset(options={"cards": ["HK", "D2"]})
@@ -102,8 +102,8 @@ def test_a_missing_picture_is_named(tmp_path):
 def test_all_cards_can_be_told_apart_at_half_the_size_of_points24():
     small = {}
     for card in (*DECK, BACK):
-        picture = draw(Scene("#35654d", (CardPicture(5, 103, 67, 93, card),)))
-        small[card] = np.asarray(Image.fromarray(picture).resize((150, 150)), dtype=float)[51:99, 2:37]
+        image = draw(Scene("#35654d", (CardImage(5, 103, 67, 93, card),)))
+        small[card] = np.asarray(Image.fromarray(image).resize((150, 150)), dtype=float)[51:99, 2:37]
     names = list(small)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -114,6 +114,6 @@ def test_all_cards_can_be_told_apart_at_half_the_size_of_points24():
 def test_ranks_are_large():
     """The rank fills most of a card's upper part: its ink is at least 40 pixels high at the size used in Points24."""
     for card in DECK:
-        picture = draw(Scene("#35654d", (CardPicture(0, 0, 67, 93, card),)))[4:56, 6:61]
-        rows = np.flatnonzero((picture.min(axis=-1) < 60).any(axis=1))
+        image = draw(Scene("#35654d", (CardImage(0, 0, 67, 93, card),)))[4:56, 6:61]
+        rows = np.flatnonzero((image.min(axis=-1) < 60).any(axis=1))
         assert rows[-1] - rows[0] >= 40, card

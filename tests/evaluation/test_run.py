@@ -38,7 +38,7 @@ def test_the_solver_wins_and_reads_everything(tmp_path: Path) -> None:
     assert (summary["successes"], summary["episodes"], summary["success_rate"]) == (30, 30, 100.0)
     assert (summary["ci_low"], summary["ci_high"]) == tuple(100 * bound for bound in wilson(30, 30))
     assert (summary["mean_return"], summary["fallback_rate"]) == (1.0, 0.0)
-    assert summary["reading_accuracy"] == {"current number": 1.0, "target number": 1.0}
+    assert summary["perception_accuracy"] == {"current number": 1.0, "target number": 1.0}
     assert (summary["method"], summary["kind"], summary["lambda"], summary["seed"]) == (
         "solver",
         "scripted",
@@ -129,7 +129,7 @@ def test_fallbacks_are_counted_with_their_reasons(tmp_path: Path) -> None:
     assert sum(line["fallbacks"] for line in lines_of(tmp_path)) == sum(step["fallback"] for step in steps)
 
 
-def test_reading_is_counted_by_field_where_there_are_thoughts(tmp_path: Path) -> None:
+def test_perception_is_counted_by_field_where_there_are_thoughts(tmp_path: Path) -> None:
     class Shortsighted(SolverPolicy):
         def act(self, requests: Any) -> list[Reply]:
             return [
@@ -137,13 +137,13 @@ def test_reading_is_counted_by_field_where_there_are_thoughts(tmp_path: Path) ->
             ]
 
     summary = evaluate(tmp_path / "cot", Shortsighted())
-    assert summary["reading_accuracy"]["current number"] == 1.0
+    assert summary["perception_accuracy"]["current number"] == 1.0
     lines = lines_of(tmp_path / "cot")
-    right, asked = (sum(line["reading"]["target number"][i] for line in lines) for i in range(2))
+    right, asked = (sum(line["perception"]["target number"][i] for line in lines) for i in range(2))
     assert asked == sum(line["length"] for line in lines)
     assert 0 < right < asked
-    assert summary["reading_accuracy"]["target number"] == right / asked
-    assert evaluate(tmp_path / "nocot", "solver", style=Style.ACTION_ONLY)["reading_accuracy"] == {}
+    assert summary["perception_accuracy"]["target number"] == right / asked
+    assert evaluate(tmp_path / "nocot", "solver", style=Style.ACTION_ONLY)["perception_accuracy"] == {}
 
 
 def test_a_learned_policys_numbers_are_recorded_and_averaged(tmp_path: Path) -> None:
@@ -225,10 +225,16 @@ class TestOrigin:
         assert record["seeds"] == {"episodes": [1_000_000_000, 1_000_000_000]}
 
 
-def test_summary_of_no_readings_and_no_numbers() -> None:
-    line = {"success": True, "return": 1.0, "seed": 1, "reading": {}, "steps": [{"fallback": False, "outcome": "ok"}]}
+def test_summary_of_no_perceptions_and_no_numbers() -> None:
+    line = {
+        "success": True,
+        "return": 1.0,
+        "seed": 1,
+        "perception": {},
+        "steps": [{"fallback": False, "outcome": "ok"}],
+    }
     summary = summarise([line])
-    assert (summary["reading_accuracy"], summary["reply_tokens"], summary["mean_length"]) == ({}, None, 1.0)
+    assert (summary["perception_accuracy"], summary["reply_tokens"], summary["mean_length"]) == ({}, None, 1.0)
 
 
 def won(success: bool, group: str, source: str = "generated") -> dict[str, Any]:
@@ -237,7 +243,7 @@ def won(success: bool, group: str, source: str = "generated") -> dict[str, Any]:
         "success": success,
         "return": 1.0,
         "seed": 1,
-        "reading": {},
+        "perception": {},
         "steps": [{"fallback": False, "outcome": "ok"}],
     }
     return {**line, "group": group, "data_source": source}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rl4vlm.envs.registration import make_env
-from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_picture, insert_table, readme_assets
+from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_image, insert_table, readme_assets
 
 
 @pytest.fixture
@@ -19,17 +19,17 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_games_picture_shows_each_game_as_the_model_sees_it():
-    sheet = np.array(Image.open(io.BytesIO(games_picture())))
+def test_games_image_shows_each_game_as_the_model_sees_it():
+    sheet = np.array(Image.open(io.BytesIO(games_image())))
     for place, (task, options) in enumerate(SHOWN.items()):
-        picture, _ = make_env(task).reset(options=options)
+        image, _ = make_env(task).reset(options=options)
         x = MARGIN + place * (300 + MARGIN)
-        assert np.array_equal(sheet[LABEL : LABEL + 300, x : x + 300], picture), task
+        assert np.array_equal(sheet[LABEL : LABEL + 300, x : x + 300], image), task
         assert (sheet[:LABEL, x : x + 300] < 128).any(), f"{task} has no label"
 
 
-def test_games_picture_is_the_same_every_time():
-    assert games_picture() == games_picture()
+def test_games_image_is_the_same_every_time():
+    assert games_image() == games_image()
 
 
 def test_assets_are_copied(results, tmp_path):

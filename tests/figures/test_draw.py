@@ -64,14 +64,14 @@ def test_files_are_written_and_the_same_every_time(name, made, tmp_path):
     read = record["inputs"]["ppo-EZPoints-cot-lambda0.5-seed1/episodes.jsonl"]
     assert read["sha256"] == sha256_of(Path(read["path"]))
     assert "EZPoints-cot-lambda0.5-seed1/metrics.jsonl" in record["inputs"]
-    assert record["settings"]["base_readings"] == dict.fromkeys(made.base_readings, "cards/reading.json")
-    assert "cards/reading.json" in record["inputs"]
+    assert record["settings"]["base_perceptions"] == dict.fromkeys(made.base_perceptions, "cards/perception.json")
+    assert "cards/perception.json" in record["inputs"]
 
 
 def test_another_process_with_another_matplotlibrc_gives_the_same_bytes_and_loads_no_torch(made, tmp_path):
     draw("training_curves", **made.inputs, out=tmp_path / "here", scale="embedded", style=STYLE)
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\naxes.facecolor: red\n")
-    readings = {task: str(file) for task, file in made.base_readings.items()}
+    perceptions = {task: str(file) for task, file in made.base_perceptions.items()}
     code = f"""
 import sys
 from pathlib import Path
@@ -79,8 +79,8 @@ from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 import rl4vlm.results.tables, rl4vlm.figures.assets
 draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
-     training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_readings={{task: Path(file) for task, file
-     in {readings}.items()}},
+     training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_perceptions={{task: Path(file) for task, file
+     in {perceptions}.items()}},
      out=Path({str(tmp_path / "there")!r}), scale="embedded", style=FigureStyle(dpi=60))
 assert "torch" not in sys.modules
 """
@@ -211,7 +211,7 @@ def test_published_results_are_drawn_beside_the_benchmark_alone(household, name,
         assert found["RL4VLM, published curve"] == 17.7
 
 
-@pytest.mark.parametrize("name", ["reading", "logprob_balance", "lambda_ablation"])
+@pytest.mark.parametrize("name", ["perception", "logprob_balance", "lambda_ablation"])
 def test_every_other_figure_says_which_games_too(household, name):
     made = household("official, drawn pictures")
     run = "ALFWorld-cot-lambda0.5-seed1"
@@ -273,8 +273,8 @@ def test_an_action_that_is_certain_still_has_a_place_on_the_logarithmic_axis(tmp
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
-def test_reading_has_a_bar_for_every_stage_and_field(made):
-    figure = make("reading", made)
+def test_perception_has_a_bar_for_every_stage_and_field(made):
+    figure = make("perception", made)
     assert [axis.get_title() for axis in axes_of(figure)] == ["NumberLine", "EZPoints", "Points24", "Blackjack"]
     heights = sorted(patch.get_height() for patch in axes_of(figure)[0].patches)
     assert heights == pytest.approx([90, 90, 90, 90, 95, 97])
@@ -283,7 +283,7 @@ def test_reading_has_a_bar_for_every_stage_and_field(made):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_config_without_such_runs_still_gets_its_figure(name, tmp_path):
-    draw(name, evaluations=[], training_runs=[], base_readings={}, out=tmp_path / name, scale="smoke", style=STYLE)
+    draw(name, evaluations=[], training_runs=[], base_perceptions={}, out=tmp_path / name, scale="smoke", style=STYLE)
     assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
@@ -332,7 +332,7 @@ def test_wrong_style_is_named(setting, complaint):
 
 def test_unknown_figure_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'training_curve'.*training_curves"):
-        draw("training_curve", evaluations=[], training_runs=[], base_readings={}, out=tmp_path / "x", scale="smoke")
+        draw("training_curve", evaluations=[], training_runs=[], base_perceptions={}, out=tmp_path / "x", scale="smoke")
 
 
 def test_broken_input_is_named_and_leaves_the_old_figure(tmp_path):

@@ -159,9 +159,9 @@ def test_shows_what_the_player_saw_to_the_pixel(page: Page, evaluated: list[Path
     choose(page, "task", "EZPoints")
     choose(page, "run", evaluation.name)
     for step in played.steps:
-        np.testing.assert_array_equal(pixels(page), step.request.picture)
+        np.testing.assert_array_equal(pixels(page), step.request.image)
         page.press("ArrowRight")
-    np.testing.assert_array_equal(pixels(page), played.last_picture)
+    np.testing.assert_array_equal(pixels(page), played.last_image)
 
 
 def test_hostile_text_stays_text(page: Page, data: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def test_steps_hold_what_was_recorded(data: dict[str, Any], evaluated: list[Path
     assert outcomes == {"ok", "no_action_key"}
 
 
-def test_pictures_and_prompts_are_stored_once(data: dict[str, Any]) -> None:
+def test_images_and_prompts_are_stored_once(data: dict[str, Any]) -> None:
     steps = [step for run in data["runs"] for episode in run["episodes"] for step in episode["steps"]]
     assert len(data["pictures"]) < len(steps)
     assert len(set(data["prompts"])) == len(data["prompts"])

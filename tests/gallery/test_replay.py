@@ -41,13 +41,13 @@ def test_shows_what_the_player_saw(tmp_path: Path, task: str) -> None:
     for step, request in zip(steps, witness.shown, strict=True):
         assert step.request.prompt == request.prompt
         assert request.prompt.startswith("You play.\n")
-        np.testing.assert_array_equal(step.request.picture, request.picture)
+        np.testing.assert_array_equal(step.request.image, request.image)
 
 
-def test_the_last_picture_is_of_the_end(evaluated: list[Path]) -> None:
+def test_the_last_image_is_of_the_end(evaluated: list[Path]) -> None:
     evaluation = read_evaluation(evaluated[0])
     for played in replay(evaluation, evaluation.episodes[:5]):
-        assert not np.array_equal(played.last_picture, played.steps[-1].request.picture)
+        assert not np.array_equal(played.last_image, played.steps[-1].request.image)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class TestAdvance:
         assert "You stand on floor 1." in slot.request.prompt
         assert slot.request.view.actions == ("up", "wait", "go down")
         assert '"go down"' in slot.request.prompt
-        assert (slot.request.picture == 1).all()
+        assert (slot.request.image == 1).all()
 
     def test_the_wrong_number_of_replies_is_an_error(self) -> None:
         class Mute:
@@ -153,7 +153,7 @@ class TestEpisodeEnd:
         (step,) = advance([slot], Says(UP))
         assert step.terminated
         assert f"You stand on floor {slot.env.floor}." in slot.request.prompt
-        assert (slot.request.picture == slot.env.floor).all()
+        assert (slot.request.image == slot.env.floor).all()
         assert slot.env.floor < 2
 
     def test_the_same_in_a_game_with_a_formula(self) -> None:

@@ -70,8 +70,8 @@ class Family:
 
     write: Callable[[Path], None]
     parts: tuple[str, str, str]
-    picture_token: str
-    picture_tokens: int
+    image_token: str
+    image_tokens: int
     needs: tuple[str, ...] = ()
 
 
@@ -114,11 +114,11 @@ def save(folder: Path, kind: type[PreTrainedModel], config: PreTrainedConfig, pr
     processor.save_pretrained(folder)
 
 
-def chat(before: str, picture: str, after: str) -> str:
+def chat(before: str, image: str, after: str) -> str:
     """A chat template: `before` the user's turn, the picture's placeholder, `after` it where the reply begins."""
     return (
         "{% for message in messages %}{{ '" + before + "' }}{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}{{ '" + picture + "' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+        "{% if part['type'] == 'image' %}{{ '" + image + "' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '" + after + "' }}{% endif %}"
     )
 
@@ -139,9 +139,9 @@ def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
         tie_word_embeddings=False,
     )
     edge = {"height": side, "width": side}
-    pictures = LlavaNextImageProcessorPil(size={"shortest_edge": side}, crop_size=edge, image_grid_pinpoints=pinpoints)
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": side}, crop_size=edge, image_grid_pinpoints=pinpoints)
     processor = LlavaNextProcessor(
-        pictures,
+        images,
         tokens,
         patch_size=patch,
         vision_feature_select_strategy="default",
@@ -175,7 +175,7 @@ def write_qwen(folder: Path, processor: Any, model: Any, config: Any, text: dict
         vision_end_token_id=ids["end"],
     )
     side = 4 * vision["patch_size"]
-    pictures = Qwen2VLImageProcessorPil(
+    images = Qwen2VLImageProcessorPil(
         # A little more than 4x4 patches at most, which rounds down to them.
         size={"shortest_edge": side * side, "longest_edge": (side + 4) ** 2},
         patch_size=vision["patch_size"],
@@ -185,7 +185,7 @@ def write_qwen(folder: Path, processor: Any, model: Any, config: Any, text: dict
         "<|vision_start|><|image_pad|><|vision_end|>",
         "<|im_end|>\\n<|im_start|>assistant\\n",
     )
-    save(folder, model, made, without_videos(processor)(pictures, tokens, None, chat_template=template))
+    save(folder, model, made, without_videos(processor)(images, tokens, None, chat_template=template))
 
 
 def write_qwen25(folder: Path) -> None:
@@ -215,7 +215,7 @@ def write_qwen3(folder: Path) -> None:
     )
 
 
-def write_idefics(folder: Path, processor: Any, pictures: Any, model: Any, config: Any) -> None:
+def write_idefics(folder: Path, processor: Any, images: Any, model: Any, config: Any) -> None:
     """Idefics3 and SmolVLM: a picture in tiles and as a whole, each of 4 tokens between marks of its place."""
     places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     special = ["<|endoftext|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", *places]
@@ -228,7 +228,7 @@ def write_idefics(folder: Path, processor: Any, pictures: Any, model: Any, confi
     )
     edges = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
     template = chat("User:", "<image>", "<end_of_utterance>\\nAssistant:")
-    save(folder, model, made, processor(pictures(**edges), tokens, image_seq_len=4, chat_template=template))
+    save(folder, model, made, processor(images(**edges), tokens, image_seq_len=4, chat_template=template))
 
 
 def write_idefics3(folder: Path) -> None:
@@ -263,8 +263,8 @@ def write_gemma3(folder: Path) -> None:
         image_token_index=tokens.image_token_id,
     )
     template = chat("<bos><start_of_turn>user\\n", "<start_of_image>", "<end_of_turn>\\n<start_of_turn>model\\n")
-    pictures = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
-    processor = Gemma3Processor(pictures, tokens, chat_template=template, image_seq_length=4)
+    images = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+    processor = Gemma3Processor(images, tokens, chat_template=template, image_seq_length=4)
     save(folder, Gemma3ForConditionalGeneration, config, processor)
 
 

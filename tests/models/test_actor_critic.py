@@ -16,8 +16,8 @@ PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. T
 @pytest.fixture
 def prompts(actor_critic):
     rng = np.random.default_rng(3)
-    pictures = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
-    return [actor_critic.encoder.prompt(picture, text) for picture, text in zip(pictures, PROMPTS, strict=True)]
+    images = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
+    return [actor_critic.encoder.prompt(image, text) for image, text in zip(images, PROMPTS, strict=True)]
 
 
 def streams(count):

@@ -11,7 +11,7 @@ import torch
 from rl4vlm.core.types import View
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes, downscale, text_of, word_buckets
 
-SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ACTIONS = ("1", "10", "+", "=")
 
 
@@ -26,14 +26,14 @@ def model(request):
 
 def observations(model, count=5):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, size=(count, 300, 300, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, size=(count, 300, 300, 3), dtype=np.uint8)
     views = [View(ACTIONS, {"formula": "7 + " * row}) for row in range(count)]
-    return [model.observe(*pair) for pair in zip(pictures, views, strict=True)]
+    return [model.observe(*pair) for pair in zip(images, views, strict=True)]
 
 
 def test_shapes_and_types(model):
     seen = observations(model)
-    assert (seen[0].picture.shape, seen[0].picture.dtype) == ((3, 40, 40), torch.uint8)
+    assert (seen[0].image.shape, seen[0].image.dtype) == ((3, 40, 40), torch.uint8)
     log_probs, values = model(seen)
     assert log_probs.shape == (5, 4)
     assert values.shape == (5,)
@@ -52,11 +52,11 @@ def test_batch_and_order_change_nothing(model):
 
 
 def test_text_counts_only_where_it_is_read():
-    picture = np.zeros((300, 300, 3), dtype=np.uint8)
+    image = np.zeros((300, 300, 3), dtype=np.uint8)
     for reads_text in (True, False):
         torch.manual_seed(0)
         model = CNNActorCritic(ACTIONS, reads_text=reads_text, sizes=SIZES, temperature=1.0)
-        one, other = model.values([model.observe(picture, View(ACTIONS, {"formula": text})) for text in ("", "7 +")])
+        one, other = model.values([model.observe(image, View(ACTIONS, {"formula": text})) for text in ("", "7 +")])
         assert (one != other) is np.bool_(reads_text)
 
 
@@ -71,7 +71,7 @@ def test_fields_become_one_text_that_is_never_empty():
     assert text_of({}) == "\n"
 
 
-def test_every_picture_reaches_every_part(model):
+def test_every_image_reaches_every_part(model):
     log_probs, values = model(observations(model))
     (log_probs[:, 0].sum() + values.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -132,9 +132,9 @@ def reader():
 
 def situations(model):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, size=(3, 300, 300, 3), dtype=np.uint8)
     views = [View(actions, {"goal": f"put {actions[0]}", "scene": ""}) for actions in COMMANDS]
-    return [model.observe(*pair) for pair in zip(pictures, views, strict=True)]
+    return [model.observe(*pair) for pair in zip(images, views, strict=True)]
 
 
 class TestChangingActions:
@@ -150,19 +150,18 @@ class TestChangingActions:
             torch.testing.assert_close(value[0], values[row], atol=1e-5, rtol=1e-5)
 
     def test_a_command_is_scored_by_its_words_wherever_it_stands(self, reader):
-        picture, fields = np.zeros((300, 300, 3), dtype=np.uint8), {"goal": "look", "scene": ""}
+        image, fields = np.zeros((300, 300, 3), dtype=np.uint8), {"goal": "look", "scene": ""}
         one, other = (
-            reader([reader.observe(picture, View(actions, fields))])[0][0]
-            for actions in (COMMANDS[2], COMMANDS[2][::-1])
+            reader([reader.observe(image, View(actions, fields))])[0][0] for actions in (COMMANDS[2], COMMANDS[2][::-1])
         )
         torch.testing.assert_close(one.flip(0), other, atol=1e-5, rtol=1e-5)
         assert len(set(one.detach().numpy().round(4))) == 3
 
     def test_every_field_and_word_counts(self, reader):
-        picture = np.zeros((300, 300, 3), dtype=np.uint8)
+        image = np.zeros((300, 300, 3), dtype=np.uint8)
         texts = [("", ""), ("apple", ""), ("", "apple"), ("", "apple 1"), ("", "apple 2")]
         views = [View(("look",), {"goal": goal, "scene": scene}) for goal, scene in texts]
-        values = reader.values([reader.observe(picture, view) for view in views])
+        values = reader.values([reader.observe(image, view) for view in views])
         assert len(set(values.round(6))) == len(texts)
 
     def test_gradients_reach_every_part_and_no_word_that_was_not_there(self, reader):
@@ -202,16 +201,16 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path):
 
 
 def test_each_small_pixel_is_the_mean_of_those_it_stands_for():
-    picture = np.zeros((300, 300, 3), dtype=np.uint8)
-    picture[:3, 3:6, 1] = np.arange(9).reshape(3, 3) * 10
-    small = downscale(picture, 100)
+    image = np.zeros((300, 300, 3), dtype=np.uint8)
+    image[:3, 3:6, 1] = np.arange(9).reshape(3, 3) * 10
+    small = downscale(image, 100)
     assert small[1, 0, 1] == 40
     assert small.sum() == 40
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"picture": 30}, "picture 30"), ({"text_limit": 0}, "text_limit 0"), ({"word_width": 0}, "word_width 0")],
+    [({"image_size": 30}, "image_size 30"), ({"text_limit": 0}, "text_limit 0"), ({"word_width": 0}, "word_width 0")],
 )
 def test_sizes_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):

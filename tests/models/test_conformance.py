@@ -66,21 +66,21 @@ def load(checkpoint: Path, **options: object) -> ActorCritic:
 
 def encoded(model: ActorCritic) -> list[Encoded]:
     rng = np.random.default_rng(3)
-    pictures = [rng.integers(0, 256, size=(*size, 3), dtype=np.uint8) for size in SIZES]
-    return [model.encoder.prompt(picture, text) for picture, text in zip(pictures, PROMPTS, strict=True)]
+    images = [rng.integers(0, 256, size=(*size, 3), dtype=np.uint8) for size in SIZES]
+    return [model.encoder.prompt(image, text) for image, text in zip(images, PROMPTS, strict=True)]
 
 
 def streams() -> list[np.random.Generator]:
     return [np.random.default_rng(seed) for seed in range(len(PROMPTS))]
 
 
-def test_a_picture_is_as_many_tokens_as_the_family_documents(family: str, checkpoint: Path) -> None:
+def test_a_image_is_as_many_tokens_as_the_family_documents(family: str, checkpoint: Path) -> None:
     if family == PROJECT:
         pytest.skip("tests/base_model/test_tiny.py says it of the project's own")
     model = load(checkpoint)
-    picture_id = model.encoder.tokenizer.convert_tokens_to_ids(FAMILIES[family].picture_token)
+    image_id = model.encoder.tokenizer.convert_tokens_to_ids(FAMILIES[family].image_token)
     ids = encoded(model)[0].input_ids
-    assert (ids == picture_id).sum() == FAMILIES[family].picture_tokens
+    assert (ids == image_id).sum() == FAMILIES[family].image_tokens
     begin = model.encoder.tokenizer.bos_token_id
     if begin is not None:
         assert (ids == begin).nonzero().flatten().tolist() == [0]
@@ -145,7 +145,7 @@ def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None
     ids = torch.cat([prompt.input_ids, reply])[None]
     marks = {name: torch.cat([marks, torch.zeros_like(reply)])[None] for name, marks in prompt.marks.items()}
     with torch.no_grad():
-        logits = model.model(input_ids=ids, **marks, **prompt.pictures).logits[0, len(prompt.input_ids) - 1 : -1]
+        logits = model.model(input_ids=ids, **marks, **prompt.images).logits[0, len(prompt.input_ids) - 1 : -1]
         scores = model.score([prompt], [reply])
     logits[:, model.suppressed] = -torch.inf
     by_hand = (logits / 0.7).log_softmax(-1)[torch.arange(len(reply)), reply]

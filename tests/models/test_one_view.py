@@ -24,28 +24,28 @@ def llava16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prompt(backbone: Backbone) -> Encoded:
-    picture = np.random.default_rng(0).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
-    return Encoder(backbone.processor).prompt(picture, "Read.")
+    image = np.random.default_rng(0).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
+    return Encoder(backbone.processor).prompt(image, "Read.")
 
 
-def picture_tokens(backbone: Backbone) -> int:
+def image_tokens(backbone: Backbone) -> int:
     return int((prompt(backbone).input_ids == backbone.model.config.image_token_id).sum())
 
 
 def test_the_grid_of_views_is_left_out(llava16: Path, tmp_path: Path) -> None:
     full, one = load_backbone(llava16), load_backbone(llava16, one_view=True)
     # Of a grid of 1x2 the view that a square fills, with its 24 newlines, and the whole.
-    assert picture_tokens(full) == 576 + 24 + 576
-    assert picture_tokens(one) == 576
+    assert image_tokens(full) == 576 + 24 + 576
+    assert image_tokens(one) == 576
     assert isinstance(one.model, LlavaForConditionalGeneration)
     one.save(tmp_path)
-    assert picture_tokens(load_backbone(tmp_path)) == 576
-    assert picture_tokens(load_backbone(tmp_path, one_view=True)) == 576
+    assert image_tokens(load_backbone(tmp_path)) == 576
+    assert image_tokens(load_backbone(tmp_path, one_view=True)) == 576
 
 
 def test_the_view_and_the_weights_are_those_of_the_whole(llava16: Path) -> None:
     full, one = load_backbone(llava16), load_backbone(llava16, one_view=True)
-    theirs, ours = prompt(full).pictures, prompt(one).pictures
+    theirs, ours = prompt(full).images, prompt(one).images
     torch.testing.assert_close(ours["pixel_values"][0], theirs["pixel_values"][0, 0])
     with torch.no_grad():
         grid = full.model.model.get_image_features(**theirs).pooler_output[0]
@@ -60,10 +60,10 @@ def test_an_adapter_remembers_it(llava16: Path, tmp_path: Path) -> None:
     load_backbone(llava16, one_view=True, lora=LoraSettings(rank=2)).save(tmp_path)
     again = load_backbone(tmp_path)
     assert isinstance(again.model, LlavaForConditionalGeneration)
-    assert picture_tokens(again) == 576
+    assert image_tokens(again) == 576
 
 
 def test_other_families_leave_out_their_tiles(tmp_path: Path) -> None:
     write_idefics3(tmp_path)
-    assert picture_tokens(load_backbone(tmp_path)) == 5 * 4
-    assert picture_tokens(load_backbone(tmp_path, one_view=True)) == 4
+    assert image_tokens(load_backbone(tmp_path)) == 5 * 4
+    assert image_tokens(load_backbone(tmp_path, one_view=True)) == 4

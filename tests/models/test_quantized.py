@@ -55,7 +55,7 @@ def test_quantised_weights_are_not_trained(settings: type) -> None:
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 def test_a_quantised_model_plays_and_its_adapters_learn(kind: str, tmp_path: Path) -> None:
     """QLoRA for real: the shape of a block is 64 weights, so the layers are that wide."""
-    sizes = TinySizes(picture=60, patch=15, width=128, vision_layers=1, language_layers=2, heads=2, mlp=256)
+    sizes = TinySizes(image_size=60, patch=15, width=128, vision_layers=1, language_layers=2, heads=2, mlp=256)
     build(TEXTS, sizes, seed=0).save(tmp_path / "base")
     options = {"temperature": 0.7, "max_new_tokens": 8, "dtype": "bfloat16"}
     torch.manual_seed(0)

@@ -104,7 +104,7 @@ def test_a_person_may_stop(typed: list[str]) -> None:
     assert shown.endswith("Stopped.\n")
 
 
-def test_on_a_terminal_the_picture_is_drawn() -> None:
+def test_on_a_terminal_the_image_is_drawn() -> None:
     _, shown = played("solver", screen=Screen(80, 24))
     assert "[picture" not in shown
     assert "▀" in shown

@@ -19,10 +19,10 @@ class Terminal(io.StringIO):
 
 
 def test_every_character_holds_two_pixels() -> None:
-    picture = np.zeros((4, 4, 3), dtype=np.uint8)
-    picture[0] = (255, 0, 0)
-    picture[3, 2] = (0, 7, 255)
-    lines = half_blocks(picture, Screen(4, 50)).split("\n")
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    image[0] = (255, 0, 0)
+    image[3, 2] = (0, 7, 255)
+    lines = half_blocks(image, Screen(4, 50)).split("\n")
     assert len(lines) == 2
     assert all(line.endswith("\x1b[0m") for line in lines)
     cells = [[tuple(map(int, cell)) for cell in CELL.findall(line)] for line in lines]
@@ -39,7 +39,7 @@ def test_256_colours_where_there_are_no_more() -> None:
     ("columns", "lines", "side"),
     [(200, 50, 96), (80, 24, 60), (41, 100, 40), (1, 1, 2)],
 )
-def test_the_picture_fits_the_terminal(columns: int, lines: int, side: int) -> None:
+def test_the_image_fits_the_terminal(columns: int, lines: int, side: int) -> None:
     assert Screen(columns, lines).side == side
 
 

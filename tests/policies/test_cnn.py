@@ -14,7 +14,7 @@ from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.policies.registry import MARKS, checkpoint_of, make_policy
 from tests.fakes import climb_slot
 
-SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from rl4vlm.core.types import Advice, Request, Style
+from rl4vlm.core.types import ExpertAction, Request, Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from tests.fakes import climb_slot
@@ -36,10 +36,10 @@ def test_random_play_draws_from_the_requests_own_stream() -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_the_solver_writes_its_advice() -> None:
+def test_the_solver_writes_its_expert_action() -> None:
     (reply,) = SolverPolicy(Style.COT).act([ask()])
     assert json.loads(reply.text) == {"floor": 1, "thoughts": "The top is above.", "action": "up"}
-    assert isinstance(reply.trace, Advice)
+    assert isinstance(reply.trace, ExpertAction)
     assert SolverPolicy(Style.ACTION_ONLY).act([ask()])[0].text == '{"action": "up"}'
 
 

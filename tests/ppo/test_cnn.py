@@ -23,7 +23,7 @@ from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
 
-SIZES = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
 SETTINGS = CNNSettings(
     total_env_steps=32,
@@ -108,11 +108,11 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tmp_path):
 
 def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["total_env_steps=32", "num_envs=4", "num_steps=16", "sizes.picture=40", "device=cpu"]
+    words = ["total_env_steps=32", "num_envs=4", "num_steps=16", "sizes.image_size=40", "device=cpu"]
     assert main(["cnn", "--task", "Blackjack", "--seed", "3", "--out", "run", "--set", *words]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["stage"], record["seeds"]) == ("cnn", {"cnn": 3})
-    assert (record["settings"]["task"], record["settings"]["sizes"]["picture"]) == ("Blackjack", 40)
+    assert (record["settings"]["task"], record["settings"]["sizes"]["image_size"]) == ("Blackjack", 40)
     assert len((tmp_path / "run" / "timing.jsonl").read_text().splitlines()) == 2
     arguments = ["evaluate", "run/checkpoint", "Blackjack", "--style", "nocot", "--out", "eval"]
     assert main([*arguments, "--set", "episodes=5", "device=cpu"]) == 0

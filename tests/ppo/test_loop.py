@@ -18,7 +18,7 @@ from tests.fakes import climb_slot
 
 SETTINGS = CNNSettings(
     total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, device="cpu",
-    sizes=CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8),
+    sizes=CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8),
 )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def test_rollouts_do_not_depend_on_the_processes(way, task, tiny_checkpoint, tmp
     for update, played in alone["rollouts"].items():
         for one, two in zip(played.samples, together["rollouts"][update].samples, strict=True):
             assert torch.equal(two.trace.prompt.input_ids, one.trace.prompt.input_ids)
-            assert torch.equal(two.trace.prompt.pictures["pixel_values"], one.trace.prompt.pictures["pixel_values"])
+            assert torch.equal(two.trace.prompt.images["pixel_values"], one.trace.prompt.images["pixel_values"])
             assert torch.equal(two.trace.ids, one.trace.ids)
             assert numbers(two) == pytest.approx(numbers(one), rel=1e-9, abs=1e-9)
         lengths = {len(sample.trace.ids) for sample in played.samples}
@@ -165,7 +165,7 @@ def metrics_of(folder: Path) -> list[dict]:
 
 def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
     """Three environments, two in one process and one in the other; files as from one process, written once."""
-    words = [*WORDS, "sizes.picture=40"]
+    words = [*WORDS, "sizes.image_size=40"]
     config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
     command = [*shlex.split(training_command(config, "ppo")), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=600)
@@ -234,7 +234,7 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(way, loss, tiny_c
 )
 def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
     """Killed, it is reported by the launcher; standing still, by the process that waited `process_timeout` for it."""
-    words = ["total_env_steps=1000000", *WORDS[1:], "sizes.picture=40", "process_timeout=8"]
+    words = ["total_env_steps=1000000", *WORDS[1:], "sizes.image_size=40", "process_timeout=8"]
     command = launched("--no_python", COMMAND, "cnn", *ARGUMENTS, "--out", tmp_path, "--set", *words)
     with (
         (tmp_path / "log").open("w") as log,
@@ -263,7 +263,7 @@ def await_lines(file: Path, runs: Callable[[], bool], count: int) -> None:
 @pytest.mark.long
 def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     """Killed after some updates and run again: the same metrics, to the last byte, and the same weights."""
-    words = ["total_env_steps=240", *WORDS[1:], "sizes.picture=40"]
+    words = ["total_env_steps=240", *WORDS[1:], "sizes.image_size=40"]
 
     def command(name: str) -> list[str]:
         options = ["--out", tmp_path / name, "--state", tmp_path / f"{name}-state", "--set", *words]

@@ -260,7 +260,7 @@ def test_saves_as_often_as_asked_and_at_the_end(runs):
 
 
 def test_the_network_without_language_goes_on_too(tmp_path):
-    sizes = CNNSizes(picture=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+    sizes = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
     settings = CNNSettings(
         total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, sizes=sizes, device="cpu"
     )

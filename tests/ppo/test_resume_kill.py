@@ -157,7 +157,7 @@ TRAININGS = {
         "total_env_steps=640",
         "num_envs=4",
         "num_steps=64",
-        "sizes.picture=40",
+        "sizes.image_size=40",
         *PLAYED,
     ],
     "ppo": [

@@ -32,8 +32,8 @@ def samples_of(actor_critic):
     """Eight sampled replies of different prompts, with made-up advantages."""
     rng = np.random.default_rng(0)
     encoder = actor_critic.encoder
-    pictures = rng.integers(0, 256, size=(8, 300, 300, 3), dtype=np.uint8)
-    prompts = [encoder.prompt(picture, "x" * (row + 1)) for row, picture in enumerate(pictures)]
+    images = rng.integers(0, 256, size=(8, 300, 300, 3), dtype=np.uint8)
+    prompts = [encoder.prompt(image, "x" * (row + 1)) for row, image in enumerate(images)]
     replies = actor_critic.generate(prompts, [np.random.default_rng(row) for row in range(8)])
     made = []
     for prompt, reply, advantage in zip(prompts, replies, rng.normal(size=8), strict=True):

@@ -45,14 +45,14 @@ class Synthetic:
     root: Path
     evaluations: list[Path] = field(default_factory=list)
     training_runs: list[Path] = field(default_factory=list)
-    base_readings: dict[str, Path] = field(default_factory=dict)
+    base_perceptions: dict[str, Path] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Any]:
         return {
             "evaluations": self.evaluations,
             "training_runs": self.training_runs,
-            "base_readings": self.base_readings,
+            "base_perceptions": self.base_perceptions,
         }
 
 
@@ -119,9 +119,9 @@ def make_results(
                         **extra,
                     )
     shares = {task: {name: 0.97 - 0.02 * place for place, name in enumerate(FIELDS[task])} for task in tasks}
-    reading = root / "base_model" / "cards" / "reading.json"
-    made.base_readings = dict.fromkeys(tasks, reading)
-    write_json(reading, {"samples": 200, "tasks": shares})
+    perception = root / "base_model" / "cards" / "perception.json"
+    made.base_perceptions = dict.fromkeys(tasks, perception)
+    write_json(perception, {"samples": 200, "tasks": shares})
     return made
 
 
@@ -142,9 +142,15 @@ def add_evaluation(
     folder = made.root / "eval" / run
     successes = round(rate * episodes)
     low, high = wilson(successes, episodes)
-    reading = {name: [9, 10] for name in FIELDS[task]} if reads else {}
+    perception = {name: [9, 10] for name in FIELDS[task]} if reads else {}
     lines = [
-        {"episode": k, "seed": 10_000 + k, "success": k < successes, "return": float(k < successes), "reading": reading}
+        {
+            "episode": k,
+            "seed": 10_000 + k,
+            "success": k < successes,
+            "return": float(k < successes),
+            "perception": perception,
+        }
         for k in range(episodes)
     ]
     write_lines(folder / "episodes.jsonl", lines)

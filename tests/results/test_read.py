@@ -35,7 +35,7 @@ def test_evaluation(evaluation):
     )
     assert (found.successes, found.episodes, found.success_rate) == (15, 20, 75.0)
     assert (found.logprob_thoughts, found.logprob_action) == (-8.5, -0.25)
-    assert found.reading == {"current number": (180, 200), "target number": (180, 200)}
+    assert found.perception == {"current number": (180, 200), "target number": (180, 200)}
 
 
 def test_training_run_is_named_by_its_folder_and_skips_updates_without_episodes(made):
@@ -101,7 +101,7 @@ def test_broken_line_is_named(evaluation):
     [
         ("[1, 2]", " is no JSON object"),
         ('{"episode": 20}', ": no 'success'"),
-        ('{"success": true, "reading": {"cards": [1]}}', ": reading of 'cards'"),
+        ('{"success": true, "perception": {"cards": [1]}}', ": perception of 'cards'"),
     ],
 )
 def test_line_that_says_something_else_is_named(evaluation, line, complaint):
@@ -144,8 +144,8 @@ def test_folder_that_is_no_run_is_named(tmp_path, name):
         load_training_run(tmp_path / name)
 
 
-def test_broken_base_reading_is_named(tmp_path):
-    file = tmp_path / "reading.json"
+def test_broken_base_perception_is_named(tmp_path):
+    file = tmp_path / "perception.json"
     file.write_text('{"samples": 5, "tasks": {"EZPoints": {"cards": "all"}}}')
-    with pytest.raises(ValueError, match=r"reading\.json: EZPoints: 'cards' must be a number"):
-        Results.load(evaluations=[], training_runs=[], base_readings={"NumberLine": file})
+    with pytest.raises(ValueError, match=r"perception\.json: EZPoints: 'cards' must be a number"):
+        Results.load(evaluations=[], training_runs=[], base_perceptions={"NumberLine": file})

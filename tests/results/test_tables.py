@@ -174,7 +174,7 @@ def test_cnn_has_its_own_rows_beside_the_published_ones(tmp_path):
     average = one(rows, task="gym_cards_avg", source="reproduced", protocol="held_out")
     assert float(average["success_rate"]) == pytest.approx((98 + 0 + 0 + 39) / 4)
     assert one(rows, task="gym_cards_avg", source="published")
-    for other in ("cot", "lambda", "reading"):
+    for other in ("cot", "lambda", "perception"):
         assert not pick(read(tmp_path / "tables", other), method="CNN+RL")
 
 
@@ -213,15 +213,15 @@ def test_the_record_names_every_file_that_was_read(made, tables):
     assert all(len(read["sha256"]) == 64 for read in record["inputs"].values())
 
 
-def test_without_the_base_models_reading_it_has_no_row(made, tmp_path):
-    build_tables(**made.inputs | {"base_readings": {}}, out=tmp_path, scale="embedded")
-    rows = read(tmp_path, "reading")
+def test_without_the_base_models_perception_it_has_no_row(made, tmp_path):
+    build_tables(**made.inputs | {"base_perceptions": {}}, out=tmp_path, scale="embedded")
+    rows = read(tmp_path, "perception")
     assert rows
     assert not pick(rows, method="base model")
 
 
-def test_reading_table(tables):
-    rows = read(tables, "reading")
+def test_perception_table(tables):
+    rows = read(tables, "perception")
     assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
     base = one(rows, method="base model", task="NumberLine", field="target number")
     assert (base["stage"], base["accuracy"], base["n"]) == ("pretraining", "95.0", "200")
@@ -252,7 +252,7 @@ def test_latex_is_escaped_and_balanced(tables):
 def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
     build_tables(**made.inputs, out=tmp_path, scale="embedded")
     files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
-    assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "reading") for k in ("csv", "md", "tex"))
+    assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "perception") for k in ("csv", "md", "tex"))
     assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)
 
 
@@ -312,20 +312,20 @@ def test_alfworlds_columns_are_the_tasks_own():
     assert TASK_ORDER[-7:] == (*ALFWorld.groups, ALFWorld.overall)
 
 
-def test_reading_says_which_games_were_read(tmp_path):
+def test_perception_says_which_games_were_read(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
     add_household(made, "ppo-ALFWorld-cot-lambda0.2-seed1", {"Pick": (3, 4)}, games="seen", reads=True)
-    reading = tmp_path / "base_model" / "alfworld" / "reading.json"
-    reading.parent.mkdir()
-    reading.write_text(json.dumps({"samples": 200, "tasks": {"ALFWorld": {"place": 0.25, "in hand": 0.5}}}))
-    made.base_readings["ALFWorld"] = reading
+    perception = tmp_path / "base_model" / "alfworld" / "perception.json"
+    perception.parent.mkdir()
+    perception.write_text(json.dumps({"samples": 200, "tasks": {"ALFWorld": {"place": 0.25, "in hand": 0.5}}}))
+    made.base_perceptions["ALFWorld"] = perception
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    rows = read(tmp_path / "tables", "reading")
+    rows = read(tmp_path / "tables", "perception")
     assert {row["games"] for row in pick(rows, task="NumberLine")} == {""}
     assert {row["games"] for row in pick(rows, task="ALFWorld", stage="ppo")} == {"generated games"}
     # What the base model was probed on is not known from its reading.json.
     assert {row["games"] for row in pick(rows, task="ALFWorld", stage="pretraining")} == {""}
-    wide = (tmp_path / "tables" / "reading.md").read_text(encoding="utf-8")
+    wide = (tmp_path / "tables" / "perception.md").read_text(encoding="utf-8")
     (line,) = [line for line in wide.splitlines() if "ALFWorld" in line and "place" in line]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "ALFWorld (generated games)",
@@ -344,7 +344,7 @@ def test_reading_says_which_games_were_read(tmp_path):
         ("official", "official games", []),
     ],
 )
-def test_the_benchmarks_games_in_drawn_pictures_are_not_the_benchmark(tmp_path, source, games, notes):
+def test_the_benchmarks_games_in_drawn_images_are_not_the_benchmark(tmp_path, source, games, notes):
     made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
     run = "ALFWorld-cot-lambda0.2-seed1"
     add_household(made, f"ppo-{run}", {"Pick": (3, 4)}, games="seen", data_sources=[source])

@@ -40,8 +40,8 @@ class TestWriting:
         assert len(samples) == len({sample.id for sample in samples}) == 20
         for sample, step in zip(samples, steps, strict=True):
             assert (sample.prompt, sample.reply) == (step.request.prompt, step.reply.text)
-            with Image.open(sample.image) as picture:
-                assert np.array_equal(np.asarray(picture), step.request.picture)
+            with Image.open(sample.image) as image:
+                assert np.array_equal(np.asarray(image), step.request.image)
             assert parse_reply(sample.reply, step.request.view.actions).action == step.action
             keys = list(step.reply.trace.entries) if style is Style.COT else []
             assert [key for key in (*get_task(task).prompt.keys, "action") if f'"{key}": ' in sample.reply] == [
@@ -58,7 +58,7 @@ class TestWriting:
         assert human["value"].startswith("<image>\nYou ")
         assert (tmp_path / "out" / entry["image"]).suffix == ".png"
 
-    def test_equal_pictures_are_stored_once(self, tmp_path: Path) -> None:
+    def test_equal_images_are_stored_once(self, tmp_path: Path) -> None:
         samples = make(tmp_path / "out", samples=300)
         stored = list((tmp_path / "out/images").iterdir())
         assert len(stored) == len({sample.image for sample in samples}) <= 30
@@ -151,13 +151,13 @@ def published(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-class TestReading:
+class TestPerception:
     def test_takes_a_published_file_or_a_folder_with_one(self, published: Callable[..., Path]) -> None:
         file = published()
         expected = Demonstration("s0", file.parent / "p.jpg", "What now?", "go")
         assert load_samples(file)[0] == load_samples(file.parent)[0] == expected
 
-    def test_the_picture_may_come_after_the_text(self, published: Callable[..., Path]) -> None:
+    def test_the_image_may_come_after_the_text(self, published: Callable[..., Path]) -> None:
         turns = [{"from": "human", "value": "What now?\n<image>"}, {"from": "gpt", "value": "go"}]
         assert load_samples(published(conversations=turns))[1].prompt == "What now?"
 

@@ -21,8 +21,8 @@ def given(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     entries = []
     for number in range(8):
-        picture = Image.fromarray(rng.integers(0, 256, (40 + number, 60, 3), np.uint8))
-        picture.convert("RGB" if number % 2 else "L").save(tmp_path / "images" / f"{number}.jpg")
+        image = Image.fromarray(rng.integers(0, 256, (40 + number, 60, 3), np.uint8))
+        image.convert("RGB" if number % 2 else "L").save(tmp_path / "images" / f"{number}.jpg")
         reply = json.dumps({"thoughts": "The target is larger.", "action": "+-"[number % 2]})
         turns = [{"from": "human", "value": "<image>\nWhat now?"}, {"from": "gpt", "value": reply}]
         entries.append({"id": str(number), "image": f"images/{number}.jpg", "conversations": turns})
@@ -44,7 +44,7 @@ def test_a_given_file_is_trained_on_and_recorded(given: Path, tiny_checkpoint: P
                  "episodes=1", "max_new_tokens=2", "device=cpu"]) == 0  # fmt: skip
 
 
-def test_a_picture_that_is_not_there_is_named_and_nothing_is_written(
+def test_a_image_that_is_not_there_is_named_and_nothing_is_written(
     given: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (given.parent / "images" / "3.jpg").unlink()

@@ -62,12 +62,12 @@ def _loss_by_hand(model, encoder, sample):
     """Hugging Face's own loss with the prompt's labels masked."""
     from PIL import Image
 
-    picture = np.asarray(Image.open(sample.image))
-    prompt, reply = encoder.prompt(picture, sample.prompt), encoder.reply(sample.reply)
+    image = np.asarray(Image.open(sample.image))
+    prompt, reply = encoder.prompt(image, sample.prompt), encoder.reply(sample.reply)
     ids = torch.cat([prompt.input_ids, reply])[None]
     labels = ids.clone()
     labels[:, : len(prompt.input_ids)] = -100
-    return model(input_ids=ids, labels=labels, **prompt.pictures).loss.item()
+    return model(input_ids=ids, labels=labels, **prompt.images).loss.item()
 
 
 def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):

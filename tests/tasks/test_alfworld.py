@@ -46,9 +46,9 @@ def test_questions_of_each_wording_name_its_things_alone():
 
 def test_only_official_games_in_the_benchmarks_frames_are_called_official_alone():
     said = {
-        (source, pictures): ALFWorld().data_source({"source": source, "pictures": pictures})
+        (source, images): ALFWorld().data_source({"source": source, "pictures": images})
         for source in ("generated", "official")
-        for pictures in ("drawn", "frames")
+        for images in ("drawn", "frames")
     }
     assert said == {
         ("generated", "drawn"): "generated",

@@ -92,7 +92,7 @@ def test_info_and_scene_hide_nothing_and_one_card():
         "Dealer Card": [(9, "9", "C"), (6, "6", "S")],
     }
     assert [item.card for item in TASK.scene(shown).items if hasattr(item, "card")] == ["C9", "back", "HK", "DA"]
-    assert TASK.reading(shown) == {"dealer card": "9", "player cards": "K, A"}
+    assert TASK.perception(shown) == {"dealer card": "9", "player cards": "K, A"}
 
 
 def test_draws():
@@ -183,16 +183,18 @@ def test_the_dealers_chances_sum_to_one():
         ("HK D5 C6", "C2 S2", "stand"),
     ],
 )
-def test_advice_is_basic_strategy(player, dealer, action):
-    advice = TASK.solve(state(player, dealer))
-    assert (advice.action, advice.solvable) == (action, True)
+def test_expert_action_is_basic_strategy(player, dealer, action):
+    expert_action = TASK.solve(state(player, dealer))
+    assert (expert_action.action, expert_action.solvable) == (action, True)
 
 
 def test_thoughts_can_be_read_back():
     shown = state("HA D5 CT", "CJ S2")
-    advice = TASK.solve(shown)
-    assert advice.entries["thoughts"].startswith("The dealer shows J. My cards are A, 5, 10: 11, 16, 16 in all, hard.")
+    expert_action = TASK.solve(shown)
+    assert expert_action.entries["thoughts"].startswith(
+        "The dealer shows J. My cards are A, 5, 10: 11, 16, 16 in all, hard."
+    )
     assert "soft" in TASK.solve(state("HA D5", "CJ S2")).entries["thoughts"]
-    text = f'{{"thoughts": "{advice.entries["thoughts"]}", "action": "hit"}}'
-    for field, truth in TASK.reading(shown).items():
-        assert TASK.reading_patterns[field].search(text).group(1) == truth
+    text = f'{{"thoughts": "{expert_action.entries["thoughts"]}", "action": "hit"}}'
+    for field, truth in TASK.perception(shown).items():
+        assert TASK.perception_patterns[field].search(text).group(1) == truth

@@ -139,7 +139,7 @@ def test_info_and_scene():
     task = EZPoints()
     assert task.info(state) == {"Cards": ["HK", "D2"], "Numbers": [10, 2], "Formula": [10, "+"]}
     assert task.fields(state) == {"formula": "10 +"}
-    assert task.reading(state) == {"cards": "K, 2"}
+    assert task.perception(state) == {"cards": "K, 2"}
     assert task.scene(state).items[-1].text == "Formula: 10 +"
     with pytest.raises(ValueError, match="'loose'"):
         EZPoints("loose")
@@ -191,9 +191,9 @@ def follow(task, state):
     """(total reward, the thoughts' formulas) of an episode that follows the solver."""
     total, formulas = 0.0, []
     while True:
-        advice = task.solve(state)
-        formulas.append(advice.entries["thoughts"].split(" = ")[0])
-        made = task.transition(state, advice.action, RNG)
+        expert_action = task.solve(state)
+        formulas.append(expert_action.entries["thoughts"].split(" = ")[0])
+        made = task.transition(state, expert_action.action, RNG)
         total, state = total + made.reward, made.state
         if made.terminated or made.truncated:
             return total, formulas
@@ -229,7 +229,7 @@ def test_under_floats_only_one_hand_is_lost():
 
 
 @pytest.mark.parametrize("rules", ["strict", "upstream"])
-def test_advice_from_any_prefix_is_kept(rules):
+def test_expert_action_from_any_prefix_is_kept(rules):
     """Wherever a player strays, the solver says whether the hand can still be won, and if so wins it."""
     task, rng = Points24(rules), np.random.default_rng(3)
     kept = 0
@@ -261,7 +261,7 @@ def test_straying_where_a_token_is_legal():
     assert rescued > 20
 
 
-def test_advice_at_the_limits():
+def test_expert_action_at_the_limits():
     assert not Points24().solve(start(1, 2, 3, 4, formula=["+"] * 14)).solvable
     assert not Points24().solve(start(1, 2, 3, 4, formula=[" "] * 14)).solvable
     assert Points24().solve(start(1, 2, 3, 4, formula=[" "] * 13)).solvable
@@ -273,14 +273,14 @@ def test_advice_at_the_limits():
         assert not task.solve(start(*hand, formula=["+"] * 21)).solvable
 
 
-def test_advice_entries():
-    advice = EZPoints().solve(FormulaState(("DT", "H2"), (10, "+")))
-    assert advice.entries == {
+def test_expert_action_entries():
+    expert_action = EZPoints().solve(FormulaState(("DT", "H2"), (10, "+")))
+    assert expert_action.entries == {
         "cards": ["10", "2"],
         "current formula": "10 +",
         "thoughts": "10 + 2 = 12, so the next item is 2.",
     }
-    assert advice.action == "2"
+    assert expert_action.action == "2"
     for task in (EZPoints(), Points24()):
         assert tuple(task.solve(task.start(RNG)).entries) == task.prompt.keys
 

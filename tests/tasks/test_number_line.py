@@ -92,12 +92,12 @@ def test_the_solver_goes_straight_there():
             assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
 
 
-def test_advice():
-    advice = NumberLine().solve(NumberLineState(2, 4))
-    assert advice.action == "+"
-    assert list(advice.entries) == list(NumberLine.prompt.keys)
-    assert advice.entries["current number"] == 2
-    assert advice.entries["target number"] == 4
-    assert "less" in advice.entries["thoughts"]
+def test_expert_action():
+    expert_action = NumberLine().solve(NumberLineState(2, 4))
+    assert expert_action.action == "+"
+    assert list(expert_action.entries) == list(NumberLine.prompt.keys)
+    assert expert_action.entries["current number"] == 2
+    assert expert_action.entries["target number"] == 4
+    assert "less" in expert_action.entries["thoughts"]
     assert "greater" in NumberLine().solve(NumberLineState(4, 2)).entries["thoughts"]
     assert not NumberLine().solve(NumberLineState(0, 3, steps=8)).solvable

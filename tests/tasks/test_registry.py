@@ -18,7 +18,7 @@ def test_every_task_is_what_its_name_says(name):
     assert isinstance(task.prompt, PromptParts)
     assert task.prompt.keys[-1] == "thoughts"
     assert set(task.prompt.hints) == set(task.prompt.keys)
-    assert all(isinstance(pattern, re.Pattern) for pattern in task.reading_patterns.values())
+    assert all(isinstance(pattern, re.Pattern) for pattern in task.perception_patterns.values())
 
 
 def test_the_four_card_games_are_known():

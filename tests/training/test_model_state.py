@@ -47,9 +47,7 @@ def play(slots, steps):
         lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
     )
     rows = [advance(slots, policy) for _ in range(steps)]
-    shown = [
-        (s.request.prompt, s.request.picture.tobytes(), s.action, s.reward, s.episode) for row in rows for s in row
-    ]
+    shown = [(s.request.prompt, s.request.image.tobytes(), s.action, s.reward, s.episode) for row in rows for s in row]
     return shown, [slot.rng.random() for slot in slots], [slot.env.np_random.random() for slot in slots]
 
 

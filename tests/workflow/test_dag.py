@@ -26,7 +26,7 @@ FULL = {
     # NumberLine's checkpoint, through a server
     "evaluate_over_http": 1,
     "tables": 1,
-    **dict.fromkeys(["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading"], 1),
+    **dict.fromkeys(["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"], 1),
     "gallery": 1,
     "readme_assets": 1,
 }
@@ -149,16 +149,16 @@ def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Work
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "hub.yaml")
     assert "rl4vlm tables" in done.stdout
-    assert "reading.json" not in done.stdout
+    assert "perception.json" not in done.stdout
 
 
-def test_the_base_models_reading_is_named_where_it_is_made(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "reading")
+def test_the_base_models_perception_is_named_where_it_is_made(workspace: Workspace) -> None:
+    done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "perception")
     commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure) .*)$", done.stdout, flags=re.MULTILINE)
     assert len(commands) == 2
     files = dict.fromkeys(CARD_TASKS, "cards") | {"ALFWorld": "alfworld"}
-    words = [f"{task}=results/base_model/{name}/reading.json" for task, name in files.items()]
-    read = "--base-readings " + " ".join(words)
+    words = [f"{task}=results/base_model/{name}/perception.json" for task, name in files.items()]
+    read = "--base-perceptions " + " ".join(words)
     assert all(f"{read} --out" in command for command in commands)
 
 
@@ -204,11 +204,11 @@ def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
         "Points24": "someone--some-model@v1",
         "Blackjack": "hands",
     }
-    read = re.search(r"rl4vlm tables .* --base-readings (.*) --out", done.stdout)
+    read = re.search(r"rl4vlm tables .* --base-perceptions (.*) --out", done.stdout)
     assert read
     assert dict(word.split("=") for word in read[1].split()) == {
-        "ALFWorld": "results/base_model/alfworld/reading.json",
-        "NumberLine": "results/base_model/cards/reading.json",
-        "EZPoints": "results/base_model/cards/reading.json",
-        "Blackjack": "results/base_model/hands/reading.json",
+        "ALFWorld": "results/base_model/alfworld/perception.json",
+        "NumberLine": "results/base_model/cards/perception.json",
+        "EZPoints": "results/base_model/cards/perception.json",
+        "Blackjack": "results/base_model/hands/perception.json",
     }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflow.conftest import Job, Workspace
 
-FIGURES = {"training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading"}
+FIGURES = {"training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"}
 RESULTS = FIGURES | {"tables", "gallery", "readme_assets"}
 
 
@@ -139,7 +139,7 @@ def test_the_report_of_finished_results_has_every_table_and_figure(finished: Wor
     done = finished.snakemake(profile="profiles/default")
     assert done.returncode == 0, done.stderr
     page = (finished.folder / "results" / "report.html").read_text()
-    for name in [*(f"tables/{table}.csv" for table in ("main", "cot", "lambda", "reading")), *FIGURES]:
+    for name in [*(f"tables/{table}.csv" for table in ("main", "cot", "lambda", "perception")), *FIGURES]:
         assert name in page
 
 

@@ -38,7 +38,7 @@ BASES = base_models(config)
 READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
-BASE_READINGS = [f"{task}={folder}/reading.json" for task, folder in READERS.items()]
+BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 

@@ -5,8 +5,12 @@
 rule base_model:
     """Build an embedded base model and pre-train it on reading pictures (source `pretrain`)."""
     input:
-        sources=lambda wildcards: stage_sources("rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]),
-        data=lambda wildcards: [folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)],
+        sources=lambda wildcards: stage_sources(
+            "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
+        ),
+        data=lambda wildcards: [
+            folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)
+        ],
     output:
         directory(f"{RESULTS}/base_model/{{base}}"),
     log:

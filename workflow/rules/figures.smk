@@ -3,10 +3,10 @@
 
 TABLES = expand(
     f"{RESULTS}/tables/{{name}}.{{kind}}",
-    name=["main", "cot", "lambda", "reading"],
+    name=["main", "cot", "lambda", "perception"],
     kind=["csv", "md", "tex"],
 )
-FIGURES = ["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "reading"]
+FIGURES = ["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"]
 FIGURE_FILES = expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["pdf", "png"])
 README_ASSETS = expand(
     "{folder}/{name}", folder=config["assets_dir"], name=["games.png", "training_curves.png", "results.md"]
@@ -17,7 +17,7 @@ MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["task
 rule tables:
     """Write the result tables: tidy CSV, Markdown and LaTeX."""
     input:
-        reading=sorted(set(READERS.values())),
+        perception=sorted(set(READERS.values())),
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",
             run=shown_evaluations("tables"),
@@ -47,11 +47,11 @@ rule tables:
             category="Tables",
             labels={"table": "weight of the thoughts"},
         ),
-        reading=report(
-            f"{RESULTS}/tables/reading.csv",
-            caption="../report/table_reading.rst",
+        perception=report(
+            f"{RESULTS}/tables/perception.csv",
+            caption="../report/table_perception.rst",
             category="Tables",
-            labels={"table": "reading accuracy"},
+            labels={"table": "perception accuracy"},
         ),
     log:
         f"{RESULTS}/logs/tables.log",
@@ -64,12 +64,12 @@ rule tables:
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
-        base_readings=BASE_READINGS,
+        base_perceptions=BASE_PERCEPTIONS,
         scale=config["scale"],
         main_lambda=MAIN_LAMBDA,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} --base-readings {params.base_readings}"
+        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} --base-perceptions {params.base_perceptions}"
         " --out {params.results}/tables 2>&1 | tee {log}"
 
 
@@ -81,7 +81,7 @@ for FIGURE in FIGURES:
         name:
             FIGURE
         input:
-            reading=sorted(set(READERS.values())),
+            perception=sorted(set(READERS.values())),
             evaluations=expand(
                 f"{RESULTS}/eval/{{run.name}}/{{file}}",
                 run=shown_evaluations(FIGURE),
@@ -111,14 +111,14 @@ for FIGURE in FIGURES:
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
-            base_readings=BASE_READINGS,
+            base_perceptions=BASE_PERCEPTIONS,
             scale=config["scale"],
             main_lambda=MAIN_LAMBDA,
             style=settings_arguments(config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
             " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda}"
-            " --scale {params.scale} --base-readings {params.base_readings}"
+            " --scale {params.scale} --base-perceptions {params.base_perceptions}"
             " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
 
 

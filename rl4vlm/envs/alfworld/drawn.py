@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rl4vlm.envs.alfworld.games import BadGame, read_game
+from rl4vlm.envs.alfworld.image import draw_seen
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
-from rl4vlm.envs.alfworld.picture import draw_seen
-from rl4vlm.envs.alfworld.types import Pictures, Situation
+from rl4vlm.envs.alfworld.types import Images, Situation
 from rl4vlm.envs.alfworld.workers.pool import open_game
 
 
@@ -22,7 +22,7 @@ class DrawnBackend:
     Pickled, it holds the game and the commands given, and plays them again when it is unpickled.
     """
 
-    pictures: ClassVar[Pictures] = Pictures.DRAWN
+    images: ClassVar[Images] = Images.DRAWN
 
     def __init__(self) -> None:
         self._open()
@@ -46,7 +46,7 @@ class DrawnBackend:
         self._situation = self._game.receive()
         return self._situation
 
-    def picture(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         assert self._situation is not None
         return draw_seen(seen(self._situation, _room(self._situation.game_file)))
 

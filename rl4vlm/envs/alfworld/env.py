@@ -14,13 +14,13 @@ import numpy as np
 from gymnasium import spaces
 
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.types import Advice, View
+from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.alfworld import expert as experts
 from rl4vlm.envs.alfworld.drawn import DrawnBackend
 from rl4vlm.envs.alfworld.games import SPLITS, BadGame, GameSet, find_games, split_folder
 from rl4vlm.envs.alfworld.observation import marks_of
 from rl4vlm.envs.alfworld.thor import ThorBackend
-from rl4vlm.envs.alfworld.types import Pictures, Situation, TaskType
+from rl4vlm.envs.alfworld.types import Images, Situation, TaskType
 from rl4vlm.envs.render import SIDE
 from rl4vlm.tasks.registry import get_task
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
     `picture` is (300, 300, 3) uint8, a fresh array; `close` frees all resources. `pictures` says what they are.
     """
 
-    pictures: ClassVar[Pictures]
+    images: ClassVar[Images]
 
     def start(self, game_file: str) -> Situation: ...
 
@@ -44,7 +44,7 @@ class Backend(Protocol):
 
     def receive(self) -> Situation: ...
 
-    def picture(self) -> np.ndarray: ...
+    def image(self) -> np.ndarray: ...
 
     def close(self) -> None: ...
 
@@ -131,7 +131,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         drawn, chosen = self._draw() if seed is None else self._dealt(seed), self._chosen(options)
         self._note(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
         self._over = False
-        return self._backend.picture(), self._info()
+        return self._backend.image(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.step_async(action)
@@ -161,11 +161,11 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._note(now)
         truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
         self._over = now.won or truncated
-        return self._backend.picture(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
+        return self._backend.image(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
 
     def render(self) -> np.ndarray | None:
         """The current picture in mode `rgb_array`, else None."""
-        return self._backend.picture() if self.render_mode == "rgb_array" else None
+        return self._backend.image() if self.render_mode == "rgb_array" else None
 
     def view(self) -> View:
         """The admissible commands, in the order of `step`'s index, the task in words and, unless hidden, the scene."""
@@ -176,7 +176,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         scene = "".join(f"\n{line}" for line in said) if self.show_text else ""
         return View(now.admissible, {"goal": now.goal_text, "scene": scene})
 
-    def advice(self) -> Advice:
+    def expert_action(self) -> ExpertAction:
         """What the expert would do now, the same however often it is asked."""
         now = self._current()
         if self._expert == "explorer":
@@ -184,9 +184,9 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             command, thoughts = experts.explore(now, stream(self._episode, "explorer", game, now.steps))
         else:
             command, thoughts = experts.advise(now)
-        return Advice({"thoughts": thoughts}, command)
+        return ExpertAction({"thoughts": thoughts}, command)
 
-    def reading(self) -> Mapping[str, str]:
+    def perception(self) -> Mapping[str, str]:
         """Where the agent is, what it holds and in which state that is, as the picture shows it.
 
         Empty where the backend does not tell.
@@ -255,7 +255,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             "extra.gamefile": now.game_file,
             "task_type": now.task_type.value,
             "source": now.source.value,
-            "pictures": self._backend.pictures.value,
+            "pictures": self._backend.images.value,
         }
 
 

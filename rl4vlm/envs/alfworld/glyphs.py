@@ -170,14 +170,14 @@ def glyph(class_name: str, size: int, lit: bool = False) -> Image.Image:
     `lit` colours the shade of a lamp. A class without a drawing gets a card with its first letters, in a colour of
     its own. The picture is shared: paste it, do not draw on it.
     """
-    picture = Image.new("RGBA", (FIELD * _SCALE, FIELD * _SCALE))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGBA", (FIELD * _SCALE, FIELD * _SCALE))
+    pen = ImageDraw.Draw(image)
     if class_name in DRAWINGS:
         for stroke in DRAWINGS[class_name].split(";"):
             _draw(pen, stroke.split(), lit)
     else:
         _draw_letters(pen, class_name)
-    return picture.resize((size, size), Image.Resampling.BOX if FIELD * _SCALE % size == 0 else None)
+    return image.resize((size, size), Image.Resampling.BOX if FIELD * _SCALE % size == 0 else None)
 
 
 def _draw(pen: ImageDraw.ImageDraw, stroke: list[str], lit: bool) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.envs.alfworld.games import BadGame, read_game
-from rl4vlm.envs.alfworld.types import Pictures, Situation
+from rl4vlm.envs.alfworld.types import Images, Situation
 from rl4vlm.envs.render import SIDE
 
 INSTALL = "pip install 'alfworld[vis]==0.4.2'"
@@ -25,7 +25,7 @@ STEPS = 1000
 class ThorBackend:
     """Runs a game in AI2-THOR. One simulator is started with the first game and kept until `close`."""
 
-    pictures: ClassVar[Pictures] = Pictures.FRAMES
+    images: ClassVar[Images] = Images.FRAMES
 
     def __init__(self) -> None:
         _thor_class()  # fail at once where it is not installed, not with the first game
@@ -60,7 +60,7 @@ class ThorBackend:
         assert self._situation is not None
         return self._situation
 
-    def picture(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         frame = np.ascontiguousarray(self._env.get_frames()[0][:, :, ::-1])  # it returns blue, green, red
         return np.array(Image.fromarray(frame).resize((SIDE, SIDE)))
 

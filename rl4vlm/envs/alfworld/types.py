@@ -43,7 +43,7 @@ class Source(StrEnum):
     OFFICIAL = "official"
 
 
-class Pictures(StrEnum):
+class Images(StrEnum):
     """What shows a game: this project's drawings, or the benchmark's own frames of AI2-THOR."""
 
     DRAWN = "drawn"

@@ -37,15 +37,15 @@ class Answer:
     output_tokens: int | None = None
 
 
-def data_url(picture: np.ndarray) -> str:
+def data_url(image: np.ndarray) -> str:
     """A picture (H, W, 3) uint8 as a PNG data URL, which loses nothing."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
+    Image.fromarray(image).save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def request_body(
-    picture: np.ndarray, prompt: str, settings: ApiSettings, *, temperature: float, max_new_tokens: int
+    image: np.ndarray, prompt: str, settings: ApiSettings, *, temperature: float, max_new_tokens: int
 ) -> dict[str, Any]:
     """The body of a chat completion request: one user turn of the picture, then the prompt, as in training."""
     body: dict[str, Any] = {
@@ -54,7 +54,7 @@ def request_body(
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": data_url(picture)}},
+                    {"type": "image_url", "image_url": {"url": data_url(image)}},
                     {"type": "text", "text": prompt},
                 ],
             }

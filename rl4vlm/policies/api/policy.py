@@ -96,7 +96,7 @@ class ApiPolicy:
 
     def _question(self, request: Request) -> Question:
         body = request_body(
-            request.picture,
+            request.image,
             request.prompt,
             self.settings,
             temperature=self.temperature,

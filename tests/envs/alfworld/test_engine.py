@@ -57,7 +57,7 @@ class TestWalkthroughs:
         assert game.walkthrough is not None
         assert list(dict.fromkeys(now.conditions_met for now in replay(game.file, game.walkthrough))) == shares
 
-    def test_leaving_the_walkthrough_ends_its_advice(self, by_type: dict[TaskType, GameData]) -> None:
+    def test_leaving_the_walkthrough_ends_its_expert_action(self, by_type: dict[TaskType, GameData]) -> None:
         game, engine = by_type[TaskType.PICK], Engine()
         assert game.walkthrough is not None
         assert engine.start(game.file).next_command == game.walkthrough[0]

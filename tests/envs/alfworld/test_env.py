@@ -36,11 +36,13 @@ pytestmark = pytest.mark.usefixtures("warm_pool")
 def digest(env, seed, choices):
     """A digest of all that an episode shows."""
     found = hashlib.sha256()
-    picture, info = env.reset(seed=seed)
-    found.update(picture.tobytes() + repr(sorted(info.items())).encode())
+    image, info = env.reset(seed=seed)
+    found.update(image.tobytes() + repr(sorted(info.items())).encode())
     for _ in range(12):
-        picture, reward, terminated, truncated, info = env.step(int(choices.integers(env.action_space.n)))
-        found.update(picture.tobytes() + repr((reward, terminated, truncated, info, env.view(), env.advice())).encode())
+        image, reward, terminated, truncated, info = env.step(int(choices.integers(env.action_space.n)))
+        found.update(
+            image.tobytes() + repr((reward, terminated, truncated, info, env.view(), env.expert_action())).encode()
+        )
         if terminated or truncated:
             break
     return found.hexdigest()
@@ -61,8 +63,8 @@ def test_gymnasiums_checker_finds_nothing(generated):
 
 def test_it_is_made_by_its_id(generated):
     env = gymnasium.make("alfworld/ALFWorld-v0", data=generated, split="valid_unseen")
-    picture, info = env.reset(seed=0)
-    assert (picture.shape, picture.dtype) == ((300, 300, 3), np.uint8)
+    image, info = env.reset(seed=0)
+    assert (image.shape, image.dtype) == ((300, 300, 3), np.uint8)
     assert (info["source"], info["pictures"]) == ("generated", "drawn")
     assert env.action_space.n == len(info["admissible_commands"]) == len(env.unwrapped.view().actions)
     env.close()
@@ -81,14 +83,14 @@ def test_a_seed_makes_the_episode_here_and_in_another_process(generated):
 
 
 @pytest.mark.parametrize("split", ["train", "valid_seen", "valid_unseen"])
-def test_the_advice_wins_every_generated_game(make, split):
+def test_the_expert_action_wins_every_generated_game(make, split):
     env = make(split=split)
     for file in env.games.files:
         env.reset(options={"game": str(file)})
         advised, total = 0, 0.0
         check_map(env)
         while not env._over:
-            _, reward, terminated, _, info = play(env, env.advice().action)
+            _, reward, terminated, _, info = play(env, env.expert_action().action)
             advised, total = advised + 1, total + reward
         assert terminated
         assert info["won"]
@@ -97,7 +99,7 @@ def test_the_advice_wins_every_generated_game(make, split):
         assert TASK.succeeded(total, info)
 
 
-def test_after_random_commands_the_advice_still_wins(make):
+def test_after_random_commands_the_expert_action_still_wins(make):
     env = make()
     choices = np.random.default_rng(0)
     for file in env.games.files:
@@ -106,7 +108,7 @@ def test_after_random_commands_the_advice_still_wins(make):
             if not env._over:
                 env.step(int(choices.integers(env.action_space.n)))
         while not env._over:
-            _, _, terminated, _, info = play(env, env.advice().action)
+            _, _, terminated, _, info = play(env, env.expert_action().action)
         assert terminated, (file, info)
 
 
@@ -116,7 +118,7 @@ def test_reward_is_50_for_the_win_and_the_share_of_conditions_before(make):
     env.reset(options={"game": str(heat)})
     earned = {}
     while not env._over:
-        action = env.advice().action
+        action = env.expert_action().action
         _, reward, *_ = play(env, action)
         earned[action.split()[0]] = reward
     assert earned["go"] == pytest.approx(1 / 3)  # on the way to the goal it is hot, but in no place
@@ -181,7 +183,7 @@ def test_the_scenes_text_can_be_hidden(make):
     assert f"Your task: {hidden._situation.goal_text}" in text
 
 
-def test_hidden_facts_change_neither_picture_nor_prompt(make):
+def test_hidden_facts_change_neither_image_nor_prompt(make):
     """What lies in places that are not in view is exchanged for other things: nothing that a player gets changes."""
     env = make()
     for seed in range(6):
@@ -189,7 +191,7 @@ def test_hidden_facts_change_neither_picture_nor_prompt(make):
         for _ in range(3):
             env.step(int(env.np_random.integers(env.action_space.n)))
         now = env._situation
-        picture, prompt = env._backend.picture(), render(TASK.prompt, env.view(), Style.COT)
+        image, prompt = env._backend.image(), render(TASK.prompt, env.view(), Style.COT)
         shut = {f[1] for f in now.facts if f[0] == "openable"} - {f[1] for f in now.facts if f[0] == "opened"}
         facts = tuple(
             ("inreceptacle", "statue 9", fact[2])
@@ -206,17 +208,17 @@ def test_hidden_facts_change_neither_picture_nor_prompt(make):
             goal=replace(now.goal, task_type=TaskType.COOL, object_class="statue"),
         )
         env._situation = env._backend._situation = other
-        assert np.array_equal(env._backend.picture(), picture)
+        assert np.array_equal(env._backend.image(), image)
         assert render(TASK.prompt, env.view(), Style.COT) == prompt
         env._situation = env._backend._situation = now
 
 
-def test_readings_are_what_demonstrations_say(make):
+def test_perceptions_are_what_demonstrations_say(make):
     slot = Slot(make(), TASK, Style.COT, TASK.prompt, 1)
     for _ in range(20):
-        said = slot.env.reading()
+        said = slot.env.perception()
         (step,) = advance([slot], SolverPolicy(Style.COT))
-        for field, pattern in TASK.reading_patterns.items():
+        for field, pattern in TASK.perception_patterns.items():
             assert pattern.search(step.reply.text)[1] == said[field], step.reply.text
 
 
@@ -235,7 +237,7 @@ def test_an_evaluation_counts_by_type_and_says_where_the_games_are_from(generate
     assert sum(group["episodes"] for group in summary["groups"].values()) == 6
     assert "skipped_games" not in summary
     assert summary["groups"]["Heat"] == {**dict.fromkeys(summary["groups"]["Heat"]), "episodes": 0, "successes": 0}
-    assert summary["reading_accuracy"] == {"place": 1.0, "in hand": 1.0}
+    assert summary["perception_accuracy"] == {"place": 1.0, "in hand": 1.0}
     line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
     assert line["group"] in ("Pick", "Look")
     assert line["data_source"] == "generated"
@@ -264,7 +266,7 @@ def test_a_pickled_environment_plays_on(make):
     play(env, "look")
     copy = pickle.loads(pickle.dumps(env))
     for _ in range(3):
-        ours, theirs = play(env, env.advice().action), play(copy, copy.advice().action)
+        ours, theirs = play(env, env.expert_action().action), play(copy, copy.expert_action().action)
         assert np.array_equal(ours[0], theirs[0])
         assert ours[1:] == theirs[1:]
     copy.close()
@@ -296,7 +298,7 @@ def test_commands_can_be_sent_to_many_games_before_any_is_waited_for(make):
 
 def test_steps_out_of_place(make):
     env = make()
-    for call in (env.view, env.advice, env.reading, lambda: env.step(0)):
+    for call in (env.view, env.expert_action, env.perception, lambda: env.step(0)):
         with pytest.raises(gymnasium.error.ResetNeeded):
             call()
     env.reset(seed=0)
@@ -304,16 +306,16 @@ def test_steps_out_of_place(make):
         env.step(999)
 
 
-def test_pictures_are_the_callers_own(make):
+def test_images_are_the_callers_own(make):
     env = make(render_mode="rgb_array")
-    picture, _ = env.reset(seed=1)
-    kept = picture.copy()
-    picture[:] = 0
+    image, _ = env.reset(seed=1)
+    kept = image.copy()
+    image[:] = 0
     assert np.array_equal(env.render(), kept)
     assert make().render() is None
 
 
-def test_official_games_with_the_old_wording_are_won_by_the_advice(make, official):
+def test_official_games_with_the_old_wording_are_won_by_the_expert_action(make, official):
     env = make(data=official, split="valid_seen")
     for file in env.games.files[::8]:
         info = env.reset(options={"game": str(file)})[1]
@@ -322,7 +324,7 @@ def test_official_games_with_the_old_wording_are_won_by_the_advice(make, officia
         check_map(env)
         commands = []
         while not env._over:
-            commands.append(env.advice().action)
+            commands.append(env.expert_action().action)
             info = play(env, commands[-1])[4]
         assert info["won"], file
         assert not any(command.startswith("move") for command in commands)
@@ -347,7 +349,7 @@ def test_seeds_in_a_row_play_every_game_once(make):
         assert sorted(played) == sorted(map(str, env.games.files))
 
 
-def test_the_explorer_gives_the_same_advice_however_often_it_is_asked(make):
+def test_the_explorer_gives_the_same_expert_action_however_often_it_is_asked(make):
     """And plays without the walkthrough: what it does is in no need of what it cannot see."""
     played = []
     for asked in (1, 3):
@@ -355,10 +357,10 @@ def test_the_explorer_gives_the_same_advice_however_often_it_is_asked(make):
         env.reset(seed=4)
         commands = []
         for _ in range(12):
-            advice = [env.advice() for _ in range(asked)][-1]
-            assert advice.entries["thoughts"].startswith("I am at ")
-            commands.append(advice.action)
-            if env.step(env.view().actions.index(advice.action))[2]:
+            expert_action = [env.expert_action() for _ in range(asked)][-1]
+            assert expert_action.entries["thoughts"].startswith("I am at ")
+            commands.append(expert_action.action)
+            if env.step(env.view().actions.index(expert_action.action))[2]:
                 break
         played.append(commands)
     assert played[0] == played[1]

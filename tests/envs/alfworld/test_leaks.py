@@ -59,7 +59,7 @@ class House:
 class Told:
     """All that a player gets: the picture, and the prompts with and without the scene's text, thoughts asked or not."""
 
-    picture: bytes
+    image: bytes
     prompts: tuple[str, ...]
 
     @classmethod
@@ -67,7 +67,7 @@ class Told:
         prompts = []
         for env.show_text in (True, False):
             prompts += [render(TASK.prompt, env.view(), style) for style in (Style.COT, Style.ACTION_ONLY)]
-        return cls(env._backend.picture().tobytes(), tuple(prompts))
+        return cls(env._backend.image().tobytes(), tuple(prompts))
 
 
 def told(data: Path, commands: Sequence[str]) -> Iterator[Told]:
@@ -104,5 +104,5 @@ def test_what_is_hidden_changes_nothing_until_it_is_uncovered(
     here, there = (list(told(data, [*covered, uncover])) for data in (one, two))
     for command, now, then in zip(["start", *covered], here, there, strict=False):
         assert now == then, command
-    assert here[-1].picture != there[-1].picture
+    assert here[-1].image != there[-1].image
     assert all(now != then for now, then in zip(here[-1].prompts, there[-1].prompts, strict=True))

@@ -95,17 +95,17 @@ def test_games_without_a_scene_to_restore_are_refused(generated, stand_in):
 
 def test_an_episode(full_games, stand_in):
     env = make_env("ALFWorld", data=full_games, backend="thor")
-    picture, info = env.reset(seed=0)
-    assert picture.shape == (300, 300, 3)
-    assert picture[0, 0].tolist() == [0, 0, 200]
+    image, info = env.reset(seed=0)
+    assert image.shape == (300, 300, 3)
+    assert image[0, 0].tolist() == [0, 0, 200]
     assert info["pictures"] == "frames"
     assert env.task.data_source({**info, "source": "official"}) == "official"
     assert env._backend._env.played == info["extra.gamefile"].replace("game.tw-pddl", "traj_data.json")
     assert env.view().actions == ("look", "use desklamp 1")
     assert "the middle of a room" in env.view().fields["scene"]
     assert env.step(0)[1] == 0.5
-    assert env.advice().action == "use desklamp 1"
-    assert env.reading() == {}
+    assert env.expert_action().action == "use desklamp 1"
+    assert env.perception() == {}
     _, reward, terminated, _, info = env.step(1)
     assert (reward, terminated, info["won"]) == (51.0, True, True)
     simulator = env._backend._env

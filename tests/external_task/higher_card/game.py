@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rl4vlm.core.types import Advice, PromptParts
-from rl4vlm.tasks.base import CardPicture, CardTask, Scene, Transition
+from rl4vlm.core.types import ExpertAction, PromptParts
+from rl4vlm.tasks.base import CardImage, CardTask, Scene, Transition
 
 RANKS = "A23456789TJQK"
 
@@ -36,7 +36,7 @@ class HigherCard(CardTask[Hand]):
         keys=("cards", "thoughts"),
         hints={"cards": "the ranks of both cards", "thoughts": "which is higher"},
     )
-    reading_patterns: Mapping[str, re.Pattern[str]] = {"cards": re.compile(r'"cards":\s*(\[[^\]]*\])')}
+    perception_patterns: Mapping[str, re.Pattern[str]] = {"cards": re.compile(r'"cards":\s*(\[[^\]]*\])')}
 
     def __init__(self, rules: str = "strict") -> None:
         """`rules` is what every card game is asked for; this one has no other."""
@@ -60,16 +60,15 @@ class HigherCard(CardTask[Hand]):
         return Scene(
             "#35654d",
             tuple(
-                CardPicture(x=5 + 148 * place, y=56, width=135, height=189, card=card)
-                for place, card in enumerate(cards)
+                CardImage(x=5 + 148 * place, y=56, width=135, height=189, card=card) for place, card in enumerate(cards)
             ),
         )
 
-    def solve(self, state: Hand) -> Advice:
+    def solve(self, state: Hand) -> ExpertAction:
         action = "left" if state.left > state.right else "right"
-        return Advice({"cards": [*self._ranks(state)], "thoughts": f"The {action} card is higher."}, action)
+        return ExpertAction({"cards": [*self._ranks(state)], "thoughts": f"The {action} card is higher."}, action)
 
-    def reading(self, state: Hand) -> dict[str, str]:
+    def perception(self, state: Hand) -> dict[str, str]:
         return {"cards": f"[{', '.join(self._ranks(state))}]"}
 
     @staticmethod

@@ -163,7 +163,7 @@ class TestCache:
             policy = policy_for(endpoint, tmp_path, temperature=0.0)
             assert texts(policy, requests(12)) == [REPLY] * 12
             assert texts(policy, requests(12)) == [REPLY] * 12
-        distinct = {request.picture.tobytes() + request.prompt.encode() for request in requests(12)}
+        distinct = {request.image.tobytes() + request.prompt.encode() for request in requests(12)}
         assert len(endpoint.asked) == len(distinct) < 12
         assert policy.totals()["requests"] == len(distinct)
         assert policy.totals()["replies"] == {"ok": 24}

@@ -25,13 +25,13 @@ def body_of(**changes: object) -> dict[str, object]:
     return request_body(PICTURE, "What now?", settings, temperature=0.2, max_new_tokens=7)
 
 
-def test_the_picture_arrives_as_it_is() -> None:
+def test_the_image_arrives_as_it_is() -> None:
     head, _, data = data_url(PICTURE).partition(",")
     assert head == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), PICTURE)
 
 
-def test_a_request_is_the_picture_and_then_the_prompt() -> None:
+def test_a_request_is_the_image_and_then_the_prompt() -> None:
     body = body_of()
     (message,) = body["messages"]  # type: ignore[misc]
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
@@ -107,5 +107,5 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_nothing_that_is_json_breaks_the_reading(body: object) -> None:
+def test_nothing_that_is_json_breaks_the_perception(body: object) -> None:
     assert isinstance(read_answer(200, json.dumps(body)), Answer)

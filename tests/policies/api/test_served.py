@@ -27,7 +27,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rl4vlm.models.encode import Encoder
 
     sizes = TinySizes(
-        picture=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
+        image_size=60, patch=15, width=32, vision_layers=1, language_layers=2, heads=2, mlp=64, vocabulary=400
     )
     backbone = build(TEXTS, sizes, seed=0)
     with torch.no_grad():

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4vlm.envs.alfworld.glyphs import DRAWINGS, glyph
+from rl4vlm.envs.alfworld.image import HAND, MAP, MARK_LETTERS, VIEW, draw_seen
 from rl4vlm.envs.alfworld.observation import Room, Seen, Thing, seen
-from rl4vlm.envs.alfworld.picture import HAND, MAP, MARK_LETTERS, VIEW, draw_seen
 from rl4vlm.envs.alfworld.types import Goal, TaskType
 from tests.envs.alfworld.situations import OPENABLE, PLACES, ROOM, situation
 
@@ -15,9 +15,9 @@ THINGS = ("mug 1", "mug 2", "apple 1", "knife 1", "plate 1")
 STATES = ("ishot", "iscool", "isclean", "istoggled", "issliced")
 
 
-def part(picture, box):
+def part(image, box):
     left, top, right, bottom = box
-    return picture[top:bottom, left:right]
+    return image[top:bottom, left:right]
 
 
 def shown(*arguments, **options):
@@ -103,26 +103,26 @@ def test_each_state_can_be_seen(state, where):
     options = {"held": "mug 1"} if where == "hand" else {}
     inside = {} if where == "hand" else {"desk 1": ["mug 1"]}
     plain = shown(inside, at="desk 1", **options)
-    pictures = [shown(inside, at="desk 1", states=[(s, "mug 1")], **options) for s in STATES]
-    assert not any(np.array_equal(plain, picture) for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == len(STATES) == len(MARK_LETTERS)
+    images = [shown(inside, at="desk 1", states=[(s, "mug 1")], **options) for s in STATES]
+    assert not any(np.array_equal(plain, image) for image in images)
+    assert len({image.tobytes() for image in images}) == len(STATES) == len(MARK_LETTERS)
 
 
 def test_shut_open_and_open_but_empty_differ():
-    pictures = [
+    images = [
         shown({"fridge 1": things}, at="fridge 1", opened=opened)
         for things, opened in ((["mug 1"], ()), ((), ["fridge 1"]), (["mug 1"], ["fridge 1"]))
     ]
-    assert len({picture.tobytes() for picture in pictures}) == 3
+    assert len({image.tobytes() for image in images}) == 3
 
 
 def test_any_number_of_things_fits():
     """No cell lies outside the upper panel, however much there is; the panels below stay as they were."""
     below = shown({}, at="desk 1")[VIEW[3] :]
     for count in (1, 5, 9, 17, 23, 40):
-        picture = shown({"desk 1": [f"apple {number}" for number in range(1, count + 1)]}, at="desk 1")
-        assert np.array_equal(picture[VIEW[3] :], below)
-        red = (np.abs(part(picture, VIEW).astype(int) - (0xD6, 0x28, 0x28)).sum(axis=-1) < 40).sum()
+        image = shown({"desk 1": [f"apple {number}" for number in range(1, count + 1)]}, at="desk 1")
+        assert np.array_equal(image[VIEW[3] :], below)
+        red = (np.abs(part(image, VIEW).astype(int) - (0xD6, 0x28, 0x28)).sum(axis=-1) < 40).sum()
         assert red > 20 * count, count
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 MIME = "image/webp"
 
 
-class PictureTable:
+class ImageTable:
     """Numbered pictures, lossless; `entries` are what the page is given.
 
     An entry holds `data` (base64) and its `size` [width, height]. With `on` and `at`, it is a patch to lay over the
@@ -24,41 +24,41 @@ class PictureTable:
         self.entries: list[dict[str, Any]] = []
         self._numbers: dict[str, int] = {}
 
-    def add(self, picture: np.ndarray, like: np.ndarray | None = None) -> int:
+    def add(self, image: np.ndarray, like: np.ndarray | None = None) -> int:
         """The number of `picture`, (H, W, 3) uint8; one that looks much `like` another is stored as a patch on it."""
         below = None if like is None else self.add(like)
-        key = _digest(picture)
+        key = _digest(image)
         if key not in self._numbers:
-            entry = None if like is None or below is None else self._patch(picture, like, below)
-            self.entries.append(entry or _whole(picture))
+            entry = None if like is None or below is None else self._patch(image, like, below)
+            self.entries.append(entry or _whole(image))
             self._numbers[key] = len(self.entries) - 1
         return self._numbers[key]
 
-    def _patch(self, picture: np.ndarray, like: np.ndarray, below: int) -> dict[str, Any] | None:
+    def _patch(self, image: np.ndarray, like: np.ndarray, below: int) -> dict[str, Any] | None:
         """The part of `picture` that differs from `like`, number `below`; None where a patch would not do."""
-        if picture.shape != like.shape or "on" in self.entries[below]:
+        if image.shape != like.shape or "on" in self.entries[below]:
             return None
-        differs = (picture != like).any(axis=2)
+        differs = (image != like).any(axis=2)
         rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
         (top, bottom), (left, right) = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
-        part = picture[top:bottom, left:right]
-        if 2 * part.size > picture.size:
+        part = image[top:bottom, left:right]
+        if 2 * part.size > image.size:
             return None
         return {**_whole(part), "on": below, "at": [int(left), int(top)]}
 
 
-def _whole(picture: np.ndarray) -> dict[str, Any]:
-    height, width, _ = picture.shape
-    return {"data": base64.b64encode(encoded(picture)).decode("ascii"), "size": [width, height]}
+def _whole(image: np.ndarray) -> dict[str, Any]:
+    height, width, _ = image.shape
+    return {"data": base64.b64encode(encoded(image)).decode("ascii"), "size": [width, height]}
 
 
-def encoded(picture: np.ndarray) -> bytes:
+def encoded(image: np.ndarray) -> bytes:
     """A lossless WebP of (H, W, 3) uint8: half the size of a PNG here."""
     buffer = io.BytesIO()
     # Higher settings save a twentieth and take twenty times as long.
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
     return buffer.getvalue()
 
 
-def _digest(picture: np.ndarray) -> str:
-    return hashlib.sha256(str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+def _digest(image: np.ndarray) -> str:
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()

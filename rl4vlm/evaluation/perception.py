@@ -13,7 +13,7 @@ PREFIX = "read "
 
 
 @dataclass(frozen=True)
-class ReadingExaminer:
+class PerceptionExaminer:
     """A policy that answers as `policy` does, and notes among each reply's numbers which fields it read right.
 
     It looks at the environment when the question is put, since a moment later the environment has moved on. The
@@ -24,7 +24,7 @@ class ReadingExaminer:
     patterns: Mapping[str, re.Pattern[str]]
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
-        shown = [dict(request.env.reading()) for request in requests]
+        shown = [dict(request.env.perception()) for request in requests]
         return [
             replace(reply, numbers={**reply.numbers, **marks(reply.text, truth, self.patterns)}, trace=None)
             for reply, truth in zip(self.policy.act(requests), shown, strict=True)
@@ -34,7 +34,7 @@ class ReadingExaminer:
 def marks(text: str, truth: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float]:
     """Marks of one reply, named `PREFIX` + field, for every field that the picture shows and the task asks for."""
     return {
-        f"{PREFIX}{field}": float(same_reading(said_of(pattern, text), truth[field]))
+        f"{PREFIX}{field}": float(same_perception(said_of(pattern, text), truth[field]))
         for field, pattern in patterns.items()
         if field in truth
     }
@@ -46,6 +46,6 @@ def said_of(pattern: re.Pattern[str], text: str) -> str | None:
     return match[1] if match else None
 
 
-def same_reading(said: str | None, truth: str) -> bool:
+def same_perception(said: str | None, truth: str) -> bool:
     """Whether two readings agree but for white space and case."""
     return said is not None and "".join(said.split()).lower() == "".join(truth.split()).lower()

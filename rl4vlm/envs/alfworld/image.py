@@ -33,55 +33,55 @@ _NEAR = sorted(
 
 def draw_seen(view: Seen) -> np.ndarray:
     """The picture of what is seen, (300, 300, 3) uint8, owned by the caller."""
-    return np.array(_picture(view))
+    return np.array(_image(view))
 
 
 @lru_cache(maxsize=256)
-def _picture(view: Seen) -> Image.Image:
-    picture = _background(view.room).copy()
-    _draw_view(picture, view.receptacles)
-    _draw_agent(picture, view)
-    _draw_hand(picture, view.held)
-    return picture
+def _image(view: Seen) -> Image.Image:
+    image = _background(view.room).copy()
+    _draw_view(image, view.receptacles)
+    _draw_agent(image, view)
+    _draw_hand(image, view.held)
+    return image
 
 
 @lru_cache(maxsize=256)
 def _background(room: Room) -> Image.Image:
     """What stays the same through a game: the frames and the map with every receptacle."""
-    picture = Image.new("RGB", (SIDE, SIDE), PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(image)
     for left, top, right, bottom in (VIEW, MAP, HAND):
         pen.rectangle((left, top, right - 1, bottom - 1), outline=FRAME)
     pen.rectangle((MAP[0] + 3, MAP[1] + 3, MAP[2] - 4, MAP[3] - 4), fill=FLOOR)
     for name, (x, y) in _map_places(room).items():
-        _paste_glyph(picture, _class_of(name), 14, x - 7, y - 7)
-    return picture
+        _paste_glyph(image, _class_of(name), 14, x - 7, y - 7)
+    return image
 
 
 # --- what is at hand --------------------------------------------------------------------------------------------------
 
 
-def _draw_view(picture: Image.Image, receptacles: Sequence[Receptacle]) -> None:
+def _draw_view(image: Image.Image, receptacles: Sequence[Receptacle]) -> None:
     """A row of cells a receptacle: itself in the first column, then what is in it; long rows go on below."""
     left, top, right, _ = VIEW
     if not receptacles:
-        _text(picture, "in the middle of the room", (left + 2, top + 60, right - 2, top + 84), 17)
-        _text(picture, "(nothing at hand)", (left + 2, top + 88, right - 2, top + 108), 13)
+        _text(image, "in the middle of the room", (left + 2, top + 60, right - 2, top + 84), 17)
+        _text(image, "(nothing at hand)", (left + 2, top + 88, right - 2, top + 108), 13)
         return
     columns, height = _cells(receptacles)
     width = (right - left - 4) // columns
     y = top + 2
     for number, receptacle in enumerate(receptacles):
         if number:
-            ImageDraw.Draw(picture).line((left + 2, y, right - 3, y), fill=FRAME)
-        _draw_receptacle(picture, receptacle, (left + 2, y, left + 2 + width, y + height))
+            ImageDraw.Draw(image).line((left + 2, y, right - 3, y), fill=FRAME)
+        _draw_receptacle(image, receptacle, (left + 2, y, left + 2 + width, y + height))
         if not receptacle.things:
             words = "closed" if receptacle.is_open is False else "empty"
-            _text(picture, words, (left + 8 + width, y + height // 2 - 9, left + 90 + width, y + height // 2 + 9), 13)
+            _text(image, words, (left + 8 + width, y + height // 2 - 9, left + 90 + width, y + height // 2 + 9), 13)
         for place, thing in enumerate(receptacle.things):
             row, column = divmod(place, columns - 1)
             x, cell_top = left + 2 + (column + 1) * width, y + row * height
-            _draw_thing(picture, thing, (x, cell_top, x + width, cell_top + height))
+            _draw_thing(image, thing, (x, cell_top, x + width, cell_top + height))
         y += height * _rows(receptacle, columns)
 
 
@@ -100,33 +100,33 @@ def _rows(receptacle: Receptacle, columns: int) -> int:
     return max(1, -(-len(receptacle.things) // (columns - 1)))
 
 
-def _draw_receptacle(picture: Image.Image, receptacle: Receptacle, cell: Box) -> None:
+def _draw_receptacle(image: Image.Image, receptacle: Receptacle, cell: Box) -> None:
     left, top, right, bottom = cell
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     pen.rectangle((left + 1, top + 1, right - 2, bottom - 1), fill="#e9eef2", outline=INK)
-    _draw_named(picture, receptacle.name, (), cell)
+    _draw_named(image, receptacle.name, (), cell)
     if receptacle.is_open is not None:
         word, colour = ("OPEN", "#2d6a2d") if receptacle.is_open else ("SHUT", HERE)
-        _tag(picture, word, colour, left + 2, top + 2)
+        _tag(image, word, colour, left + 2, top + 2)
 
 
-def _draw_thing(picture: Image.Image, thing: Thing, cell: Box) -> None:
-    _draw_named(picture, thing.name, thing.marks, cell)
+def _draw_thing(image: Image.Image, thing: Thing, cell: Box) -> None:
+    _draw_named(image, thing.name, thing.marks, cell)
     x = cell[0] + 1
     for mark in thing.marks:
-        x += _tag(picture, MARK_LETTERS[mark], MARK_COLOURS[mark], x, cell[1] + 1) + 1
+        x += _tag(image, MARK_LETTERS[mark], MARK_COLOURS[mark], x, cell[1] + 1) + 1
 
 
-def _draw_named(picture: Image.Image, name: str, marks: Sequence[str], cell: Box) -> None:
+def _draw_named(image: Image.Image, name: str, marks: Sequence[str], cell: Box) -> None:
     """A cell: the drawing, the number at its upper right, the class's name below."""
     left, top, right, bottom = cell
     label = 10
     side = min(right - left - 4, bottom - top - label - 3)
     class_name, number = _class_of(name), name.rpartition(" ")[2]
-    _paste_glyph(picture, class_name, side, (left + right - side) // 2, top + 2, lit="on" in marks)
-    _text(picture, class_name, (left + 1, bottom - label - 1, right - 1, bottom - 1), 10, narrowest=0.62)
+    _paste_glyph(image, class_name, side, (left + right - side) // 2, top + 2, lit="on" in marks)
+    _text(image, class_name, (left + 1, bottom - label - 1, right - 1, bottom - 1), 10, narrowest=0.62)
     mask = _letters(number, 12, True)
-    _paste_haloed(picture, mask, (right - mask.width - 2, top + 1))
+    _paste_haloed(image, mask, (right - mask.width - 2, top + 1))
 
 
 # --- the map ----------------------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def _free_near(wanted: tuple[int, int], taken: Sequence[tuple[int, int]]) -> tup
     return wanted
 
 
-def _draw_agent(picture: Image.Image, view: Seen) -> None:
+def _draw_agent(image: Image.Image, view: Seen) -> None:
     """Frame the receptacles at hand, and put the agent's arrow where it stands."""
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     places = _map_places(view.room)
     for receptacle in view.receptacles:
         if receptacle.name in places:
@@ -196,18 +196,18 @@ def _draw_arrow(pen: ImageDraw.ImageDraw, at: tuple[int, int], spot: Spot) -> No
 # --- the hand ---------------------------------------------------------------------------------------------------------
 
 
-def _draw_hand(picture: Image.Image, held: Thing | None) -> None:
+def _draw_hand(image: Image.Image, held: Thing | None) -> None:
     left, top, right, _ = HAND
     if held is None:
-        _text(picture, "in hand:", (left + 4, top + 3, right - 4, top + 19), 12)
-        _text(picture, "nothing", (left + 4, top + 50, right - 4, top + 70), 15)
+        _text(image, "in hand:", (left + 4, top + 3, right - 4, top + 19), 12)
+        _text(image, "nothing", (left + 4, top + 50, right - 4, top + 70), 15)
         return
-    _text(picture, "in hand:", (left + 4, top + 3, right - 4, top + 19), 12)
-    _paste_glyph(picture, _class_of(held.name), 64, (left + right) // 2 - 32, top + 20, lit="on" in held.marks)
-    _text(picture, held.name, (left + 3, top + 86, right - 3, top + 102), 14, narrowest=0.7)
+    _text(image, "in hand:", (left + 4, top + 3, right - 4, top + 19), 12)
+    _paste_glyph(image, _class_of(held.name), 64, (left + right) // 2 - 32, top + 20, lit="on" in held.marks)
+    _text(image, held.name, (left + 3, top + 86, right - 3, top + 102), 14, narrowest=0.7)
     x = left + 4
     for mark in held.marks:
-        x += _tag(picture, mark, MARK_COLOURS[mark], x, top + 105, size=11) + 3
+        x += _tag(image, mark, MARK_COLOURS[mark], x, top + 105, size=11) + 3
 
 
 # --- letters and drawings ---------------------------------------------------------------------------------------------
@@ -217,9 +217,9 @@ def _class_of(name: str) -> str:
     return name.rpartition(" ")[0] or name
 
 
-def _paste_glyph(picture: Image.Image, class_name: str, size: int, x: int, y: int, lit: bool = False) -> None:
+def _paste_glyph(image: Image.Image, class_name: str, size: int, x: int, y: int, lit: bool = False) -> None:
     drawing = glyph(class_name, size, lit)
-    picture.paste(drawing, (x, y), drawing)
+    image.paste(drawing, (x, y), drawing)
 
 
 @lru_cache(maxsize=2048)
@@ -231,7 +231,7 @@ def _letters(text: str, size: int, bold: bool, width: int | None = None) -> Imag
     return mask if width is None else mask.resize((width, mask.height))
 
 
-def _text(picture: Image.Image, text: str, box: Box, size: int, narrowest: float = 0.5) -> None:
+def _text(image: Image.Image, text: str, box: Box, size: int, narrowest: float = 0.5) -> None:
     """A line of text in the middle of a box, squeezed to its width; where that is too narrow, it is cut short."""
     width = box[2] - box[0]
     while len(text) > 1 and _letters(text, size, False).width * narrowest > width:
@@ -242,19 +242,19 @@ def _text(picture: Image.Image, text: str, box: Box, size: int, narrowest: float
     # Letters sit on one line whether or not they reach below it.
     base = box[1] + (box[3] - box[1] + font(size, False).getbbox("x")[3] - font(size, False).getbbox("l")[1]) // 2
     offset = font(size, False).getbbox("x")[3] - font(size, False).getbbox(text)[1]
-    picture.paste(INK, ((box[0] + box[2] - mask.width) // 2, int(base - offset)), mask)
+    image.paste(INK, ((box[0] + box[2] - mask.width) // 2, int(base - offset)), mask)
 
 
-def _paste_haloed(picture: Image.Image, mask: Image.Image, at: tuple[int, int]) -> None:
+def _paste_haloed(image: Image.Image, mask: Image.Image, at: tuple[int, int]) -> None:
     """Dark letters with a white rim, readable on any drawing."""
     for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1)):
-        picture.paste(PAPER, (at[0] + dx, at[1] + dy), mask)
-    picture.paste(INK, at, mask)
+        image.paste(PAPER, (at[0] + dx, at[1] + dy), mask)
+    image.paste(INK, at, mask)
 
 
-def _tag(picture: Image.Image, text: str, colour: str, x: int, y: int, size: int = 8) -> int:
+def _tag(image: Image.Image, text: str, colour: str, x: int, y: int, size: int = 8) -> int:
     """White letters on a coloured ground with its corner at (x, y); returns its width."""
     mask = _letters(text, size, True)
-    ImageDraw.Draw(picture).rectangle((x, y, x + mask.width + 3, y + mask.height + 3), fill=colour)
-    picture.paste(PAPER, (x + 2, y + 2), mask)
+    ImageDraw.Draw(image).rectangle((x, y, x + mask.width + 3, y + mask.height + 3), fill=colour)
+    image.paste(PAPER, (x + 2, y + 2), mask)
     return mask.width + 4

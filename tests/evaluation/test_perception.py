@@ -7,7 +7,7 @@ import re
 import pytest
 
 from rl4vlm.core.types import Reply, Style
-from rl4vlm.evaluation.reading import ReadingExaminer, marks, same_reading
+from rl4vlm.evaluation.perception import PerceptionExaminer, marks, same_perception
 from rl4vlm.interaction.play import advance
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.tasks.registry import get_task
@@ -22,7 +22,7 @@ PATTERNS = {"cards": re.compile(r'"cards": \[([^\]]*)\]'), "sum": re.compile(r'"
     [("K, 2", "K,2", True), ("k , 2 ", "K, 2", True), ("2, K", "K, 2", False), ("12", "1", False), (None, "", False)],
 )
 def test_white_space_and_case_do_not_matter(said: str | None, truth: str, same: bool) -> None:
-    assert same_reading(said, truth) is same
+    assert same_perception(said, truth) is same
 
 
 def test_every_field_that_is_shown_gets_a_mark() -> None:
@@ -43,7 +43,7 @@ def test_a_reply_is_marked_against_what_was_shown_when_it_was_asked_for() -> Non
 
     slot = climb_slot()
     slot.env.floor = 0
-    examiner = ReadingExaminer(Meddler('{"floor": 0, "action": "wait"}'), ClimbTask.reading_patterns)
+    examiner = PerceptionExaminer(Meddler('{"floor": 0, "action": "wait"}'), ClimbTask.perception_patterns)
     assert examiner.act([slot.request])[0].numbers == {"read floor": 1.0}
 
 
@@ -52,7 +52,7 @@ def test_the_policys_numbers_stay_and_its_trace_goes() -> None:
         def act(self, requests: object) -> list[Reply]:
             return [Reply('{"floor": 9, "action": "up"}', {"value": 0.5}, trace=object())]
 
-    (step,) = advance([climb_slot()], ReadingExaminer(Learned(), ClimbTask.reading_patterns))
+    (step,) = advance([climb_slot()], PerceptionExaminer(Learned(), ClimbTask.perception_patterns))
     assert step.reply.numbers == {"value": 0.5, "read floor": 0.0}
     assert step.reply.trace is None
 
@@ -65,7 +65,7 @@ def test_every_task_finds_what_its_demonstrations_read(name: str) -> None:
 
     task = get_task(name)
     slot = Slot(make_env(name), task, Style.COT, task.prompt, 1)
-    examiner = ReadingExaminer(SolverPolicy(), task.reading_patterns)
+    examiner = PerceptionExaminer(SolverPolicy(), task.perception_patterns)
     for _ in range(30):
         (step,) = advance([slot], examiner)
         assert step.reply.numbers

@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from rl4vlm.figures import panels
 from rl4vlm.figures.style import FigureStyle, Sheet
 from rl4vlm.results.read import Results
-from rl4vlm.results.tables import BASE_GAMES, ReadingRow, reading_rows
+from rl4vlm.results.tables import BASE_GAMES, PerceptionRow, perception_rows
 
 STAGES = {"base model": "before SFT", "LLaVA-sft": "after SFT", "RL4VLM": "after PPO"}
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     """Draw it: bars of the share of right readings, by task, field and stage."""
-    rows = [row for row in reading_rows(results, scale) if row.method in STAGES]
+    rows = [row for row in perception_rows(results, scale) if row.method in STAGES]
     tasks = list(dict.fromkeys(row.task for row in rows))
     if not rows:
         return panels.empty(style, scale, "no reading was measured")
@@ -33,7 +33,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     return sheet.figure
 
 
-def _panel(axis: Axes, rows: list[ReadingRow], style: FigureStyle) -> None:
+def _panel(axis: Axes, rows: list[PerceptionRow], style: FigureStyle) -> None:
     names = list(dict.fromkeys(row.field for row in rows))
     width = 0.8 / len(STAGES)
     for place, (method, stage) in enumerate(STAGES.items()):
