@@ -18,7 +18,7 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 .PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
-	setup lock clean-smoke
+	docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -73,6 +73,10 @@ format: $(INSTALLED)
 # The page about the rules and its picture, from the Snakefile.
 docs: $(INSTALLED)
 	$(BIN)/rl4vlm rule-docs
+
+# The documents as a site, in site/: open site/index.html. A broken link or reference is an error.
+docs-site: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
 
 # Forget the last smoke run, so that the next one runs every rule again.
 clean-smoke:
