@@ -82,7 +82,8 @@ def module_digests(module: str, choices: Collection[str]) -> dict[str, str]:
         todo += [*_parent_packages(name), *code.modules]
         todo += [target for keys, target in code.entries if not keys.isdisjoint(choices)]
     for package in packages:
-        digests |= _data_digests(package)
+        if initial := _file_of(package):
+            digests |= _data_digests(package, initial.parent)
     return dict(sorted(digests.items()))
 
 
@@ -210,14 +211,11 @@ def _read(module: str, path: Path) -> _Code:
 
 
 @cache
-def _data_digests(package: str) -> dict[str, str]:
-    """The digest of each data file of a package, by the names of both: `rl4vlm.gallery/page.html`."""
-    initial = _file_of(package)
-    if initial is None:
-        return {}
-    files = [path for path in initial.parent.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+def _data_digests(package: str, folder: Path) -> dict[str, str]:
+    """The digest of each data file of a package in `folder`, by the names of both: `rl4vlm.gallery/page.html`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     return {
-        f"{package}/{path.relative_to(initial.parent).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
+        f"{package}/{path.relative_to(folder).as_posix()}": hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
         # A README explains the files beside it; no stage reads it.
         if path.name != "README.md" and not path.name.startswith(".")
