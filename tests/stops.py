@@ -37,19 +37,19 @@ def at_call(number, act):
 
 
 @contextmanager
-def pause_hook(act):
+def on_step_hook(act):
     """Does `act` before each pause of the training."""
-    before = resume.Keeper.pause
+    before = resume.ResumeManager.on_step
 
-    def pause(self, state):
+    def on_step(self, state):
         act(state)
         before(self, state)
 
-    resume.Keeper.pause = pause
+    resume.ResumeManager.on_step = on_step
     try:
         yield
     finally:
-        resume.Keeper.pause = before
+        resume.ResumeManager.on_step = before
 
 
 def killed_until_done(run: Callable[[str], object], moments: random.Random, unbroken: object) -> tuple[object, int]:

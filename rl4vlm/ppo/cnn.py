@@ -20,7 +20,7 @@ from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import share
+from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
 
@@ -50,19 +50,20 @@ class CNNSettings(TrainingSettings):
             raise ValueError(f"temperature {self.temperature} is not above 0: nothing would be tried out")
 
 
-def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFolder | None = None) -> None:
+def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: StateFolder | None = None) -> None:
     """Train a new network on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json` to `out`.
 
-    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    With `resume_dir` the run's state is kept there, and a run that was killed goes on from it.
     """
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
-    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=share(settings.num_envs, accelerator))
+    indices = local_env_indices(settings.num_envs, accelerator)
+    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=indices)
     state = begin(CNNPolicy(build_model(slots, settings)), slots, accelerator, settings, seed)
-    decides = {"stage": "cnn", "task": task, "seed": seed}
-    with resumable(state, keep, out=out, settings=settings, inputs={}, started=started, **decides) as keeper:
-        train(state, settings, out, f"CNN {task}", keeper.pause)
+    run_key = {"stage": "cnn", "task": task, "seed": seed}
+    with resumable(state, resume_dir, out=out, settings=settings, inputs={}, started=started, **run_key) as manager:
+        train(state, settings, out, f"CNN {task}", manager.on_step)
         finish(
             state,
             stage="cnn",
@@ -70,7 +71,7 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
             settings={"task": task, **vars(settings)},
             seed=seed,
             inputs={},
-            seconds=keeper.seconds,
+            seconds=manager.seconds,
         )
 
 

@@ -28,7 +28,7 @@ from rl4vlm.ppo.update import Learner, optimiser_steps
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.fsdp import prepare, whole_to_play, whole_to_save
+from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import check_finite, fused
 from rl4vlm.training.tracking import metric_sinks
 
@@ -38,14 +38,14 @@ def train(
     settings: TrainingSettings,
     out: Path,
     title: str,
-    pause: Callable[[Training], None] = lambda state: None,
+    on_step: Callable[[Training], None] = lambda state: None,
 ) -> None:
     """Train from where `state` stands to the end of the run; writes `metrics.jsonl` and `timing.jsonl` to `out`.
 
     Of several processes each plays its own environments and scores its share of every mini-batch, and the main one
     writes; after each rollout all of them hold all of it.
 
-    `pause` is called after every batched environment step, every optimiser step and every update: `state` is whole
+    `on_step` is called after every batched environment step, every optimiser step and every update: `state` is whole
     then, and it may be stored.
 
     Raises ValueError after an optimiser step whose losses or weights are not finite, before they may be stored.
@@ -64,11 +64,11 @@ def train(
         while state.update <= state.updates:
             begun = time.monotonic()
             if state.rollout is None:
-                with whole_to_play(learner.model, learner.accelerator):
+                with unsharded_for_generation(learner.model, learner.accelerator):
                     while len(state.rows) < settings.rows:
                         state.rows.append(play_row(slots, learner.policy, settings))
                         bar.update(settings.num_envs)
-                        pause(state)
+                        on_step(state)
                     last_value = learner.policy.values([slot.request for slot in slots])
                 played_rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
                 state.rollout = weigh(side_by_side(played_rows), np.concatenate(last_values), settings)
@@ -76,7 +76,7 @@ def train(
             played = time.monotonic()
             for fit in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
                 check_finite(fit.losses, learner.policy.model, learner.accelerator, f"{title}, {state.position}")
-                pause(state)
+                on_step(state)
             line = {
                 "update": state.update,
                 "env_steps": state.update * settings.num_steps,
@@ -89,7 +89,7 @@ def train(
             sinks.log(line, step=line["env_steps"])
             bar.describe(success=line["success_rate"])
             state.next_update()
-            pause(state)
+            on_step(state)
 
 
 def begin(
@@ -139,7 +139,7 @@ def finish(
     """Close the environments; write `checkpoint/`, then `run.json`, which says that the run is complete."""
     for slot in state.slots:
         slot.env.close()
-    with whole_to_save(state.learner.model, state.learner.accelerator):
+    with full_weights_on_main(state.learner.model, state.learner.accelerator):
         if not state.processes.is_main:
             return
         with atomic_directory(out / "checkpoint") as folder:

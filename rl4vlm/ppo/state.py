@@ -15,7 +15,7 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo.rollout import Played, Rollout
 from rl4vlm.ppo.update import Fit, Learner
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.model_state import Learned
+from rl4vlm.training.model_state import ModelState
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Training:
     fit: Fit = field(default_factory=Fit)
 
     @property
-    def learned(self) -> Learned:
-        return Learned(self.learner.policy.model, self.learner.optimizer, self.schedule)
+    def model_state(self) -> ModelState:
+        return ModelState(self.learner.policy.model, self.learner.optimizer, self.schedule)
 
     @property
     def position(self) -> str:
@@ -64,21 +64,21 @@ class Training:
             return f"update {self.update}, {len(self.rows)} steps into its rollout"
         return f"update {self.update}, {self.fit.seen} samples into its fit"
 
-    def due(self, save_every: int) -> bool:
+    def should_save(self, save_every: int) -> bool:
         """Between updates, after so many and after the last."""
         between = not self.rows and self.rollout is None
         return between and (self.update > self.updates or (self.update - 1) % save_every == 0)
 
-    def common(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         return {"shuffle": self.shuffle, "recent": self.recent, "update": self.update, "rollout": self.rollout}
 
-    def own(self) -> dict[str, Any]:
+    def rank_state(self) -> dict[str, Any]:
         # Once they are weighed, steps are in the rollout, which all have.
         rows = self.rows if self.rollout is None else []
         return {"slots": self.slots, "rows": rows, "fit": self.fit}
 
-    def put_back(self, fields: Mapping[str, Any]) -> None:
-        """Take what `common` and `own` gave; the environments that this run began with are closed."""
+    def load_state(self, fields: Mapping[str, Any]) -> None:
+        """Take what `shared_state` and `rank_state` gave; the environments that this run began with are closed."""
         for slot in self.slots:
             slot.env.close()
         for name, value in fields.items():

@@ -14,7 +14,7 @@ from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import share
+from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.settings import BackboneSettings
 from rl4vlm.training.store import StateFolder
@@ -43,17 +43,17 @@ def run(
     out: Path,
     seed: int,
     settings: PPOSettings,
-    keep: StateFolder | None = None,
+    resume_dir: StateFolder | None = None,
 ) -> None:
     """Fine-tune the checkpoint `init` on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json`.
 
-    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    With `resume_dir` the run's state is kept there, and a run that was killed goes on from it.
     """
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     # Before the model, whose loading takes minutes: there may be too few environments.
-    indices = share(settings.num_envs, accelerator)
+    indices = local_env_indices(settings.num_envs, accelerator)
     model = ActorCritic.load(
         init,
         temperature=settings.temperature,
@@ -65,9 +65,9 @@ def run(
     slots = make_slots(task, style, seed, settings, settings.prompt, indices)
     state = begin(VLMPolicy(model, settings.thought_prob_coef), slots, accelerator, settings, seed)
     inputs = {"init": Path(init)}
-    decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}
-    with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, **decides) as keeper:
-        train(state, settings, out, f"PPO {task} {style}", keeper.pause)
+    run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
+    with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
+        train(state, settings, out, f"PPO {task} {style}", manager.on_step)
         finish(
             state,
             stage="ppo",
@@ -75,5 +75,5 @@ def run(
             settings={"task": task, "style": style, **vars(settings)},
             seed=seed,
             inputs=inputs,
-            seconds=keeper.seconds,
+            seconds=manager.seconds,
         )

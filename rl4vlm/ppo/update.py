@@ -17,7 +17,7 @@ from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import Processes, gradients_meet, pieces
+from rl4vlm.training.distributed import Processes, accumulate, micro_batches
 from rl4vlm.training.optim import clear_gradients
 
 
@@ -114,17 +114,17 @@ def scored_again(
     A reply is written token by token, from cached keys and values, and scored all at once. That is the same up to
     rounding, but in bfloat16 rounding, divided by the temperature and added up over a reply, comes to tenths of a nat:
     the ratio would differ from 1, and be clipped, for noise. So here the samples go through the model in the very
-    pieces that the epoch of `order` takes. All processes must come, and each gets all.
+    micro_batches that the epoch of `order` takes. All processes must come, and each gets all.
     """
     learner.model.eval()
     mine: list[int] = []
     found: list[torch.Tensor] = []
     for start in range(0, len(order), settings.minibatch_size):
         indices = order[start : start + settings.minibatch_size].tolist()
-        for piece in pieces(indices, settings.micro_batch_size, learner.accelerator):
-            now = learner.policy.rescore(learner.model, [samples[index].trace for index in piece.items])
-            mine += piece.items[: piece.counted]
-            found.append(torch.stack([now.log_prob, now.value, now.old_log_prob], dim=-1)[: piece.counted])
+        for micro_batch in micro_batches(indices, settings.micro_batch_size, learner.accelerator):
+            now = learner.policy.rescore(learner.model, [samples[index].trace for index in micro_batch.items])
+            mine += micro_batch.items[: micro_batch.counted]
+            found.append(torch.stack([now.log_prob, now.value, now.old_log_prob], dim=-1)[: micro_batch.counted])
     scored = torch.cat(found)
     old = scored.new_zeros(len(samples), scored.shape[1])
     old[mine] = scored
@@ -143,16 +143,16 @@ def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], 
     clear_gradients(learner.optimizer, learner.model)
     even_share = len(chosen) / learner.accelerator.num_processes
     seen: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
-    for piece in pieces(chosen, settings.micro_batch_size, learner.accelerator):
-        with gradients_meet(learner.model, learner.accelerator, last=piece.last):
-            loss_B, measured, ratio_B = losses(learner, piece.items, settings)
-            learner.accelerator.backward(loss_B[: piece.counted].sum() / even_share)
-        counted = {name: values[: piece.counted].detach() for name, values in measured.items()}
-        seen.append((counted, ratio_B[: piece.counted].detach()))
+    for micro_batch in micro_batches(chosen, settings.micro_batch_size, learner.accelerator):
+        with accumulate(learner.model, learner.accelerator, last=micro_batch.last):
+            loss_B, measured, ratio_B = losses(learner, micro_batch.items, settings)
+            learner.accelerator.backward(loss_B[: micro_batch.counted].sum() / even_share)
+        counted = {name: values[: micro_batch.counted].detach() for name, values in measured.items()}
+        seen.append((counted, ratio_B[: micro_batch.counted].detach()))
     if settings.max_grad_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
     learner.optimizer.step()
-    # Read only now: a GPU would have to be waited for after every piece.
+    # Read only now: a GPU would have to be waited for after every micro_batch.
     ratio_errors = [0.0]
     for counted, ratio in seen:
         ratio_errors += (ratio - 1).abs().tolist()
@@ -162,12 +162,12 @@ def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], 
 
 
 def losses(
-    learner: Learner, piece: Sequence[Sample], settings: TrainingSettings
+    learner: Learner, micro_batch: Sequence[Sample], settings: TrainingSettings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """Per sample: the loss (B,), measurements (B,) by name, and the ratio (B,)."""
-    now = _against(piece, learner.policy.rescore(learner.model, [sample.trace for sample in piece]))
-    advantage_B = column([sample.advantage for sample in piece], now.value)
-    target_B = column([sample.value_target for sample in piece], now.value)
+    now = _against(micro_batch, learner.policy.rescore(learner.model, [sample.trace for sample in micro_batch]))
+    advantage_B = column([sample.advantage for sample in micro_batch], now.value)
+    target_B = column([sample.value_target for sample in micro_batch], now.value)
     policy_B, ratio_B = policy_loss(
         now.log_prob, now.old_log_prob, advantage_B, settings.clip_range, settings.ratio_limit
     )
@@ -185,10 +185,10 @@ def losses(
     return loss_B, measured, ratio_B
 
 
-def _against(piece: Sequence[Sample], now: Rescored) -> Rescored:
+def _against(micro_batch: Sequence[Sample], now: Rescored) -> Rescored:
     """Rescored samples beside what they are to be compared with."""
-    log_probs = [sample.log_prob for sample in piece if sample.log_prob is not None]
-    values = [sample.value for sample in piece if sample.value is not None]
+    log_probs = [sample.log_prob for sample in micro_batch if sample.log_prob is not None]
+    values = [sample.value for sample in micro_batch if sample.value is not None]
     if not log_probs:
         return now
     return replace(now, old_log_prob=column(log_probs, now.value), old_value=column(values, now.value))

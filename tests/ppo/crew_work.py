@@ -17,8 +17,8 @@ from rl4vlm.ppo.loop import begin, finish, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import Training
 from rl4vlm.ppo.update import optimiser_steps
-from rl4vlm.training.distributed import share
-from rl4vlm.training.fsdp import whole_to_save
+from rl4vlm.training.distributed import local_env_indices
+from rl4vlm.training.fsdp import full_weights_on_main
 
 # Eleven samples in mini-batches of five, two at a time: nothing divides by anything.
 FIT = TrainingSettings(
@@ -91,7 +91,8 @@ def _begun(
     accelerator = accelerator_on("cpu", settings.process_timeout)
     model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).to(dtype)
     model.value_head.to(torch.promote_types(dtype, torch.float32))
-    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, share(settings.num_envs, accelerator))
+    indices = local_env_indices(settings.num_envs, accelerator)
+    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, indices)
     return begin(VLMPolicy(model, 0.5), slots, accelerator, settings, seed=1)
 
 
@@ -99,7 +100,7 @@ def _write(state: Training, out: Path, **more: object) -> None:
     model = state.learner.policy.model
     split = sum(isinstance(tensor, DTensor) for tensor in model.parameters())
     assert state.processes.split == bool(split)
-    with whole_to_save(state.learner.model, state.learner.accelerator):
+    with full_weights_on_main(state.learner.model, state.learner.accelerator):
         weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     if state.processes.is_main:
         torch.save({"weights": weights, "split": split, "processes": state.processes.count, **more}, out)

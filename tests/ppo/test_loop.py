@@ -41,10 +41,10 @@ def weights_of(state):
 def test_a_run_may_be_stored_after_every_step_of_both_kinds(tmp_path):
     seen = []
 
-    def pause(state):
+    def on_step(state):
         seen.append((state.update, len(state.rows), state.fit.epoch, state.fit.position, state.rollout is None))
 
-    train(begun(), SETTINGS, tmp_path, "test", pause)
+    train(begun(), SETTINGS, tmp_path, "test", on_step)
     rows = [(1, row, 0, 0, True) for row in (1, 2, 3, 4)]
     steps = [(1, 4, epoch, position, False) for epoch, position in ((0, 8), (1, 0), (1, 8), (2, 0))]
     assert seen[:9] == [*rows, *steps, (2, 0, 0, 0, True)]
@@ -63,15 +63,15 @@ def test_a_run_taken_up_at_any_pause_ends_the_same(tmp_path, stop):
     train(whole, SETTINGS, tmp_path / "whole", "test")
     state, count = begun(), 0
 
-    def pause(_):
+    def on_step(_):
         nonlocal count
         count += 1
         if count == stop:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(state, SETTINGS, tmp_path / "broken", "test", pause)
-    train(state, SETTINGS, tmp_path / "broken", "test", pause)
+        train(state, SETTINGS, tmp_path / "broken", "test", on_step)
+    train(state, SETTINGS, tmp_path / "broken", "test", on_step)
     written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
     assert written[0] == written[1]
     assert torch.equal(weights_of(whole), weights_of(state))

@@ -21,7 +21,7 @@ from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
-from tests.stops import Stopped, killed_until_done, pause_hook
+from tests.stops import Stopped, killed_until_done, on_step_hook
 
 SETTINGS = PPOSettings(
     total_env_steps=24,
@@ -57,7 +57,7 @@ class Runs:
             out=self.folder / out,
             seed=seed,
             settings=settings,
-            keep=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 
@@ -118,7 +118,7 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps)
                 os.kill(os.getpid(), number)
 
         steps_then = len(steps)
-        with pytest.raises(Interrupted, match=f"stopped by {number.name} at update") as stop, pause_hook(send):
+        with pytest.raises(Interrupted, match=f"stopped by {number.name} at update") as stop, on_step_hook(send):
             runs.train("signalled")
         assert stop.value.code == SIGNALS[number]
         assert len(steps) == max(moment, steps_then + 1)
@@ -134,7 +134,7 @@ def stop_at(update_number):
         if state.update == update_number and len(state.rows) == 1:
             raise Stopped
 
-    return pause_hook(stop)
+    return on_step_hook(stop)
 
 
 def killed_in(runs, update_number, **options):
@@ -147,7 +147,7 @@ def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, cap
     words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
     command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     command += ["--state", str(tmp_path / "state"), "--set", *words]
-    with pause_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+    with on_step_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
         assert main(command) == 143
     assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command goes on from {tmp_path}" in (
         capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
 
 @pytest.mark.parametrize(
     ("harm", "name"),
-    [("cut", resume.FILE), ("flip", resume.LEARNED), ("remove", resume.LEARNED), ("flip", resume.own_file(0))],
+    [("cut", resume.FILE), ("flip", resume.MODEL_STATE), ("remove", resume.MODEL_STATE), ("flip", resume.own_file(0))],
 )
 def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, name, runs, unbroken, capsys):
     killed_in(runs, 3)
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_former_state(runs, unbroken, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        pause_hook(lambda state: state.update == 3 and patch.setattr(os, "fsync", full)),
+        on_step_hook(lambda state: state.update == 3 and patch.setattr(os, "fsync", full)),
         pytest.raises(ValueError, match=rf"cannot be saved in {runs.state}/.*: No space left on device"),
     ):
         runs.train()
@@ -253,7 +253,7 @@ def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, c
 
 def test_saves_as_often_as_asked_and_at_the_end(runs):
     saved = []
-    with pause_hook(lambda state: saved.append((state.update, len(runs.states())))):
+    with on_step_hook(lambda state: saved.append((state.update, len(runs.states())))):
         runs.train(settings=replace(SETTINGS, save_every=2, total_env_steps=40))
     # Updates 1 to 5; saved after the second, the fourth and, seen by no further pause, the last.
     assert {update: most for update, most in saved if update <= 5} == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
@@ -265,14 +265,14 @@ def test_the_network_without_language_goes_on_too(tmp_path):
         total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, sizes=sizes, device="cpu"
     )
 
-    def run(out, keep):
-        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, keep=keep)
+    def run(out, resume_dir):
+        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, resume_dir=resume_dir)
         return (tmp_path / out / "metrics.jsonl").read_text(), sha256_of(tmp_path / out / "checkpoint")
 
-    keep = StateFolder(tmp_path / "state", {})
+    resume_dir = StateFolder(tmp_path / "state", {})
     with stop_at(2), pytest.raises(Stopped):
-        run("killed", keep)
-    assert run("killed", keep) == run("unbroken", None)
+        run("killed", resume_dir)
+    assert run("killed", resume_dir) == run("unbroken", None)
 
 
 def test_save_every_must_be_a_number_of_updates():

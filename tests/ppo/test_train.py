@@ -84,7 +84,7 @@ def test_too_few_environments_are_found_before_the_model_is_loaded(tmp_path, mon
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp_path):
-    wild, keep = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
+    wild, resume_dir = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"PPO NumberLine cot, update 1, \d+ samples into its fit: policy_loss is .*learning_rate"
     with pytest.raises(ValueError, match=place):
         run(
@@ -94,7 +94,7 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp
             out=tmp_path / "out",
             seed=1,
             settings=wild,
-            keep=keep,
+            resume_dir=resume_dir,
         )
     assert not list((tmp_path / "state").glob("*/*/training.pt"))
     assert not (tmp_path / "out" / "checkpoint").exists()

@@ -22,7 +22,7 @@ from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
 from tests.crews import Crew
-from tests.stops import Stopped, killed_until_done, pause_hook
+from tests.stops import Stopped, killed_until_done, on_step_hook
 
 SETTINGS = SFTSettings(
     epochs=3, batch_size=5, micro_batch_size=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
@@ -51,7 +51,7 @@ class Runs:
             init=self.checkpoint,
             out=self.folder / out,
             settings=replace(SETTINGS, **changes),
-            keep=StateFolder(self.state, {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 
@@ -90,7 +90,7 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
 def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken):
     for step in (3, 6):
         with (
-            pause_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
+            on_step_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
             pytest.raises(Interrupted, match=f"stopped by {number.name} at step {step} of {STEPS}") as stop,
         ):
             runs.train()
@@ -104,7 +104,7 @@ def killed_at(runs, step, **changes):
         if state.done == step:
             raise Stopped
 
-    with pause_hook(stop), pytest.raises(Stopped):
+    with on_step_hook(stop), pytest.raises(Stopped):
         runs.train(**changes)
 
 
