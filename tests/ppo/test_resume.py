@@ -265,14 +265,14 @@ def test_the_network_without_language_goes_on_too(tmp_path):
         total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, sizes=sizes, device="cpu"
     )
 
-    def run(out, keep):
-        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, resume_dir=keep)
+    def run(out, resume_dir):
+        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, resume_dir=resume_dir)
         return (tmp_path / out / "metrics.jsonl").read_text(), sha256_of(tmp_path / out / "checkpoint")
 
-    keep = StateFolder(tmp_path / "state", {})
+    resume_dir = StateFolder(tmp_path / "state", {})
     with stop_at(2), pytest.raises(SimulatedKill):
-        run("killed", keep)
-    assert run("killed", keep) == run("unbroken", None)
+        run("killed", resume_dir)
+    assert run("killed", resume_dir) == run("unbroken", None)
 
 
 def test_save_every_must_be_a_number_of_updates():

@@ -101,12 +101,13 @@ def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
 
 
 def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(data, tiny_checkpoint, tmp_path):
-    wild, keep = replace(SETTINGS, learning_rate=1e30, save_every=1), StateFolder(tmp_path / "state", {"a.py": "1"})
+    wild = replace(SETTINGS, learning_rate=1e30, save_every=1)
+    resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
     for _ in range(2):  # a rerun goes on from numbers
         with pytest.raises(ValueError, match=place):
-            run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, keep=keep)
-        states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/learned.pt")]
+            run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, resume_dir=resume_dir)
+        states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
         assert states
         assert all(tensor.isfinite().all() for state in states for tensor in state["weights"].values())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.jsonl"]

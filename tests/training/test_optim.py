@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.training.distributed import gradients_meet
+from rl4vlm.training.distributed import accumulate
 from rl4vlm.training.fsdp import prepare
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
 from tests.launch import Launched
@@ -57,7 +57,7 @@ def two_steps_of_two_pieces(folder: Path) -> None:
     for step in range(2):
         clear_gradients(optimizer, model)
         for last in (False, True):
-            with gradients_meet(model, accelerator, last=last):
+            with accumulate(model, accelerator, last=last):
                 accelerator.backward(model(torch.full((1, 3), step + 1.0)).sum())
         found = [parameter.grad for parameter in network.parameters()]
         places.append({gradient.untyped_storage().data_ptr() for gradient in found})
