@@ -21,7 +21,7 @@ from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.store import StateFolder
-from tests.crews import WAYS, Crew
+from tests.launch import STRATEGIES, Launched
 
 SETTINGS = SFTSettings(batch_size=8, micro_batch_size=4, learning_rate=1e-2, device="cpu", epochs=4)
 
@@ -146,11 +146,11 @@ def fine_tune(data: Path, init: Path, out: Path) -> None:
     run(data=data, init=init, out=out, settings=ODD)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STRATEGIES)
 def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
     data = tmp_path / "NumberLine-cot"
     make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=11))
-    Crew(tmp_path, way, fine_tune, data, tiny_checkpoint, tmp_path / "two").succeed()
+    Launched(tmp_path, way, fine_tune, data, tiny_checkpoint, tmp_path / "two").assert_success()
     fine_tune(data, tiny_checkpoint, tmp_path / "one")
     weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two")]
     before = load_file(tiny_checkpoint / "model.safetensors")

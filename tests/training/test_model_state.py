@@ -26,7 +26,7 @@ from rl4vlm.training.model_state import (
     write,
 )
 from rl4vlm.training.store import StateStore
-from tests.fakes import Says, climb_slot
+from tests.fakes import FakePolicy, climb_slot
 from tests.games import GAMES
 
 
@@ -43,7 +43,7 @@ def card_slot(name, seed):
 
 def play(slots, steps):
     """Everything that `steps` random steps show, and what the streams give next."""
-    policy = Says(
+    policy = FakePolicy(
         lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
     )
     rows = [advance(slots, policy) for _ in range(steps)]
