@@ -88,7 +88,7 @@ def sft(args: argparse.Namespace) -> None:
         init=args.init,
         out=args.out,
         settings=parse_settings(SFTSettings, args.set),
-        keep=_keep(args, "rl4vlm.sft.train"),
+        resume_dir=_keep(args, "rl4vlm.sft.train"),
     )
 
 
@@ -102,7 +102,7 @@ def ppo(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(PPOSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.train", args.task),
+        resume_dir=_keep(args, "rl4vlm.ppo.train", args.task),
     )
 
 
@@ -114,7 +114,7 @@ def cnn(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(CNNSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.cnn", args.task),
+        resume_dir=_keep(args, "rl4vlm.ppo.cnn", args.task),
     )
 
 

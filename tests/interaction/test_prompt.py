@@ -1,4 +1,4 @@
-"""The prompt a player sees and the reply a demonstration gives."""
+"""Prompts and the replies of demonstrations."""
 
 from __future__ import annotations
 
