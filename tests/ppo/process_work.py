@@ -89,8 +89,9 @@ def _new_state(
     accelerator = accelerator_on("cpu", settings.process_timeout)
     model = ActorCritic.load(folder / "checkpoint", temperature=1.0, max_new_tokens=60, value_sizes=(16,)).to(dtype)
     model.value_head.to(torch.promote_types(dtype, torch.float32))
-    indices = local_env_indices(settings.num_envs, accelerator)
-    slots = [] if task is None else make_slots(task, Style.COT, 3, settings, {}, indices)
+    slots: list[Slot] = []
+    if task is not None:
+        slots = make_slots(task, Style.COT, 3, settings, {}, local_env_indices(settings.num_envs, accelerator))
     return initial_state(VLMPolicy(model), slots, accelerator, settings, seed=1, thought_prob_coef=0.5)
 
 
