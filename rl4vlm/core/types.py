@@ -96,15 +96,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """A policy's answer: its text and, from a learned policy, numbers worth recording and what the learner trains on.
+    """A policy's answer to one request.
 
-    `numbers` are plain floats for the episode record (`logprob_thoughts`, `logprob_action`, `value`, `tokens`);
-    `trace` is opaque to everything but the learner that made it.
+    Attributes:
+        text: the answer as written.
+        numbers: plain floats for the episode record (`logprob_thoughts`, `logprob_action`, `value`, `tokens`).
+        parsed: what `parse_reply` makes of `text`, if the policy needed to know; else the play loop parses it.
+        replay_item: what PPO stores of the step; only the policy that made it knows what is inside.
+        expert_action: what the solver advised, in a reply of the solver.
     """
 
     text: str
     numbers: Mapping[str, float] = field(default_factory=dict)
-    trace: Any = None
+    parsed: Parsed | None = None
+    replay_item: Any = None
+    expert_action: ExpertAction | None = None
 
 
 @dataclass(frozen=True)

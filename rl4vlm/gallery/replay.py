@@ -16,7 +16,7 @@ import numpy as np
 from rl4vlm.core.types import Reply, Step
 from rl4vlm.envs.registration import make_env
 from rl4vlm.gallery.records import Evaluation
-from rl4vlm.interaction.last_frame import Watched
+from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.tasks.registry import get_task
@@ -40,7 +40,7 @@ def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iter
     """
     task = get_task(evaluation.task)
     parts = override_parts(task.prompt, evaluation.prompt)
-    with closing(Watched(make_env(evaluation.task, **evaluation.env))) as env:
+    with closing(LastFrame(make_env(evaluation.task, **evaluation.env))) as env:
         for record in records:
             slot = Slot(env, task, evaluation.style, parts, record["seed"], endless=False)
             place = f"{evaluation.file}, episode {record['episode']}"

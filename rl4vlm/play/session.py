@@ -13,7 +13,7 @@ import numpy as np
 
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.last_frame import Watched
+from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.play.gif import film
@@ -65,7 +65,7 @@ def play(
         if isinstance(policy, str) and hasattr(player, "close"):
             # One that asks over HTTP holds connections open, or a server.
             opened.callback(player.close)
-        env = opened.enter_context(closing(Watched(make_env(task, **settings.env))))
+        env = opened.enter_context(closing(LastFrame(make_env(task, **settings.env))))
         slot = Slot(env, game, style, override_parts(game.prompt, settings.prompt), seed, endless=False)
         source = game.data_source(env.info)
         if source is not None:
@@ -140,7 +140,7 @@ class _Table:
         self.write(f"Action: {step.action}{by_chance}   Reward: {step.reward:+g}")
         self.frames.append((step.request.image, f"{step.action}{' (random)' if step.fallback else ''}"))
 
-    def end(self, episode: Episode | None, env: Watched) -> None:
+    def end(self, episode: Episode | None, env: LastFrame) -> None:
         assert env.image is not None
         if episode is None:
             self.frames.append((env.image, "stopped"))

@@ -18,7 +18,7 @@ from rl4vlm.play.session import play
 from rl4vlm.play.terminal import Screen
 from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.tasks.number_line import NumberLine
-from tests.fakes import Says
+from tests.fakes import FakePolicy
 
 
 def played(policy: Any, typed: list[str] | None = None, **changes: Any) -> tuple[Episode | None, str]:
@@ -68,13 +68,13 @@ def test_it_is_the_evaluations_episode_of_that_seed(tmp_path: Path) -> None:
 
 
 def test_a_fallback_is_told() -> None:
-    _, shown = played(Says("I cannot say."))
+    _, shown = played(FakePolicy("I cannot say."))
     assert re.search(r"Action: [+-] \(drawn at random: no action key\)   Reward: ", shown)
     assert re.search(r"after \d+ steps, \d+ of them fallbacks", shown)
 
 
 def test_a_models_text_cannot_command_the_terminal() -> None:
-    _, shown = played(Says('\x1b[2J\x1b]0;mine\x07 caf\u00e9 \u202e\u009b31m\r\n{"action": "+"}'))
+    _, shown = played(FakePolicy('\x1b[2J\x1b]0;mine\x07 caf\u00e9 \u202e\u009b31m\r\n{"action": "+"}'))
     assert not set(shown) & set("\x1b\x07\r\u202e\u009b")
     assert "\\x1b[2J" in shown
     assert "café" in shown
@@ -190,7 +190,7 @@ def test_a_policy_that_stops_play_says_why() -> None:
 def test_a_policy_that_holds_something_open_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
 
-    class Connected(Says):
+    class Connected(FakePolicy):
         def close(self) -> None:
             closed.append(True)
 
