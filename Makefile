@@ -94,7 +94,8 @@ docs: $(INSTALLED)
 	  printf '```\n'; } > docs/rules.md.new
 	mv docs/rules.md.new docs/rules.md
 
-# The documents as a site, in site/: open site/index.html. A broken link or reference is an error.
+# The documents as a site: open site/index.html, or `python -m http.server -d site` to search in it as well.
+# A broken link or reference is an error.
 docs-site: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet
 
@@ -107,7 +108,7 @@ setup: $(INSTALLED)
 # The locks from the pins in pyproject.toml. The one for CPU takes its versions from the other and leaves torch out.
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) --all-extras --output-file requirements/cuda.txt
-	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra slurm --extra smolvlm --extra tensorboard \
+	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm --extra tensorboard \
 		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
 		--output-file requirements/cpu.txt
 
