@@ -25,7 +25,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     `path` stays as it was. Missing parent folders are created.
     """
     with _scratch_beside(path) as scratch:
-        draft = scratch / path.name
+        # A hidden name, so that no glob for results matches the draft.
+        draft = scratch / f".{path.name}"
         yield draft
         # Without fsync, a power failure after the rename could leave an empty file under the final name.
         with draft.open("rb") as file:
