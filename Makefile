@@ -18,7 +18,7 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 .PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
-	setup lock clean-smoke
+	docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -95,6 +95,10 @@ docs: $(INSTALLED)
 	  $(BIN)/snakemake --workflow-profile none --list && \
 	  printf '```\n'; } > docs/rules.md.new
 	mv docs/rules.md.new docs/rules.md
+
+# The documents as a site, in site/: open site/index.html. A broken link or reference is an error.
+docs-site: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
 
 # Delete the last smoke run, so that the next one runs every rule again.
 clean-smoke:
