@@ -109,7 +109,7 @@ setup: $(INSTALLED)
 # Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch.
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) --all-extras --output-file requirements/cuda.txt
-	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra slurm --extra smolvlm --extra tensorboard \
+	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm --extra tensorboard \
 		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
 		--output-file requirements/cpu.txt
 

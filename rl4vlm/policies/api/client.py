@@ -39,7 +39,7 @@ class RateLimit:
 
 
 class ApiClient:
-    """Asks one model at one endpoint. The API key comes from the environment and is sent only in the request's header."""
+    """Asks one model at one endpoint. The API key comes from the environment and goes only into the request header."""
 
     def __init__(self, name: str, settings: ApiSettings) -> None:
         self.name = name
