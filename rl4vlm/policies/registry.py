@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Policy, Style
 
 SCRIPTED: dict[str, str] = {
@@ -57,8 +58,9 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
         ValueError: no such policy, no such folder, or an option of another kind of policy.
     """
     policy: Policy
-    if name in SCRIPTED:
-        policy = _load(SCRIPTED[name])(style)
+    scripted = scripted_policies().get(name)
+    if scripted and scripted.policy:
+        policy = _load(scripted.policy)(style)
     else:
         kind, checkpoint = checkpoint_of(name)
         for option in VLM_OPTIONS:

@@ -57,7 +57,7 @@ def make_whole_results(root: Path) -> Path:
         kind, _, run = folder.name.partition("-")
         trained = [f"results/{kind}/{run}/checkpoint"] if kind in ("ppo", "cnn", "sft") else []
         add_record(folder, "evaluation", *trained)
-    build_tables(out=results / "tables", scale="embedded", main_lambda={"NumberLine": 0.5}, **made.inputs)
+    build_tables(out=results / "tables", scale="embedded", thought_prob_coef={"NumberLine": 0.5}, **made.inputs)
     for name in FIGURES:
         draw(name, out=results / "figures" / name, scale="embedded", style=FigureStyle(dpi=40), **made.inputs)
     left = results / "ppo" / "EZPoints-cot-lambda0.9-seed7"
