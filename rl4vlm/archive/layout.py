@@ -26,7 +26,7 @@ RUN_FILES = (
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")
 """Suffixes of files of the repository that are left out, as weights; the archive names them with their checksums."""
 
-DRAWS = ("matplotlib", "numpy", "pandas", "pillow", "seaborn")
+DRAWS = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "scipy", "seaborn", "tabulate")
 """The packages whose versions decide the bytes of tables and figures."""
-VERIFIES = (*DRAWS, "pydantic", "pyyaml", "tqdm")
+VERIFIES = (*DRAWS, "packaging", "pydantic", "pyyaml", "tqdm")
 """The packages that a verification imports."""

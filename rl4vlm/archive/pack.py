@@ -34,10 +34,10 @@ from rl4vlm.archive.layout import (
     SUMS,
     VERIFIES,
 )
-from rl4vlm.archive.records import Shown, differences, read_shown, runs_behind
+from rl4vlm.archive.records import Shown, differences, read_shown
 from rl4vlm.core.files import RECORD, read_json
-from rl4vlm.results.expected import FIGURES, TABLES
-from rl4vlm.results.provenance import requirement_name
+from rl4vlm.results.names import FIGURES, figure_files, table_files
+from rl4vlm.results.provenance import requirement_name, runs_behind
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"
@@ -87,9 +87,8 @@ def results_files(results: Path) -> list[str]:
 
     What an earlier config left in the folder is not among them. Raises ValueError as `pack` does.
     """
-    promised = [f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
-    promised += [f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
-    promised += [TABLES_RECORD]
+    promised = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
+    promised += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
     if (results / GALLERY_RECORD).is_file():
         promised += [GALLERY_RECORD, "gallery/index.html"]
     missing = [f"{results / name}: missing" for name in promised if not (results / name).is_file()]

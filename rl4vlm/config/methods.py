@@ -1,4 +1,4 @@
-"""The methods that results compare, one row each: name, label, colour and place in tables; of a scripted policy its code.
+"""The methods that results compare, one row each: name, label, colour, place in tables, and code of a scripted policy.
 
 To add a scripted policy, write its class and add one row here. The evaluations that the workflow runs, tables, figures
 and the command line follow. To change how a method is called, coloured or ordered, edit its row.
@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
     "stand17": Method(
         "stand on 17", "stand on 17", "#AA7744", "rl4vlm.policies.stand17:StandOn17Policy", tasks=("Blackjack",)
     ),
-    "solver": Method("solver", "ceiling", "#000000", "rl4vlm.policies.scripted:SolverPolicy"),
+    "solver": Method("solver", "ceiling (solver)", "#000000", "rl4vlm.policies.scripted:SolverPolicy"),
     "LLaVA-sft-noCoT": Method("LLaVA-sft-noCoT", "LLaVA-sft without thoughts"),
     "LLaVA-sft": Method("LLaVA-sft", "LLaVA-sft", "#56B4E9"),
     "RL4VLM-noCoT": Method("RL4VLM-noCoT", "RL4VLM without thoughts", "#D55E00"),

@@ -21,13 +21,18 @@ RECORD = "run.json"
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that it is at no time half-written; folders above it are made."""
+    """Write a UTF-8 file so that it is never half-written; folders above it are made."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is never half-written; folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())

@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable
+from rl4vlm.config.methods import scripted_policies
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable, read_json
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
@@ -22,13 +23,14 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.perception import PREFIX, PerceptionExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
+from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.intervals import wilson
+from rl4vlm.results.names import EPISODES, SUMMARY
+from rl4vlm.results.origin import Origin, origin_of_run
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 
-EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 PROTOCOL = "held_out"
 
 
@@ -54,17 +56,6 @@ class EvaluationSettings(PlaySettings):
     @property
     def seeds(self) -> range:
         return range(self.seed_base, self.seed_base + self.episodes)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What made a policy: `kind` is scripted, sft, ppo, cnn, checkpoint (unknown), api (a model behind an endpoint) or
-    http (a checkpoint asked over HTTP); lambda only for what PPO fine-tuned, seed for what PPO trained."""
-
-    method: str
-    kind: str
-    lam: float | None = None
-    seed: int | None = None
 
 
 @runtime_checkable
@@ -176,7 +167,7 @@ def _run(
     summary = {
         "method": made_by.method,
         "kind": made_by.kind,
-        "lambda": made_by.lam,
+        "lambda": made_by.thought_prob_coef,
         "seed": made_by.seed,
         "policy": name,
         "task": task,
@@ -195,11 +186,18 @@ def _run(
         stage="evaluation",
         settings={"policy": name, "task": task, "style": style, **vars(settings)},
         seeds={"episodes": [settings.seeds[0], settings.seeds[-1]]},
-        inputs={} if not isinstance(policy, str) or policy in SCRIPTED else {"policy": Path(checkpoint_of(policy)[1])},
+        inputs=_inputs(policy),
         seconds=time.monotonic() - started,
     )
     atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def _inputs(policy: str | Policy) -> dict[str, Path]:
+    """The checkpoint of a policy that was loaded from one."""
+    if not isinstance(policy, str) or policy in scripted_policies():
+        return {}
+    return {"policy": Path(checkpoint_of(policy)[1])}
 
 
 def _skipped(envs: Sequence[GameEnv]) -> dict[str, Any]:
@@ -326,23 +324,16 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
 
     `api` holds the settings of a model behind an endpoint, its `method` among them.
     """
-    if policy in SCRIPTED:
-        return Origin(METHODS.get(policy, policy), "scripted")
+    if policy in scripted_policies():
+        return Origin(scripted_policies()[policy].name, "scripted")
     kind, checkpoint = checkpoint_of(policy)
     if kind == "api":
         return Origin((api or {}).get("method") or checkpoint, "api")
     made_by = _origin_of_checkpoint(checkpoint, style)
-    return replace(made_by, method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
+    return made_by._replace(method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
 
 
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
-    record = Path(checkpoint).parent / RECORD
-    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    ending = "" if style is Style.COT else "-noCoT"
-    if made.get("stage") == "sft":
-        return Origin(f"LLaVA-sft{ending}", "sft")
-    if made.get("stage") == "ppo":
-        return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_prob_coef"], made["seeds"]["ppo"])
-    if made.get("stage") == "cnn":
-        return Origin("CNN+RL", "cnn", seed=made["seeds"]["cnn"])
-    return Origin(Path(checkpoint).name, "checkpoint")
+    file = Path(checkpoint).parent / RECORD
+    found = origin_of_run(read_json(file), style, file) if file.is_file() else None
+    return found or Origin(Path(checkpoint).name, "checkpoint")

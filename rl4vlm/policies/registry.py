@@ -10,16 +10,6 @@ from typing import Any
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Policy, Style
 
-SCRIPTED: dict[str, str] = {
-    "random": "rl4vlm.policies.scripted:RandomPolicy",
-    "solver": "rl4vlm.policies.scripted:SolverPolicy",
-    "stand17": "rl4vlm.policies.stand17:StandOn17Policy",
-}
-"""Policies that need nothing but their name."""
-
-METHODS = {"stand17": "stand on 17"}
-"""A scripted policy's label in tables, if it is not its name."""
-
 LEARNED: dict[str, str] = {
     "vlm": "rl4vlm.policies.vlm:VLMPolicy",
     "cnn": "rl4vlm.policies.cnn:CNNPolicy",
@@ -87,7 +77,8 @@ def checkpoint_of(name: str) -> tuple[str, str]:
     # A Hugging Face name is owner/model. results/... is always meant as a folder, so one that is missing is an error.
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "results/"))):
         return "vlm", name
-    raise ValueError(f"no policy {name!r}: it is neither {', '.join(SCRIPTED)} nor an existing checkpoint folder")
+    known = ", ".join(scripted_policies())
+    raise ValueError(f"no policy {name!r}: it is neither {known} nor an existing checkpoint folder")
 
 
 def _load(path: str) -> Any:

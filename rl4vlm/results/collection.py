@@ -30,8 +30,8 @@ class Results:
 
     Attributes:
         base_perceptions: by task, of the base model that it started from.
-        thought_prob_coef: by task, the λ of the method itself; runs with another λ belong to the λ ablation alone. A task
-            that was trained with one λ need not be named.
+        thought_prob_coef: by task, the λ of the method itself; runs with another λ belong to the λ ablation alone. A
+            task that was trained with one λ need not be named.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
@@ -67,12 +67,15 @@ class Results:
     @property
     def tasks(self) -> list[str]:
         """Every task with a result, in the order of the paper's figures."""
-        found = {run.task for run in (*self.evaluations, *self.training_runs)}
-        return sorted(found, key=lambda task: rank(task, TASK_ORDER))
+        return sorted({run.task for run in self._runs}, key=lambda task: rank(task, TASK_ORDER))
+
+    @property
+    def _runs(self) -> list[Evaluation | TrainingRun]:
+        return [*self.evaluations, *self.training_runs]
 
     def lambdas(self, task: str) -> list[float]:
         """Every λ that a task was trained or evaluated with, with thoughts."""
-        runs = [run for run in (*self.evaluations, *self.training_runs) if run.task == task and run.method == "RL4VLM"]
+        runs = [run for run in self._runs if run.task == task and run.method == "RL4VLM"]
         return sorted({run.thought_prob_coef for run in runs if run.thought_prob_coef is not None})
 
     def lambda_of(self, task: str) -> float | None:

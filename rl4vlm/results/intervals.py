@@ -37,9 +37,9 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
 def rate_interval(seeds: Sequence[Counts]) -> tuple[float, float]:
     """95 % interval of the success rate of one method on one task, in percent, training seeds pooled.
 
-    One seed: Wilson's interval. Several seeds: a two-level bootstrap of seeds and of episodes within each, because seeds
-    differ by more than their episodes do. Two or three seeds underestimate that spread, so the interval is never narrower
-    than Wilson's interval of all episodes together.
+    One seed: Wilson's interval. Several seeds: a two-level bootstrap of seeds and of episodes within each, because
+    seeds differ by more than their episodes do. Two or three seeds underestimate that spread, so the interval is never
+    narrower than Wilson's interval of all episodes together.
 
     Args:
         seeds: the counts of each training seed.

@@ -16,7 +16,7 @@ TABLES = {
     "lambda": "weight of the thoughts",
     "perception": "perception accuracy",
 }
-"""The tables with the titles that the report gives them. To add one, also write a caption, `workflow/report/table_*.rst`."""
+"""The tables with their titles in the report. To add one, also write its caption, `workflow/report/table_*.rst`."""
 TABLE_KINDS = ("csv", "md", "tex")
 
 FIGURES = {

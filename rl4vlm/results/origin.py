@@ -44,7 +44,8 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
     if stage == "ppo":
         if "thought_prob_coef" not in settings:
             raise ValueError(
-                f"{where} has no settings.thought_prob_coef (λ): an older version of rl4vlm wrote it; rerun this training"
+                f"{where} has no settings.thought_prob_coef (λ), so an older version of rl4vlm wrote it: rerun this "
+                "training"
             )
         return Origin(f"RL4VLM{ending}", "ppo", float(settings["thought_prob_coef"]), record["seeds"]["ppo"])
     if stage == "cnn":

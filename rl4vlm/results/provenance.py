@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made from, and on which machine."""
+"""`run.json`: what a run was made from, on which machine, and which runs came before it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
+from packaging.requirements import Requirement
+
+from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, read_json, sha256_of
 
 PACKAGE = "rl4vlm"
 
@@ -33,14 +35,14 @@ def write_run_record(
     """Write `run.json`: what ran, from which code and inputs, on which machine, and for how long.
 
     Args:
-        folder: where the results of the run lie.
+        folder: folder of the run's results.
         stage: name of the stage.
         settings: its settings, resolved.
         seeds: its seeds by purpose.
-        inputs: files and folders it read, by name; each is recorded with its SHA-256, or null when it is not a path
-            here (the name of a model on a hub).
+        inputs: files and folders that it read, by name. Each is recorded with its SHA-256, or with null if it is no
+            path on this machine (the name of a model on a hub).
         seconds: wall time.
-        name: of the file, where several runs write into one folder.
+        name: name of the file, if several runs write into one folder.
     """
     record = {
         "stage": stage,
@@ -56,11 +58,45 @@ def write_run_record(
     atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
 
 
+def place_of(path: str) -> str:
+    """Place of a recorded file in its results folder, wherever that was: `eval/<run>/<file>`."""
+    return str(PurePosixPath(*PurePosixPath(path).parts[-3:]))
+
+
+def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
+    """These run folders and all that they came from by their records, e.g. the training of an evaluated policy.
+
+    Args:
+        results: folder of results.
+        folders: run folders by place in it (`eval/<run>`, `base_model/<name>`).
+
+    Returns:
+        Sorted places. Inputs outside of the results folder, such as demonstrations that were given, are not followed.
+
+    Raises:
+        ValueError: a record is missing; the error names it.
+    """
+    todo, found = sorted(set(folders)), set()
+    while todo:
+        folder = todo.pop()
+        if folder not in found:
+            found.add(folder)
+            inputs = read_json(results / folder / RECORD).get("inputs", {})
+            todo += [run for entry in inputs.values() if (run := _run_of(results, entry["path"])) is not None]
+    return sorted(found)
+
+
+def _run_of(results: Path, path: str) -> str | None:
+    """The run folder in `results` that a recorded path (of a run, or its checkpoint) names; None if there is none."""
+    place = "/".join(PurePosixPath(path.removesuffix("/checkpoint")).parts[-2:])
+    return place if place and (results / place).is_dir() else None
+
+
 def code_revision() -> dict[str, Any]:
-    """The git revision of this package and whether its files differ from it; both null outside a git checkout."""
+    """The git revision of this package, and whether its files differ from it; both None outside of a git checkout."""
     root = Path(__file__).parents[1]
     nothing = {"revision": None, "changed": None}
-    # Installed into some other repository's folder, the package is not that repository's.
+    # Installed into a folder of another repository, the package is not tracked there: that revision is not ours.
     if _git(root, "ls-files", "--error-unmatch", "__init__.py") is None:
         return nothing
     revision, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", ".")
@@ -75,7 +111,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those of its requirements that are installed."""
+    """Versions of Python, of this package and of its installed requirements."""
     found = {"python": platform.python_version()}
     try:
         names = [PACKAGE, *(requirement_name(line) for line in requires(PACKAGE) or ())]
@@ -91,11 +127,11 @@ def package_versions() -> dict[str, str]:
 
 def requirement_name(requirement: str) -> str:
     """The package that a line such as `torch>=2; extra == "x"` is about."""
-    return requirement.translate({ord(character): " " for character in "=<>!~;[( "}).split()[0]
+    return Requirement(requirement).name
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GB, and where torch is in use its threads and GPUs."""
+    """Processor, cores that this process may use, memory in GB, and the threads and GPUs of torch if it is loaded."""
     torch = sys.modules.get("torch")
     return {
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""Numbers that were not computed here: the paper's, and those of reference policies (`data/README.md` has the sources)."""
+"""Numbers that were not computed here: the paper's, and those of reference policies (sources: `data/README.md`)."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def published_curves() -> tuple[Curve, ...]:
     """The curves of figures 5 (`main`), 6 (`cot`) and 7 (`lambda`); λ runs are named `RL4VLM lambda=0.3`."""
     points = _read("curves_read_by_eye.csv")
     points["method"] = points["series"].where(~points["series"].str.startswith("lambda="), "RL4VLM " + points["series"])
-    return tuple(
-        Curve(figure, task, method, tuple(curve["env_steps"]), tuple(curve["success_rate_percent"]))
-        for (figure, task, method), curve in points.groupby(["figure", "task", "method"], sort=False)
-    )
+    curves = []
+    for key, curve in points.groupby(["figure", "task", "method"], sort=False):
+        figure, task, method = map(str, key)
+        curves.append(Curve(figure, task, method, tuple(curve["env_steps"]), tuple(curve["success_rate_percent"])))
+    return tuple(curves)
 
 
 @cache

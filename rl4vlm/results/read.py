@@ -1,7 +1,7 @@
 """Reads what runs left: evaluations, learning curves, what the base model reads, and recorded episodes.
 
-Only the folders that are asked for are read, so a folder of an earlier config never shows up in a result. A file that is
-missing or broken is a ValueError that names the file and, where it has lines, the line.
+Only the folders that are asked for are read, so a folder of an earlier config never shows up in a result. A missing or
+broken file is a ValueError that names the file and, if it has lines, the line.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -101,7 +101,7 @@ def perception_rows(results: Results, scale: str) -> pd.DataFrame:
 
     `games` is None for a base model, because its `perception.json` does not say which games it read.
     """
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, None)
         for task, perception in results.base_perceptions.items()
         for name, share in perception.tasks.get(task, {}).items()
@@ -115,10 +115,10 @@ def perception_rows(results: Results, scale: str) -> pd.DataFrame:
         ],
         columns=["stage", "method", "task", "field", "correct", "asked"],
     )
-    for key, pooled in counts.groupby(["stage", "method", "task", "field"], sort=False)[["correct", "asked"]]:
-        correct, asked = (int(total) for total in pooled.sum())
+    for (stage, method, task, name), pooled in groups(counts, "stage", "method", "task", "field"):
+        correct, asked = int(pooled["correct"].sum()), int(pooled["asked"].sum())
         if asked:
-            rows.append((*key, scale, 100 * correct / asked, asked, results.games(key[2])))
+            rows.append((stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
     rows.sort(key=lambda row: (rank(row[2], TASK_ORDER), rank(row[0], STAGES), row[1]))
     return pd.DataFrame(rows, columns=PERCEPTION_COLUMNS)
 
@@ -142,12 +142,12 @@ def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[
     parts = parts.iloc[parts.groupby(["method", "game", "scale"], sort=False).ngroup().argsort(kind="stable")]
     rows = [
         _held_out_row(method, task, label, part)
-        for (method, _, label, task), part in parts.groupby(["method", "game", "scale", "task"], sort=False)
+        for (method, _, label, task), part in groups(parts, "method", "game", "scale", "task")
     ]
-    for method, played in parts[parts["task"].isin(CARD_TASKS)].groupby("method", sort=False):
+    for (method,), played in groups(parts[parts["task"].isin(CARD_TASKS)], "method"):
         games = [played[played["task"] == task] for task in CARD_TASKS]
         if all(len(game) for game in games):
-            rows.append(_average_row(str(method), scale, games))
+            rows.append(_average_row(method, scale, games))
     return rows
 
 
@@ -219,13 +219,13 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
             seeds=_seeds(found["seed"]),
             protocol="rolling_peak",
         )
-        for (method, task), found in peaks.groupby(["method", "task"], sort=False)
+        for (method, task), found in groups(peaks, "method", "task")
     }
-    for method, found in peaks[peaks["task"].isin(CARD_TASKS)].groupby("method", sort=False):
+    for (method,), found in groups(peaks[peaks["task"].isin(CARD_TASKS)], "method"):
         if set(found["task"]) == set(CARD_TASKS):
             rate = sum(rows[method, task].success_rate for task in CARD_TASKS) / len(CARD_TASKS)
             seeds, protocol = _seeds(found["seed"]), "rolling_peak"
-            average = Row(str(method), CARD_AVERAGE, "reproduced", scale, rate, seeds=seeds, protocol=protocol)
+            average = Row(method, CARD_AVERAGE, "reproduced", scale, rate, seeds=seeds, protocol=protocol)
             rows[method, CARD_AVERAGE] = average
     return list(rows.values())
 
@@ -236,6 +236,12 @@ def _published(rates: Iterable[Rate]) -> list[Row]:
 
 def _reference() -> list[Row]:
     return [Row(*rate[:2], "reference", None, rate.success_rate) for rate in reference_rates()]
+
+
+def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows that agree in `columns`, with what they agree in, in the order of their first rows."""
+    for key, found in rows.groupby(list(columns), sort=False):
+        yield tuple(key), found
 
 
 def _scale(scale: str, games: str | None) -> str:
@@ -254,8 +260,9 @@ def _frame(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows in the order of the tables: by method, then source and protocol, then task."""
     methods = method_order()
 
-    def place(row: Row) -> tuple[object, ...]:
+    def place(row: Row) -> tuple[Any, ...]:
         return rank(row.method, methods), SOURCES.index(row.source), row.protocol or "", rank(row.task, TASK_ORDER)
 
-    # Episodes stay whole numbers although some rows have none.
-    return pd.DataFrame(sorted(rows, key=place), columns=Row._fields).astype({"episodes": "Int64"})
+    ordered: list[Row] = sorted(rows, key=place)
+    # Int64 keeps episodes whole numbers although some rows have none.
+    return pd.DataFrame(ordered, columns=Row._fields).astype({"episodes": "Int64"})

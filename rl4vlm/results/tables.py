@@ -18,6 +18,7 @@ from rl4vlm.results.rows import (
     COLUMNS,
     TASK_ORDER,
     cot_rows,
+    groups,
     lambda_rows,
     main_rows,
     perception_rows,
@@ -110,10 +111,10 @@ def build_tables(
 
 def _legend(scale: str) -> str:
     return (
-        f"Reproduced: at scale `{scale}`. Held out: episodes on fixed evaluation seeds, with 95 % intervals. Rolling peak: "
-        f"the paper's protocol, the best rolling success rate during training. Published: {PAPER}, by the paper's "
-        "protocol; RL4VLM and LLaVA-sft are a 7B model there. Reference: enumerated or measured on the rules of the games. "
-        "Empty: not run, or not known."
+        f"Reproduced: at scale `{scale}`. Held out: episodes on fixed evaluation seeds, with 95 % intervals. Rolling "
+        "peak: the paper's protocol, the best rolling success rate during training. Published: "
+        f"{PAPER}, by the paper's protocol; RL4VLM and LLaVA-sft are a 7B model there. Reference: enumerated or "
+        "measured on the rules of the games. Empty: not run, or not known."
     )
 
 
@@ -139,7 +140,7 @@ def _wide_rates(rows: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     shown = shown.assign(source=shown.apply(_source_label, axis=1), cell=shown.apply(rate_cell, axis=1))
     lines = [
         {"method": method, "source": source, **dict(zip(found["task"], found["cell"], strict=True))}
-        for (method, source), found in shown.groupby(["method", "source"], sort=False)
+        for (method, source), found in groups(shown, "method", "source")
     ]
     columns = sorted(tasks, key=lambda task: rank(task, (*TASK_ORDER, *kinds)))
     return pd.DataFrame(lines, columns=["method", "source", *columns]).fillna("")
@@ -169,7 +170,7 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
             "field": name,
             **{row.method: f"{row.accuracy:.1f} ({row.n})" for row in found.itertuples()},
         }
-        for (task, name), found in rows.groupby(["task", "field"], sort=False)
+        for (task, name), found in groups(rows, "task", "field")
     ]
     methods = sorted(rows["method"].unique(), key=lambda method: rank(method, method_order()))
     return pd.DataFrame(lines, columns=["task", "field", *methods]).fillna("")
@@ -177,14 +178,15 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _perception_caption(rows: pd.DataFrame, scale: str) -> str:
     caption = (
-        f"How often each field of the image is read right, in percent, and how often it had to be read; scale `{scale}`. "
-        "The base model answers the question what it reads. Later stages read within their replies, in held-out play."
+        f"How often each field of the image is read right, in percent (in brackets: how often it had to be read). "
+        f"Scale `{scale}`. The base model answers the question what it reads. Later stages read within their replies, "
+        "in held-out play."
     )
     return f"{caption} {BASE_GAMES}" if rows["games"].notna().any() else caption
 
 
 def _write(base: Path, rows: pd.DataFrame, wide: pd.DataFrame, caption: str) -> None:
-    """Write `rows` as CSV and `wide` as Markdown and LaTeX. The first two columns of `wide` hold words, the rest rates."""
+    """Write `rows` as CSV, and `wide` as Markdown and LaTeX; all but its first two columns hold numbers."""
     rounded = rows.apply(lambda column: column.map(lambda value: round(value, 4)) if column.dtype == float else column)
     # The first column groups the rows: a text that repeats from the row above is left out.
     first = wide.columns[0]

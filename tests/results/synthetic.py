@@ -188,7 +188,7 @@ def add_evaluation(
 def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
     """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first.
 
-    `run` is named as the workflow names folders: `<task>-<style>-lambda<λ>-seed<n>` for PPO, `<task>-seed<n>` for CNN+RL.
+    `run` is named as in the workflow: `<task>-<style>-lambda<λ>-seed<n>` for PPO, `<task>-seed<n>` for CNN+RL.
     """
     stage = "ppo" if "-lambda" in run else "cnn"
     folder = made.root / stage / run

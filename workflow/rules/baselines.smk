@@ -3,7 +3,7 @@
 
 
 rule evaluate_scripted:
-    """Held-out episodes with players that nothing is trained for: random, the solver, stand on 17."""
+    """Held-out episodes of a scripted policy: random play, the solver, stand on 17."""
     input:
         sources=watched("rl4vlm.evaluation.run", "{task}", "{policy}"),
         data=task_data,
@@ -16,7 +16,7 @@ rule evaluate_scripted:
     benchmark:
         f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
-        policy="random|solver|stand17",
+        policy="|".join(scripted_policies()),
     threads: threads_of("evaluation")
     resources:
         **grant("sft_data"),
