@@ -179,9 +179,8 @@ def gallery(args: argparse.Namespace) -> None:
 
 
 def readme_assets(args: argparse.Namespace) -> None:
-    from rl4vlm.figures.assets import readme_assets
+    from rl4vlm.figures.assets import insert_table, readme_assets
     from rl4vlm.results.names import README_TABLE
-    from rl4vlm.results.page import insert_table
 
     readme_assets(figures=args.figures, tables=args.tables, out=args.out)
     if args.readme:

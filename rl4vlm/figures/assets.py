@@ -7,12 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_bytes
+from rl4vlm.core.files import atomic_write_bytes, atomic_write_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
 from rl4vlm.results.names import FIGURES, GAMES_IMAGE
-from rl4vlm.results.page import write_pages
+from rl4vlm.results.page import existing, write_pages
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -24,6 +24,7 @@ SHOWN: dict[str, dict[str, object]] = {
 
 MARGIN, LABEL = 12, 34
 """Pixels between games, and above them for their names."""
+OPENING, CLOSING = "<!-- results-table -->", "<!-- /results-table -->"
 
 
 def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
@@ -38,13 +39,25 @@ def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
         ValueError: a figure, a table or a run record is missing; the error names it.
     """
     drawn = {name: figures / name for name in (f"{figure}.png" for figure in FIGURES)}
-    for file in drawn.values():
-        if not file.is_file():
-            raise ValueError(f"{file} is missing")
     for name, file in drawn.items():
-        atomic_write_bytes(out / name, file.read_bytes())
+        atomic_write_bytes(out / name, existing(file).read_bytes())
     atomic_write_bytes(out / GAMES_IMAGE, games_image())
     write_pages(tables=tables, out=out)
+
+
+def insert_table(readme: Path, table_md: Path) -> None:
+    """Put a table between the markers `<!-- results-table -->` and `<!-- /results-table -->` of a Markdown file.
+
+    Raises:
+        ValueError: the table is missing, or the file does not hold each marker once and in this order.
+    """
+    text = existing(readme).read_text(encoding="utf-8")
+    before, opening, rest = text.partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
+        raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
+    table = existing(table_md).read_text(encoding="utf-8").strip()
+    atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
 
 
 def games_image() -> bytes:

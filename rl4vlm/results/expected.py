@@ -11,16 +11,8 @@ from typing import Any
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs
 from rl4vlm.core.files import RECORD
-from rl4vlm.results.names import (
-    EPISODES,
-    FIGURES,
-    METRICS,
-    PERCEPTION,
-    SUMMARY,
-    asset_files,
-    figure_files,
-    table_files,
-)
+from rl4vlm.results import names
+from rl4vlm.results.names import EPISODES, METRICS, SUMMARY
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """First bytes of files by suffix."""
@@ -31,15 +23,16 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
     """Every file that a finished run of a config leaves: tables, figures, the report, each run's results and record."""
     results, assets = Path(config["results_dir"]), Path(config["assets_dir"])
     training = (METRICS, "timing.jsonl", RECORD)
-    files = [results / "report.html", results / "gallery" / "index.html", *asset_files(assets)]
-    files += [results / "tables" / name for name in table_files()]
-    files += [results / "figures" / name for name in (*figure_files(), *(f"{name}.{RECORD}" for name in FIGURES))]
+    files = [results / "report.html", results / "gallery" / "index.html", *names.asset_files(assets)]
+    files += [results / "tables" / name for name in names.table_files()]
+    files += [results / "figures" / name for name in names.figure_files()]
+    files += [results / "figures" / f"{name}.{RECORD}" for name in names.FIGURES]
     files += [results / folder / RECORD for folder in ("tables", "gallery")]
     for model in base_models(config).values():
         if model.kind != "folder":
             files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
         if model.kind in EMBEDDED:
-            files += [results / "base_model" / model.name / PERCEPTION]
+            files += [results / "base_model" / model.name / names.PERCEPTION]
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
     for run in ppo_runs(config):

@@ -16,8 +16,6 @@ from rl4vlm.results.provenance import place_of, runs_behind
 from rl4vlm.results.rows import CARD_TASKS
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
-OPENING, CLOSING = "<!-- results-table -->", "<!-- /results-table -->"
-
 SHOWN = ("random", "solver", "CNN+RL", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
 """The reproduced rows of README's table; the paper's RL4VLM follows."""
 ALFWORLD = "alfworld_avg"
@@ -50,7 +48,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
         main_csv: the main table.
         record: the `run.json` of the tables.
     """
-    rows = pd.read_csv(_existing(main_csv)).assign(partial=False)
+    rows = pd.read_csv(existing(main_csv)).assign(partial=False)
     held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == "held_out")]
     unseen = held_out["scale"].str.endswith("unseen")
     # A task with several sets of games has its unseen ones here, another task its only set.
@@ -81,7 +79,8 @@ def results_page(tables: Path, images: str) -> str:
         images: path from the page to the folder with the figures.
     """
     record = read_json(tables / RECORD)
-    folders = {os.path.dirname(place_of(entry["path"])) for entry in record["inputs"].values() if _is_of_run(entry)}
+    files = [place_of(entry["path"]) for entry in record["inputs"].values()]
+    folders = {os.path.dirname(file) for file in files if file.endswith((SUMMARY, METRICS))}
     records = [read_json(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
     parts = [
         "# Results",
@@ -94,7 +93,7 @@ def results_page(tables: Path, images: str) -> str:
         _versions(record),
     ]
     for name, title in TABLES.items():
-        table = _existing(tables / f"{name}.md").read_text(encoding="utf-8").strip()
+        table = existing(tables / f"{name}.md").read_text(encoding="utf-8").strip()
         parts += [f"## Table: {title}", table]
     for name in FIGURES:
         title = name.replace("_", " ")
@@ -110,10 +109,6 @@ READING = """\
 - *Published*: the paper's numbers, by that protocol, of a 7B model.
 - *Reference*: rates of simple policies, enumerated or measured on the rules of the games.
 - λ, `thought_prob_coef` in the config, weighs the log-probability of the thoughts in PPO (the paper's equation 4)."""
-
-
-def _is_of_run(entry: Mapping[str, Any]) -> bool:
-    return Path(entry["path"]).name in (SUMMARY, METRICS)
 
 
 def _runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -175,22 +170,8 @@ def _versions(record: Mapping[str, Any]) -> str:
     return f"Versions: {', '.join(found)}. Every run's own `{RECORD}` has all of its settings, seeds and versions."
 
 
-def insert_table(readme: Path, table_md: Path) -> None:
-    """Put a table between the markers `<!-- results-table -->` and `<!-- /results-table -->` of a Markdown file.
-
-    Raises:
-        ValueError: the table is missing, or the file does not hold each marker once and in this order.
-    """
-    text = _existing(readme).read_text(encoding="utf-8")
-    before, opening, rest = text.partition(OPENING)
-    _, closing, after = rest.partition(CLOSING)
-    if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
-        raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
-    table = _existing(table_md).read_text(encoding="utf-8").strip()
-    atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
-
-
-def _existing(file: Path) -> Path:
+def existing(file: Path) -> Path:
+    """The same file. Raises ValueError if it is missing."""
     if not file.is_file():
         raise ValueError(f"{file} is missing")
     return file

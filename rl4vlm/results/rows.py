@@ -7,6 +7,7 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -58,10 +59,7 @@ PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "
 
 MethodName = Callable[[Evaluation | TrainingRun], str]
 """Name of a run's method in a table."""
-
-
-def method_name(run: Evaluation | TrainingRun) -> str:
-    return run.method
+by_method = attrgetter("method")
 
 
 def lambda_method_name(run: Evaluation | TrainingRun) -> str:
@@ -69,31 +67,34 @@ def lambda_method_name(run: Evaluation | TrainingRun) -> str:
     return f"{run.method} lambda={run.thought_prob_coef:g}"
 
 
-def main_rows(results: Results, scale: str) -> pd.DataFrame:
-    """Every method on every task (paper, table 2): reproduced by both protocols, published, and reference."""
-    rows = [*_reproduced(results, scale), *_published(published_rates()), *_reference()]
-    # The paper's main table has no warm start without thoughts; it belongs to the ablation.
-    return _frame(row for row in rows if row.method != "LLaVA-sft-noCoT")
+def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
+    """The tables of success rates, by name.
 
-
-def cot_rows(results: Results, scale: str) -> pd.DataFrame:
-    """The ablation of the chain of thought (paper, table 3), with the warm start of each style."""
-    rows = [*_reproduced(results, scale), *_published(published_rates())]
-    return _frame(row for row in rows if row.method in COT_METHODS)
-
-
-def lambda_rows(results: Results, scale: str) -> pd.DataFrame:
-    """The ablation of λ (paper, figure 7), on every task that was trained with more than one λ."""
+    Returns:
+        `main`: every method on every task (paper, table 2), reproduced by both protocols, published, and reference.
+        `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
+        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ.
+    """
+    held_out = _held_out(results.evaluations_on_all_games(), scale, by_method)
+    rows = [
+        *held_out,
+        *_rolling_peaks(results.main_runs(), results, scale, by_method),
+        *_published(published_rates()),
+    ]
     swept = {task for task in results.tasks if len(results.lambdas(task)) > 1}
     evaluations = [run for run in results.evaluations if run.task in swept and run.method == "RL4VLM"]
     runs = [run for run in results.training_runs if run.task in swept and run.method == "RL4VLM"]
-    return _frame(
-        [
-            *_held_out(evaluations, scale, lambda_method_name),
-            *_rolling_peaks(runs, results, scale, lambda_method_name),
-            *_published(published_lambda_peaks()),
-        ]
-    )
+    lambda_rows = [
+        *_held_out(evaluations, scale, lambda_method_name),
+        *_rolling_peaks(runs, results, scale, lambda_method_name),
+        *_published(published_lambda_peaks()),
+    ]
+    return {
+        # The paper's main table has no warm start without thoughts.
+        "main": _frame(row for row in [*rows, *_reference()] if row.method != "LLaVA-sft-noCoT"),
+        "cot": _frame(row for row in rows if row.method in COT_METHODS),
+        "lambda": _frame(lambda_rows),
+    }
 
 
 def perception_rows(results: Results, scale: str) -> pd.DataFrame:
@@ -121,12 +122,6 @@ def perception_rows(results: Results, scale: str) -> pd.DataFrame:
             rows.append((stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
     rows.sort(key=lambda row: (rank(row[2], TASK_ORDER), rank(row[0], STAGES), row[1]))
     return pd.DataFrame(rows, columns=PERCEPTION_COLUMNS)
-
-
-def _reproduced(results: Results, scale: str) -> list[Row]:
-    """The rows of every method that was run here, by both protocols."""
-    held_out = _held_out(results.evaluations_on_all_games(), scale, method_name)
-    return [*held_out, *_rolling_peaks(results.main_runs(), results, scale, method_name)]
 
 
 def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[Row]:

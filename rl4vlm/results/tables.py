@@ -13,16 +13,7 @@ from rl4vlm.core.files import atomic_write_text
 from rl4vlm.results.collection import Results, input_files, perceptions_record
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER
-from rl4vlm.results.rows import (
-    CARD_AVERAGE,
-    COLUMNS,
-    TASK_ORDER,
-    cot_rows,
-    groups,
-    lambda_rows,
-    main_rows,
-    perception_rows,
-)
+from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows
 
 NOT_THE_BENCHMARK = {
     "generated games": "Generated games are this project's",
@@ -31,24 +22,17 @@ NOT_THE_BENCHMARK = {
 """What a row's `scale` may say of its games, and the note that the table then gets."""
 BASE_GAMES = "The base model read the games that it was made on, which may differ from those that later stages played."
 PARTIAL = "†"
+CAPTIONS = {
+    "main": "Success rates in percent. {legend}",
+    "cot": "With and without chain of thought. {legend}",
+    "lambda": "λ, the weight of the thoughts. {legend} The published values of this table are peaks of curves read by "
+    "eye off figure 7 (±1.5 points).",
+}
 
 _LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "`": "",
-        "λ": r"$\lambda$",
-        "±": r"$\pm$",
-        "†": r"\dag{}",
-    }
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": ""}
+    | {"λ": r"$\lambda$", "±": r"$\pm$", "†": r"\dag{}"}
 )
 """More than `escape=True` of pandas covers, and for captions too, which pandas leaves as they are."""
 
@@ -83,16 +67,10 @@ def build_tables(
         base_perceptions=base_perceptions,
         thought_prob_coef=thought_prob_coef,
     )
-    legend = _legend(scale)
-    by_eye = "The published values of this table are peaks of curves read by eye off figure 7 (±1.5 points)."
-    rates = {
-        "main": (main_rows(results, scale), f"Success rates in percent. {legend}", results.kinds),
-        "cot": (cot_rows(results, scale), f"With and without chain of thought. {legend}", results.kinds),
-        "lambda": (lambda_rows(results, scale), f"λ, the weight of the thoughts. {legend} {by_eye}", []),
-    }
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
-    for name, (rows, caption, kinds) in rates.items():
-        _write(out / name, rows[COLUMNS], _wide_rates(rows, kinds).rename(columns=headings), caption + _notes(rows))
+    for name, rows in rate_rows(results, scale).items():
+        wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
+        _write(out / name, rows[COLUMNS], wide, CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows))
     perception = perception_rows(results, scale)
     _write(out / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
     write_run_record(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rl4vlm.envs.registration import make_env
-from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_image, readme_assets
+from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_image, insert_table, readme_assets
 from rl4vlm.results.names import FIGURES, asset_files
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import make_results, write_json
@@ -52,3 +52,35 @@ def test_missing_file_is_named(results: Path, tmp_path: Path, missing: str) -> N
     (results / missing).unlink()
     with pytest.raises(ValueError, match=f"{missing} is missing"):
         readme_assets(figures=results / "figures", tables=results / "tables", out=tmp_path / "assets")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "table.md"
+    file.write_text("| table |\n")
+    return file
+
+
+def test_table_replaces_what_stands_between_the_markers(table: Path) -> None:
+    readme = table.with_name("README.md")
+    readme.write_text("before\n<!-- results-table -->\nold\n<!-- /results-table -->\nafter\n")
+    for _ in range(2):
+        insert_table(readme, table)
+        assert readme.read_text() == "before\n<!-- results-table -->\n| table |\n<!-- /results-table -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none",
+        "<!-- results-table --> only the first",
+        "<!-- /results-table --> wrong order <!-- results-table -->",
+        "<!-- results-table --><!-- /results-table --><!-- results-table --><!-- /results-table -->",
+    ],
+)
+def test_file_without_one_pair_of_markers_is_refused_and_left_alone(table: Path, text: str) -> None:
+    readme = table.with_name("README.md")
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md must hold"):
+        insert_table(readme, table)
+    assert readme.read_text() == text

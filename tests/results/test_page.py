@@ -9,7 +9,7 @@ import pytest
 
 from rl4vlm.core.files import RECORD, read_json
 from rl4vlm.results.names import FIGURES, TABLES, asset_files, page_in
-from rl4vlm.results.page import insert_table, readme_table, write_pages
+from rl4vlm.results.page import readme_table, write_pages
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_json
 
@@ -92,35 +92,3 @@ def test_a_missing_record_is_named(made: Synthetic, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"nowhere.run\.json is missing"):
         write_pages(tables=tmp_path, out=tmp_path / "assets")
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    file = tmp_path / "table.md"
-    file.write_text("| table |\n")
-    return file
-
-
-def test_table_replaces_what_stands_between_the_markers(table: Path) -> None:
-    readme = table.with_name("README.md")
-    readme.write_text("before\n<!-- results-table -->\nold\n<!-- /results-table -->\nafter\n")
-    for _ in range(2):
-        insert_table(readme, table)
-        assert readme.read_text() == "before\n<!-- results-table -->\n| table |\n<!-- /results-table -->\nafter\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "none",
-        "<!-- results-table --> only the first",
-        "<!-- /results-table --> wrong order <!-- results-table -->",
-        "<!-- results-table --><!-- /results-table --><!-- results-table --><!-- /results-table -->",
-    ],
-)
-def test_file_without_one_pair_of_markers_is_refused_and_left_alone(table: Path, text: str) -> None:
-    readme = table.with_name("README.md")
-    readme.write_text(text)
-    with pytest.raises(ValueError, match=r"README\.md must hold"):
-        insert_table(readme, table)
-    assert readme.read_text() == text
