@@ -36,8 +36,9 @@ from rl4vlm.archive.layout import (
 )
 from rl4vlm.archive.records import Shown, differences, read_shown
 from rl4vlm.core.files import RECORD, read_json
+from rl4vlm.results.lineage import runs_behind
 from rl4vlm.results.names import FIGURES, figure_files, table_files
-from rl4vlm.results.provenance import requirement_name, runs_behind
+from rl4vlm.results.provenance import requirement_name
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"

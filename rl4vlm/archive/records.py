@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl4vlm.core.files import read_json, sha256_of
-from rl4vlm.results.provenance import place_of
+from rl4vlm.results.lineage import place_of
 
 
 @dataclass(frozen=True)

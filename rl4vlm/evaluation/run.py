@@ -26,9 +26,8 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.intervals import wilson
-from rl4vlm.results.names import EPISODES, SUMMARY
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"

@@ -17,8 +17,7 @@ from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.names import EPISODES, SUMMARY
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
 from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"

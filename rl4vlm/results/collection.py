@@ -9,7 +9,7 @@ from pathlib import Path
 from rl4vlm.config.methods import rank
 from rl4vlm.core.files import RECORD
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.names import EPISODES, METRICS, SUMMARY
+from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY
 from rl4vlm.results.read import (
     BasePerception,
     Evaluation,

@@ -12,7 +12,7 @@ from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs
 from rl4vlm.core.files import RECORD
 from rl4vlm.results import names
-from rl4vlm.results.names import EPISODES, METRICS, SUMMARY
+from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """First bytes of files by suffix."""
@@ -32,7 +32,7 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
         if model.kind != "folder":
             files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
         if model.kind in EMBEDDED:
-            files += [results / "base_model" / model.name / names.PERCEPTION]
+            files += [results / "base_model" / model.name / PERCEPTION]
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
     for run in ppo_runs(config):

@@ -1,14 +1,8 @@
-"""Names of the files that runs and the workflow leave, each written once."""
+"""Names of tables, figures and what README shows of them, each written once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
-"""What an evaluation writes beside its `run.json`."""
-METRICS = "metrics.jsonl"
-PERCEPTION = "perception.json"
-"""What the base model reads off images, measured when it was made."""
 
 TABLES = {
     "main": "main results",

@@ -11,8 +11,9 @@ import pandas as pd
 
 from rl4vlm.config.methods import label_of
 from rl4vlm.core.files import RECORD, atomic_write_text, read_json
-from rl4vlm.results.names import FIGURES, METRICS, README_TABLE, SUMMARY, TABLES, page_in
-from rl4vlm.results.provenance import place_of, runs_behind
+from rl4vlm.results.lineage import place_of, runs_behind
+from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
+from rl4vlm.results.provenance import METRICS, SUMMARY
 from rl4vlm.results.rows import CARD_TASKS
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 

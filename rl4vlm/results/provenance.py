@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made from, on which machine, and which runs came before it."""
+"""`run.json`: what a run was made from, and on which machine."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from packaging.requirements import Requirement
 
-from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, read_json, sha256_of
+from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
 
 PACKAGE = "rl4vlm"
+
+EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
+"""What an evaluation writes beside its `run.json`."""
+METRICS = "metrics.jsonl"
+"""What a training writes beside its `run.json`."""
+PERCEPTION = "perception.json"
+"""What the base model reads off images, measured when it was made."""
 
 
 def write_run_record(
@@ -56,40 +63,6 @@ def write_run_record(
         "seconds": round(seconds, 3),
     }
     atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
-
-
-def place_of(path: str) -> str:
-    """Place of a recorded file in its results folder, wherever that was: `eval/<run>/<file>`."""
-    return str(PurePosixPath(*PurePosixPath(path).parts[-3:]))
-
-
-def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
-    """These run folders and all that they came from by their records, e.g. the training of an evaluated policy.
-
-    Args:
-        results: folder of results.
-        folders: run folders by place in it (`eval/<run>`, `base_model/<name>`).
-
-    Returns:
-        Sorted places. Inputs outside of the results folder, such as demonstrations that were given, are not followed.
-
-    Raises:
-        ValueError: a record is missing; the error names it.
-    """
-    todo, found = sorted(set(folders)), set()
-    while todo:
-        folder = todo.pop()
-        if folder not in found:
-            found.add(folder)
-            inputs = read_json(results / folder / RECORD).get("inputs", {})
-            todo += [run for entry in inputs.values() if (run := _run_of(results, entry["path"])) is not None]
-    return sorted(found)
-
-
-def _run_of(results: Path, path: str) -> str | None:
-    """The run folder in `results` that a recorded path (of a run, or its checkpoint) names; None if there is none."""
-    place = "/".join(PurePosixPath(path.removesuffix("/checkpoint")).parts[-2:])
-    return place if place and (results / place).is_dir() else None
 
 
 def code_revision() -> dict[str, Any]:

@@ -17,15 +17,15 @@ from rl4vlm.core.files import RECORD, read_json, read_json_lines
 from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.intervals import Counts
-from rl4vlm.results.names import EPISODES, METRICS, SUMMARY
 from rl4vlm.results.origin import origin_of_run
+from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY
 
 GAMES_MARK = "@"
 """Stands before the name of a further set of games in the folder name of an evaluation."""
 
 
-class Group(BaseModel):
-    """How many episodes of one kind were won and played, for a task that is counted by kinds."""
+class Tally(BaseModel):
+    """How many episodes were won and played."""
 
     successes: int
     episodes: int
@@ -35,7 +35,7 @@ class Group(BaseModel):
         return self.successes, self.episodes
 
 
-class Evaluation(BaseModel):
+class Evaluation(Tally):
     """Totals of one held-out evaluation: its `summary.json`, and the perception counts of its `episodes.jsonl`.
 
     Attributes:
@@ -64,22 +64,16 @@ class Evaluation(BaseModel):
     task: str
     thought_prob_coef: float | None = Field(alias="lambda")
     seed: int | None = None
-    episodes: int
-    successes: int
     success_rate: float
     mean_return: float
     logprob_thoughts: float | None = None
     logprob_action: float | None = None
     partial: bool = False
-    groups: dict[str, Group] = {}
+    groups: dict[str, Tally] = {}
     overall: str | None = None
     data_sources: tuple[str, ...] = ()
     games: str | None = None
     perception: dict[str, Counts] = {}
-
-    @property
-    def counts(self) -> Counts:
-        return self.successes, self.episodes
 
     @property
     def games_label(self) -> str | None:

@@ -98,7 +98,7 @@ def test_hours_are_extrapolated_from_whole_updates():
     repeat = throughput.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
     assert throughput.hours([repeat]) == pytest.approx(15_000 * 1.5 / 3600)
     again = repeat.score.seconds / repeat.score.samples
-    assert throughput.hours([repeat], scored_again=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
+    assert throughput.hours([repeat], rescored=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
 
 
 def test_both_ways_score_the_same(actor_critic):

@@ -1,5 +1,5 @@
-# Tables and figures, and README's copies of them. Each names the runs that it is made of, so that what an earlier config
-# left behind never shows up.
+# Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
+# left in the folder never appear.
 
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
@@ -17,11 +17,12 @@ rule tables:
             run=shown_evaluations("tables"),
             file=["summary.json", "episodes.jsonl"],
         ),
-        runs=expand(f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs("tables"), file=["metrics.jsonl", "run.json"]),
+        runs=expand(
+            f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs("tables"), file=["metrics.jsonl", "run.json"]
+        ),
         cnn_runs=expand(
             f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs("tables"), file=["metrics.jsonl", "run.json"]
         ),
-        sources=stage_sources("rl4vlm.results.tables", []),
     output:
         [name for name in TABLE_FILES if not name.endswith(".csv")],
         [
@@ -41,6 +42,7 @@ rule tables:
     resources:
         **grant("figures"),
     params:
+        code=code_of("rl4vlm.results.tables"),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
@@ -58,7 +60,7 @@ rule tables:
 for FIGURE in FIGURES:
 
     rule:
-        """Draw a figure of the paper as PDF and PNG, from metrics and episodes alone."""
+        """Draw a figure of the paper as PDF and PNG, from metrics and episodes."""
         name:
             FIGURE
         input:
@@ -68,11 +70,12 @@ for FIGURE in FIGURES:
                 run=shown_evaluations(FIGURE),
                 file=["summary.json", "episodes.jsonl"],
             ),
-            runs=expand(f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs(FIGURE), file=["metrics.jsonl", "run.json"]),
+            runs=expand(
+                f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs(FIGURE), file=["metrics.jsonl", "run.json"]
+            ),
             cnn_runs=expand(
                 f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs(FIGURE), file=["metrics.jsonl", "run.json"]
             ),
-            sources=stage_sources("rl4vlm.figures.draw", [FIGURE]),
         output:
             pdf=f"{RESULTS}/figures/{FIGURE}.pdf",
             record=f"{RESULTS}/figures/{FIGURE}.run.json",
@@ -89,6 +92,7 @@ for FIGURE in FIGURES:
         resources:
             **grant("figures"),
         params:
+            code=code_of("rl4vlm.figures.draw", FIGURE),
             name=FIGURE,
             results=lambda wildcards: RESULTS,
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
@@ -115,7 +119,6 @@ rule readme_assets:
         evaluations=expand(f"{RESULTS}/eval/{{run.name}}/run.json", run=shown_evaluations("tables")),
         runs=expand(f"{RESULTS}/ppo/{{run.name}}/run.json", run=shown_runs("tables")),
         cnn_runs=expand(f"{RESULTS}/cnn/{{run.name}}/run.json", run=shown_cnn_runs("tables")),
-        sources=stage_sources("rl4vlm.figures.assets", config["tasks"]),
     output:
         README_ASSETS,
     log:
@@ -125,6 +128,7 @@ rule readme_assets:
     resources:
         **grant("figures"),
     params:
+        code=code_of("rl4vlm.figures.assets", *config["tasks"]),
         tables=f"{RESULTS}/tables",
         figures=f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
