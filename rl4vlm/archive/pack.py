@@ -33,9 +33,10 @@ from rl4vlm.archive.layout import (
     SUMS,
     VERIFIES,
 )
-from rl4vlm.archive.records import Shown, differences, read_shown, runs_behind
+from rl4vlm.archive.records import Shown, differences, read_shown
 from rl4vlm.core.files import RECORD, atomic_file, read_json
-from rl4vlm.results.expected import FIGURES, TABLES
+from rl4vlm.results.lineage import runs_behind
+from rl4vlm.results.names import FIGURES, figure_files, table_files
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"
@@ -89,9 +90,8 @@ def results_files(results: Path) -> list[str]:
 
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
-    promised = [f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
-    promised += [f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
-    promised += [TABLES_RECORD]
+    promised = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
+    promised += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
     if (results / GALLERY_RECORD).is_file():
         promised += [GALLERY_RECORD, "gallery/index.html"]
     missing = [f"{results / name}: missing" for name in promised if not (results / name).is_file()]

@@ -15,7 +15,7 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.core.files import RECORD, sha256_of
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.expected import FIGURES, TABLES
+from rl4vlm.results.names import FIGURE_KINDS, FIGURES, table_files
 from rl4vlm.results.tables import build_tables
 
 
@@ -97,20 +97,20 @@ def _inputs(results: Path, shown: Shown) -> dict[str, Any]:
         "training_runs": [results / name for name in shown.training_runs],
         "base_perceptions": {task: results / name for task, name in shown.base_perceptions.items()},
         "scale": shown.settings["scale"],
-        "main_lambda": shown.settings["main_lambda"],
+        "thought_prob_coef": shown.settings["thought_prob_coef"],
     }
 
 
 def _rebuild_tables(results: Path, shown: Shown, again: Path) -> list[tuple[str, Shown]]:
     build_tables(out=again / "tables", **_inputs(results, shown))
-    return [(f"tables/{name}.{kind}", shown) for name in TABLES for kind in ("csv", "md", "tex")]
+    return [(f"tables/{name}", shown) for name in table_files()]
 
 
 def _rebuild_figures(results: Path, figures: dict[str, Shown], again: Path) -> list[tuple[str, Shown]]:
     for name, shown in figures.items():
         style = build_settings(FigureStyle, shown.settings["style"])
         draw(name, out=again / "figures" / name, style=style, **_inputs(results, shown))
-    return [(f"figures/{name}.{kind}", shown) for name, shown in figures.items() for kind in ("pdf", "png")]
+    return [(f"figures/{name}.{kind}", shown) for name, shown in figures.items() for kind in FIGURE_KINDS]
 
 
 def _same(packed: Path, rebuilt: Path) -> bool:

@@ -12,12 +12,13 @@ from typing import Any
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
+from rl4vlm.gallery.choose import choose
 from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
-from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
+from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"
 SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")
@@ -52,7 +53,7 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     if not evaluations:
         raise ValueError("the gallery has no evaluation to show")
     started = time.monotonic()
-    read = [read_evaluation(folder) for folder in evaluations]
+    read = [load_recording(folder) for folder in evaluations]
     file = out / PAGE
     atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
     files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
@@ -67,7 +68,7 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     return file
 
 
-def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: GallerySettings) -> dict[str, Any]:
+def gallery_data(evaluations: Sequence[Recording], scale: str, settings: GallerySettings) -> dict[str, Any]:
     """The page's data: `runs` with their episodes, and the `images` and `prompts` that the steps refer to by index."""
     images, prompts = ImageTable(), _TextTable()
     runs = []
@@ -94,9 +95,9 @@ def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: summary.get(name) for name in SHOWN_TOTALS}, "games": played}
 
 
-def labels(evaluations: Sequence[Evaluation]) -> list[str]:
+def labels(evaluations: Sequence[Recording]) -> list[str]:
     """A label for each evaluation, unique within its task: the method, then lambda, seed and run name as needed."""
-    details: tuple[tuple[str, Callable[[Evaluation], Hashable]], ...] = (
+    details: tuple[tuple[str, Callable[[Recording], Hashable]], ...] = (
         (", lambda {}", lambda run: run.summary.get("lambda")),
         (", seed {}", lambda run: run.summary.get("seed")),
         (" ({})", lambda run: run.name),

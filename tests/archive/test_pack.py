@@ -151,7 +151,7 @@ def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path
     [
         ("figures/perception.pdf", "figures/perception.pdf: missing"),
         ("tables/run.json", "tables/run.json: missing"),
-        (f"{RUN}/run.json", f"{RUN}/run.json is missing"),
+        (f"{RUN}/run.json", f"{RUN}/run.json: missing; tables/run.json says"),
         ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),
         (f"{RUN}/metrics.jsonl", f"{RUN}/metrics.jsonl: missing; tables/run.json says"),
     ],
