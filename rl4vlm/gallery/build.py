@@ -73,7 +73,7 @@ def gallery_data(evaluations: Sequence[Recording], scale: str, settings: Gallery
     images, prompts = ImageTable(), _TextTable()
     runs = []
     with progress(len(evaluations), "gallery", unit="evaluation") as bar:
-        for evaluation, label in zip(evaluations, labels(evaluations), strict=True):
+        for evaluation, label in zip(evaluations, run_labels(evaluations), strict=True):
             chosen = choose(evaluation.episodes, settings.episodes)
             runs.append(
                 {
@@ -95,7 +95,7 @@ def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: summary.get(name) for name in SHOWN_TOTALS}, "games": played}
 
 
-def labels(evaluations: Sequence[Recording]) -> list[str]:
+def run_labels(evaluations: Sequence[Recording]) -> list[str]:
     """A label for each evaluation, unique within its task: the method, then lambda, seed and run name as needed."""
     details: tuple[tuple[str, Callable[[Recording], Hashable]], ...] = (
         (", lambda {}", lambda run: run.summary.get("lambda")),

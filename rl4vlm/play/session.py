@@ -72,7 +72,7 @@ def play(
         if source is not None:
             display.write(f"Played on {games_played([source])}.")
         try:
-            episode = _play(slot, _Shown(player, display))
+            episode = _play(slot, _ShowRequests(player, display))
         except (Quit, PlayStopped) as stop:
             episode = None
             display.write("\n".join(map(printable, map(str, stop.args))))
@@ -89,16 +89,16 @@ def _player(policy: str | Policy, style: Style, settings: PlaySettings, ask: Cal
     return HumanPolicy(style, ask) if policy == HUMAN else make_policy(policy, style, **settings.loading)
 
 
-def _play(slot: Slot, shown: _Shown) -> Episode:
+def _play(slot: Slot, player: _ShowRequests) -> Episode:
     while True:
-        (step,) = advance([slot], shown)
-        shown.display.answered(step)
+        (step,) = advance([slot], player)
+        player.display.answered(step)
         if step.episode is not None:
             return step.episode
 
 
 @dataclass
-class _Shown:
+class _ShowRequests:
     """Shows each request before `player` answers it."""
 
     player: Policy

@@ -14,7 +14,7 @@ import pytest
 
 from rl4vlm.cli import main
 from rl4vlm.core.files import sha256_of
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, labels
+from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, run_labels
 from rl4vlm.results.read import load_recording
 
 
@@ -85,7 +85,7 @@ def test_labels_tell_the_runs_of_a_task_apart(evaluated: list[Path]) -> None:
         like("mine", None, None, name="a"),
         like("mine", None, None, name="b"),
     ]
-    assert labels(runs) == [
+    assert run_labels(runs) == [
         "RL4VLM, lambda 0.5, seed 1",
         "RL4VLM, lambda 0.5, seed 2",
         "RL4VLM, lambda 0.3",

@@ -153,7 +153,7 @@ def packed_code(wildcards):
     """
     # Not by `output`: Snakemake never reruns a job for a param whose function asks for the output.
     try:
-        return revision_and_tree(Path(), but=Path(RESULTS, "archive.zip"))
+        return revision_and_tree(Path(), ignore=Path(RESULTS, "archive.zip"))
     except ValueError as error:
         return str(error)
 
