@@ -87,7 +87,7 @@ def package_versions() -> dict[str, str]:
     """Versions of Python, of this package and of its installed requirements."""
     found = {"python": platform.python_version()}
     try:
-        names = [PACKAGE, *(requirement_name(line) for line in requires(PACKAGE) or ())]
+        names = [PACKAGE, *(Requirement(line).name for line in requires(PACKAGE) or ())]
     except PackageNotFoundError:
         names = []
     for name in names:
@@ -96,11 +96,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def requirement_name(requirement: str) -> str:
-    """The package that a line such as `torch>=2; extra == "x"` is about."""
-    return Requirement(requirement).name
 
 
 def hardware() -> dict[str, Any]:
