@@ -13,7 +13,7 @@ from gymnasium import spaces
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.render import SIDE, check_card_art, draw
 from rl4vlm.tasks.base import CardTask
-from rl4vlm.tasks.registry import get_task
+from rl4vlm.tasks.registry import get_task, get_task_entry
 
 
 class CardEnv(gymnasium.Env[np.ndarray, int]):
@@ -43,7 +43,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
             )
         found = get_task(task, rules=rules)
         if not isinstance(found, CardTask):
-            raise ValueError(f"task {task!r} is not a card game: its environment is {found.entry_point}")
+            raise ValueError(f"task {task!r} is not a card game: its environment is {get_task_entry(task).env}")
         self.task: CardTask[Any] = found
         self.card_art = check_card_art(card_art)
         self.render_mode = render_mode

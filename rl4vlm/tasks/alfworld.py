@@ -29,8 +29,6 @@ class ALFWorld(Task):
     """
 
     name = "ALFWorld"
-    gym_id = "alfworld/ALFWorld-v0"
-    entry_point = "rl4vlm.envs.alfworld.env:ALFWorldEnv"
     fallback_penalty = -1.0
     changing_actions = True
     groups = ("Pick", "Look", "Clean", "Heat", "Cool", "Pick2")

@@ -71,7 +71,6 @@ class Blackjack(CardTask[BlackjackState]):
     """
 
     name = "Blackjack"
-    gym_id = "gym_cards/Blackjack-v0"
     actions = ("stand", "hit")
     prompt = PromptParts(
         role="You play blackjack against a dealer.",

@@ -24,7 +24,6 @@ class EZPoints(FormulaGame):
     """
 
     name = "EZPoints"
-    gym_id = "gym_cards/EZPoints-v0"
     actions = (*map(str, range(1, 11)), "+", "*", "=")
     target = TARGET
     card_count = 2

@@ -35,7 +35,6 @@ class NumberLine(CardTask[NumberLineState]):
     """
 
     name = "NumberLine"
-    gym_id = "gym_cards/NumberLine-v0"
     actions = ("-", "+")
     prompt = PromptParts(
         role="You play a game on a number line that goes from 0 to 5.",

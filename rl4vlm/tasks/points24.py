@@ -19,7 +19,6 @@ class Points24(FormulaGame):
     """
 
     name = "Points24"
-    gym_id = "gym_cards/Points24-v0"
     actions = (*map(str, range(1, 11)), *OPERATORS, "(", ")", "=")
     target = 24
     card_count = 4

@@ -15,11 +15,9 @@ from gymnasium.utils.env_checker import check_env
 
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.card_env import CardEnv
-from rl4vlm.envs.registration import make_env, register_all
-from rl4vlm.tasks.registry import get_task, get_task_class
+from rl4vlm.envs.registration import make_env
+from rl4vlm.tasks.registry import get_task, get_task_entry
 from tests.games import GAMES
-
-register_all()
 
 
 def episode(env, seed, choices):
@@ -52,15 +50,15 @@ def test_there_are_four_games():
 
 @pytest.mark.parametrize("rules", ["strict", "upstream"])
 def test_gymnasiums_checker_finds_nothing(name, rules):
-    check_env(gymnasium.make(get_task_class(name).gym_id, rules=rules).unwrapped)
+    check_env(gymnasium.make(get_task_entry(name).gym_id, rules=rules).unwrapped)
 
 
 def test_it_is_made_by_its_id(name):
-    env = gymnasium.make(get_task_class(name).gym_id)
+    env = gymnasium.make(get_task_entry(name).gym_id)
     image, _ = env.reset(seed=0)
     assert image.shape == (300, 300, 3)
     assert image.dtype == np.uint8
-    assert env.spec.id == get_task_class(name).gym_id
+    assert env.spec.id == get_task_entry(name).gym_id
     assert env.action_space.n == len(env.unwrapped.view().actions)
 
 
