@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import find_games
-from rl4vlm.envs.alfworld.workers.pool import EnginePool
+from rl4vlm.envs.alfworld.workers.engine_pool import EnginePool
 from rl4vlm.envs.registration import make_env
 
 EPISODE = 50

@@ -50,7 +50,7 @@ class PromptParts:
 
 @dataclass(frozen=True)
 class View:
-    """What a player is told besides the image: the legal actions of this step, and the values of the prompt's fields."""
+    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields."""
 
     actions: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4vlm.tasks import arithmetic
-from rl4vlm.tasks.arithmetic import completions, exact_value, express, python_value, read_all, values
+from rl4vlm.tasks.arithmetic import completions, exact_value, express, read_all, values
+from rl4vlm.tasks.python_value import python_value
 
 TOKENS = st.lists(st.sampled_from([1, 2, 3, 8, 10, "+", "-", "*", "/", "(", ")"]), max_size=9)
 

@@ -5,8 +5,8 @@ import pytest
 
 from rl4vlm.tasks.blackjack import (
     CHANCES,
+    EMPTY_HAND,
     LIMIT,
-    NOTHING,
     Blackjack,
     BlackjackState,
     Total,
@@ -131,12 +131,12 @@ def exactly(hits):
             return np.array([0.0, 0.0])
         if hits(hand, open_card):
             return sum(chance * play(hand.plus(value), open_card) for value, chance in CHANCES.items())
-        ends = dealer_ends(NOTHING.plus(open_card)).items()
+        ends = dealer_ends(EMPTY_HAND.plus(open_card)).items()
         won = sum(chance for points, chance in ends if outcome(hand.points, points) > 0)
-        return np.array([won, dealer_ends(NOTHING.plus(open_card)).get(hand.points, 0.0)])
+        return np.array([won, dealer_ends(EMPTY_HAND.plus(open_card)).get(hand.points, 0.0)])
 
     deals = (
-        (a * b * c, NOTHING.plus(first).plus(second), open_card)
+        (a * b * c, EMPTY_HAND.plus(first).plus(second), open_card)
         for first, a in CHANCES.items()
         for second, b in CHANCES.items()
         for open_card, c in CHANCES.items()
@@ -166,7 +166,7 @@ def test_policies_win_what_the_reference_says(hits, win, drawn):
 
 def test_the_dealers_chances_sum_to_one():
     for open_card in CHANCES:
-        assert sum(dealer_ends(NOTHING.plus(open_card)).values()) == pytest.approx(1)
+        assert sum(dealer_ends(EMPTY_HAND.plus(open_card)).values()) == pytest.approx(1)
     assert best_value(Total(22, False), 5) == -1
 
 

@@ -13,7 +13,7 @@ from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.image import draw_seen
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
 from rl4vlm.envs.alfworld.types import Images, Situation
-from rl4vlm.envs.alfworld.workers.pool import open_game
+from rl4vlm.envs.alfworld.workers.engine_pool import open_game
 
 
 class DrawnBackend:

@@ -13,7 +13,7 @@ from rl4vlm.envs.alfworld.engine import solve_and_check
 from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
 from rl4vlm.envs.alfworld.generator import GamesSettings, generate
 from rl4vlm.envs.alfworld.types import TaskType
-from rl4vlm.envs.alfworld.workers.pool import open_game
+from rl4vlm.envs.alfworld.workers.engine_pool import open_game
 from rl4vlm.envs.registration import make_env
 
 

@@ -16,9 +16,9 @@ import pytest
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.types import Situation, TaskType
-from rl4vlm.envs.alfworld.workers import pool as pools
-from rl4vlm.envs.alfworld.workers import process
-from rl4vlm.envs.alfworld.workers.pool import EnginePool, RemoteGame, open_game
+from rl4vlm.envs.alfworld.workers import engine_pool as pools
+from rl4vlm.envs.alfworld.workers import fork_server, worker
+from rl4vlm.envs.alfworld.workers.engine_pool import EnginePool, RemoteGame, open_game
 from rl4vlm.envs.alfworld.workers.protocol import EngineCrash
 from rl4vlm.envs.registration import make_env
 from tests.envs.alfworld.workers.pids import alive, wait_until_gone
@@ -90,10 +90,10 @@ def changed_workers(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Have workers that start from now on run `change`, lines of Python about the module `engine`, first."""
     imports = (
         "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
-        "from rl4vlm.envs.alfworld.workers.serving import nurse\n"
+        "from rl4vlm.envs.alfworld.workers.fork_server import run\n"
     )
-    monkeypatch.setattr(process, "_PROGRAM", f"{imports}{change}nurse(int(sys.argv[1]))\n")
-    monkeypatch.setattr(process.Nursery, "_found", None)
+    monkeypatch.setattr(fork_server, "_PROGRAM", f"{imports}{change}run(int(sys.argv[1]))\n")
+    monkeypatch.setattr(fork_server.ForkServer, "_current", None)
 
 
 def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
@@ -122,7 +122,7 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
 def test_a_worn_worker_makes_room_for_a_fresh_one(
     by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "STARTS_PER_WORKER", 3)
+    monkeypatch.setattr(worker, "STARTS_PER_WORKER", 3)
     file = by_type[TaskType.PICK].file
     with EnginePool(processes=1) as pool:
         game, other = pool.game(), pool.game()
@@ -142,7 +142,7 @@ def test_a_worn_worker_makes_room_for_a_fresh_one(
 
 
 def test_memory_is_a_reason_to_retire(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "MEGABYTES_PER_WORKER", 1)
+    monkeypatch.setattr(worker, "MEGABYTES_PER_WORKER", 1)
     with EnginePool(processes=1) as pool:
         game = pool.game()
         game.start(by_type[TaskType.PICK].file)
