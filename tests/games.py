@@ -1,4 +1,4 @@
-"""The registered tasks that are pure rules, and need nothing but their name to be played."""
+"""The names of all registered card games, which need no options."""
 
 from rl4vlm.tasks.base import CardTask
 from rl4vlm.tasks.registry import TASKS, get_task_class

@@ -1,3 +1,5 @@
+"""Blackjack: its rules, the exact solver and its thoughts."""
+
 from collections import Counter
 
 import numpy as np
@@ -22,13 +24,14 @@ from rl4vlm.tasks.blackjack import (
 TASK = Blackjack()
 
 
-class Cards:
+class Cards(np.random.Generator):
     """A generator that deals chosen ranks (11, 12, 13: J, Q, K), all hearts."""
 
-    def __init__(self, *ranks):
+    def __init__(self, *ranks: int) -> None:
+        super().__init__(np.random.PCG64(0))
         self.ranks = list(ranks)
 
-    def integers(self, low, high=None):
+    def integers(self, low, high=None):  # type: ignore[override]
         if high == 14:
             self.rank = self.ranks.pop(0)
             return self.rank
@@ -124,7 +127,7 @@ def test_options():
 
 
 def exactly(hits):
-    """(win, draw) in percent of a policy `hits(hand, open card)`, over all deals of an infinite deck."""
+    """(wins, draws) in percent of a policy `hits(hand, open card)`, over all deals of an infinite deck."""
 
     def play(hand, open_card):
         if hand.points > LIMIT:
@@ -197,4 +200,6 @@ def test_thoughts_can_be_read_back():
     assert "soft" in TASK.solve(state("HA D5", "CJ S2")).entries["thoughts"]
     text = f'{{"thoughts": "{expert_action.entries["thoughts"]}", "action": "hit"}}'
     for field, truth in TASK.perception(shown).items():
-        assert TASK.perception_patterns[field].search(text).group(1) == truth
+        found = TASK.perception_patterns[field].search(text)
+        assert found is not None
+        assert found[1] == truth

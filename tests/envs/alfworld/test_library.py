@@ -1,4 +1,4 @@
-"""What is said where the optional libraries are missing, and that nothing is left behind."""
+"""Messages if the optional libraries are missing, and no side effects of importing them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGE = f"ALFWorld needs the package 'alfworld', which is not installed: {libr
 
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has no workers yet, on a machine where the libraries are not."""
+    """As in a process without workers, on a machine without the libraries."""
     monkeypatch.setattr(library, "find_spec", lambda name: None)
     monkeypatch.setattr(fork_server.ForkServer, "_current", None)
     monkeypatch.setattr(engine_pool, "_shared", None)

@@ -1,4 +1,4 @@
-"""Worker processes: none outlives its parent, and how many there may be."""
+"""Worker processes: none outlives its parent, and there must be at least one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_killed_parent_leaves_no_worker(by_type: dict[TaskType, GameData]) -> 
 
 
 @pytest.mark.parametrize("processes", [0, -1])
-def test_no_processes_are_refused(processes: int) -> None:
+def test_fewer_than_one_process_is_refused(processes: int) -> None:
     with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
         EnginePool(processes)
     with pytest.raises(ValueError, match=f"processes {processes} is less than 1"):
