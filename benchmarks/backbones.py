@@ -99,7 +99,7 @@ def build(
     config = AutoConfig.for_model(**SHAPES[name])
     vision = config.vision_config
     tokenizer = train_tokenizer(prompts(), (), VOCABULARY)
-    sizes = TinySizes(image=vision.image_size, patch=vision.patch_size)
+    sizes = TinySizes(image_size=vision.image_size, patch=vision.patch_size)
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
     config.image_seq_length = sizes.image_tokens
     config.text_config.max_position_embeddings = 4096

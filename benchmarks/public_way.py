@@ -16,14 +16,14 @@ from rl4vlm.core.types import Reply, Request
 from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.encode import Encoded
 from rl4vlm.policies.trainable import Rescored, column
-from rl4vlm.policies.vlm import Trace, VLMPolicy, action_log_prob
+from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem, split_log_probs
 
 
 class PublicWay(VLMPolicy):
     """Plays and scores as the public code does, with replies padded to `padded` tokens."""
 
-    def __init__(self, model: ActorCritic, thought_prob_coef: float = 0.5, padded: int = 512) -> None:
-        super().__init__(model, thought_prob_coef)
+    def __init__(self, model: ActorCritic, padded: int = 512) -> None:
+        super().__init__(model)
         self.padded = padded
 
     @torch.no_grad()
@@ -35,21 +35,23 @@ class PublicWay(VLMPolicy):
             for request, prompt in zip(requests, self._prompts(requests), strict=True)
         ]
 
-    def rescore(self, model: nn.Module, traces: Sequence[Trace]) -> Rescored:
+    def rescore(self, model: nn.Module, items: Sequence[VLMReplayItem]) -> Rescored:
         """Score stored replies, one after the other."""
-        scored = [self._score(trace.prompt, trace.ids) for trace in traces]
+        scored = [self._score(item.prompt, item.ids) for item in items]
         logprobs_BR = torch.stack([logprobs for logprobs, _ in scored])
         value_B = torch.stack([value for _, value in scored])
         device = value_B.device
-        length_B = torch.tensor([len(trace.ids) for trace in traces], device=device)
+        length_B = torch.tensor([len(item.ids) for item in items], device=device)
         mask_BR = torch.arange(self.padded, device=device) < length_B.unsqueeze(-1)
-        start_B = torch.tensor([trace.action_start for trace in traces], device=device)
-        weight = self.thought_prob_coef
+        start_B = torch.tensor([item.action_start for item in items], device=device)
+        thoughts_B, action_B = split_log_probs(logprobs_BR, mask_BR, start_B)
         return Rescored(
-            log_prob=action_log_prob(logprobs_BR, mask_BR, start_B, weight),
-            old_log_prob=column([weight * t.logprob_thoughts + t.logprob_action for t in traces], value_B),
+            logprob_thoughts=thoughts_B,
+            logprob_action=action_B,
+            old_logprob_thoughts=column([item.logprob_thoughts for item in items], value_B, torch.float64),
+            old_logprob_action=column([item.logprob_action for item in items], value_B, torch.float64),
             value=value_B,
-            old_value=column([trace.value for trace in traces], value_B),
+            old_value=column([item.value for item in items], value_B),
             entropy=torch.zeros_like(value_B),
         )
 

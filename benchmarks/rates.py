@@ -93,12 +93,12 @@ def per_sample(phase: Phase, unit: str = "seconds") -> float:
     return float(getattr(phase, unit)) / phase.samples
 
 
-def hours(repeats: Sequence[Repeat], scored_again: bool = False) -> float:
+def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
     """Hours of the paper's run, extrapolated: each environment step is played once and learned from four times, and
     before that scored once more where the update does so (below float32)."""
     play = statistics.median(per_sample(one.rollout) for one in repeats)
     learn = statistics.median(per_sample(one.update) for one in repeats)
-    again = statistics.median(per_sample(one.score) for one in repeats) if scored_again else 0.0
+    again = statistics.median(per_sample(one.score) for one in repeats) if rescored else 0.0
     return PAPER_STEPS * (play + again + PAPER_EPOCHS * learn) / 3600
 
 

@@ -38,13 +38,14 @@ from rl4vlm.models.loading import DTYPES, choose_device
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import make_slots
-from rl4vlm.ppo.rollout import Sample, play_row, weigh
+from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.ppo.update import Fit, Learner, below_float32, optimiser_steps
+from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, below_float32, optimiser_steps
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
 from rl4vlm.training.optim import fused
 
 PROFILED_TOKENS = 16
+THOUGHT_PROB_COEF = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Mode:
     def __init__(self, name: str, model: ActorCritic, settings: Settings) -> None:
         self.name, self.model, self.device = name, model, model.device
         ours = name == "ours"
-        self.policy: VLMPolicy = VLMPolicy(model, 0.5) if ours else PublicWay(model, 0.5, settings.padded)
+        self.policy: VLMPolicy = VLMPolicy(model) if ours else PublicWay(model, settings.padded)
         envs, rows = (settings.envs, settings.rows) if ours else (1, settings.public_steps)
         self.training = TrainingSettings(
             total_env_steps=envs * rows,
@@ -97,12 +98,13 @@ class Mode:
         self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
         self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
         optimizer = torch.optim.Adam(trainable(model), lr=1e-5, eps=1e-7, fused=fused(self.device))
-        self.learner = Learner(self.policy, model, optimizer, Accelerator(cpu=self.device.type == "cpu"))
+        accelerator = Accelerator(cpu=self.device.type == "cpu")
+        self.policy_optimizer = PolicyOptimizer(self.policy, model, optimizer, accelerator, THOUGHT_PROB_COEF)
 
     def repeat(self) -> Repeat:
         """Play, score and learn once."""
         samples, rollout = self.play()
-        distinct = len({(id(s.trace.prompt)) for s in samples})
+        distinct = len({(id(s.item.prompt)) for s in samples})
         return Repeat(rollout, self.score(samples), self.update(samples), distinct)
 
     def warm_up(self) -> None:
@@ -116,15 +118,15 @@ class Mode:
                 if size == 1:
                     raise
                 self.training = replace(self.training, micro_batch_size=size // 2)
-                self.learner.optimizer.zero_grad()
+                self.policy_optimizer.optimizer.zero_grad()
 
     def play(self, count: int | None = None) -> tuple[list[Sample], Phase]:
-        """A rollout, weighed, of so many steps of each environment (the settings' unless given)."""
+        """A rollout, with advantages, of so many steps of each environment (the settings' unless given)."""
         count = count or self.training.rows
 
         def rollout() -> list[Sample]:
-            rows = [play_row(self.slots, self.policy, self.training) for _ in range(count)]
-            return weigh(rows, np.zeros(len(self.slots)), self.training).samples
+            steps = [rollout_step(self.slots, self.policy, self.training) for _ in range(count)]
+            return compute_advantages(steps, np.zeros(len(self.slots)), self.training).samples
 
         samples, *taken = self._timed(rollout)
         prompt, reply = tokens_of(samples)
@@ -140,7 +142,7 @@ class Mode:
         def score() -> None:
             self.model.eval()
             for start in range(0, len(samples), size):
-                self.policy.rescore(self.model, [sample.trace for sample in samples[start : start + size]])
+                self.policy.rescore(self.model, [sample.item for sample in samples[start : start + size]])
 
         _, *taken = self._timed(score)
         return phase(samples, [self._batches(samples, self.counted.score)], *taken)
@@ -154,9 +156,10 @@ class Mode:
 
         def update() -> None:
             rng = np.random.default_rng(0)
-            for _ in optimiser_steps(self.learner, samples, Fit(old=old), self.training, rng):
+            progress = UpdateProgress(old=old)
+            for _ in optimiser_steps(self.policy_optimizer, samples, progress, self.training, rng):
                 pass
-            self.learner.optimizer.zero_grad()
+            self.policy_optimizer.optimizer.zero_grad()
 
         _, *taken = self._timed(update)
         works = [self._batches(samples, self.counted.update), self.counted.optimiser_step()]
@@ -189,16 +192,16 @@ def phase(samples: Sequence[Sample], works: Sequence[Work], seconds: float, used
 
 
 def played(sample: Sample) -> tuple[float, float, float]:
-    """What play found of a sample, in the place of what `scored_again` would."""
-    trace = sample.trace
-    log_prob = 0.5 * trace.logprob_thoughts + trace.logprob_action  # type: ignore[attr-defined]
-    return log_prob, trace.value, log_prob
+    """What play found of a sample, in the place of what `rescore_before_update` would."""
+    item = sample.item
+    log_prob = THOUGHT_PROB_COEF * item.logprob_thoughts + item.logprob_action  # type: ignore[attr-defined]
+    return log_prob, item.value, log_prob
 
 
 def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:
     """Mean tokens of prompts, the picture's included, and of replies."""
-    prompts = [len(sample.trace.prompt.input_ids) for sample in samples]  # type: ignore[attr-defined]
-    replies = [len(sample.trace.ids) for sample in samples]  # type: ignore[attr-defined]
+    prompts = [len(sample.item.prompt.input_ids) for sample in samples]  # type: ignore[attr-defined]
+    replies = [len(sample.item.ids) for sample in samples]  # type: ignore[attr-defined]
     return statistics.fmean(prompts), statistics.fmean(replies)
 
 
@@ -303,7 +306,7 @@ def profiled(mode: Mode, path: Path) -> Profiled:
     for title, one in (("rollout", play), ("update", update)):
         tables.append(f"{title}, mode {mode.name}\n{one.table}")
     atomic_write_text(path, "\n\n".join(tables))
-    tokens = max(len(sample.trace.ids) for sample in samples)  # type: ignore[attr-defined]
+    tokens = max(len(sample.item.ids) for sample in samples)  # type: ignore[attr-defined]
     return Profiled(
         synchronisations_per_token=play.synchronisations / tokens,
         synchronisations_per_sample=update.synchronisations / len(some),

@@ -1,4 +1,4 @@
-"""A small game to test with: climb from floor 0 to floor 2; which actions are legal depends on the floor."""
+"""A small game for tests: climb from floor 0 to floor 2. Which actions are legal depends on the floor."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class ClimbTask(Task):
 
 
 class ClimbEnv:
-    """`up` and `wait` everywhere, `go down` above the ground; +1 on the top floor, cut off after `LAST_STEP` steps.
+    """The actions are `up` and `wait`, and above the ground floor `go down`.
 
-    The start is floor 0 or 1, drawn from `np_random`, and so is a lucky `bonus` in each step's `info`.
+    The reward is +1 on the top floor, where the episode ends. An episode is truncated after `LAST_STEP` steps. The
+    start (floor 0 or 1) and a random `bonus` in each step's `info` are drawn from `np_random`.
     """
 
     def __init__(self, solvable: bool = True) -> None:
@@ -76,17 +77,21 @@ class ClimbEnv:
         return np.full((300, 300, 3), self.floor, dtype=np.uint8)
 
 
-class Says:
-    """A policy that answers every request with what `speak` makes of it; keeps the requests of each batch."""
+class FakePolicy:
+    """A policy that gives the same reply to every request, or the reply that a function returns.
 
-    def __init__(self, speak: Callable[[Request], str] | str) -> None:
-        self.speak = speak if callable(speak) else lambda request: speak
+    It keeps the requests of each batch in `batches`.
+    """
+
+    def __init__(self, reply: Callable[[Request], str] | str) -> None:
+        self.text = reply if callable(reply) else lambda request: reply
         self.batches: list[list[Request]] = []
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         self.batches.append(list(requests))
-        return [Reply(self.speak(request)) for request in requests]
+        return [Reply(self.text(request)) for request in requests]
 
 
 def climb_slot(seed: int = 1, style: Style = Style.COT, **options: Any) -> Slot:
+    """A slot with a new `ClimbEnv`."""
     return Slot(ClimbEnv(), ClimbTask(), style, ClimbTask.prompt, seed, **options)

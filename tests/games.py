@@ -1,4 +1,4 @@
-"""The names of all registered card games, which need no options."""
+"""The card and number tasks: their rules are part of this package, so they need no download."""
 
 from rl4vlm.tasks.base import CardTask
 from rl4vlm.tasks.registry import TASKS, get_task_class

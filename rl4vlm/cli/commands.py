@@ -89,7 +89,7 @@ def sft(args: argparse.Namespace) -> None:
         init=args.init,
         out=args.out,
         settings=parse_settings(SFTSettings, args.set),
-        keep=_keep(args, "rl4vlm.sft.train"),
+        resume_dir=_keep(args, "rl4vlm.sft.train"),
     )
 
 
@@ -103,7 +103,7 @@ def ppo(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(PPOSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.train", args.task),
+        resume_dir=_keep(args, "rl4vlm.ppo.train", args.task),
     )
 
 
@@ -115,22 +115,18 @@ def cnn(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(CNNSettings, args.set),
-        keep=_keep(args, "rl4vlm.ppo.cnn", args.task),
+        resume_dir=_keep(args, "rl4vlm.ppo.cnn", args.task),
     )
 
 
 def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
-    """Where a training that starts in `module` and looks up `choices` keeps its state, with the code of both."""
+    """Where a training keeps its state, with the digests of the code that it runs (see `module_digests`)."""
     if args.state is None:
         return None
-    from rl4vlm.config.code_digest import stage_sources
-    from rl4vlm.core.files import sha256_of
+    from rl4vlm.config.code_digest import module_digests
     from rl4vlm.training.store import StateFolder
 
-    root = Path(__file__).parents[2]
-    files = [file.resolve() for file in stage_sources(module, choices)]
-    named = {str(file.relative_to(root) if file.is_relative_to(root) else file): file for file in files}
-    return StateFolder(args.state, {name: sha256_of(file) for name, file in named.items()})
+    return StateFolder(args.state, module_digests(module, choices))
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -221,12 +217,6 @@ def verify_archive(args: argparse.Namespace) -> None:
         f"all {verdict.compared} files are as packed; {verdict.rebuilt} files of tables and figures, rebuilt from the "
         "packed results, are the same byte for byte"
     )
-
-
-def rule_docs(args: argparse.Namespace) -> None:
-    from rl4vlm.rulepage.page import write_page
-
-    write_page(out=args.out, image=args.image)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:

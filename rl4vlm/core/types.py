@@ -109,17 +109,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """A policy's reply to a request.
+    """A policy's answer to one request.
 
     Attributes:
-        text: the reply.
-        numbers: floats for the record of the episode (`logprob_thoughts`, `logprob_action`, `value`, `tokens`).
-        trace: what a learned policy needs to train on this reply. Only the learner that made it reads it.
+        text: the answer as written.
+        numbers: plain floats for the episode record (`logprob_thoughts`, `logprob_action`, `value`, `tokens`).
+        parsed: what `parse_reply` makes of `text`, if the policy needed to know; else the play loop parses it.
+        replay_item: what PPO stores of the step; only the policy that made it knows what is inside.
+        expert_action: what the solver advised, in a reply of the solver.
     """
 
     text: str
     numbers: Mapping[str, float] = field(default_factory=dict)
-    trace: Any = None
+    parsed: Parsed | None = None
+    replay_item: Any = None
+    expert_action: ExpertAction | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class PerceptionExaminer:
     """A policy that answers as `policy` does, and notes among each reply's numbers which fields it read right.
 
     It looks at the environment when the question is put, since a moment later the environment has moved on. The
-    learner's `trace` is dropped: nothing is learned in an examination, and traces are large.
+    reply's `replay_item` is dropped: an evaluation trains nothing, and these items are large.
     """
 
     policy: Policy
@@ -26,7 +26,7 @@ class PerceptionExaminer:
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         shown = [dict(request.env.perception()) for request in requests]
         return [
-            replace(reply, numbers={**reply.numbers, **marks(reply.text, truth, self.patterns)}, trace=None)
+            replace(reply, numbers={**reply.numbers, **marks(reply.text, truth, self.patterns)}, replay_item=None)
             for reply, truth in zip(self.policy.act(requests), shown, strict=True)
         ]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_text
+from rl4vlm.core.files import atomic_write_bytes, atomic_write_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
-from rl4vlm.figures.files import write_bytes
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -37,8 +36,8 @@ def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
     """
     curves = _content(figures / "training_curves.png")
     table = _content(tables / "main.md").decode("utf-8")
-    write_bytes(out / "games.png", games_image())
-    write_bytes(out / "training_curves.png", curves)
+    atomic_write_bytes(out / "games.png", games_image())
+    atomic_write_bytes(out / "training_curves.png", curves)
     atomic_write_text(out / "results.md", table)
 
 

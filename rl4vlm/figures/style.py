@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 
-from rl4vlm.figures.files import write_bytes
+from rl4vlm.core.files import atomic_write_bytes
 
 COLOURS: Mapping[str, str] = {
     # Okabe and Ito's palette: told apart with any colour vision, and one colour a method in every figure.
@@ -182,4 +182,4 @@ def save(figure: Figure, out: Path) -> None:
     for kind, metadata in nothing.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
-        write_bytes(out.with_name(f"{out.name}.{kind}"), buffer.getvalue())
+        atomic_write_bytes(out.with_name(f"{out.name}.{kind}"), buffer.getvalue())

@@ -1,4 +1,4 @@
-"""An environment that remembers what it last showed, for those who show episodes to people."""
+"""An environment wrapper that keeps the last frame, for showing episodes to people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 from rl4vlm.core.types import ExpertAction, GameEnv, View
 
 
-class Watched:
-    """Plays as `env` does and keeps its last `picture` and `info`: the play loop asks nothing of a state that ended an
-    episode, so no request ever shows it."""
+class LastFrame:
+    """Plays as `env` does and keeps the last `image` and `info` that it returned.
+
+    The play loop makes no request for the state that ends an episode, so that state can be seen only here.
+    """
 
     def __init__(self, env: GameEnv) -> None:
         self.env = env

@@ -1,8 +1,8 @@
 # ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
-"""From a reply's text to an action: the paper's post-processing function f (section 4.2).
+"""Parse a reply into an action: the paper's post-processing function f (section 4.2).
 
-A reply is whatever a model wrote, so nothing is assumed of it: every function here returns on every string, in time
-linear in its length (repetitions in the patterns are possessive, or run over stretches that do not overlap).
+A model may write anything, so no form is assumed: every function here accepts every string, and takes time linear in
+its length. To stay linear, repetitions in the patterns are possessive (`*+` never backtracks) or match disjoint parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rl4vlm.interaction.plain import original_offset, plain
 _QUOTES = "\"'`“”„‟‘’‚‛«»"
 _CLOSING = {quote: quote for quote in "\"'`”’"}
 _CLOSING |= {"“": "”“", "„": "“”", "‟": "”", "‘": "’‘", "‚": "‘’", "‛": "’", "«": "»", "»": "«"}
-"""Which quotes close a string that one opens."""
+"""For each opening quote, the quotes that close the string."""
 _FINAL_PUNCTUATION = ".,;:!?…。，、；：！？"
 
 _WORD = re.compile(r"(?<![\w-])(?ai:action)(?!\w)")
@@ -30,36 +30,39 @@ _WITHIN_WORD = re.compile(r"(?<=\w)['’](?=\w)")
 
 
 def parse_reply(text: str, actions: Sequence[str]) -> Parsed:
-    """Find the legal action that a reply asks for.
+    """Find the legal action that a reply names.
 
-    The key is the word `action` before a colon; case, white space and quotes around it do not matter, and of several
-    keys only the last counts. Its value is the quoted string that follows or, where quotes are missing or not closed,
-    what stands before the next `}`, line break or key. It names the one legal action that occurs in it as a whole token
-    (never `1` in `10`, `shelf 1` in `shelf 10`, `*` in `**`), whatever its case, white space and surroundings. All is
-    read in plain characters (`rl4vlm.interaction.plain`): a full-width digit is a digit, a minus sign a hyphen.
+    - The key is the word `action` before a colon. Case, white space and quotes around it do not matter. If there are
+      several keys, the last one counts.
+    - The value is the quoted string after the key. If quotes are missing or not closed, it is the text up to the next
+      `}`, line break or key.
+    - The action is the only legal action that occurs in the value as a whole token (not `1` in `10`, `shelf 1` in
+      `shelf 10`, or `*` in `**`). Case, white space and other text in the value do not matter.
+    - Look-alike characters count as plain ones (`rl4vlm.interaction.plain`): a full-width digit is a digit.
 
     Args:
         text: the reply, any string.
-        actions: the legal action words.
+        actions: the legal actions.
 
     Returns:
-        The action (a member of `actions`) or why there is none, and the character span from the key to the reply's end,
-        in `text` as it is.
+        The action (a member of `actions`) or the reason why there is none, and the character span of `text` from the
+        key to the end.
     """
-    read = plain(text)
-    key = _last_key(read)
+    readable = plain(text)
+    key = _last_key(readable)
     if key is None:
         return Parsed(None, None, Outcome.NO_KEY)
     start, value_start = key
+    # The plain text may be longer than the reply, and the span must fit the reply's tokens.
     span = (original_offset(text, start), len(text))
-    found = _actions_in(_value(read, value_start), tuple(actions))
+    found = _actions_in(_value(readable, value_start), tuple(actions))
     if len(found) == 1:
         return Parsed(found.pop(), span, Outcome.OK)
     return Parsed(None, span, Outcome.AMBIGUOUS if found else Outcome.NO_LEGAL_ACTION)
 
 
 def _last_key(text: str) -> tuple[int, int] | None:
-    """Where the last key starts, its opening quote included, and where its value does."""
+    """The offsets at which the last key (with its opening quote) and its value start; None without a key."""
     last = None
     for word in _WORD.finditer(text):
         after = _AFTER_WORD.match(text, word.end())
@@ -72,21 +75,28 @@ def _last_key(text: str) -> tuple[int, int] | None:
 
 
 def _start_of_key(text: str, word_start: int, *, closed: bool) -> int | None:
-    """Where the key whose word is at `word_start` starts; None if the word only ends another key ("last action")."""
+    """The offset of the key whose word is at `word_start`; None if the word only ends another key ("last action").
+
+    `closed` says whether a quote follows the word.
+    """
     at = word_start
     while at > 0 and text[at - 1].isspace():
         at -= 1
     before = text[at - 1] if at > 0 else ""
+    # `before` may be empty, and the empty string is in every string.
     if before in _QUOTES and before and (closed or at == word_start):
+        # The model may have written JSON inside a JSON string: \\"action\\".
         escaped = at > 1 and text[at - 2] == "\\"
         return at - 2 if escaped else at - 1
+    # A quote closes the key but none opens it before this word, so the word ends a longer key ("last action"). Only at
+    # the start of an entry was the opening quote just left out.
     if closed and before not in ("", "{", "[", "(", ","):
         return None
     return word_start
 
 
 def _value(text: str, start: int) -> str:
-    """The value that starts at `start`."""
+    """The value that starts at offset `start`."""
     opening = _OPENING.match(text, start)
     if opening is None:
         return _bare_value(text, start)
@@ -103,18 +113,23 @@ def _bare_value(text: str, start: int) -> str:
 
 
 def _closing(text: str, start: int, closing: str, *, escaped: bool) -> int | None:
-    """Where the string whose inside begins at `start` ends, on the same line: at one of the quotes `closing`, behind a
-    backslash if `escaped` is true and else behind none. An apostrophe within a word closes nothing.
+    """The offset at which a quoted string ends; None if it does not end on its line.
 
-    Steps from mark to mark in place of one pattern for the whole inside: possessive repetitions of groups, which keep
-    such a pattern linear, match wrongly in Python 3.11.2 (Debian 12's).
+    Args:
+        text: the reply.
+        start: the offset after the opening quote.
+        closing: the quotes that may close the string.
+        escaped: whether the opening quote had a backslash; then the closing quote must have one, and else must not.
     """
+    # A loop, not one pattern for the whole string: possessive repetitions of groups, which would keep such a pattern
+    # linear, match wrongly in Python 3.11.2 (Debian 12).
     for mark in _marks(closing).finditer(text, start):
         if mark[0] in "\n\r":
             return None
         if mark[0][0] == "\\":
             if escaped:
                 return mark.start() if mark[0][1:] in closing else None
+        # An apostrophe within a word (don't) closes nothing.
         elif not escaped and not _WITHIN_WORD.match(text, mark.start()):
             return mark.start()
     return None
@@ -126,20 +141,20 @@ def _marks(closing: str) -> re.Pattern[str]:
 
 
 def _actions_in(value: str, actions: tuple[str, ...]) -> set[str]:
-    """The legal actions that a value names; a value that equals one has it as its longest token and no other."""
+    """The legal actions that occur in a value as whole tokens."""
     matcher = _matcher(actions)
     found = matcher.token.finditer(value.lower())
     return {matcher.actions[match.lastindex - 1] for match in found if match.lastindex}
 
 
 def _normalised(text: str) -> str:
-    """In plain characters, without case, outer quotes, white space that does not separate, and final punctuation."""
+    """An action in lower case and plain characters, without outer quotes, extra white space and final punctuation."""
     return _SPACES.sub(" ", plain(text).strip().strip(_QUOTES + _FINAL_PUNCTUATION + " \t")).lower()
 
 
 @dataclass(frozen=True)
 class _Matcher:
-    """Finds action words: group k of `token` matches the lower-case text of `actions[k - 1]` as a whole token."""
+    """Finds actions in text: group k of the pattern `token` matches `actions[k - 1]`, in lower case, as a token."""
 
     actions: list[str]
     token: re.Pattern[str]
@@ -147,25 +162,28 @@ class _Matcher:
 
 @lru_cache(maxsize=1024)
 def _matcher(actions: tuple[str, ...]) -> _Matcher:
+    # Reversed, so that of two actions with the same normalised text the first one counts.
     by_text = {_normalised(action): action for action in reversed(actions)}
-    # At one place the longest action counts, so "look at desk 1" is not also "look".
+    # The longest first, since a pattern takes the first branch that matches: "look at desk 1" is not also "look".
     texts = sorted(filter(None, by_text), key=len, reverse=True)
     if not texts:
+        # A pattern that never matches.
         return _Matcher([], re.compile("(?!)"))
-    # Looking for a first character before anything else makes the search about fifty times faster.
+    # Test the first character before all branches: this makes the search about fifty times faster.
     first = "".join(re.escape(character) for character in sorted({text[0] for text in texts}))
     branches = "|".join(f"({_token_pattern(text)})" for text in texts)
     return _Matcher([by_text[text] for text in texts], re.compile(f"(?=[{first}])(?:{branches})"))
 
 
 def _token_pattern(action: str) -> str:
-    """A pattern for a normalised action that matches it as a whole token only."""
+    """A pattern that matches a normalised action as a whole token only."""
     words = r"\s++".join(re.escape(word) for word in action.split(" "))
     if not any(character.isalnum() for character in action):
         first, last = re.escape(action[0]), re.escape(action[-1])
-        # An operator: not doubled ("**"), and not between two letters ("and/or").
+        # An operator, not doubled ("**") and not between two letters ("and/or").
         return rf"(?<!{first})(?:(?<![^\W\d_]){words}|{words}(?![^\W\d_]))(?!{last})"
     if not any(character.isalpha() for character in action):
-        # A number: not part of a longer one.
+        # A number, not part of a longer one ("10", "1.5", "1,000").
         return rf"(?<!\w)(?<!\d\.){words}(?!\w|\.\d|,\d{{3}})"
+    # Words, not part of a longer word ("hits"), a compound ("hit-and-run") or a number ("shelf 1.5").
     return rf"(?<!\w)(?<!\w-){words}(?!\w|-\w|\.\d)"

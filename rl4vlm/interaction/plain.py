@@ -1,7 +1,8 @@
-"""The plain form of characters that only look different: full-width letters, digits and quotes, a true minus sign.
+"""Replace look-alike characters by plain ones: full-width letters, digits and quotes, the typographic minus sign.
 
-Unicode has several code points for one sign, and models that write another language use them. Here each becomes the one
-that action words are written with, a character at a time, so that a place in the plain text is a place in the original.
+Unicode has several code points for one sign, and models use them, above all in replies that mix languages. Each is
+replaced by the character that action words are written with. This works one character at a time, so that an offset in
+the plain text can be mapped back to the original.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import unicodedata
 from itertools import accumulate
 
 _SIGNS = {"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2217": "*", "\u2215": "/"}
-"""What NFKC leaves apart: minus, hyphens, and the mathematical asterisk and slash. Dashes separate, so they stay."""
+"""Look-alikes that NFKC keeps: minus, hyphens, mathematical asterisk and slash. Dashes stay: they separate words."""
 _OTHER_MEANING = ("<super>", "<sub>", "<fraction>")
-"""Kinds of NFKC twins that mean something else: the 2 of a square is no digit of the number before it."""
+"""Decompositions that would change the meaning: in 7², the 2 is not a digit of a number 72."""
 
 
 def plain(text: str) -> str:
-    """`text` with each character in its plain form: NFKC's, one by one, which may be several; plain ASCII as it is."""
+    """`text` with each character replaced by its NFKC form, which may be several characters; ASCII is unchanged."""
     return text if text.isascii() else text.translate(_PLAIN)
 
 
 def original_offset(text: str, at: int) -> int:
-    """The offset in `text` of the character that gave the one at offset `at` of `plain(text)`."""
+    """The offset in `text` of the character that became the one at offset `at` of `plain(text)`."""
     if text.isascii() or at == 0:
         return at
     ends = accumulate(len(_PLAIN[ord(character)]) for character in text)
@@ -29,7 +30,7 @@ def original_offset(text: str, at: int) -> int:
 
 
 class _PlainForms(dict[int, str]):
-    """From a code point to its plain form, never empty; filled with what was asked for."""
+    """Maps a code point to its plain form, which is never empty. Entries are computed when they are first needed."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)

@@ -1,7 +1,7 @@
 """The one play loop: SFT data, PPO, evaluation and API baselines all step their environments here.
 
-A slot is one environment with its random streams and the question it asks now. `advance` puts the questions of many
-slots to a policy in one batch and plays the answers.
+A slot is one environment with its random streams and its current request. `advance` passes the requests of many slots
+to a policy in one batch and plays the replies.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rl4vlm.tasks.base import Task
 
 
 class Slot:
-    """One environment at play: its streams, the `request` it asks now, and the count of the running episode.
+    """One environment being played: its random streams, its current `request`, and the counts of the running episode.
 
-    The sampling stream (`request.rng`) is the policy's, `env.np_random` the game's and the fallbacks'. A slot made
-    with `endless` false stops after an episode until `start` is called again.
+    There are two streams. The policy samples from `request.rng`; the game and the fallback actions use
+    `env.np_random`. So how much a policy draws does not change the game.
     """
 
     def __init__(
@@ -36,9 +36,15 @@ class Slot:
         *,
         endless: bool = True,
     ) -> None:
-        """Reset `env` for endless play: its first episode and all after it come from streams that `seed` names.
+        """Reset `env` and make the first request.
 
-        With `endless` false the first episode is the one that `env.reset(seed=seed)` gives.
+        Args:
+            env: the environment; the slot is its only user.
+            task: the game's rules about success, penalties and groups.
+            style: how replies should be written.
+            parts: the texts of the prompt.
+            seed: both streams derive from it. If not `endless`, the first episode is that of `env.reset(seed=seed)`.
+            endless: begin the next episode by itself when one ends. If False, the slot stops until `start` is called.
         """
         self.env = env
         self.task = task
@@ -51,39 +57,41 @@ class Slot:
 
     @property
     def stopped(self) -> bool:
-        """Whether the episode is over and no other has been started."""
+        """Whether the episode is over and no new one has been started."""
         return self._request is None
 
     @property
     def request(self) -> Request:
-        """The question that the environment asks now. Raises ValueError when the slot has stopped."""
+        """The current request. Raises ValueError if the slot has stopped."""
         if self._request is None:
-            raise ValueError("the slot has no episode to go on with: start one")
+            raise ValueError("the slot's episode is over: call `start` to begin another one")
         return self._request
 
     def start(self, seed: int) -> None:
-        """Begin an episode, with both streams begun anew from `seed`."""
+        """Begin an episode, with both streams seeded anew from `seed`."""
         self.rng = stream(seed, "sampling")
+        # Endless play is training. Its seeds are kept apart from those of the held-out episodes.
         self._reset(training_env_seed(seed) if self.endless else seed)
 
     def play(self, reply: Reply) -> Step:
-        """Read `reply` to the current request, take the step it asks for, and move on to the next request."""
+        """Take the step that `reply` names, and move on to the next request."""
         self.send(reply)
         return self.receive()
 
     def send(self, reply: Reply) -> None:
-        """The first half of `play`: read the reply. An environment that has `step_async` begins its step now."""
+        """The first half of `play`: parse the reply. An environment that has `step_async` begins its step now."""
         request = self.request
-        parsed = parse_reply(reply.text, request.view.actions)
+        # A policy that needed to know where the action starts has parsed its reply already.
+        parsed = reply.parsed or parse_reply(reply.text, request.view.actions)
         index = self._index(parsed, request)
         self._sent = (request, reply, parsed, index)
         if isinstance(self.env, SplitStepEnv):
             self.env.step_async(index)
 
     def receive(self) -> Step:
-        """The second half of `play`: the step that was sent, taken and counted."""
+        """The second half of `play`: finish the step and count it."""
         if self._sent is None:
-            raise ValueError("no reply was sent that a step could come of")
+            raise ValueError("no reply was sent: call `send` before `receive`")
         (request, reply, parsed, index), self._sent = self._sent, None
         result = self.env.step_wait() if isinstance(self.env, SplitStepEnv) else self.env.step(index)
         image, reward, terminated, truncated, info = result
@@ -103,6 +111,7 @@ class Slot:
             terminated=bool(terminated),
             truncated=bool(truncated),
             info=info,
+            # Before the reset below, so that it shows the state that was cut off.
             final_request=self._ask(image) if truncated and not terminated else None,
             episode=self._episode(info) if done else None,
         )
@@ -121,12 +130,13 @@ class Slot:
         self._request = self._ask(image)
 
     def _ask(self, image: np.ndarray) -> Request:
-        """The question for what the environment shows now: always its current view, so never a stale prompt."""
+        """The request for the environment's current state."""
+        # Rendered from the view that comes with this image, so the prompt is never that of an earlier state.
         view = self.env.view()
         return Request(image, render(self.parts, view, self.style), view, self.rng, self.env)
 
     def _index(self, parsed: Parsed, request: Request) -> int:
-        """The action's index; where no legal action was found, a uniform draw from the environment's own stream."""
+        """The action's index; a uniform draw from the environment's own stream if the reply names no legal action."""
         if parsed.action is None:
             return int(self.env.np_random.integers(len(request.view.actions)))
         return request.view.actions.index(parsed.action)
@@ -146,15 +156,15 @@ class Slot:
 def advance(slots: Sequence[Slot], policy: Policy) -> list[Step]:
     """Play one step in every slot, with one batched call of the policy; the steps come in the slots' order.
 
-    Environments that can (`SplitStepEnv`) take their steps at the same time. An endless slot whose episode ended has
-    begun its next one; the step that ended it holds the `episode`.
+    An endless slot whose episode ended has begun the next one; the step that ended it carries the `episode`.
 
     Raises:
-        ValueError: the policy did not give one reply a request, or a slot has stopped.
+        ValueError: the policy did not give one reply per request, or a slot has stopped.
     """
     replies = policy.act([slot.request for slot in slots])
     if len(replies) != len(slots):
         raise ValueError(f"policy {type(policy).__name__} gave {len(replies)} replies to {len(slots)} requests")
+    # Send all before receiving any: environments in worker processes (`SplitStepEnv`) then step at the same time.
     for slot, reply in zip(slots, replies, strict=True):
         slot.send(reply)
     return [slot.receive() for slot in slots]
@@ -168,27 +178,41 @@ def play_episodes(
     parts: PromptParts,
     seeds: Sequence[int],
     num_envs: int,
-    go_on: Callable[[Episode], bool] = lambda _: True,
+    should_continue: Callable[[Episode], bool] = lambda _: True,
 ) -> Iterator[tuple[Episode, list[Step]]]:
-    """Play one episode a seed, up to `num_envs` of them at once, and yield them in the order of `seeds`.
+    """Play one episode per seed, up to `num_envs` of them at once, and yield them in the order of `seeds`.
 
-    An episode depends on its seed alone: `env.reset(seed=seed)` and the sampling stream `stream(seed, "sampling")`.
-    `go_on` is asked after each episode whether to begin another; once it says no, those that run are played to their
-    end and no more begin.
+    An episode depends on its seed alone, through `env.reset(seed=seed)` and `stream(seed, "sampling")`. It does not
+    depend on `num_envs` or on the other seeds.
+
+    Args:
+        make_env: makes one environment; called at most `num_envs` times.
+        task: the game that is played.
+        policy: answers the requests.
+        style: how replies should be written.
+        parts: the texts of the prompt.
+        seeds: one per episode, without duplicates.
+        num_envs: how many environments are played at once, and so the largest batch.
+        should_continue: called with each finished episode. Once it returns False, running episodes are finished and no
+            new ones begin.
+
+    Yields:
+        The episode and its steps.
 
     Raises:
-        ValueError: `num_envs` is less than 1, or a seed comes twice.
+        ValueError: `num_envs` is less than 1, or a seed is repeated.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs {num_envs} is less than 1")
     if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed comes twice: it would be the same episode")
+        raise ValueError("a seed is repeated: it would give the same episode twice")
     waiting = iter(seeds)
     slots: list[Slot] = []
     played: dict[int, list[Step]] = {}
     finished: dict[int, tuple[Episode, list[Step]]] = {}
     turn = 0
     with ExitStack() as opened:
+        # The range comes first: zip would otherwise take one seed too many from `waiting` and lose it.
         for _, seed in zip(range(num_envs), waiting, strict=False):
             env = make_env()
             opened.callback(env.close)
@@ -200,12 +224,14 @@ def play_episodes(
                 if step.episode is None:
                     continue
                 finished[slot.seed] = (step.episode, played.pop(slot.seed))
-                if not go_on(step.episode):
+                if not should_continue(step.episode):
                     waiting = iter(())
-                following = next(waiting, None)
-                if following is not None:
-                    slot.start(following)
+                next_seed = next(waiting, None)
+                if next_seed is not None:
+                    slot.start(next_seed)
+            # Towards the end there are fewer seeds than environments, and the batch becomes smaller.
             slots = [slot for slot in slots if not slot.stopped]
+            # Short episodes finish before longer ones that began earlier: hold them back until their turn.
             while turn < len(seeds) and seeds[turn] in finished:
                 yield finished.pop(seeds[turn])
                 turn += 1

@@ -1,7 +1,7 @@
-"""The prompt a player is given and the reply a demonstration gives: one template for every task (paper, Fig. 3).
+"""Prompts and demonstration replies, from one template for every task (paper, Fig. 3).
 
-Order, as in the paper: role, what is observed, the legal actions as text, the rules, the form of the answer. The answer
-is one line of JSON whose last entry is the action; with `Style.ACTION_ONLY` the action is all of it.
+A prompt has the paper's order: role, observation, legal actions, rules, form of the answer. The answer is one line of
+JSON whose last entry is the action. With `Style.ACTION_ONLY` the action is its only entry.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ _TEXTS = ("role", "observation", "rules")
 
 
 def render(parts: PromptParts, view: View, style: Style) -> str:
-    """The prompt for what `view` shows now; the chat template adds the picture, so no image token is in it.
+    """The prompt for one state of the environment.
+
+    It holds no image token: the chat template of the model adds the image.
+
+    Args:
+        parts: the task's texts.
+        view: the legal actions, and values for the `{placeholders}` in the texts.
+        style: whether thoughts are asked for.
 
     Raises:
-        ValueError: a text holds a `{placeholder}` that `view.fields` does not fill.
+        ValueError: a text has a `{placeholder}` for which `view.fields` has no value.
     """
     return f"{situation_text(parts, view)}\nAnswer in JSON: {answer_form(parts, view.fields, style)}"
 
 
 def situation_text(parts: PromptParts, view: View) -> str:
-    """All of the prompt but the form of the answer."""
+    """The prompt without the form of the answer."""
     actions = ", ".join(f'"{action}"' for action in view.actions)
     lines = [
         fill(parts.role, view.fields),
@@ -40,35 +47,38 @@ def situation_text(parts: PromptParts, view: View) -> str:
 
 
 def answer_form(parts: PromptParts, fields: Mapping[str, str], style: Style) -> str:
-    """The form of the answer, with a hint in angle brackets where a value goes."""
+    """The JSON that the answer should look like, with a hint in angle brackets in place of each value."""
     keys = parts.keys if style is Style.COT else ()
     entries = [f'"{key}": <{fill(parts.hints.get(key, key), fields)}>' for key in keys]
     return "{" + ", ".join([*entries, '"action": "<one legal action>"']) + "}"
 
 
 def fill(text: str, fields: Mapping[str, str]) -> str:
-    """Replace every `{name}` in `text` by `fields[name]`. Raises ValueError naming one that is not there."""
+    """Replace every `{name}` in `text` by `fields[name]`. Raises ValueError naming one that has no value.
+
+    Unlike `str.format`, this never looks up an attribute or an index: texts come from the config.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in fields:
             known = ", ".join(sorted(fields)) or "none"
-            raise ValueError(f"prompt text {text!r} asks for {{{name}}}, which this task lacks; it has {known}")
+            raise ValueError(f"prompt text {text!r} uses {{{name}}}, but this task has no such field; it has {known}")
         return fields[name]
 
     return _PLACEHOLDER.sub(value, text)
 
 
 def override_parts(parts: PromptParts, texts: Mapping[str, str]) -> PromptParts:
-    """`parts` with some texts replaced.
+    """Replace some of a task's texts.
 
     Args:
-        parts: a task's own texts.
-        texts: `role`, `observation`, `rules`, or one of `parts.keys` for its hint. The keys themselves are an interface
-            and cannot be changed.
+        parts: the task's own texts.
+        texts: new texts by name: `role`, `observation`, `rules`, or one of `parts.keys` to replace its hint. The keys
+            themselves cannot be changed, since evaluation and demonstrations rely on them.
 
     Raises:
-        ValueError: a name that is none of these.
+        ValueError: an unknown name.
     """
     unknown = [name for name in texts if name not in (*_TEXTS, *parts.keys)]
     if unknown:
@@ -79,11 +89,12 @@ def override_parts(parts: PromptParts, texts: Mapping[str, str]) -> PromptParts:
 
 
 def write_reply(entries: Mapping[str, Any], action: str, style: Style) -> str:
-    """The one-line reply of a demonstration.
+    """Write a reply in the form that `answer_form` asks for, on one line.
 
     Args:
-        entries: what stands before the action, in order; texts are quoted, numbers and lists (of card ranks) are not.
-        action: the action word.
+        entries: the entries before the action, in order. Strings are quoted; numbers and lists (of card ranks) are not,
+            so a list such as [K, 2] is not strict JSON.
+        action: the legal action.
         style: with `Style.ACTION_ONLY` the entries are left out.
     """
     shown = entries if style is Style.COT else {}

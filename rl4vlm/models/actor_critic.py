@@ -20,7 +20,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Pre
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
-from rl4vlm.models.kv_cache import RoomyLayer, joined_cache, roomy_cache
+from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
@@ -192,7 +192,7 @@ class ActorCritic(nn.Module):
         self.eval()
         batch = self._collated(prompts)
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
-        cache = roomy_cache(self.model.config, batch.prompt_length + self.max_new_tokens)
+        cache = preallocated_cache(self.model.config, batch.prompt_length + self.max_new_tokens)
         if len(prompts) * batch.prompt_length > PROMPT_TOKENS and self._reads_in_parts(prompts, cache):
             cache = self._read_in_parts(prompts, batch.prompt_length)
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -283,8 +283,8 @@ class ActorCritic(nn.Module):
     def _reads_in_parts(self, prompts: Sequence[Encoded], cache: DynamicCache) -> bool:
         """Whether prompts can go through the model some at a time: where all that it keeps of them is keys and values,
         without windows, which can be put together again."""
-        simple = all(type(layer) is RoomyLayer for layer in cache.layers) and not any(one.marks for one in prompts)
-        return simple and not counts_positions(self.model)
+        simple = all(type(layer) is PreallocatedLayer for layer in cache.layers)
+        return simple and not any(one.marks for one in prompts) and not counts_positions(self.model)
 
     def _read_in_parts(self, prompts: Sequence[Encoded], length: int) -> DynamicCache:
         """Keys and values of prompts padded to `length` tokens, but for the last token's, with room for replies."""
@@ -296,7 +296,7 @@ class ActorCritic(nn.Module):
             cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
             self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             caches.append(cache)
-        return joined_cache(caches, self.model.config, length + self.max_new_tokens)
+        return concat_caches(caches, self.model.config, length + self.max_new_tokens)
 
     def _lengths(self, ids: torch.Tensor) -> list[int]:
         """Number of tokens of each row of (B, R) up to and with its end token."""

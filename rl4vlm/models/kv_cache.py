@@ -14,15 +14,15 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values (B, heads, tokens, size) of one layer, views of buffers that hold `room` tokens.
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values (B, heads, tokens, size) of one layer, views of buffers that hold `capacity` tokens.
 
-    Beyond `room` it grows as its base class does.
+    Beyond `capacity` it grows as its base class does.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.room = room
+        self.capacity = capacity
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
@@ -34,7 +34,7 @@ class RoomyLayer(DynamicLayer):
         if before == 0:
             self.lazy_initialization(key_states, value_states)
             self._buffers = (self._empty(key_states), self._empty(value_states))
-        if self._buffers is None or now > self.room:
+        if self._buffers is None or now > self.capacity:
             self._buffers = None
             return super().update(key_states, value_states, *args, **kwargs)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
@@ -43,19 +43,19 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def _empty(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_empty(*states.shape[:-2], max(self.room, states.shape[-2]), states.shape[-1])
+        return states.new_empty(*states.shape[:-2], max(self.capacity, states.shape[-2]), states.shape[-1])
 
 
-def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
-    """A cache for a model of this config with room for `room` tokens; layers with a sliding window stay as they are."""
+def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
+    """A cache of `capacity` tokens for a model of this config; layers with a sliding window stay as they are."""
     cache = DynamicCache(config=config.get_text_config(decoder=True))
-    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def joined_cache(parts: Sequence[DynamicCache], config: PreTrainedConfig, room: int) -> DynamicCache:
+def concat_caches(parts: Sequence[DynamicCache], config: PreTrainedConfig, capacity: int) -> DynamicCache:
     """The rows of `parts`, caches of as many tokens each, in one cache with room; the parts are used up."""
-    cache = roomy_cache(config, room)
+    cache = preallocated_cache(config, capacity)
     for index, layer in enumerate(cache.layers):
         states = [part.layers[index] for part in parts]
         layer.update(torch.cat([one.keys for one in states]), torch.cat([one.values for one in states]))

@@ -21,9 +21,15 @@ from rl4vlm.policies.trainable import Rescored, column
 
 
 @dataclass(frozen=True)
-class CNNTrace:
-    """What PPO trains on: what was seen, the index of the action among those offered, its log-probability when it was
-    sampled, and the value then."""
+class CNNReplayItem:
+    """A sampled action, stored for training.
+
+    Attributes:
+        observation: what the network saw.
+        action: index of the action among those that the network was offered.
+        log_prob: the action's log-probability when it was sampled, in nats.
+        value: the critic's value then.
+    """
 
     observation: Observation
     action: int
@@ -32,8 +38,11 @@ class CNNTrace:
 
 
 class CNNPolicy:
-    """Plays the action that the network samples. It writes no thoughts, whatever the style: its reply is the action
-    alone, in the JSON that a model would write, so the same parser reads it."""
+    """Plays the action that the network samples.
+
+    Its reply is the action alone, without thoughts whatever the style. It is the JSON that a language model would
+    write, so the same parser reads it.
+    """
 
     def __init__(self, model: CNNActorCritic) -> None:
         self.model = model
@@ -48,42 +57,47 @@ class CNNPolicy:
         device: str = "auto",
         dtype: str = "float32",
     ) -> CNNPolicy:
-        """A policy from a checkpoint folder.
+        """Load a policy from a checkpoint folder.
 
-        `max_new_tokens` and `dtype` are what a language model is loaded with; an action has no tokens and the network
-        is always float32, so they count for nothing here.
+        `max_new_tokens` and `dtype` are ignored: they are options of language models, an action has no tokens, and the
+        network is always float32.
         """
         return cls(CNNActorCritic.load(checkpoint, temperature=temperature, device=choose_device(device)))
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request. Raises ValueError for a legal action that the network does not know."""
+        """One reply per request. Raises ValueError for a legal action that the network does not know."""
         seen = [self.model.observe(request.image, request.view) for request in requests]
         sampled = self.model.act(seen, [request.rng for request in requests])
-        traces = [CNNTrace(*parts) for parts in zip(seen, *sampled, strict=True)]
+        items = [CNNReplayItem(*parts) for parts in zip(seen, *sampled, strict=True)]
         offered = [self.model.offered(request.view) for request in requests]
-        return [_reply(trace, actions[trace.action]) for trace, actions in zip(traces, offered, strict=True)]
+        return [_reply(item, actions[item.action]) for item, actions in zip(items, offered, strict=True)]
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
-        """The critic's values (B,) float64 of what the requests show."""
+        """The critic's values (B,) float64 of the states that the requests show."""
         return self.model.values([self.model.observe(request.image, request.view) for request in requests])
 
-    def rescore(self, model: nn.Module, traces: Sequence[CNNTrace]) -> Rescored:
+    def rescore(self, model: nn.Module, items: Sequence[CNNReplayItem]) -> Rescored:
         """Score stored actions with `model`, a `CNNActorCritic` or a data-parallel wrapper of one."""
-        log_probs_BA, value_B = model([trace.observation for trace in traces])
-        actions_B = torch.tensor([trace.action for trace in traces], device=value_B.device)
+        log_probs_BA, value_B = model([item.observation for item in items])
+        actions_B = torch.tensor([item.action for item in items], device=value_B.device)
+        old_log_prob_B = column([item.log_prob for item in items], value_B, torch.float64)
         return Rescored(
-            log_prob=log_probs_BA.gather(-1, actions_B.unsqueeze(-1)).squeeze(-1),
-            old_log_prob=column([trace.log_prob for trace in traces], value_B),
+            # No thoughts: the action's log-probability is all there is, whatever their weight.
+            logprob_thoughts=torch.zeros_like(value_B),
+            logprob_action=log_probs_BA.gather(-1, actions_B.unsqueeze(-1)).squeeze(-1),
+            old_logprob_thoughts=torch.zeros_like(old_log_prob_B),
+            old_logprob_action=old_log_prob_B,
             value=value_B,
-            old_value=column([trace.value for trace in traces], value_B),
+            old_value=column([item.value for item in items], value_B),
+            # An illegal action has log-probability -inf, and 0 * -inf would be NaN.
             entropy=-(log_probs_BA.exp() * log_probs_BA.masked_fill(log_probs_BA.isinf(), 0.0)).sum(-1),
         )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint to a folder that is there."""
+        """Write a checkpoint to an existing folder."""
         self.model.save(folder)
 
 
-def _reply(trace: CNNTrace, action: str) -> Reply:
+def _reply(item: CNNReplayItem, action: str) -> Reply:
     text = write_reply({}, action, Style.ACTION_ONLY)
-    return Reply(text, {"logprob_action": trace.log_prob, "value": trace.value}, trace)
+    return Reply(text, {"logprob_action": item.log_prob, "value": item.value}, replay_item=item)

@@ -1,4 +1,4 @@
-"""Policies by name, loaded when asked for, so that a scripted policy needs no torch."""
+"""Policies by name. Modules are imported on demand, so that a scripted policy needs no torch."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ SCRIPTED: dict[str, str] = {
     "solver": "rl4vlm.policies.scripted:SolverPolicy",
     "stand17": "rl4vlm.policies.stand17:StandOn17Policy",
 }
-"""Policies that need no more than their name."""
+"""Policies that need nothing but their name."""
 
 METHODS = {"stand17": "stand on 17"}
-"""What tables call a scripted policy, where that is not its name."""
+"""A scripted policy's label in tables, if it is not its name."""
 
 LEARNED: dict[str, str] = {
     "vlm": "rl4vlm.policies.vlm:VLMPolicy",
     "cnn": "rl4vlm.policies.cnn:CNNPolicy",
 }
-"""Policies that are loaded from a checkpoint, by `load(checkpoint, **options)`."""
+"""Policies that are loaded from a checkpoint with `load(checkpoint, **options)`."""
 
 MARKS = {"cnn": "cnn.json"}
-"""The file that a checkpoint folder of this kind holds; a folder with none of them is a `vlm`."""
+"""The file that marks a checkpoint folder of each kind. A folder without any of them is a `vlm`."""
 
 REMOTE: dict[str, str] = {
     "api": "rl4vlm.policies.api.policy:ApiPolicy",
     "served": "rl4vlm.policies.api.served:ServedPolicy",
 }
-"""Policies that ask over HTTP, by `load(name, api=settings, **options)`: a model of the config, a checkpoint."""
-
+"""Policies that send requests over HTTP, loaded with `load(model_or_checkpoint, api=settings, **options)`."""
 
 VLM_OPTIONS = ("quantize", "one_view")
-"""Options that a vision-language model alone takes, and only where they are set."""
+"""Options that only a vision-language model has. They are passed only if they are set."""
 
 
 def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None, **options: Any) -> Policy:
-    """The policy that a command line names.
+    """Make the policy that a command line names.
 
     Args:
-        name: one of `SCRIPTED`, a checkpoint folder (of the kind that its files say) or Hugging Face name (a `vlm`), or
-            `kind:checkpoint` where kind is one of `LEARNED`; `api:MODEL` for a model behind an endpoint,
-            `served:CHECKPOINT` for one that `transformers serve` serves meanwhile.
+        name: one of
+            - a name in `SCRIPTED`;
+            - a checkpoint folder, whose files show its kind, or a Hugging Face name (a `vlm`);
+            - `kind:checkpoint`, with a kind in `LEARNED`;
+            - `api:MODEL`, a model behind an endpoint;
+            - `served:CHECKPOINT`, a checkpoint that is served with `transformers serve` meanwhile.
         style: how a scripted policy writes its replies.
-        api: settings of a policy that asks over HTTP, as `rl4vlm.policies.api.settings.ApiSettings` has them.
-        options: how a learned policy is loaded (`temperature`, `max_new_tokens`, `device`, `dtype`), a vision-language
-            model also with `VLM_OPTIONS`.
+        api: settings of a policy that sends requests over HTTP, the fields of `ApiSettings`.
+        options: how a learned policy is loaded: `temperature`, `max_new_tokens`, `device`, `dtype`, and for a
+            vision-language model also `VLM_OPTIONS`.
 
     Raises:
         ValueError: no such policy, no such folder, or an option of another kind of policy.
@@ -61,7 +63,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
         kind, checkpoint = checkpoint_of(name)
         for option in VLM_OPTIONS:
             if option in options and kind != "vlm":
-                raise ValueError(f"{option} is for a vision-language model that is loaded here, not for {name!r}")
+                raise ValueError(f"{option} is for a vision-language model in this process, not for {name!r}")
         if kind in REMOTE:
             policy = _load(REMOTE[kind]).load(checkpoint, api=api or {}, **options)
         else:
@@ -70,17 +72,20 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
 
 def checkpoint_of(name: str) -> tuple[str, str]:
-    """The kind (of `LEARNED` or `REMOTE`) and checkpoint or model that a name stands for; ValueError if neither."""
+    """Split a name into its kind (in `LEARNED` or `REMOTE`) and its checkpoint or model.
+
+    Raises ValueError if it names neither.
+    """
     kind, colon, rest = name.partition(":")
     if colon and (kind in LEARNED or kind in REMOTE):
         return kind, rest
     for kind, mark in MARKS.items():
         if Path(name, mark).is_file():
             return kind, name
-    # A Hugging Face name is owner/model; anything else must be a folder that is there.
+    # A Hugging Face name is owner/model. results/... is always meant as a folder, so one that is missing is an error.
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "results/"))):
         return "vlm", name
-    raise ValueError(f"no policy {name!r}: it is neither {', '.join(SCRIPTED)} nor a checkpoint folder that is there")
+    raise ValueError(f"no policy {name!r}: it is neither {', '.join(SCRIPTED)} nor an existing checkpoint folder")
 
 
 def _load(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Policies that are programs. They write replies as a model would, so the same parser reads them."""
+"""Scripted policies. They write replies as a model would, so the same parser reads them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class RandomPolicy:
 
 
 class SolverPolicy:
-    """Plays what the task's solver advises, and explains it; the reply's `trace` is the `Advice`.
+    """Plays the action of the task's solver and explains it; the reply carries the `ExpertAction`.
 
-    With probability `action_noise` it writes and plays a uniformly random legal action instead (the solver's own among
-    them), while its thoughts stay the solver's: demonstrations as imperfect as the paper's warm start was.
+    With probability `action_noise` it plays a uniformly random legal action instead (which may be the solver's own),
+    while its thoughts stay the solver's. This makes demonstrations as imperfect as those of the paper's warm start.
     """
 
     def __init__(self, style: Style = Style.COT, action_noise: float = 0.0) -> None:
@@ -36,11 +36,12 @@ class SolverPolicy:
 
     def _answer(self, request: Request) -> Reply:
         expert_action = request.env.expert_action()
+        # Without noise nothing is drawn, so the environment's sampling stream stays as it is.
         noisy = self.action_noise > 0.0 and request.rng.random() < self.action_noise
         action = random_action(request) if noisy else expert_action.action
-        return Reply(write_reply(expert_action.entries, action, self.style), trace=expert_action)
+        return Reply(write_reply(expert_action.entries, action, self.style), expert_action=expert_action)
 
 
 def random_action(request: Request) -> str:
-    """A uniformly random legal action, drawn from the request's own stream."""
+    """A uniformly random legal action, drawn from the request's own random stream."""
     return request.view.actions[int(request.rng.integers(len(request.view.actions)))]

@@ -1,4 +1,4 @@
-"""The dealer's own rule as a Blackjack player; apart from the other scripted policies, since it knows one game only."""
+"""The dealer's own rule as a Blackjack player. It has a file of its own because it knows only this game."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rl4vlm.tasks.blackjack import DEALER_STANDS, total
 
 
 class StandOn17Policy:
-    """Hits below 17 and stands from 17 on, soft hands included, whatever the dealer shows."""
+    """Hits below 17 and stands at 17 or more, soft hands included, whatever the dealer shows."""
 
     def __init__(self, style: Style = Style.COT) -> None:
         self.style = style
@@ -24,7 +24,7 @@ class StandOn17Policy:
         if "player cards" not in shown or set(request.view.actions) != {"stand", "hit"}:
             raise ValueError("policy 'stand17' plays Blackjack only")
         ranks = shown["player cards"].split(", ")
-        # The suit counts for nothing.
+        # Only the ranks are shown, and the suit does not matter: call every card a spade.
         points = total("S" + ("T" if rank == "10" else rank) for rank in ranks).points
         action = "stand" if points >= DEALER_STANDS else "hit"
         thoughts = (

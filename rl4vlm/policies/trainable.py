@@ -1,4 +1,4 @@
-"""What PPO asks of a policy that it trains.
+"""What PPO requires of a policy that it trains.
 
 Legend: B samples.
 """
@@ -17,51 +17,69 @@ from torch import nn
 from rl4vlm.core.types import Reply, Request
 
 
-class Trace(Protocol):
-    """What a policy keeps of a step in order to learn from it: opaque but for the critic's value when it was played."""
+class ReplayItem(Protocol):
+    """What a policy stores of a step so that it can score the step again: PPO reads nothing of it but the value."""
 
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """The critic's value of the state when the step was played."""
+        ...
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """Stored steps under the current weights, each field (B,).
+    """A batch of stored steps, scored again with the current weights.
 
-    `log_prob`, `value` and `entropy` carry gradients; `old_log_prob` and `old_value` are those of when the steps were
-    played.
+    The log-probability of a reply comes in two parts, thoughts and action, because PPO weighs them (paper, eq. 4, in
+    `rl4vlm.ppo.losses`). A policy that writes no thoughts gives zeros for them.
+
+    Attributes:
+        logprob_thoughts: (B,), current weights, with gradient.
+        logprob_action: (B,), current weights, with gradient.
+        old_logprob_thoughts: (B,) float64, as sampled.
+        old_logprob_action: (B,) float64, as sampled.
+        value: (B,), current weights, with gradient.
+        old_value: (B,), as predicted when the step was played.
+        entropy: (B,), current weights, with gradient.
     """
 
-    log_prob: torch.Tensor
-    old_log_prob: torch.Tensor
+    logprob_thoughts: torch.Tensor
+    logprob_action: torch.Tensor
+    old_logprob_thoughts: torch.Tensor
+    old_logprob_action: torch.Tensor
     value: torch.Tensor
     old_value: torch.Tensor
     entropy: torch.Tensor
 
 
 class TrainablePolicy(Protocol):
-    """A policy that plays, values states, and scores again what it played."""
+    """A policy that plays, estimates values, and scores again what it played."""
 
     @property
     def model(self) -> nn.Module: ...
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply a request; each holds a `Trace`."""
+        """One reply per request, each with a `replay_item`."""
         ...
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
-        """The critic's values (B,) float64 of what the requests show."""
+        """The critic's values (B,) float64 of the states that the requests show."""
         ...
 
-    def rescore(self, model: nn.Module, traces: Sequence[Any]) -> Rescored:
-        """Score stored steps with `model`: the policy's own, or what a data-parallel library made of it."""
+    def rescore(self, model: nn.Module, items: Sequence[Any]) -> Rescored:
+        """Score stored steps.
+
+        Args:
+            model: the policy's own model, or a data-parallel wrapper of it.
+            items: the `replay_item`s of replies that this policy gave.
+        """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint to a folder that is there."""
+        """Write a checkpoint to an existing folder."""
         ...
 
 
-def column(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    """Numbers as a tensor (B,) of the dtype and on the device of `like`."""
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+def column(numbers: Sequence[float], like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers as a tensor (B,) on the device of `like`, and of its dtype unless another is given."""
+    return torch.tensor(numbers, dtype=dtype or like.dtype, device=like.device)

@@ -22,9 +22,17 @@ from rl4vlm.policies.trainable import Rescored, column
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What PPO trains on: the encoded prompt that was answered, the reply's token ids (R,), the index of the first
-    token of its action part, the log-probabilities of both parts when it was sampled, and the value then."""
+class VLMReplayItem:
+    """A sampled reply, stored for training.
+
+    Attributes:
+        prompt: the encoded prompt that the reply answers.
+        ids: the reply's token ids (R,).
+        action_start: index of the first token of the action part; tokens before it are thoughts.
+        logprob_thoughts: summed log-probability of the thought tokens when they were sampled, in nats.
+        logprob_action: the same for the action tokens.
+        value: the critic's value when the reply was sampled.
+    """
 
     prompt: Encoded
     ids: torch.Tensor
@@ -35,14 +43,10 @@ class Trace:
 
 
 class VLMPolicy:
-    """Answers requests with replies sampled from an `ActorCritic`, in batches.
+    """Answers requests with replies sampled from an `ActorCritic`, in batches."""
 
-    `thought_prob_coef` is the paper's lambda: the weight of the thoughts in an action's log-probability in training.
-    """
-
-    def __init__(self, model: ActorCritic, thought_prob_coef: float = 1.0) -> None:
+    def __init__(self, model: ActorCritic) -> None:
         self.model = model
-        self.thought_prob_coef = thought_prob_coef
 
     @classmethod
     def load(
@@ -56,7 +60,17 @@ class VLMPolicy:
         quantize: str | None = None,
         one_view: bool = False,
     ) -> VLMPolicy:
-        """A policy from a checkpoint folder or hub name; the last three are those of `load_backbone`."""
+        """Load a policy from a checkpoint folder or a Hugging Face name.
+
+        Args:
+            checkpoint: the folder or name.
+            temperature: of sampling.
+            max_new_tokens: the longest reply, in tokens.
+            device: a torch device, or "auto" for a GPU if there is one.
+            dtype: as in `load_backbone`, like the next two.
+            quantize: see there.
+            one_view: see there.
+        """
         model = ActorCritic.load(
             checkpoint,
             temperature=temperature,
@@ -69,29 +83,35 @@ class VLMPolicy:
         return cls(model)
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
+        """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
         prompts = self._prompts(requests)
+        # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
         generated = self.model.generate(prompts, [request.rng for request in requests])
         return [self._reply(*answer) for answer in zip(requests, prompts, generated, strict=True)]
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
-        """The critic's values (B,) float64 of what the requests show."""
+        """The critic's values (B,) float64 of the states that the requests show."""
         return self.model.values(self._prompts(requests))
 
-    def rescore(self, model: nn.Module, traces: Sequence[Trace]) -> Rescored:
+    def rescore(self, model: nn.Module, items: Sequence[VLMReplayItem]) -> Rescored:
         """Score stored replies with `model`, an `ActorCritic` or a data-parallel wrapper of one."""
-        scores = model([trace.prompt for trace in traces], [trace.ids for trace in traces])
-        start_B = torch.tensor([trace.action_start for trace in traces], device=scores.values.device)
-        weight = self.thought_prob_coef
+        scores = model([item.prompt for item in items], [item.ids for item in items])
+        start_B = torch.tensor([item.action_start for item in items], device=scores.values.device)
+        thoughts_B, action_B = split_log_probs(scores.logprobs, scores.mask, start_B)
         return Rescored(
-            log_prob=action_log_prob(scores.logprobs, scores.mask, start_B, weight),
-            old_log_prob=column([weight * t.logprob_thoughts + t.logprob_action for t in traces], scores.values),
+            logprob_thoughts=thoughts_B,
+            logprob_action=action_B,
+            # Python floats are float64. They stay so until they are weighed, to be rounded once.
+            old_logprob_thoughts=column([item.logprob_thoughts for item in items], scores.values, torch.float64),
+            old_logprob_action=column([item.logprob_action for item in items], scores.values, torch.float64),
             value=scores.values,
-            old_value=column([trace.value for trace in traces], scores.values),
+            old_value=column([item.value for item in items], scores.values),
+            # The mean over a reply's tokens: a sum would reward long replies.
             entropy=scores.entropy.sum(-1) / scores.mask.sum(-1),
         )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint to a folder that is there."""
+        """Write a checkpoint to an existing folder."""
         self.model.save(folder)
 
     def _prompts(self, requests: Sequence[Request]) -> list[Encoded]:
@@ -101,10 +121,10 @@ class VLMPolicy:
         encoder = self.model.encoder
         ids = generated.ids.tolist()
         text = encoder.decode(ids)
-        span = parse_reply(text, request.view.actions).action_span
-        # A reply without the key has no action part: all of it counts as thought.
-        start = encoder.token_at(ids, span[0]) if span else len(ids)
-        trace = Trace(
+        parsed = parse_reply(text, request.view.actions)
+        # A reply without an "action": key has no action part: all of it counts as thoughts.
+        start = encoder.token_at(ids, parsed.action_span[0]) if parsed.action_span else len(ids)
+        item = VLMReplayItem(
             prompt=prompt,
             ids=generated.ids,
             action_start=start,
@@ -113,29 +133,27 @@ class VLMPolicy:
             value=generated.value,
         )
         numbers = {
-            "logprob_thoughts": trace.logprob_thoughts,
-            "logprob_action": trace.logprob_action,
-            "value": trace.value,
+            "logprob_thoughts": item.logprob_thoughts,
+            "logprob_action": item.logprob_action,
+            "value": item.value,
             "tokens": float(len(ids)),
         }
-        return Reply(text, numbers, trace)
-
-
-def action_log_prob(
-    logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor, thought_prob_coef: float
-) -> torch.Tensor:
-    """log pi(a|s) = lambda * sum log p(thought tokens) + sum log p(action tokens) (paper, eq. 4), shape (B,).
-
-    `action_start_B` is the index of the first token of the `"action":` key; tokens before it are thoughts.
-    """
-    thoughts, action = split_log_probs(logprobs_BR, mask_BR, action_start_B)
-    return thought_prob_coef * thoughts + action
+        return Reply(text, numbers, parsed=parsed, replay_item=item)
 
 
 def split_log_probs(
     logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, action_start_B: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed log-probability of the thought tokens and of the action tokens, each (B,)."""
+    """Summed log-probabilities of the thought tokens and of the action tokens.
+
+    Args:
+        logprobs_BR: log-probability of each reply token.
+        mask_BR: True at the reply's tokens, False at padding.
+        action_start_B: index of the first token of the `"action":` key; tokens before it are thoughts.
+
+    Returns:
+        (thoughts, action), each (B,).
+    """
     position_R = torch.arange(logprobs_BR.shape[1], device=logprobs_BR.device)
     is_action = position_R >= action_start_B.unsqueeze(-1)
     thoughts = logprobs_BR.masked_fill(~mask_BR | is_action, 0.0).sum(-1)

@@ -1,7 +1,6 @@
-"""PPO of the CNN+RL baseline, from scratch: the same training loop with a network in place of the model.
+"""PPO of the CNN+RL baseline: the same training loop, with a small network trained from scratch.
 
-What differs is that an action is one draw among the legal actions instead of a reply's tokens, so there are no thoughts
-to weigh.
+An action is one draw among the legal actions, not a sequence of tokens, so there are no thoughts to weigh.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.loop import begin, finish, make_slots, train
+from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import share
+from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
 
@@ -50,19 +49,29 @@ class CNNSettings(TrainingSettings):
             raise ValueError(f"temperature {self.temperature} is not above 0: nothing would be tried out")
 
 
-def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFolder | None = None) -> None:
-    """Train a new network on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json` to `out`.
+def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: StateFolder | None = None) -> None:
+    """Train a new network; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl` and `run.json` to `out`.
 
-    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    Args:
+        task: the task to train on.
+        out: the run's folder.
+        seed: of the whole run: environments, sampling, shuffling and the network's weights.
+        settings: the hyperparameters.
+        resume_dir: where the run saves its state, and from where a killed run resumes. None saves nothing.
     """
     started = time.monotonic()
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
-    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=share(settings.num_envs, accelerator))
-    state = begin(CNNPolicy(build_model(slots, settings)), slots, accelerator, settings, seed)
-    decides = {"stage": "cnn", "task": task, "seed": seed}
-    with resumable(state, keep, out=out, settings=settings, inputs={}, started=started, **decides) as keeper:
-        train(state, settings, out, f"CNN {task}", keeper.pause)
+    indices = local_env_indices(settings.num_envs, accelerator)
+    # Before the network, whose outputs are the legal actions that the slots show.
+    slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=indices)
+    policy = CNNPolicy(build_model(slots, settings))
+    # The network writes no thoughts, so their weight makes no difference.
+    state = initial_state(policy, slots, accelerator, settings, seed, thought_prob_coef=0.0)
+    run_key = {"stage": "cnn", "task": task, "seed": seed}
+    with resumable(state, resume_dir, out=out, settings=settings, inputs={}, started=started, **run_key) as manager:
+        train(state, settings, out, f"CNN {task}", manager.on_step)
+        # Inside the block: the saved state is removed only once the checkpoint is written.
         finish(
             state,
             stage="cnn",
@@ -70,13 +79,17 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, keep: StateFo
             settings={"task": task, **vars(settings)},
             seed=seed,
             inputs={},
-            seconds=keeper.seconds,
+            seconds=manager.seconds,
         )
 
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:
-    """A new network for what the slots of all processes show now: their legal actions, and their text where they show
-    any. Where the actions change with the situation, it is one that reads words."""
+    """A new network for the task that the slots play. All processes must call it.
+
+    If the legal actions change during an episode (ALFWorld), the network reads the action words. Else it has one output
+    per action.
+    """
+    # The slots of all processes together, so that every process builds the same network.
     views = gather_object([slot.request.view for slot in slots])
     if slots[0].task.changing_actions:
         fields = sorted({name for view in views for name in view.fields})
@@ -84,6 +97,7 @@ def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:
             None, reads_text=False, sizes=settings.sizes, temperature=settings.temperature, fields=fields
         )
     return CNNActorCritic(
+        # Without duplicates, in the order of first appearance.
         list(dict.fromkeys(action for view in views for action in view.actions)),
         reads_text=any(view.fields for view in views),
         sizes=settings.sizes,

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2016, eq. 16), over many environments at once."""
+"""Generalised advantage estimation (Schulman et al. 2016, eq. 16), for several environments at once."""
 
 from __future__ import annotations
 
@@ -9,36 +9,51 @@ def gae(
     rewards: np.ndarray,
     values: np.ndarray,
     dones: np.ndarray,
-    last_value: np.ndarray,
+    bootstrap_value: np.ndarray,
     gamma: float,
     lam: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Advantages and returns of a rollout.
 
-    `rewards`, `values`, `dones` are (steps, envs) floats; `dones[t]` is 1 where the episode ended at step t, by end or
-    by truncation, so nothing flows back over it. `last_value` (envs,) is the value after the last step. To bootstrap a
-    truncated episode add gamma * V(final state) to that step's reward before the call.
+    To bootstrap a truncated episode, add gamma * V(final state) to the reward of its last step before the call.
 
-    Returns (advantages, returns), both (steps, envs); returns = advantages + values.
-    Raises ValueError where the shapes do not agree.
+    Args:
+        rewards: (steps, envs) floats.
+        values: (steps, envs), V(s_t) as predicted during play.
+        dones: (steps, envs), 1 if the episode ended at step t, terminated or truncated.
+        bootstrap_value: (envs,), the value of the state after the last step.
+        gamma: the discount factor.
+        lam: GAE's lambda, which trades bias for variance. It is not the paper's lambda, the weight of the thoughts.
+
+    Returns:
+        (advantages, returns), both (steps, envs), with returns = advantages + values.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
-    if not rewards.shape == values.shape == dones.shape or last_value.shape != rewards.shape[1:]:
+    if not rewards.shape == values.shape == dones.shape or bootstrap_value.shape != rewards.shape[1:]:
         raise ValueError(
-            f"gae needs equal shapes (steps, envs) and last_value (envs,): rewards {rewards.shape}, "
-            f"values {values.shape}, dones {dones.shape}, last_value {last_value.shape}"
+            f"gae needs equal shapes (steps, envs) and bootstrap_value (envs,): rewards {rewards.shape}, "
+            f"values {values.shape}, dones {dones.shape}, bootstrap_value {bootstrap_value.shape}"
         )
     advantages = np.zeros_like(rewards)
-    following_value, following_advantage = last_value, np.zeros_like(last_value)
+    next_value, next_advantage = bootstrap_value, np.zeros_like(bootstrap_value)
+    # Backwards, since A_t = delta_t + gamma * lam * A_{t+1}.
     for t in reversed(range(len(rewards))):
-        alive = 1.0 - dones[t]
-        delta = rewards[t] + gamma * alive * following_value - values[t]
-        following_advantage = delta + gamma * lam * alive * following_advantage
-        following_value = values[t]
-        advantages[t] = following_advantage
+        # The next step belongs to another episode: neither its value nor its advantage may leak into this one.
+        not_done = 1.0 - dones[t]
+        delta = rewards[t] + gamma * not_done * next_value - values[t]
+        next_advantage = delta + gamma * lam * not_done * next_advantage
+        next_value = values[t]
+        advantages[t] = next_advantage
     return advantages, advantages + values
 
 
 def normalise(advantages: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
-    """Advantages shifted and scaled over the whole buffer: (a - mean) / (std + epsilon), sample standard deviation."""
-    spread = advantages.std(ddof=1) if advantages.size > 1 else 0.0
-    return (advantages - advantages.mean()) / (spread + epsilon)
+    """(advantages - mean) / (std + epsilon), over the whole rollout, with the sample standard deviation.
+
+    The public code normalises the rollout too, not each mini-batch as many PPO implementations do.
+    """
+    # One sample has no sample standard deviation.
+    std = advantages.std(ddof=1) if advantages.size > 1 else 0.0
+    return (advantages - advantages.mean()) / (std + epsilon)

@@ -21,36 +21,44 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
-from rl4vlm.ppo.rollout import Rollout, play_row, side_by_side, weigh
+from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.ppo.state import Training
-from rl4vlm.ppo.update import Learner, optimiser_steps
+from rl4vlm.ppo.state import PPOState
+from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.fsdp import prepare, whole_to_play, whole_to_save
+from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import check_finite, fused
 from rl4vlm.training.tracking import metric_sinks
 
 
 def train(
-    state: Training,
+    state: PPOState,
     settings: TrainingSettings,
     out: Path,
     title: str,
-    pause: Callable[[Training], None] = lambda state: None,
+    on_step: Callable[[PPOState], None] = lambda state: None,
 ) -> None:
     """Train from where `state` stands to the end of the run; writes `metrics.jsonl` and `timing.jsonl` to `out`.
 
-    Of several processes each plays its own environments and scores its share of every mini-batch, and the main one
-    writes; after each rollout all of them hold all of it.
+    With several processes, each plays its own environments and trains on its share of every mini-batch. The main
+    process writes the files.
 
-    `pause` is called after every batched environment step, every optimiser step and every update: `state` is whole
-    then, and it may be stored.
+    Args:
+        state: the run, new or resumed; it is changed in place.
+        settings: the hyperparameters.
+        out: the run's folder.
+        title: names the run in the progress bar and in errors.
+        on_step: called after every batched environment step, every optimiser step and every update. `state` is complete
+            at these moments, so it may be saved.
 
-    Raises ValueError after an optimiser step whose losses or weights are not finite, before they may be stored.
+    Raises:
+        ValueError: losses or weights are not finite after an optimiser step. They are not saved.
     """
-    learner, slots, processes = state.learner, state.slots, state.processes
+    policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
+    policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
+    # A resumed run appends: the resume manager has restored the lines of the updates before.
     with (
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
@@ -59,65 +67,95 @@ def train(
         processes.shown() as screen,
         progress(settings.updates * settings.num_steps, title, unit="step", stream=screen) as bar,
     ):
-        rows = len(state.rows) if state.rollout is None else settings.rows
-        bar.update((state.update - 1) * settings.num_steps + rows * settings.num_envs)
+        # A resumed run starts the bar where it was left, in the middle of a rollout or after it.
+        played_steps = len(state.steps) if state.rollout is None else settings.rows
+        bar.update((state.update - 1) * settings.num_steps + played_steps * settings.num_envs)
         while state.update <= state.updates:
-            begun = time.monotonic()
+            rollout_started = time.monotonic()
+            # 1. Play one rollout with the current policy. A run resumed during the optimisation has it already.
             if state.rollout is None:
-                with whole_to_play(learner.model, learner.accelerator):
-                    while len(state.rows) < settings.rows:
-                        state.rows.append(play_row(slots, learner.policy, settings))
+                # Under FSDP, gather the weights once per rollout, not once per token.
+                with unsharded_for_generation(model, accelerator):
+                    while len(state.steps) < settings.rows:
+                        state.steps.append(rollout_step(slots, policy, settings))
                         bar.update(settings.num_envs)
-                        pause(state)
-                    last_value = learner.policy.values([slot.request for slot in slots])
-                played_rows, last_values = zip(*processes.gather((state.rows, last_value)), strict=True)
-                state.rollout = weigh(side_by_side(played_rows), np.concatenate(last_values), settings)
+                        on_step(state)
+                    # The rollout ends in the middle of episodes: the critic estimates the rewards still to come.
+                    bootstrap_value = policy.values([slot.request for slot in slots])
+                # 2. Compute advantages. Every process gets the whole rollout, since each mini-batch is drawn from it.
+                parts, bootstrap_values = zip(*processes.gather((state.steps, bootstrap_value)), strict=True)
+                state.rollout = compute_advantages(concat_envs(parts), np.concatenate(bootstrap_values), settings)
                 state.recent.extend(state.rollout.episodes)
-            played = time.monotonic()
-            for fit in optimiser_steps(learner, state.rollout.samples, state.fit, settings, state.shuffle):
-                check_finite(fit.losses, learner.policy.model, learner.accelerator, f"{title}, {state.position}")
-                pause(state)
+            update_started = time.monotonic()
+            # 3. Improve policy and critic on the rollout: some epochs of mini-batch steps.
+            for done in optimiser_steps(
+                policy_optimizer, state.rollout.samples, state.progress, settings, state.shuffle
+            ):
+                # Before on_step, which may save the state: a diverged run must not overwrite a good state.
+                check_finite(done.losses, policy.model, accelerator, f"{title}, {state.position}")
+                on_step(state)
+            # 4. Log, and lower the learning rate.
             line = {
                 "update": state.update,
                 "env_steps": state.update * settings.num_steps,
                 **summarise(state.rollout, state.recent),
-                **state.fit.means(processes),
+                **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
             metrics.write(line)
-            timing.write({"update": state.update, "rollout_s": played - begun, "update_s": time.monotonic() - played})
+            # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
+            rollout_s, update_s = update_started - rollout_started, time.monotonic() - update_started
+            timing.write({"update": state.update, "rollout_s": rollout_s, "update_s": update_s})
             sinks.log(line, step=line["env_steps"])
             bar.describe(success=line["success_rate"])
             state.next_update()
-            pause(state)
+            on_step(state)
 
 
-def begin(
-    policy: TrainablePolicy, slots: Sequence[Slot], accelerator: Accelerator, settings: TrainingSettings, seed: int
-) -> Training:
-    """A run that has not played a step yet."""
+def initial_state(
+    policy: TrainablePolicy,
+    slots: Sequence[Slot],
+    accelerator: Accelerator,
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    thought_prob_coef: float,
+) -> PPOState:
+    """The state of a run before its first step.
+
+    Args:
+        policy: the policy to train.
+        slots: this process's environments.
+        accelerator: the device and the processes.
+        settings: the hyperparameters.
+        seed: the run's, for the order of the samples.
+        thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
+    """
     optimizer = torch.optim.Adam(
-        learning_rates(policy.model, settings),
+        parameter_groups(policy.model, settings),
         lr=settings.learning_rate,
         eps=settings.adam_epsilon,
         fused=fused(accelerator.device),
     )
+    # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
-    return Training(
-        learner=Learner(policy, model, optimizer, accelerator),
+    return PPOState(
+        policy_optimizer=PolicyOptimizer(policy, model, optimizer, accelerator, thought_prob_coef),
         processes=Processes(accelerator, settings.process_timeout),
+        # Stepped once per update, so the rate falls over the updates of this run, whatever their number.
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=settings.updates, eta_min=settings.final_learning_rate
         ),
         slots=slots,
+        # The same stream in every process: all must draw the same mini-batches.
         shuffle=stream(seed, "minibatches"),
         recent=deque(maxlen=settings.success_window),
         updates=settings.updates,
     )
 
 
-def learning_rates(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """The weights that are trained, in one group, or with the value head in a second one that has its own rate."""
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The trained weights as the optimizer's parameter groups: one, or a second for a value head with its own rate."""
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if settings.value_learning_rate is None:
         return [{"params": list(trained.values())}]
@@ -127,7 +165,7 @@ def learning_rates(model: nn.Module, settings: TrainingSettings) -> list[dict[st
 
 
 def finish(
-    state: Training,
+    state: PPOState,
     *,
     stage: str,
     out: Path,
@@ -136,14 +174,15 @@ def finish(
     inputs: Mapping[str, Path],
     seconds: float,
 ) -> None:
-    """Close the environments; write `checkpoint/`, then `run.json`, which says that the run is complete."""
+    """Close the environments; write `checkpoint/`, then `run.json`, whose presence means that the run is complete."""
     for slot in state.slots:
         slot.env.close()
-    with whole_to_save(state.learner.model, state.learner.accelerator):
+    # All processes must enter: under FSDP each sends its shards to the main one.
+    with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
         if not state.processes.is_main:
             return
         with atomic_directory(out / "checkpoint") as folder:
-            state.learner.policy.save(folder)
+            state.policy_optimizer.policy.save(folder)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
 
 
@@ -155,10 +194,17 @@ def make_slots(
     prompt: Mapping[str, str] | None = None,
     indices: Sequence[int] | None = None,
 ) -> list[Slot]:
-    """One play slot an environment, each with streams of its own drawn from (seed, its index).
+    """One slot per environment.
 
-    Those of `indices`, of all environments unless given: what one plays does not depend on who plays the others.
+    Args:
+        task_name: the task to play.
+        style: how replies are written.
+        seed: the run's.
+        settings: the number of environments and their options.
+        prompt: texts that replace parts of the task's prompt.
+        indices: the environments to make, all unless given.
     """
+    # Prompt texts are checked before any environment is made.
     task = get_task(task_name)
     parts = override_parts(task.prompt, prompt or {})
     return [
@@ -167,6 +213,7 @@ def make_slots(
             task,
             style,
             parts,
+            # From the run's seed and the index alone: which process plays an environment makes no difference.
             seed=int(stream(seed, "env", index).integers(2**62)),
         )
         for index in (range(settings.num_envs) if indices is None else indices)
@@ -174,9 +221,14 @@ def make_slots(
 
 
 def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
-    """What a rollout says of the policy that made it; `recent` are the last episodes of the success window.
+    """The metrics of play.
 
-    A number that the policy's replies do not have (a network without language writes no thoughts) is None.
+    Args:
+        rollout: the one just played.
+        recent: the last episodes, over which the success rate is taken. A single rollout has few.
+
+    Returns:
+        Numbers by name; None if there is none, as with the thoughts of a network without language.
     """
 
     def mean(values: Sequence[float]) -> float | None:

@@ -1,12 +1,30 @@
 """PPO's arithmetic as stateless functions of tensors (paper, section 4; Schulman et al. 2017, eq. 7).
 
-Legend: B samples. Losses come per sample, (B,); the caller averages them, so that a mini-batch may be
-processed in pieces of any size.
+Legend: B samples. Losses are per sample, (B,). The caller averages them, so a mini-batch may be split into
+micro-batches of any size.
 """
 
 from __future__ import annotations
 
 import torch
+
+
+def policy_log_prob(
+    logprob_thoughts_B: torch.Tensor, logprob_action_B: torch.Tensor, thought_prob_coef: float
+) -> torch.Tensor:
+    """The log-probability of an action when a model reasons before it acts (paper, section 4.3, eq. 4).
+
+        log pi(a | o) = lambda * log pi(thoughts | o) + log pi(action | o, thoughts)
+
+    Thoughts have many more tokens than the action, so unweighted they would dominate the sum and PPO would train the
+    wording of the thoughts more than the choice of the action.
+
+    Args:
+        logprob_thoughts_B: summed log-probability of the thought tokens, in nats.
+        logprob_action_B: summed log-probability of the action tokens, in nats.
+        thought_prob_coef: lambda, from 0 (the thoughts are not trained) to 1 (the plain log-probability of the reply).
+    """
+    return thought_prob_coef * logprob_thoughts_B + logprob_action_B
 
 
 def policy_loss(
@@ -16,28 +34,50 @@ def policy_loss(
     clip_range: float,
     ratio_limit: float = 10.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clipped surrogate loss (B,) and the ratio (B,).
+    """The clipped surrogate loss (Schulman et al. 2017, eq. 7).
 
-    Where the ratio exceeds `ratio_limit` only the clipped surrogate counts: it has no gradient there, and a reply whose
-    probability has run away cannot blow up the update.
+    Args:
+        log_prob_B: log-probability under the current weights, with gradient.
+        old_log_prob_B: log-probability under the weights that sampled the action.
+        advantage_B: the normalised advantage.
+        clip_range: the ratio is clipped to [1 - clip_range, 1 + clip_range].
+        ratio_limit: above this ratio only the clipped surrogate counts, which has no gradient there.
+
+    Returns:
+        The loss (B,) and the ratio of new to old probability (B,).
     """
-    # Past e^20 the ratio is only ever compared with the limit; an infinite one would make the gradient NaN.
+    # exp overflows to infinity at 89 in float32, and inf * 0 in the backward pass would give a NaN gradient. A ratio
+    # above e^20 is only ever compared with the limit.
     ratio = (log_prob_B - old_log_prob_B).clamp(max=20.0).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range) * advantage_B
-    plain = ratio * advantage_B
-    surrogate = torch.where(ratio > ratio_limit, clipped, torch.minimum(plain, clipped))
+    unclipped = ratio * advantage_B
+    # With a negative advantage the minimum keeps the unclipped term, which grows with the ratio without bound. A reply
+    # has hundreds of tokens, so its ratio can explode: the limit bounds the gradient.
+    surrogate = torch.where(ratio > ratio_limit, clipped, torch.minimum(unclipped, clipped))
     return -surrogate, ratio
 
 
 def value_loss(
     value_B: torch.Tensor, old_value_B: torch.Tensor, return_B: torch.Tensor, clip_range: float
 ) -> torch.Tensor:
-    """Half the larger of the clipped and the plain squared error of the value, (B,)."""
+    """The clipped value loss (B,): half the larger squared error of the new value and of the clipped new value.
+
+    Args:
+        value_B: the value under the current weights, with gradient.
+        old_value_B: the value when the step was played.
+        return_B: the regression target.
+        clip_range: how far the value may move from `old_value_B`, in units of reward.
+    """
+    # The larger error has no gradient once the value has moved by the clip range towards its target.
     clipped = old_value_B + (value_B - old_value_B).clamp(-clip_range, clip_range)
     return 0.5 * torch.maximum((value_B - return_B) ** 2, (clipped - return_B) ** 2)
 
 
 def approximate_kl(log_prob_B: torch.Tensor, old_log_prob_B: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(old || new) from samples of the old policy, per sample: (r - 1) - log r."""
+    """The k3 estimate of KL(old || new), per sample: (r - 1) - log r, with r the ratio of new to old probability.
+
+    Samples must come from the old policy. Unlike -log r it is never negative, and its variance is lower
+    (http://joschu.net/blog/kl-approx.html).
+    """
     log_ratio = log_prob_B - old_log_prob_B
     return log_ratio.exp() - 1 - log_ratio

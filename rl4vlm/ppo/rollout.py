@@ -1,4 +1,4 @@
-"""Playing the steps that one PPO update learns from, and what each of them turns out to be worth."""
+"""Collect the steps that one PPO update learns from, and compute their advantages."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ import numpy as np
 
 from rl4vlm.core.types import Episode, Step
 from rl4vlm.interaction.play import Slot, advance
-from rl4vlm.policies.trainable import Trace, TrainablePolicy
+from rl4vlm.policies.trainable import ReplayItem, TrainablePolicy
 from rl4vlm.ppo.gae import gae, normalise
 from rl4vlm.ppo.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Played:
-    """What learning needs of one played step; it holds neither environment nor random stream, so it can be stored.
+class Transition:
+    """One played step: what learning needs of it, and nothing that could not be saved (environments, random streams).
 
-    `reward` includes the discounted value of the last state where the step was cut off and settings ask for that.
-    `numbers` are the reply's (log-probabilities, tokens).
+    Attributes:
+        item: what the policy stored of the step.
+        reward: the step's reward. With `bootstrap_truncated`, gamma * V(final state) is added if the step was cut off.
+        done: whether the episode ended with this step, terminated or truncated.
+        fallback: whether the reply named no legal action, so that a random one was played.
+        numbers: the reply's numbers (log-probabilities, tokens), for the metrics.
+        episode: the episode that this step ended, if any.
     """
 
-    trace: Trace
+    item: ReplayItem
     reward: float
     done: bool
     fallback: bool
@@ -32,14 +37,17 @@ class Played:
 
 @dataclass(frozen=True)
 class Sample:
-    """One step as the update sees it: what was sampled, under what, how likely and how valued it was then (`trace`, of
-    that very step), and what it turned out to be worth.
+    """One training sample: the stored step with its old log-probability and value, plus advantage and value target.
 
-    Where `log_prob` and `value` are given, the update compares with them and not with those of the trace: what its own
-    forward pass gave before any weight had changed.
+    Attributes:
+        item: what the policy stored of the step.
+        advantage: normalised over the rollout.
+        value_target: the return that the critic is fitted to.
+        log_prob: the old log-probability, if it was computed again before the update; else the stored one counts.
+        value: the old value, likewise.
     """
 
-    trace: Trace
+    item: ReplayItem
     advantage: float
     value_target: float
     log_prob: float | None = None
@@ -48,8 +56,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`samples` in step-major order (steps * envs of them), the episodes that ended on the way, the share of steps at
-    which no action was found, and the means of the replies' numbers."""
+    """The training samples of one update, and statistics of the play that gave them.
+
+    Attributes:
+        samples: steps * envs of them, all environments of the first step first.
+        episodes: those that ended during the rollout.
+        fallback_rate: the share of steps at which the reply named no legal action.
+        numbers: the means of the replies' numbers, by name.
+    """
 
     samples: list[Sample]
     episodes: list[Episode]
@@ -57,44 +71,64 @@ class Rollout:
     numbers: dict[str, float]
 
 
-def play_row(slots: Sequence[Slot], policy: TrainablePolicy, settings: TrainingSettings) -> list[Played]:
-    """Play one step in every slot, the replies sampled in one batch."""
+def rollout_step(slots: Sequence[Slot], policy: TrainablePolicy, settings: TrainingSettings) -> list[Transition]:
+    """Play one step in every slot, with one batched call of the policy; transitions are in the order of the slots."""
     steps = advance(slots, policy)
     bonus = np.zeros(len(steps))
+    # A time limit is no outcome of the game: the value of the state that was cut off stands for the missing rewards.
+    # It goes into the reward because GAE lets nothing flow over the end of an episode.
     cut = [index for index, step in enumerate(steps) if step.final_request is not None]
     if settings.bootstrap_truncated and cut:
         bonus[cut] = settings.gamma * policy.values([r for step in steps if (r := step.final_request) is not None])
-    return [_played(step, float(extra)) for step, extra in zip(steps, bonus, strict=True)]
+    return [_transition(step, float(extra)) for step, extra in zip(steps, bonus, strict=True)]
 
 
-def _played(step: Step, bonus: float) -> Played:
+def _transition(step: Step, bonus: float) -> Transition:
     reply = step.reply
-    return Played(reply.trace, step.reward + bonus, step.done, step.fallback, reply.numbers, step.episode)
+    return Transition(
+        item=reply.replay_item,
+        reward=step.reward + bonus,
+        done=step.done,
+        fallback=step.fallback,
+        numbers=reply.numbers,
+        episode=step.episode,
+    )
 
 
-def side_by_side(parts: Sequence[Sequence[Sequence[Played]]]) -> list[list[Played]]:
-    """The steps (steps, envs) of all environments, from those of each process's environments."""
-    return [[step for row in rows for step in row] for rows in zip(*parts, strict=True)]
+def concat_envs(parts: Sequence[Sequence[Sequence[Transition]]]) -> list[list[Transition]]:
+    """The transitions of all environments (steps, envs), from those of each process's environments.
 
-
-def weigh(rows: Sequence[Sequence[Played]], last_value: np.ndarray, settings: TrainingSettings) -> Rollout:
-    """Weigh the steps `rows` (steps, envs) with GAE; advantages are normalised over the whole rollout.
-
-    `last_value` (envs,) float64 is the critic's value of what the environments show after the last step.
+    Processes hold consecutive environments in the order of their ranks, so the order is that of a single process.
     """
-    rewards = np.array([[step.reward for step in row] for row in rows], dtype=np.float64)
-    values = np.array([[step.trace.value for step in row] for row in rows], dtype=np.float64)
-    dones = np.array([[step.done for step in row] for row in rows], dtype=np.float64)
-    advantages, returns = gae(rewards, values, dones, last_value, settings.gamma, settings.gae_lambda)
-    weights = normalise(advantages, settings.advantage_epsilon)
-    played = [step for row in rows for step in row]
+    return [[transition for part in step for transition in part] for step in zip(*parts, strict=True)]
+
+
+def compute_advantages(
+    steps: Sequence[Sequence[Transition]], bootstrap_value: np.ndarray, settings: TrainingSettings
+) -> Rollout:
+    """Turn played steps into training samples.
+
+    Args:
+        steps: the transitions (steps, envs).
+        bootstrap_value: (envs,) float64, the critic's value of what the environments show after the last step.
+        settings: gamma, GAE's lambda and the epsilon of the normalisation.
+    """
+    # On the CPU in float64, whatever the model: advantages are then the same on every device.
+    rewards = np.array([[transition.reward for transition in step] for step in steps], dtype=np.float64)
+    values = np.array([[transition.item.value for transition in step] for step in steps], dtype=np.float64)
+    dones = np.array([[transition.done for transition in step] for step in steps], dtype=np.float64)
+    advantages, returns = gae(rewards, values, dones, bootstrap_value, settings.gamma, settings.gae_lambda)
+    # Returns stay in units of reward: the critic is fitted to them as they are.
+    normalised = normalise(advantages, settings.advantage_epsilon)
+    transitions = [transition for step in steps for transition in step]
     samples = [
-        Sample(step.trace, float(weight), float(target))
-        for step, weight, target in zip(played, weights.ravel(), returns.ravel(), strict=True)
+        Sample(transition.item, float(advantage), float(target))
+        for transition, advantage, target in zip(transitions, normalised.ravel(), returns.ravel(), strict=True)
     ]
+    # Every reply of a policy has the same numbers, so the first one names them all.
     return Rollout(
         samples,
-        [step.episode for step in played if step.episode is not None],
-        sum(step.fallback for step in played) / len(played),
-        {name: float(np.mean([step.numbers[name] for step in played])) for name in played[0].numbers},
+        [transition.episode for transition in transitions if transition.episode is not None],
+        sum(transition.fallback for transition in transitions) / len(transitions),
+        {name: float(np.mean([t.numbers[name] for t in transitions])) for name in transitions[0].numbers},
     )

@@ -1,4 +1,4 @@
-"""Everything that a training run needs to go on from where it stands."""
+"""Everything that a PPO run needs to resume."""
 
 from __future__ import annotations
 
@@ -12,37 +12,36 @@ import torch
 
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
-from rl4vlm.ppo.rollout import Played, Rollout
-from rl4vlm.ppo.update import Fit, Learner
+from rl4vlm.ppo.rollout import Rollout, Transition
+from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.model_state import Learned
+from rl4vlm.training.model_state import ModelState
 
 
 @dataclass
-class Training:
-    """A run between two batched environment steps or two optimiser steps: `Resumable`.
+class PPOState:
+    """A PPO run between two batched environment steps or two optimiser steps. It is `Resumable`.
 
-    Whoever stores these fields (of `learner` the weights and the optimiser's state, of `slots` the environments, their
-    streams and the counts of their running episodes) at such a moment, and puts them back into a run that was begun
-    with the same settings, gets the run that would have been.
+    Saving these fields and loading them into a run with the same settings continues that run exactly.
 
     Attributes:
-        learner: model and optimiser.
-        processes: those that train together; each has its own environments and their steps, and all the rest alike.
-        schedule: of the learning rate, stepped once an update.
-        slots: this process's environments.
-        shuffle: the stream of the samples' orders.
-        recent: the last episodes of the success window.
-        updates: how many the whole run has.
-        update: number of the update that is under way, from 1.
-        rows: its steps so far in this process's environments, (steps, envs).
-        rollout: what the steps of all came to; None while they are played.
-        fit: where the fit to them stands.
+        policy_optimizer: policy, model and optimizer.
+        processes: the processes that train together. Each has its own `slots`, `steps` and sums in `progress`; the
+            other fields are the same in all.
+        schedule: the learning rate's, stepped once per update.
+        slots: this process's environments, with their random streams and running episodes.
+        shuffle: the random stream that shuffles the samples.
+        recent: the last episodes, for the success rate.
+        updates: number of updates of the whole run.
+        update: the running update, from 1.
+        steps: transitions of the running rollout in this process's environments, (steps, envs).
+        rollout: the finished rollout of all processes; None while it is played.
+        progress: through the update on that rollout.
     """
 
     logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "timing.jsonl")
 
-    learner: Learner
+    policy_optimizer: PolicyOptimizer
     processes: Processes
     schedule: torch.optim.lr_scheduler.LRScheduler
     slots: Sequence[Slot]
@@ -50,42 +49,48 @@ class Training:
     recent: deque[Episode]
     updates: int
     update: int = 1
-    rows: list[list[Played]] = field(default_factory=list)
+    steps: list[list[Transition]] = field(default_factory=list)
     rollout: Rollout | None = None
-    fit: Fit = field(default_factory=Fit)
+    progress: UpdateProgress = field(default_factory=UpdateProgress)
 
     @property
-    def learned(self) -> Learned:
-        return Learned(self.learner.policy.model, self.learner.optimizer, self.schedule)
+    def model_state(self) -> ModelState:
+        return ModelState(self.policy_optimizer.policy.model, self.policy_optimizer.optimizer, self.schedule)
 
     @property
     def position(self) -> str:
+        """Where the run stands, for messages."""
         if self.rollout is None:
-            return f"update {self.update}, {len(self.rows)} steps into its rollout"
-        return f"update {self.update}, {self.fit.seen} samples into its fit"
+            return f"update {self.update}, {len(self.steps)} steps into its rollout"
+        return f"update {self.update}, {self.progress.seen} samples into its optimisation"
 
-    def due(self, save_every: int) -> bool:
-        """Between updates, after so many and after the last."""
-        between = not self.rows and self.rollout is None
+    def should_save(self, save_every: int) -> bool:
+        """Whether to save now: between two updates, every `save_every` updates and after the last one."""
+        between = not self.steps and self.rollout is None
         return between and (self.update > self.updates or (self.update - 1) % save_every == 0)
 
-    def common(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
+        """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
         return {"shuffle": self.shuffle, "recent": self.recent, "update": self.update, "rollout": self.rollout}
 
-    def own(self) -> dict[str, Any]:
-        # Once they are weighed, steps are in the rollout, which all have.
-        rows = self.rows if self.rollout is None else []
-        return {"slots": self.slots, "rows": rows, "fit": self.fit}
+    def rank_state(self) -> dict[str, Any]:
+        """The fields that each process saves for itself."""
+        # Once the rollout is complete, it holds the steps of all processes.
+        steps = self.steps if self.rollout is None else []
+        return {"slots": self.slots, "steps": steps, "progress": self.progress}
 
-    def put_back(self, fields: Mapping[str, Any]) -> None:
-        """Take what `common` and `own` gave; the environments that this run began with are closed."""
+    def load_state(self, fields: Mapping[str, Any]) -> None:
+        """Load what `shared_state` and `rank_state` gave."""
+        # The loaded slots bring environments of their own. Close those that this run began with.
         for slot in self.slots:
             slot.env.close()
+        # In place, since the training loop and the resume manager hold this object.
         for name, value in fields.items():
             setattr(self, name, value)
 
     def next_update(self) -> None:
-        """Move on, with nothing played or fitted yet."""
+        """Move on to the next update."""
+        # Here and not after each optimiser step: the rate is constant within an update.
         self.schedule.step()
         self.update += 1
-        self.rows, self.rollout, self.fit = [], None, Fit()
+        self.steps, self.rollout, self.progress = [], None, UpdateProgress()

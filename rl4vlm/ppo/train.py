@@ -12,9 +12,9 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import begin, finish, make_slots, train
+from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import share
+from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.settings import BackboneSettings
 from rl4vlm.training.store import StateFolder
@@ -43,17 +43,25 @@ def run(
     out: Path,
     seed: int,
     settings: PPOSettings,
-    keep: StateFolder | None = None,
+    resume_dir: StateFolder | None = None,
 ) -> None:
-    """Fine-tune the checkpoint `init` on `task`; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl`, `run.json`.
+    """Fine-tune a checkpoint; writes `checkpoint/`, `metrics.jsonl`, `timing.jsonl` and `run.json` to `out`.
 
-    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    Args:
+        task: the task to train on.
+        style: how replies are written.
+        init: the checkpoint folder or Hugging Face name to start from.
+        out: the run's folder.
+        seed: of the whole run: environments, sampling, shuffling and the new value head.
+        settings: the hyperparameters.
+        resume_dir: where the run saves its state, and from where a killed run resumes. None saves nothing.
     """
     started = time.monotonic()
+    # For new weights (value head, LoRA adapters). Environments, sampling and shuffling have streams of their own.
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
-    # Before the model, whose loading takes minutes: there may be too few environments.
-    indices = share(settings.num_envs, accelerator)
+    # Raises if there are too few environments. So call it before the model is loaded, which takes minutes.
+    indices = local_env_indices(settings.num_envs, accelerator)
     model = ActorCritic.load(
         init,
         temperature=settings.temperature,
@@ -63,11 +71,14 @@ def run(
         **settings.loading,
     )
     slots = make_slots(task, style, seed, settings, settings.prompt, indices)
-    state = begin(VLMPolicy(model, settings.thought_prob_coef), slots, accelerator, settings, seed)
+    state = initial_state(
+        VLMPolicy(model), slots, accelerator, settings, seed, thought_prob_coef=settings.thought_prob_coef
+    )
     inputs = {"init": Path(init)}
-    decides = {"stage": "ppo", "task": task, "style": style, "seed": seed}
-    with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, **decides) as keeper:
-        train(state, settings, out, f"PPO {task} {style}", keeper.pause)
+    run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
+    with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
+        train(state, settings, out, f"PPO {task} {style}", manager.on_step)
+        # Inside the block: the saved state is removed only once the checkpoint is written.
         finish(
             state,
             stage="ppo",
@@ -75,5 +86,5 @@ def run(
             settings={"task": task, "style": style, **vars(settings)},
             seed=seed,
             inputs=inputs,
-            seconds=keeper.seconds,
+            seconds=manager.seconds,
         )

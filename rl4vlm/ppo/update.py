@@ -1,4 +1,4 @@
-"""One PPO update: some epochs of clipped policy and value steps over a rollout (paper, section 4.3).
+"""One PPO update: several epochs of clipped policy and value steps over a rollout (paper, section 4.3).
 
 Legend: B samples of a micro-batch.
 """
@@ -14,32 +14,45 @@ from accelerate import Accelerator
 from torch import nn
 
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
-from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
+from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.training.distributed import Processes, gradients_meet, pieces
+from rl4vlm.training.distributed import Processes, accumulate, micro_batches
 from rl4vlm.training.optim import clear_gradients
 
 
 @dataclass(frozen=True)
-class Learner:
-    """A policy with what changes its weights: `model` is `policy.model` as the accelerator prepared it, and it is what
-    a forward pass with gradients goes through."""
+class PolicyOptimizer:
+    """A policy and what changes its weights.
+
+    Attributes:
+        policy: the policy that is trained.
+        model: `policy.model` as the accelerator prepared it. Forward passes with gradients go through this one, so
+            that a data-parallel wrapper sees them.
+        optimizer: of the trained weights.
+        accelerator: the device and the processes.
+        thought_prob_coef: the paper's lambda, the weight of the thoughts' log-probability (`policy_log_prob`).
+    """
 
     policy: TrainablePolicy
     model: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    thought_prob_coef: float
 
 
 @dataclass
-class Fit:
-    """Where the fit to a rollout stands: all that it needs to go on, beside the learner and the stream of its orders.
+class UpdateProgress:
+    """Progress through one PPO update. With the optimizer and the shuffling RNG it is all that is needed to resume.
 
-    `order` is the running epoch's permutation of the samples (None before the epoch began), `position` where in it the
-    next mini-batch begins. `old` (samples, 3) is what `scored_again` gave, None where that is not needed. `totals` are
-    sums of what the losses measured over the samples that this process scored, of the `seen` samples that all scored so
-    far.
+    Attributes:
+        epoch: the running epoch, from 0.
+        order: its permutation of the samples; None before the epoch has begun.
+        position: where in `order` the next mini-batch begins.
+        seen: samples trained on so far, in all processes and epochs.
+        old: (samples, 3) from `rescore_before_update`; None if the samples were not rescored.
+        totals: sums over the samples that this process trained on, by the name of the metric.
+        first_ratio_error: the largest |ratio - 1| of the first mini-batch in this process.
     """
 
     epoch: int = 0
@@ -52,143 +65,199 @@ class Fit:
 
     @property
     def losses(self) -> dict[str, float]:
-        """Those of `totals` that are parts of the loss. What is only looked at may be infinite and no harm done: an
-        estimate of the KL where a reply's probability has run away."""
+        """The totals that are parts of the loss, so must be finite.
+
+        `approx_kl` is only looked at, and may be infinite without harm if a reply's probability has run away.
+        """
         return {name: self.totals[name] for name in ("policy_loss", "value_loss", "entropy") if name in self.totals}
 
     def means(self, processes: Processes) -> dict[str, float]:
-        """Means over all samples of what the losses measured in all processes, `first_ratio_error`, and, where samples
-        were scored again, `rescored_gap`: by how much their log-probabilities then differed from those of play.
+        """The update's metrics: means over the samples of all processes. All processes must call it.
 
-        `first_ratio_error` is the largest |ratio - 1| of the first mini-batch, before any weight has changed: up to
-        rounding it is 0 exactly when replies are re-scored under the prompts they answered. `rescored_gap` says that
-        where they are scored again, which makes the former small whatever the prompts.
+        Two of them check the training itself:
+
+        - `first_ratio_error`, the largest |ratio - 1| before any weight has changed. Up to rounding it is 0 exactly if
+          replies are rescored under the prompts that they answered.
+        - `rescored_gap`, only if samples were rescored before the update: the mean difference between their
+          log-probabilities then and as sampled. It takes over the check, since the first ratio is then always near 1.
         """
-        found = processes.gather((self.totals, self.first_ratio_error or 0.0))
-        means = {name: sum(totals[name] for totals, _ in found) / self.seen for name in self.totals}
-        means["first_ratio_error"] = max(error for _, error in found)
+        gathered = processes.gather((self.totals, self.first_ratio_error or 0.0))
+        means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
+        means["first_ratio_error"] = max(error for _, error in gathered)
         if self.old is not None:
             means["rescored_gap"] = float(np.abs(self.old[:, 0] - self.old[:, 2]).mean())
         return means
 
 
 def optimiser_steps(
-    learner: Learner, samples: Sequence[Sample], fit: Fit, settings: TrainingSettings, rng: np.random.Generator
-) -> Iterator[Fit]:
-    """Go on fitting to `samples` from where `fit` stands; yields it after each optimiser step."""
-    while fit.epoch < settings.ppo_epochs:
-        if fit.order is None:
-            fit.order = rng.permutation(len(samples))
-        if fit.seen == 0 and fit.old is None and below_float32(learner.policy.model):
-            fit.old = scored_again(learner, samples, fit.order, settings)
-        chosen = [_sample(samples, i, fit) for i in fit.order[fit.position : fit.position + settings.minibatch_size]]
-        ratio_error = _step(learner, chosen, fit.totals, settings)
-        if fit.first_ratio_error is None:
-            fit.first_ratio_error = ratio_error
-        fit.seen += len(chosen)
-        fit.position += len(chosen)
-        if fit.position == len(samples):
-            fit.epoch, fit.position, fit.order = fit.epoch + 1, 0, None
-        yield fit
+    policy_optimizer: PolicyOptimizer,
+    samples: Sequence[Sample],
+    progress: UpdateProgress,
+    settings: TrainingSettings,
+    rng: np.random.Generator,
+) -> Iterator[UpdateProgress]:
+    """Train on `samples`, from wherever `progress` stands; yields it after each optimiser step.
+
+    Args:
+        policy_optimizer: the policy to train.
+        samples: the whole rollout, the same in every process.
+        progress: a new one for a new update; it is changed in place.
+        settings: the hyperparameters.
+        rng: draws the order of the samples. It is in the same state in every process.
+    """
+    while progress.epoch < settings.ppo_epochs:
+        if progress.order is None:
+            progress.order = rng.permutation(len(samples))
+        # Before the first optimiser step, since the old log-probabilities are those of the weights that played.
+        if progress.seen == 0 and progress.old is None and below_float32(policy_optimizer.policy.model):
+            progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
+        # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
+        indices = progress.order[progress.position : progress.position + settings.minibatch_size]
+        minibatch = [_sample(samples, index, progress) for index in indices]
+        ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings)
+        # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
+        if progress.first_ratio_error is None:
+            progress.first_ratio_error = ratio_error
+        progress.seen += len(minibatch)
+        progress.position += len(minibatch)
+        # An order of None makes the next epoch draw a new permutation.
+        if progress.position == len(samples):
+            progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
+        yield progress
 
 
-def _sample(samples: Sequence[Sample], index: int, fit: Fit) -> Sample:
-    if fit.old is None:
+def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress) -> Sample:
+    if progress.old is None:
         return samples[index]
-    log_prob, value, _ = fit.old[index].tolist()
+    log_prob, value, _ = progress.old[index].tolist()
     return replace(samples[index], log_prob=log_prob, value=value)
 
 
 def below_float32(model: nn.Module) -> bool:
-    """Whether a model computes in less than float32: some of its weights take less, by format or quantised."""
+    """Whether some weights take less than four bytes, in bfloat16 or quantised: the model computes less precisely."""
     return any(weight.element_size() < torch.float32.itemsize for weight in model.parameters())
 
 
 @torch.no_grad()
-def scored_again(
-    learner: Learner, samples: Sequence[Sample], order: np.ndarray, settings: TrainingSettings
+def rescore_before_update(
+    policy_optimizer: PolicyOptimizer, samples: Sequence[Sample], order: np.ndarray, settings: TrainingSettings
 ) -> np.ndarray:
-    """What the update's own forward pass gives before any weight changes, (samples, 3) float64: log-probability, value,
-    and beside them the log-probability when the sample was played.
+    """Old log-probabilities and values from the update's own forward pass, before any weight changes.
 
-    A reply is written token by token, from cached keys and values, and scored all at once. That is the same up to
-    rounding, but in bfloat16 rounding, divided by the temperature and added up over a reply, comes to tenths of a nat:
-    the ratio would differ from 1, and be clipped, for noise. So here the samples go through the model in the very
-    pieces that the epoch of `order` takes. All processes must come, and each gets all.
+    A reply is sampled token by token with a key-value cache, and rescored in one forward pass. Both give the same
+    log-probabilities up to rounding. In bfloat16 the rounding errors, divided by the temperature and summed over a
+    reply, reach tenths of a nat: ratios would differ from 1, and be clipped, because of noise.
+
+    Args:
+        policy_optimizer: the policy.
+        samples: the whole rollout.
+        order: the permutation of the first epoch. The samples are scored in that epoch's micro-batches, because
+            rounding depends on the batch, too.
+        settings: for the sizes of the batches.
+
+    Returns:
+        (samples, 3) float64, the same in every process: log-probability, value, and the log-probability as sampled.
     """
-    learner.model.eval()
-    mine: list[int] = []
-    found: list[torch.Tensor] = []
+    # The mode of the optimiser step, without dropout.
+    policy_optimizer.model.eval()
+    local: list[int] = []
+    scored: list[torch.Tensor] = []
     for start in range(0, len(order), settings.minibatch_size):
         indices = order[start : start + settings.minibatch_size].tolist()
-        for piece in pieces(indices, settings.micro_batch_size, learner.accelerator):
-            now = learner.policy.rescore(learner.model, [samples[index].trace for index in piece.items])
-            mine += piece.items[: piece.counted]
-            found.append(torch.stack([now.log_prob, now.value, now.old_log_prob], dim=-1)[: piece.counted])
-    scored = torch.cat(found)
-    old = scored.new_zeros(len(samples), scored.shape[1])
-    old[mine] = scored
-    # Each process's rows are 0 in all the others.
-    everyones: torch.Tensor = learner.accelerator.reduce(old, "sum")
+        for micro_batch in micro_batches(indices, settings.micro_batch_size, policy_optimizer.accelerator):
+            items = [samples[index].item for index in micro_batch.items]
+            now = policy_optimizer.policy.rescore(policy_optimizer.model, items)
+            log_prob_B = new_log_prob(now, policy_optimizer.thought_prob_coef)
+            sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
+            # Without the dummy samples that fill up the last micro-batch.
+            local += micro_batch.items[: micro_batch.counted]
+            scored.append(torch.stack([log_prob_B, now.value, sampled_B], dim=-1)[: micro_batch.counted])
+    rows = torch.cat(scored)
+    old = rows.new_zeros(len(samples), rows.shape[1])
+    old[local] = rows
+    # Each row is zero in all processes but the one that scored it, so the sum puts the rows together.
+    everyones: torch.Tensor = policy_optimizer.accelerator.reduce(old, "sum")
     return everyones.double().cpu().numpy()
 
 
-def _step(learner: Learner, chosen: Sequence[Sample], totals: dict[str, float], settings: TrainingSettings) -> float:
-    """One optimiser step on a mini-batch; adds what it measured to `totals`, returns the largest |ratio - 1|.
-
-    Each process scores its share. Gradients are averaged over the processes, so what each adds up is divided by the
-    share that an even split would give it: the average is the gradient of the whole mini-batch.
-    """
-    learner.model.eval()  # dropout stays off: the ratio compares the same network before and after
-    clear_gradients(learner.optimizer, learner.model)
-    even_share = len(chosen) / learner.accelerator.num_processes
-    seen: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
-    for piece in pieces(chosen, settings.micro_batch_size, learner.accelerator):
-        with gradients_meet(learner.model, learner.accelerator, last=piece.last):
-            loss_B, measured, ratio_B = losses(learner, piece.items, settings)
-            learner.accelerator.backward(loss_B[: piece.counted].sum() / even_share)
-        counted = {name: values[: piece.counted].detach() for name, values in measured.items()}
-        seen.append((counted, ratio_B[: piece.counted].detach()))
+def _optimiser_step(
+    policy_optimizer: PolicyOptimizer,
+    minibatch: Sequence[Sample],
+    totals: dict[str, float],
+    settings: TrainingSettings,
+) -> float:
+    """One optimiser step on a mini-batch. Adds its metrics to `totals` and returns the largest |ratio - 1|."""
+    model, accelerator = policy_optimizer.model, policy_optimizer.accelerator
+    # No dropout: the ratio must compare the same network before and after the weights changed.
+    model.eval()
+    clear_gradients(policy_optimizer.optimizer, model)
+    # Data-parallel libraries average gradients over the processes. So each process divides its sum by the size of an
+    # even share, not of its own: the average is then the gradient of the mean over the whole mini-batch.
+    even_share = len(minibatch) / accelerator.num_processes
+    measured: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
+    for micro_batch in micro_batches(minibatch, settings.micro_batch_size, accelerator):
+        # If the mini-batch does not divide evenly, some processes score dummy samples at the end of a micro-batch:
+        # every process must make the same number of collective calls. `counted` leaves them out of all sums.
+        counted = slice(micro_batch.counted)
+        with accumulate(model, accelerator, last=micro_batch.last):
+            loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings)
+            accelerator.backward(loss_B[counted].sum() / even_share)
+        # Detached, or the graph of every micro-batch would stay in memory until the last one.
+        kept = {name: values[counted].detach() for name, values in metrics.items()}
+        measured.append((kept, ratio_B[counted].detach()))
+    # Through the accelerator: under FSDP the norm is that of the shards of all processes together.
     if settings.max_grad_norm is not None:
-        learner.accelerator.clip_grad_norm_(learner.model.parameters(), settings.max_grad_norm)
-    learner.optimizer.step()
-    # Read only now: a GPU would have to be waited for after every piece.
+        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    policy_optimizer.optimizer.step()
+    # Copy the metrics to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
     ratio_errors = [0.0]
-    for counted, ratio in seen:
-        ratio_errors += (ratio - 1).abs().tolist()
-        for name, values in counted.items():
+    for metrics, ratio_B in measured:
+        ratio_errors += (ratio_B - 1).abs().tolist()
+        for name, values in metrics.items():
             totals[name] = totals.get(name, 0.0) + float(values.sum())
     return max(ratio_errors)
 
 
 def losses(
-    learner: Learner, piece: Sequence[Sample], settings: TrainingSettings
+    policy_optimizer: PolicyOptimizer, samples: Sequence[Sample], settings: TrainingSettings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-    """Per sample: the loss (B,), measurements (B,) by name, and the ratio (B,)."""
-    now = _against(piece, learner.policy.rescore(learner.model, [sample.trace for sample in piece]))
-    advantage_B = column([sample.advantage for sample in piece], now.value)
-    target_B = column([sample.value_target for sample in piece], now.value)
-    policy_B, ratio_B = policy_loss(
-        now.log_prob, now.old_log_prob, advantage_B, settings.clip_range, settings.ratio_limit
-    )
-    value_B = value_loss(now.value, now.old_value, target_B, settings.largest_value_step)
+    """PPO's loss on a micro-batch.
+
+    Returns:
+        The loss (B,), the metrics (B,) by name, and the ratio of new to old probability (B,).
+    """
+    now = policy_optimizer.policy.rescore(policy_optimizer.model, [sample.item for sample in samples])
+    log_prob_B = new_log_prob(now, policy_optimizer.thought_prob_coef)
+    old_log_prob_B, old_value_B = old_log_prob(now, policy_optimizer.thought_prob_coef), now.old_value
+    # All samples of a rollout were rescored before the update, or none.
+    rescored = [(s.log_prob, s.value) for s in samples if s.log_prob is not None and s.value is not None]
+    if rescored:
+        old_log_prob_B, old_value_B = (column(numbers, now.value) for numbers in zip(*rescored, strict=True))
+    advantage_B = column([sample.advantage for sample in samples], now.value)
+    return_B = column([sample.value_target for sample in samples], now.value)
+
+    policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
+    value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
     loss_B = policy_B + settings.vf_coef * value_B
-    if settings.ent_coef:  # or a backward pass over every word's probability would add zeros
+    # Not just a factor of zero: the entropy's backward pass goes through the probability of every word.
+    if settings.ent_coef:
         loss_B = loss_B - settings.ent_coef * now.entropy
-    measured = {
+    metrics = {
         "policy_loss": policy_B,
         "value_loss": value_B,
         "entropy": now.entropy,
-        "approx_kl": approximate_kl(now.log_prob, now.old_log_prob),
+        "approx_kl": approximate_kl(log_prob_B, old_log_prob_B),
         "clip_fraction": ((ratio_B - 1).abs() > settings.clip_range).float(),
     }
-    return loss_B, measured, ratio_B
+    return loss_B, metrics, ratio_B
 
 
-def _against(piece: Sequence[Sample], now: Rescored) -> Rescored:
-    """Rescored samples beside what they are to be compared with."""
-    log_probs = [sample.log_prob for sample in piece if sample.log_prob is not None]
-    values = [sample.value for sample in piece if sample.value is not None]
-    if not log_probs:
-        return now
-    return replace(now, old_log_prob=column(log_probs, now.value), old_value=column(values, now.value))
+def new_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
+    """The log-probability of the stored replies under the current weights, (B,)."""
+    return policy_log_prob(now.logprob_thoughts, now.logprob_action, thought_prob_coef)
+
+
+def old_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
+    """The log-probability of the stored replies as they were sampled, (B,): weighed in float64, then rounded once."""
+    old_B = policy_log_prob(now.old_logprob_thoughts, now.old_logprob_action, thought_prob_coef)
+    return old_B.to(now.value.dtype)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
 
 PACKAGE = "rl4vlm"
@@ -78,7 +80,7 @@ def package_versions() -> dict[str, str]:
     """Versions of Python, of this package and of those of its requirements that are installed."""
     found = {"python": platform.python_version()}
     try:
-        names = [PACKAGE, *(requirement_name(line) for line in requires(PACKAGE) or ())]
+        names = [PACKAGE, *(Requirement(line).name for line in requires(PACKAGE) or ())]
     except PackageNotFoundError:
         names = []
     for name in names:
@@ -87,11 +89,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def requirement_name(requirement: str) -> str:
-    """The package that a line such as `torch>=2; extra == "x"` is about."""
-    return requirement.translate({ord(character): " " for character in "=<>!~;[( "}).split()[0]
 
 
 def hardware() -> dict[str, Any]:

@@ -122,7 +122,8 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
         skipped = 0
         while skipped < MAX_STEPS_WITHOUT_SAMPLE:
             (step,) = advance([slot], policy)
-            if step.reply.trace.solvable:
+            advised = step.reply.expert_action
+            if advised is not None and advised.solvable:
                 skipped = 0
                 yield step
             else:

@@ -27,9 +27,9 @@ from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
 from rl4vlm.models.lora import trainable
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.data import Demonstration, load_samples
-from rl4vlm.training.distributed import Processes, gradients_meet, pieces, total
-from rl4vlm.training.fsdp import prepare, whole_to_save
-from rl4vlm.training.model_state import Learned
+from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
+from rl4vlm.training.fsdp import full_weights_on_main, prepare
+from rl4vlm.training.model_state import ModelState
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.settings import BackboneSettings, RunSettings
@@ -58,7 +58,7 @@ class SFTSettings(BackboneSettings, RunSettings):
 
 
 @dataclass
-class Fitting:
+class SFTState:
     """A fine-tuning between two optimiser steps: `Resumable`.
 
     Attributes:
@@ -79,40 +79,43 @@ class Fitting:
     done: int = 0
 
     @property
-    def learned(self) -> Learned:
-        return Learned(self.backbone.model, self.optimizer, self.schedule)
+    def model_state(self) -> ModelState:
+        return ModelState(self.backbone.model, self.optimizer, self.schedule)
 
     @property
     def position(self) -> str:
         return f"step {self.done} of {len(self.batches)}"
 
-    def due(self, save_every: int) -> bool:
+    def should_save(self, save_every: int) -> bool:
         """After so many steps and after the last."""
         return self.done % save_every == 0 or self.done == len(self.batches)
 
-    def common(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         return {"done": self.done}
 
-    def own(self) -> dict[str, Any]:
+    def rank_state(self) -> dict[str, Any]:
         return {}
 
-    def put_back(self, fields: Mapping[str, Any]) -> None:
+    def load_state(self, fields: Mapping[str, Any]) -> None:
         self.done = fields["done"]
 
 
-def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings, keep: StateFolder | None = None) -> None:
+def run(
+    *, data: Path, init: str | Path, out: Path, settings: SFTSettings, resume_dir: StateFolder | None = None
+) -> None:
     """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`.
 
-    With `keep` the run's state is kept there, and a run that was killed goes on from it.
+    With `resume_dir` the run's state is kept there, and a run that was killed goes on from it.
     """
     started = time.monotonic()
     set_seed(settings.seed)
     samples = load_samples(data)
     state = begin(init, len(samples), settings)
     inputs = {"data": data, "init": Path(init)}
-    with resumable(state, keep, out=out, settings=settings, inputs=inputs, started=started, stage="sft") as keeper:
-        train(state, samples, settings, out, f"SFT {data.name}", keeper.pause)
-        with whole_to_save(state.model, state.accelerator):
+    run_key = {"stage": "sft"}
+    with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
+        train(state, samples, settings, out, f"SFT {data.name}", manager.on_step)
+        with full_weights_on_main(state.model, state.accelerator):
             if not state.processes.is_main:
                 return
             with atomic_directory(out / "checkpoint") as folder:
@@ -123,11 +126,11 @@ def run(*, data: Path, init: str | Path, out: Path, settings: SFTSettings, keep:
             settings=vars(settings),
             seeds={"sft": settings.seed},
             inputs=inputs,
-            seconds=keeper.seconds,
+            seconds=manager.seconds,
         )
 
 
-def begin(init: str | Path, samples: int, settings: SFTSettings) -> Fitting:
+def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
     """A run on so many samples that has not made a step yet."""
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     backbone = load_backbone(init, **settings.loading)
@@ -143,18 +146,18 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> Fitting:
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
     processes = Processes(accelerator, settings.process_timeout)
-    return Fitting(backbone, model, optimizer, schedule, accelerator, processes, batches)
+    return SFTState(backbone, model, optimizer, schedule, accelerator, processes, batches)
 
 
 def train(
-    state: Fitting,
+    state: SFTState,
     samples: Sequence[Demonstration],
     settings: SFTSettings,
     out: Path,
     title: str,
-    pause: Callable[[Fitting], None],
+    on_step: Callable[[SFTState], None],
 ) -> None:
-    """Train from where `state` stands to the end of the run; writes `metrics.jsonl` to `out`. `pause` is called after
+    """Train from where `state` stands to the end of the run; writes `metrics.jsonl` to `out`. `on_step` is called after
     every step: the state may be stored then.
 
     Raises ValueError after a step whose loss or weights are not finite, before they may be stored.
@@ -179,28 +182,28 @@ def train(
             sinks.log(line, step=state.done)
             bar.update(1)
             bar.describe(loss=loss)
-            pause(state)
+            on_step(state)
 
 
-def _step(state: Fitting, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
+def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
     """One optimiser step on a batch; returns its loss."""
     accelerator = state.accelerator
     parts: list[float] = []
-    piece_losses: list[torch.Tensor] = []
+    losses_so_far: list[torch.Tensor] = []
     clear_gradients(state.optimizer, state.model)
-    for piece in pieces(batch, settings.micro_batch_size, accelerator):
-        part = piece.counted / len(batch)
-        with gradients_meet(state.model, accelerator, last=piece.last):
-            losses = reply_losses(state.model, encoder, piece.items, settings.max_length, accelerator.device)
-            piece_loss = losses[: piece.counted].sum() / max(piece.counted, 1)
+    for micro_batch in micro_batches(batch, settings.micro_batch_size, accelerator):
+        part = micro_batch.counted / len(batch)
+        with accumulate(state.model, accelerator, last=micro_batch.last):
+            losses = reply_losses(state.model, encoder, micro_batch.items, settings.max_length, accelerator.device)
+            micro_batch_loss = losses[: micro_batch.counted].sum() / max(micro_batch.counted, 1)
             # Gradients are averaged over the processes, which each add up their part of the batch alone.
-            accelerator.backward(piece_loss * (part * state.processes.count))
+            accelerator.backward(micro_batch_loss * (part * state.processes.count))
         parts.append(part)
-        piece_losses.append(piece_loss.detach())
+        losses_so_far.append(micro_batch_loss.detach())
     state.optimizer.step()
-    # Read only now: a GPU would have to be waited for after every piece.
-    loss = sum(piece_loss * part for piece_loss, part in zip(torch.stack(piece_losses).tolist(), parts, strict=True))
-    return total(loss, accelerator)
+    # Read only now: a GPU would have to be waited for after every micro_batch.
+    loss = sum(mean * part for mean, part in zip(torch.stack(losses_so_far).tolist(), parts, strict=True))
+    return all_reduce_sum(loss, accelerator)
 
 
 def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:
@@ -214,7 +217,7 @@ def reply_losses(
 ) -> torch.Tensor:
     """For each sample (B,) the mean cross-entropy over its reply tokens; the prompt carries no loss.
 
-    Averaging within a sample first keeps a batch's loss independent of how the batch is cut into pieces.
+    Averaging within a sample first keeps a batch's loss independent of how the batch is cut into micro_batches.
     """
     prompts = [encode_prompt(encoder, sample) for sample in samples]
     replies = [encoder.reply(sample.reply) for sample in samples]

@@ -91,7 +91,7 @@ class Processes:
             raise
 
 
-def share(count: int, accelerator: Accelerator) -> range:
+def local_env_indices(count: int, accelerator: Accelerator) -> range:
     """Which of `count` things this process takes, the first processes one more where they do not divide.
 
     Raises ValueError where there are fewer things than processes.
@@ -103,10 +103,10 @@ def share(count: int, accelerator: Accelerator) -> range:
 
 
 @dataclass(frozen=True)
-class Piece(Generic[Item]):
+class MicroBatch(Generic[Item]):
     """What a process scores at a time: the first `counted` of the items; the others are fillers that count for nothing.
 
-    `last` says that it is the process's last piece of the batch, after which gradients are added up over all.
+    `last` says that it is the process's last micro-batch of the batch, after which gradients are added up over all.
     """
 
     items: list[Item]
@@ -114,36 +114,36 @@ class Piece(Generic[Item]):
     last: bool
 
 
-def pieces(batch: Sequence[Item], size: int | None, accelerator: Accelerator) -> list[Piece[Item]]:
+def micro_batches(batch: Sequence[Item], size: int | None, accelerator: Accelerator) -> list[MicroBatch[Item]]:
     """This process's share of a batch, `size` items at a time (all unless given).
 
-    Every process gets as many pieces, of the same sizes, as any other: data-parallel libraries meet in each forward and
-    backward pass, and a process with fewer would leave them waiting. So where the batch does not divide, fillers are
-    added.
+    Every process gets as many micro-batches, of the same sizes, as any other: data-parallel libraries meet in each
+    forward and backward pass, and a process with fewer would leave them waiting. So where the batch does not divide,
+    fillers are added.
     """
     mine = list(batch[accelerator.process_index :: accelerator.num_processes])
     real, whole = len(mine), -(-len(batch) // accelerator.num_processes)
     mine += [batch[0]] * (whole - real)
     size = size or whole
     return [
-        Piece(mine[start : start + size], min(max(real - start, 0), size), start + size >= whole)
+        MicroBatch(mine[start : start + size], min(max(real - start, 0), size), start + size >= whole)
         for start in range(0, whole, size)
     ]
 
 
 @contextmanager
-def gradients_meet(model: nn.Module, accelerator: Accelerator, *, last: bool) -> Iterator[None]:
-    """Forward and backward pass of a piece: gradients are averaged over the processes with the `last` one only.
+def accumulate(model: nn.Module, accelerator: Accelerator, *, last: bool) -> Iterator[None]:
+    """Forward and backward pass of a micro-batch: gradients are averaged over the processes with the `last` one only.
 
-    With FSDP they are with every piece, and each process keeps its part of them: until the last it would have to keep
-    them whole.
+    With FSDP they are with every micro-batch, and each process keeps its part of them: until the last it would have to
+    keep them whole.
     """
     accelerator.gradient_state._set_sync_gradients(last)
     with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(model):
         yield
 
 
-def total(value: float, accelerator: Accelerator) -> float:
+def all_reduce_sum(value: float, accelerator: Accelerator) -> float:
     """The sum over all processes."""
     if accelerator.num_processes == 1:
         return value

@@ -48,7 +48,7 @@ def _split_parts(model: nn.Module) -> list[FSDPModule]:
 
 
 @contextmanager
-def whole_to_play(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Every process holds all weights: forward passes inside meet no other process, so each may make as many as it
     likes. All must come to the beginning."""
     parts = _split_parts(model)
@@ -71,17 +71,17 @@ def split(model: nn.Module) -> None:
         part.reshard()
 
 
-def own_part(content: Any) -> Any:
+def to_local(content: Any) -> Any:
     """A tensor, or a dictionary with tensors in it, as this process keeps it: of a split one its part, not a copy."""
     if isinstance(content, DTensor):
         return content.to_local()
     if isinstance(content, dict):
-        return {name: own_part(value) for name, value in content.items()}
+        return {name: to_local(value) for name, value in content.items()}
     return content
 
 
-def as_split(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state as its `load_state_dict` wants it, from what `own_part` gave in this process."""
+def to_sharded(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state as its `load_state_dict` wants it, from what `to_local` gave in this process."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
         number: {name: _split_like(parameters[number], value) for name, value in values.items()}
@@ -100,7 +100,7 @@ def _split_like(parameter: torch.Tensor, own: Any) -> Any:
 
 
 @contextmanager
-def whole_to_save(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+def full_weights_on_main(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """The main process's model holds all weights, on the CPU, as if it had never been split, and can be saved. All must
     come to the beginning."""
     split(model)

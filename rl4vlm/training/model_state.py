@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl4vlm.training.fsdp import as_split, own_part, split
+from rl4vlm.training.fsdp import split, to_local, to_sharded
 
 PICKLE_PROTOCOL = 5
 """torch's own default is 2, which writes a numpy array, such as a picture, as text."""
@@ -31,7 +31,7 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     is this process's part.
     """
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    return {name: own_part(tensor.detach()) for name, tensor in [*trained.items(), *model.named_buffers()]}
+    return {name: to_local(tensor.detach()) for name, tensor in [*trained.items(), *model.named_buffers()]}
 
 
 def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
@@ -63,7 +63,7 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Learned:
+class ModelState:
     """What learning changes: the trained weights of `model` (itself, not a wrapper of it), `optimizer`, `schedule`.
 
     Of a model split by FSDP it is this process's part; all processes capture and restore together.
@@ -78,14 +78,14 @@ class Learned:
         split(self.model)
         return {
             "weights": trained_tensors(self.model),
-            "optimizer": own_part(self.optimizer.state_dict()),
+            "optimizer": to_local(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Put back what `capture` gave; nothing of `saved` itself is kept."""
         restore_tensors(self.model, saved["weights"])
-        self.optimizer.load_state_dict(as_split(saved["optimizer"], self.optimizer))
+        self.optimizer.load_state_dict(to_sharded(saved["optimizer"], self.optimizer))
         _own_moments(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
         # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.

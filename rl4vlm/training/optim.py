@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rl4vlm.models.lora import trainable
-from rl4vlm.training.distributed import total
-from rl4vlm.training.fsdp import own_part
+from rl4vlm.training.distributed import all_reduce_sum
+from rl4vlm.training.fsdp import to_local
 
 
 def fused(device: torch.device) -> bool | None:
@@ -46,7 +46,7 @@ def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Acc
     wrong = [f"{name} is {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
     if not _finite(model):
         wrong.append("trained weights are not finite")
-    if total(float(len(wrong)), accelerator):
+    if all_reduce_sum(float(len(wrong)), accelerator):
         raise ValueError(
             f"{place}: {', '.join(wrong) or 'another process found numbers that are not finite'}. The training has "
             "diverged, and this step is not saved: try a smaller learning_rate, max_grad_norm where there is one, or "
@@ -56,7 +56,7 @@ def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Acc
 
 def _finite(model: nn.Module) -> bool:
     """Whether all trained weights are, of split ones this process's part."""
-    parts = [own_part(weight.detach()) for weight in trainable(model)]
+    parts = [to_local(weight.detach()) for weight in trainable(model)]
     # The largest absolute value copies nothing, and NaN is larger than all.
     largest = nn.utils.get_total_norm([part for part in parts if part.numel()], norm_type=math.inf)
     return bool(torch.isfinite(largest))

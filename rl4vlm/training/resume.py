@@ -14,16 +14,16 @@ from rl4vlm.core.files import atomic_write_text, sha256_of
 from rl4vlm.results.provenance import package_versions
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.model_state import Learned
-from rl4vlm.training.signals import Interrupted, Watch, watch_signals
+from rl4vlm.training.model_state import ModelState
+from rl4vlm.training.signals import Interrupted, SignalFlag, watch_signals
 from rl4vlm.training.store import Draft, Part, StateFolder, StateStore
 
 FILE = "training.pt"
-LEARNED = "learned.pt"
+MODEL_STATE = "model_state.pt"
 """Weights and moments, nearly all of a state, in a file that all processes read; split ones are what each has alone."""
-ROUNDING = ("device", "micro_batch_size", "gradient_checkpointing")
+NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
 """Settings that change what a run comes to by no more than the rounding of sums."""
-UNDECISIVE = ("save_every", "loggers", "process_timeout", *ROUNDING)
+IRRELEVANT = ("save_every", "loggers", "process_timeout", *NUMERICS_ONLY)
 """Settings that may change between two parts of a run: what helps after a process that stood still, or when memory is
 short, must not cost the days before it."""
 
@@ -31,8 +31,8 @@ short, must not cost the days before it."""
 class Resumable(Protocol):
     """A training between two of its steps.
 
-    Put back into a training that was begun with the same settings, its `learned`, what `common` and `own` give and the
-    global random streams make that one go on as this one would.
+    Its `model_state`, `shared_state`, `rank_state` and the global random streams, loaded into a training that was begun
+    with the same settings, continue this one exactly.
     """
 
     logs: ClassVar[tuple[str, ...]]
@@ -42,46 +42,48 @@ class Resumable(Protocol):
     def processes(self) -> Processes: ...
 
     @property
-    def learned(self) -> Learned: ...
+    def model_state(self) -> ModelState: ...
 
     @property
     def position(self) -> str:
         """Where the run stands, in words."""
         ...
 
-    def due(self, save_every: int) -> bool:
+    def should_save(self, save_every: int) -> bool:
         """Whether this is a moment to save a run that is saved so often."""
         ...
 
-    def common(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """What all processes have alike, by name."""
         ...
 
-    def own(self) -> dict[str, Any]:
+    def rank_state(self) -> dict[str, Any]:
         """What this process alone has, by name."""
         ...
 
-    def put_back(self, fields: Mapping[str, Any]) -> None:
-        """Take what `common` and `own` gave."""
+    def load_state(self, fields: Mapping[str, Any]) -> None:
+        """Take what `shared_state` and `rank_state` gave."""
         ...
 
 
-class Kept(Protocol):
+class ResumeSettings(Protocol):
     """Settings of a run that may keep its state."""
 
     @property
     def save_every(self) -> int: ...
 
 
-class Keeper:
+class ResumeManager:
     """Saves a run when it is due, and when a signal asks the run to stop; without a `store`, never.
 
     Each of several processes has one and calls it at the same steps. The main process writes what all have alike, and
     each what is its own.
     """
 
-    def __init__(self, store: StateStore | None, out: Path, settings: Kept, watch: Watch, started: float) -> None:
-        self._store, self._out, self._settings, self._watch = store, out, settings, watch
+    def __init__(
+        self, store: StateStore | None, out: Path, settings: ResumeSettings, flag: SignalFlag, started: float
+    ) -> None:
+        self._store, self._out, self._settings, self._flag = store, out, settings, flag
         self._begun = started
 
     @property
@@ -89,7 +91,7 @@ class Keeper:
         """Wall time of the run, of those of its parts that led to where it is."""
         return time.monotonic() - self._begun
 
-    def take_up(self, state: Resumable) -> None:
+    def resume(self, state: Resumable) -> None:
         """Put `state` where the newest whole state of the run is, if there is one, and its logs with it."""
         if self._store is None:
             return
@@ -99,20 +101,22 @@ class Keeper:
             return
         saved = checkpoint.read(folder / FILE)
         fields = {**saved["common"], **checkpoint.read(folder / own_file(processes.rank))}
-        learned = fields.pop("learned") if processes.split else checkpoint.read(folder / LEARNED, mapped=True)
-        state.learned.restore(learned)
+        model_state = (
+            fields.pop("model_state") if processes.split else checkpoint.read(folder / MODEL_STATE, mapped=True)
+        )
+        state.model_state.restore(model_state)
         streams = fields.pop("streams")
-        state.put_back(fields)
+        state.load_state(fields)
         checkpoint.restore_random_streams(streams)
         self._begun -= saved["seconds"]
         if processes.is_main:
-            for change in _changes(saved["rounding"], _rounding(self._settings)):
+            for change in _changes(saved["numerics_only"], _numerics_only(self._settings)):
                 print(f"note: {change}; sums may be rounded otherwise", file=sys.stderr)
             for name, text in saved["logs"].items():
                 atomic_write_text(self._out / name, text)
             print(f"going on from {folder}: {state.position}", file=sys.stderr)
 
-    def pause(self, state: Resumable) -> None:
+    def on_step(self, state: Resumable) -> None:
         """Save `state` if it is time.
 
         Raises:
@@ -122,12 +126,12 @@ class Keeper:
         if self._store is None:
             return
         # A signal finds the processes at different steps: all stop after the step that the last of them is at.
-        asked = next((number for number in state.processes.gather(self._watch.number) if number), None)
+        asked = next((number for number in state.processes.gather(self._flag.number) if number), None)
         if asked is not None:
             self._save(self._store, state)
             message = f"stopped by {Signals(asked).name} at {state.position}"
             raise Interrupted(asked, f"{message}; the same command goes on from {self._store.folder}")
-        if state.due(self._settings.save_every):
+        if state.should_save(self._settings.save_every):
             self._save(self._store, state)
 
     def _save(self, store: StateStore, state: Resumable) -> None:
@@ -151,24 +155,24 @@ class Keeper:
 
     def _content(self, state: Resumable) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """The files that the main process saves for all, by name, and what this one saves for itself."""
-        own = {**state.own(), "streams": checkpoint.random_streams()}
-        learned = state.learned.capture()
+        own = {**state.rank_state(), "streams": checkpoint.random_streams()}
+        model_state = state.model_state.capture()
         if state.processes.split:
-            own["learned"] = learned
+            own["model_state"] = model_state
         if not state.processes.is_main:
             return {}, own
         common = {
-            "common": state.common(),
+            "common": state.shared_state(),
             "logs": {name: (self._out / name).read_text(encoding="utf-8") for name in state.logs},
             "seconds": self.seconds,
-            "rounding": _rounding(self._settings),
+            "numerics_only": _numerics_only(self._settings),
         }
-        return {FILE: common} if state.processes.split else {FILE: common, LEARNED: learned}, own
+        return {FILE: common} if state.processes.split else {FILE: common, MODEL_STATE: model_state}, own
 
 
-def _rounding(settings: Kept) -> dict[str, Any]:
+def _numerics_only(settings: ResumeSettings) -> dict[str, Any]:
     """Those of a run's settings that change the rounding alone."""
-    return {name: value for name, value in vars(settings).items() if name in ROUNDING}
+    return {name: value for name, value in vars(settings).items() if name in NUMERICS_ONLY}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -204,32 +208,32 @@ def resumable(
     folder: StateFolder | None,
     *,
     out: Path,
-    settings: Kept,
+    settings: ResumeSettings,
     inputs: Mapping[str, Path],
     started: float,
-    **decides: Any,
-) -> Iterator[Keeper]:
+    **run_key: Any,
+) -> Iterator[ResumeManager]:
     """Take a run up where it was left, and keep its state while the block lasts; a block that ends well removes it.
 
-    `inputs` are files and folders that the run reads, and `decides` what else decides it beside its code and its
-    settings, all but `UNDECISIVE`: a state of another run, by any of these, is neither taken up nor removed. `started`
+    `inputs` are files and folders that the run reads, and `run_key` what else decides it beside its code and its
+    settings, all but `IRRELEVANT`: a state of another run, by any of these, is neither taken up nor removed. `started`
     is the `time.monotonic()` at which this part of the run began. With `folder` None nothing is kept.
     """
     if folder is None:
-        yield Keeper(None, out, settings, Watch(), started)
+        yield ResumeManager(None, out, settings, SignalFlag(), started)
         return
     key = {
-        **decides,
+        **run_key,
         "processes": {"count": state.processes.count, "split": state.processes.split},
-        "settings": {name: value for name, value in vars(settings).items() if name not in UNDECISIVE},
+        "settings": {name: value for name, value in vars(settings).items() if name not in IRRELEVANT},
         "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
         "code": folder.code,
         "packages": package_versions(),
     }
     store = StateStore(folder.path, key)
-    with watch_signals() as watch:
-        keeper = Keeper(store, out, settings, watch, started)
-        keeper.take_up(state)
-        yield keeper
+    with watch_signals() as flag:
+        manager = ResumeManager(store, out, settings, flag, started)
+        manager.resume(state)
+        yield manager
     if state.processes.is_main:
         store.clear()

@@ -21,7 +21,7 @@ class Interrupted(Exception):
         self.code = 128 + number
 
 
-class Watch:
+class SignalFlag:
     """Which signal has come, None while none has."""
 
     def __init__(self) -> None:
@@ -33,16 +33,16 @@ class Watch:
 
 
 @contextmanager
-def watch_signals() -> Iterator[Watch]:
+def watch_signals() -> Iterator[SignalFlag]:
     """While this lasts, SIGTERM and SIGUSR1 end nothing but are noted; in a thread, where Python knows no handlers,
     they stay what they are."""
-    watch = Watch()
+    flag = SignalFlag()
     if threading.current_thread() is not threading.main_thread():
-        yield watch
+        yield flag
         return
-    before = {number: signal.signal(number, watch.note) for number in SIGNALS}
+    before = {number: signal.signal(number, flag.note) for number in SIGNALS}
     try:
-        yield watch
+        yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

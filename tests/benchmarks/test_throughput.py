@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import throughput
 from benchmarks.public_way import PublicWay
-from rl4vlm.policies.vlm import Trace, VLMPolicy
+from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 
 TINY = ["--model", "llava-test", "--tokens", "5", "--padded", "12", "--threads", "1", "--repeats", "1"]
 FEW = [*TINY, "--envs", "3", "--public-steps", "2"]
@@ -77,7 +77,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
     mode = object.__new__(throughput.Mode)
     mode.training = throughput.TrainingSettings(total_env_steps=8, num_envs=2, num_steps=8, micro_batch_size=8)
     mode.slots, tried = [None, None], []
-    mode.learner = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None))
+    mode.policy_optimizer = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None))
 
     def repeat():
         tried.append(mode.training.micro_batch_size)
@@ -98,30 +98,33 @@ def test_hours_are_extrapolated_from_whole_updates():
     repeat = throughput.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
     assert throughput.hours([repeat]) == pytest.approx(15_000 * 1.5 / 3600)
     again = repeat.score.seconds / repeat.score.samples
-    assert throughput.hours([repeat], scored_again=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
+    assert throughput.hours([repeat], rescored=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
 
 
 def test_both_ways_score_the_same(actor_critic):
     """The public way differs in what it wastes, not in what it computes."""
     rng = np.random.default_rng(0)
     encoder = actor_critic.encoder
-    traces = []
+    items = []
     for text, reply in (("Read.", "stand"), ("You see a number line.", '"action": "+"')):
         prompt = encoder.prompt(rng.integers(0, 256, size=(300, 300, 3), dtype=np.uint8), text)
         ids = encoder.reply(reply)
-        traces.append(Trace(prompt, ids, 1, -2.0, -1.0, 0.5))
-    ours = VLMPolicy(actor_critic, 0.5).rescore(actor_critic, traces)
-    public = PublicWay(actor_critic, 0.5, padded=40).rescore(actor_critic, traces)
-    torch.testing.assert_close(ours.log_prob, public.log_prob, atol=1e-3, rtol=1e-4)
+        items.append(VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5))
+    ours = VLMPolicy(actor_critic).rescore(actor_critic, items)
+    public = PublicWay(actor_critic, padded=40).rescore(actor_critic, items)
+    torch.testing.assert_close(ours.logprob_thoughts, public.logprob_thoughts, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(ours.logprob_action, public.logprob_action, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(ours.value, public.value, atol=1e-4, rtol=1e-4)
-    assert torch.equal(ours.old_log_prob, public.old_log_prob)
+    assert torch.equal(ours.old_logprob_thoughts, public.old_logprob_thoughts)
+    assert torch.equal(ours.old_logprob_action, public.old_logprob_action)
 
 
 def test_the_public_way_trains_no_vision_tower(actor_critic):
     encoder = actor_critic.encoder
     prompt = encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")
-    trace = Trace(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)
-    PublicWay(actor_critic, 0.5, padded=20).rescore(actor_critic, [trace]).log_prob.sum().backward()
+    item = VLMReplayItem(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)
+    now = PublicWay(actor_critic, padded=20).rescore(actor_critic, [item])
+    (now.logprob_thoughts + now.logprob_action).sum().backward()
     parts = actor_critic.model.model
     assert all(weight.grad is None for weight in parts.vision_tower.parameters())
     assert all(weight.requires_grad for weight in parts.vision_tower.parameters())

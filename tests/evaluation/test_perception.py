@@ -11,7 +11,7 @@ from rl4vlm.evaluation.perception import PerceptionExaminer, marks, same_percept
 from rl4vlm.interaction.play import advance
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.tasks.registry import get_task
-from tests.fakes import ClimbTask, Says, climb_slot
+from tests.fakes import ClimbTask, FakePolicy, climb_slot
 from tests.games import GAMES
 
 PATTERNS = {"cards": re.compile(r'"cards": \[([^\]]*)\]'), "sum": re.compile(r'"sum": (\d+)')}
@@ -33,7 +33,7 @@ def test_every_field_that_is_shown_gets_a_mark() -> None:
 
 
 def test_a_reply_is_marked_against_what_was_shown_when_it_was_asked_for() -> None:
-    class Meddler(Says):
+    class Meddler(FakePolicy):
         """Changes the game while it answers, as the step that follows does."""
 
         def act(self, requests: object) -> list[Reply]:
@@ -50,11 +50,11 @@ def test_a_reply_is_marked_against_what_was_shown_when_it_was_asked_for() -> Non
 def test_the_policys_numbers_stay_and_its_trace_goes() -> None:
     class Learned:
         def act(self, requests: object) -> list[Reply]:
-            return [Reply('{"floor": 9, "action": "up"}', {"value": 0.5}, trace=object())]
+            return [Reply('{"floor": 9, "action": "up"}', {"value": 0.5}, replay_item=object())]
 
     (step,) = advance([climb_slot()], PerceptionExaminer(Learned(), ClimbTask.perception_patterns))
     assert step.reply.numbers == {"value": 0.5, "read floor": 0.0}
-    assert step.reply.trace is None
+    assert step.reply.replay_item is None
 
 
 @pytest.mark.parametrize("name", GAMES)

@@ -18,7 +18,7 @@ from rl4vlm.evaluation.run import EvaluationSettings, Origin, origin_of, run, su
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.tasks.registry import get_task
-from tests.fakes import Says
+from tests.fakes import FakePolicy
 
 
 def evaluate(
@@ -117,7 +117,7 @@ def test_width_changes_nothing(tmp_path: Path) -> None:
 def test_fallbacks_are_counted_with_their_reasons(tmp_path: Path) -> None:
     words = ["none", '{"action": "both + and -"}', '{"action": "fold"}', '{"action": "+"}']
     said = iter(words * 1000)
-    summary = evaluate(tmp_path, Says(lambda request: next(said)), episodes=20, num_envs=1)
+    summary = evaluate(tmp_path, FakePolicy(lambda request: next(said)), episodes=20, num_envs=1)
     steps = [step for line in lines_of(tmp_path) for step in line["steps"]]
     assert (
         summary["fallback_rate"]
@@ -150,7 +150,7 @@ def test_a_learned_policys_numbers_are_recorded_and_averaged(tmp_path: Path) -> 
     class Learned(RandomPolicy):
         def act(self, requests: Any) -> list[Reply]:
             numbers = {"logprob_thoughts": -3.0, "logprob_action": -0.5, "value": 0.1, "tokens": 7.0}
-            return [Reply(reply.text, numbers, trace=object()) for reply in super().act(requests)]
+            return [Reply(reply.text, numbers, replay_item=object()) for reply in super().act(requests)]
 
     summary = evaluate(tmp_path, Learned(), episodes=3)
     assert (summary["logprob_thoughts"], summary["logprob_action"], summary["reply_tokens"]) == (-3.0, -0.5, 7.0)
@@ -165,7 +165,7 @@ def test_every_episode_has_a_sampling_stream_of_its_own(tmp_path: Path) -> None:
         first.setdefault(len(first), request.rng.random())
         return '{"action": "+"}'
 
-    evaluate(tmp_path, Says(speak), episodes=3, num_envs=3)
+    evaluate(tmp_path, FakePolicy(speak), episodes=3, num_envs=3)
     assert [first[k] for k in range(3)] == [stream(1_000_000_000 + k, "sampling").random() for k in range(3)]
 
 
@@ -179,12 +179,12 @@ def test_lines_come_as_they_are_played_and_the_summary_last(tmp_path: Path) -> N
         return '{"action": "+"}'
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path, Says(stop), num_envs=1)
+        evaluate(tmp_path, FakePolicy(stop), num_envs=1)
     assert len(lines_of(tmp_path)) == 3
 
 
 def test_prompt_and_environment_options_are_passed_on(tmp_path: Path) -> None:
-    policy = Says('{"action": "="}')
+    policy = FakePolicy('{"action": "="}')
     evaluate(tmp_path, policy, task="EZPoints", episodes=1, prompt={"role": "Hello."})
     assert policy.batches[0][0].prompt.startswith("Hello.\n")
     with pytest.raises((ValueError, TypeError), match="rules"):

@@ -1,4 +1,4 @@
-"""Reading evaluations, and choosing what is shown of them."""
+"""Reading evaluations and choosing the episodes to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes played again show what was played, or say that they do not."""
+"""A replay shows the recorded episode, or names the first difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.gallery.conftest import Scribbler
 
 
 class Witness(Scribbler):
-    """A scribbler that keeps what it was shown, by prompt."""
+    """A scribbler that stores every request it was given."""
 
     def __init__(self) -> None:
         self.shown: list[Request] = []
@@ -52,7 +52,7 @@ def test_the_last_image_is_of_the_end(evaluated: list[Path]) -> None:
 
 @pytest.fixture
 def evaluation(evaluated: list[Path]) -> Evaluation:
-    """Of the player with fallbacks, to spoil."""
+    """A copy of the evaluation with fallbacks, for tests to edit."""
     found = read_evaluation(evaluated[1])
     return replace(found, episodes=copy.deepcopy(found.episodes))
 
@@ -83,7 +83,7 @@ def test_another_seed_is_noticed(evaluation: Evaluation) -> None:
         list(replay(evaluation, records))
 
 
-def test_a_record_that_stops_early_or_goes_on_is_named(evaluation: Evaluation) -> None:
+def test_a_record_that_is_too_short_or_too_long_is_named(evaluation: Evaluation) -> None:
     record: Any = evaluation.episodes[2]
     steps = record["steps"]
     record["steps"] = steps[:-1]

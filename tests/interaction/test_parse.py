@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
-"""Replies as models write them, and what they are taken to mean."""
+"""Parsing replies as models write them."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class TestNumbersAndOperators:
 
 
 class TestCommands:
-    """Defect 12 of the public code: `shelf 1` was found inside `shelf 10`."""
+    """The public code found `shelf 1` inside `shelf 10` (defect 12)."""
 
     @pytest.mark.parametrize("command", HOUSE)
     def test_every_command_is_read_back(self, command: str) -> None:
@@ -211,7 +211,7 @@ class TestCommands:
 
 
 def full_width(text: str) -> str:
-    """The full-width form of every printable ASCII character, as a keyboard for Chinese or Japanese writes it."""
+    """Replace printable ASCII characters by their full-width forms, which Chinese and Japanese keyboards produce."""
     return "".join(
         "\u3000" if character == " " else chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character
         for character in text
@@ -259,7 +259,7 @@ class TestCharactersThatOnlyLookDifferent:
 
     @pytest.mark.parametrize("before", ["ﷺ", "ﬃ½㎏…", "e\u0301 ½ ", "㋿ \\n", "\ud800ﷺ"])
     def test_the_span_is_of_the_reply_as_it_is(self, before: str) -> None:
-        """Each of these is longer in its plain form."""
+        """Each of these texts is longer in its plain form, so offsets must be mapped back."""
         text = before + '＂ａction": "ﬁt"} ﷺ'
         parsed = parse_reply(text, ("fit",))
         assert parsed.action == "fit"
@@ -361,6 +361,6 @@ MEGABYTE = 1_000_000
     ids=lambda text: repr(text[:24]),
 )
 def test_megabytes_take_linear_time(text: str) -> None:
-    """A quadratic pattern would take hours on any of these, so that they end is the test."""
+    """A quadratic pattern would take hours on any of these texts: the test is that it ends."""
     for actions in (FORMULA, HOUSE):
         parse_reply(text, actions)

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - characters that look like others are meant
-"""Plain forms of characters, and the way back to the original's offsets."""
+"""Plain forms of characters, and mapping offsets back to the original text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The play loop: batching, fallbacks, accounting, resets, and episodes that depend on their seed alone."""
+"""The play loop: batching, fallbacks, counts, resets, and episodes that depend on their seed alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance, play_episodes
 from rl4vlm.policies.scripted import RandomPolicy
 from rl4vlm.tasks.registry import get_task
-from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, Says, climb_slot
+from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, FakePolicy, climb_slot
 
 UP, WAIT, NOTHING = '{"action": "up"}', '{"action": "wait"}', "I do not know."
 
@@ -27,7 +27,7 @@ class TestAdvance:
     def test_asks_all_slots_in_one_batch_and_in_order(self) -> None:
         slots = [climb_slot(seed) for seed in range(5)]
         requests = [slot.request for slot in slots]
-        policy = Says(UP)
+        policy = FakePolicy(UP)
         steps = advance(slots, policy)
         assert policy.batches == [requests]
         assert [step.request for step in steps] == requests
@@ -35,7 +35,7 @@ class TestAdvance:
     def test_a_step_says_what_was_asked_answered_and_earned(self) -> None:
         slot = climb_slot()
         request = slot.request
-        (step,) = advance([slot], Says(WAIT))
+        (step,) = advance([slot], FakePolicy(WAIT))
         assert step.request is request
         assert (step.reply, step.action, step.fallback, step.reward) == (Reply(WAIT), "wait", False, 0.0)
         assert type(step.reward) is float
@@ -46,7 +46,7 @@ class TestAdvance:
     def test_the_next_request_shows_the_new_state(self) -> None:
         slot = climb_slot()
         slot.env.floor = 0
-        advance([slot], Says(UP))
+        advance([slot], FakePolicy(UP))
         assert "You stand on floor 1." in slot.request.prompt
         assert slot.request.view.actions == ("up", "wait", "go down")
         assert '"go down"' in slot.request.prompt
@@ -62,7 +62,7 @@ class TestAdvance:
 
 
 class SplitClimbEnv(ClimbEnv):
-    """A `ClimbEnv` that writes down which half of a step was asked for, in a list that several share."""
+    """A `ClimbEnv` that records which half of a step was called, in a list that several environments share."""
 
     def __init__(self, halves: list[tuple[str, int]], number: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class SplitClimbEnv(ClimbEnv):
         return super().step(self.action)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
-        raise AssertionError("its steps come in halves")
+        raise AssertionError("a SplitStepEnv must be stepped with step_async and step_wait")
 
 
 class TestSplitSteps:
@@ -86,14 +86,14 @@ class TestSplitSteps:
 
     def test_all_steps_begin_before_the_first_is_waited_for(self) -> None:
         halves: list[tuple[str, int]] = []
-        advance(self.slots([SplitClimbEnv(halves, number) for number in range(3)]), Says(UP))
+        advance(self.slots([SplitClimbEnv(halves, number) for number in range(3)]), FakePolicy(UP))
         assert halves == [(half, number) for half in ("begin", "end") for number in range(3)]
 
     def test_nothing_but_the_order_differs(self) -> None:
         whole = self.slots([ClimbEnv() for _ in range(3)])
         split = self.slots([SplitClimbEnv([], number) for number in range(3)])
         for turn in range(40):
-            policy = Says(NOTHING if turn % 3 else UP)
+            policy = FakePolicy(NOTHING if turn % 3 else UP)
             for one, other in zip(advance(whole, policy), advance(split, policy), strict=True):
                 assert (one.action, one.reward, one.done, one.info) == (
                     other.action,
@@ -112,11 +112,11 @@ class TestSplitSteps:
 
 
 class TestFallback:
-    """Defect 11 of the public code: random fallbacks were never counted."""
+    """The public code never counted random fallbacks (defect 11)."""
 
     def test_a_reply_without_action_draws_one_is_counted_and_costs(self) -> None:
         slot = climb_slot()
-        steps = [step for _ in range(60) for step in advance([slot], Says(NOTHING))]
+        steps = [step for _ in range(60) for step in advance([slot], FakePolicy(NOTHING))]
         assert all(step.fallback and step.parsed.action is None for step in steps)
         assert all(step.action in step.request.view.actions for step in steps)
         assert {(step.terminated, step.reward) for step in steps} == {(False, -0.5), (True, 0.5)}
@@ -126,11 +126,11 @@ class TestFallback:
         assert sum(episode.total_reward for episode in episodes) == sum(step.reward for step in steps[: ended + 1])
 
     def test_an_action_that_was_found_costs_nothing(self) -> None:
-        assert advance([climb_slot()], Says(WAIT))[0].reward == 0.0
+        assert advance([climb_slot()], FakePolicy(WAIT))[0].reward == 0.0
 
     def test_the_draw_is_uniform_over_the_legal_actions(self) -> None:
         slot = climb_slot()
-        steps = [step for _ in range(3000) for step in advance([slot], Says(NOTHING))]
+        steps = [step for _ in range(3000) for step in advance([slot], FakePolicy(NOTHING))]
         drawn = [step.action for step in steps if len(step.request.view.actions) == 3]
         counts = np.array([drawn.count(word) for word in ("up", "wait", "go down")])
         expected = len(drawn) / 3
@@ -139,18 +139,18 @@ class TestFallback:
     def test_the_draw_comes_from_the_environments_own_stream_and_not_from_the_policys(self) -> None:
         one, other = climb_slot(3), climb_slot(3)
         other.rng.random(100)
-        np.random.seed(0)  # the global state must not matter
-        first = [step.action for _ in range(30) for step in advance([one], Says(NOTHING))]
+        np.random.seed(0)  # the global stream must not matter
+        first = [step.action for _ in range(30) for step in advance([one], FakePolicy(NOTHING))]
         np.random.seed(1)
-        assert [step.action for _ in range(30) for step in advance([other], Says(NOTHING))] == first
+        assert [step.action for _ in range(30) for step in advance([other], FakePolicy(NOTHING))] == first
 
 
 class TestEpisodeEnd:
     def test_the_prompt_after_a_reset_shows_the_new_episode(self) -> None:
-        """Defect 3 of the public code: it showed the previous episode's formula."""
+        """The public code showed the previous episode's formula (defect 3)."""
         slot = climb_slot()
         slot.env.floor = 1
-        (step,) = advance([slot], Says(UP))
+        (step,) = advance([slot], FakePolicy(UP))
         assert step.terminated
         assert f"You stand on floor {slot.env.floor}." in slot.request.prompt
         assert (slot.request.image == slot.env.floor).all()
@@ -162,7 +162,7 @@ class TestEpisodeEnd:
         fresh = slot.request
         first = fresh.view.fields
         for word in ("+", "*", "="):
-            (step,) = advance([slot], Says(f'{{"action": "{word}"}}'))
+            (step,) = advance([slot], FakePolicy(f'{{"action": "{word}"}}'))
         assert step.terminated
         assert step.request.view.fields != first
         assert slot.request.view.fields == first
@@ -171,8 +171,8 @@ class TestEpisodeEnd:
         slot = climb_slot()
         for _ in range(3):
             slot.env.floor = 1
-            assert advance([slot], Says(WAIT))[0].episode is None
-            (step,) = advance([slot], Says(UP))
+            assert advance([slot], FakePolicy(WAIT))[0].episode is None
+            (step,) = advance([slot], FakePolicy(UP))
             assert step.episode is not None
             counted = dataclasses.replace(step.episode, seed=None)
             assert counted == Episode(None, total_reward=1.0, length=2, success=True, fallbacks=0)
@@ -180,7 +180,7 @@ class TestEpisodeEnd:
     def test_a_cut_off_episode_keeps_what_it_showed_last(self) -> None:
         slot = climb_slot()
         slot.env.floor = 1
-        steps = [advance([slot], Says(WAIT))[0] for _ in range(LAST_STEP)]
+        steps = [advance([slot], FakePolicy(WAIT))[0] for _ in range(LAST_STEP)]
         last = steps[-1]
         assert (last.truncated, last.terminated, last.done) == (True, False, True)
         assert last.final_request is not None
@@ -192,14 +192,14 @@ class TestEpisodeEnd:
     def test_an_episode_that_ended_by_itself_has_nothing_to_go_on_from(self) -> None:
         slot = climb_slot()
         slot.env.floor = 1
-        assert advance([slot], Says(UP))[0].final_request is None
+        assert advance([slot], FakePolicy(UP))[0].final_request is None
 
 
 class TestEndlessPlay:
     def test_is_seeded_once_and_then_goes_on_with_its_own_stream(self) -> None:
         slot = climb_slot(7)
         for _ in range(20):
-            advance([slot], Says(UP))
+            advance([slot], FakePolicy(UP))
         first, *later = slot.env.resets
         assert first is not None
         assert first >= TRAINING_SEEDS_FROM, "held-out evaluation uses smaller seeds"
@@ -207,12 +207,12 @@ class TestEndlessPlay:
         assert set(later) == {None}
 
     def test_slots_of_different_seeds_go_different_ways_and_of_the_same_the_same(self) -> None:
-        def way(seed: int) -> list[tuple[str, float]]:
+        def moves(seed: int) -> list[tuple[str, float]]:
             slot = climb_slot(seed)
             return [(s.action, s.info["bonus"]) for _ in range(20) for s in advance([slot], RandomPolicy())]
 
-        assert way(1) == way(1)
-        assert way(1) != way(2)
+        assert moves(1) == moves(1)
+        assert moves(1) != moves(2)
 
 
 class TestPlayEpisodes:
@@ -232,14 +232,14 @@ class TestPlayEpisodes:
         seeds = list(range(20))
         alone = essence(played(seeds, 1))
         assert alone == essence(played(seeds, 7)) == essence(played(seeds[::-1], 64))
-        assert len({repr(way) for _, way in alone.values()}) > 10
+        assert len({repr(steps) for _, steps in alone.values()}) > 10
 
     def test_a_batch_is_as_wide_as_there_is_work(self) -> None:
-        policy = Says(UP)
+        policy = FakePolicy(UP)
         played(list(range(10)), 4, policy)
         sizes = [len(batch) for batch in policy.batches]
         assert max(sizes) == sizes[0] == 4
-        assert sum(sizes) == sum(len(steps) for _, steps in played(list(range(10)), 4, Says(UP)))
+        assert sum(sizes) == sum(len(steps) for _, steps in played(list(range(10)), 4, FakePolicy(UP)))
 
     def test_comes_as_it_is_played_and_closes_its_environments_even_when_stopped(self) -> None:
         made: list[ClimbEnv] = []
@@ -248,27 +248,26 @@ class TestPlayEpisodes:
             made.append(ClimbEnv())
             return made[-1]
 
-        episodes = play_episodes(make, ClimbTask(), Says(UP), Style.COT, ClimbTask.prompt, range(100), 2)
+        episodes = play_episodes(make, ClimbTask(), FakePolicy(UP), Style.COT, ClimbTask.prompt, range(100), 2)
         next(episodes)
         assert sum(len(env.resets) for env in made) < 10
         episodes.close()
         assert [env.closed for env in made] == [True, True]
 
     def test_once_told_not_to_go_on_it_ends_what_runs_and_begins_no_more(self) -> None:
-        told: list[Episode] = []
+        finished: list[Episode] = []
 
-        def go_on(episode: Episode) -> bool:
-            told.append(episode)
-            return len(told) < 5
+        def should_continue(episode: Episode) -> bool:
+            finished.append(episode)
+            return len(finished) < 5
 
-        everything = played(list(range(30)), 4, Says(UP))
-        episodes = list(
-            play_episodes(ClimbEnv, ClimbTask(), Says(UP), Style.COT, ClimbTask.prompt, range(30), 4, go_on)
-        )
-        # Four begin, one more after each of the first four that end.
+        everything = played(list(range(30)), 4, FakePolicy(UP))
+        parts, policy = ClimbTask.prompt, FakePolicy(UP)
+        episodes = list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, parts, range(30), 4, should_continue))
+        # Four begin at once, and one more after each of the first four that end.
         assert [episode for episode, _ in episodes] == [episode for episode, _ in everything[:8]]
 
-    @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "twice"), ([1], 0, "num_envs 0")])
+    @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "repeated"), ([1], 0, "num_envs 0")])
     def test_refuses_what_makes_no_sense(self, seeds: list[int], width: int, what: str) -> None:
         with pytest.raises(ValueError, match=what):
             played(seeds, width)
@@ -276,7 +275,7 @@ class TestPlayEpisodes:
     def test_a_stopped_slot_cannot_go_on(self) -> None:
         slot = climb_slot(1, endless=False)
         slot.env.floor = 1
-        advance([slot], Says(UP))
+        advance([slot], FakePolicy(UP))
         assert slot.stopped
-        with pytest.raises(ValueError, match="no episode"):
-            advance([slot], Says(UP))
+        with pytest.raises(ValueError, match="episode is over"):
+            advance([slot], FakePolicy(UP))

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from rl4vlm.models.kv_cache import RoomyLayer, joined_cache, roomy_cache
+from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
 from rl4vlm.models.shapes import shape_of
 
 
@@ -16,10 +16,10 @@ def states(tokens, seed):
     return torch.randn(2, 3, tokens, 4, generator=generator), torch.randn(2, 3, tokens, 4, generator=generator)
 
 
-@pytest.mark.parametrize("room", [9, 6, 2])
-def test_it_returns_what_a_growing_layer_does(room):
+@pytest.mark.parametrize("capacity", [9, 6, 2])
+def test_it_returns_what_a_growing_layer_does(capacity):
     """Also where there turns out to be too little room."""
-    ours, theirs = RoomyLayer(room), DynamicLayer()
+    ours, theirs = PreallocatedLayer(capacity), DynamicLayer()
     for seed, tokens in enumerate((5, 1, 1, 2)):
         assert ours.get_mask_sizes(tokens) == theirs.get_mask_sizes(tokens)
         for one, other in zip(ours.update(*states(tokens, seed)), theirs.update(*states(tokens, seed)), strict=True):
@@ -28,14 +28,14 @@ def test_it_returns_what_a_growing_layer_does(room):
 
 
 def test_a_new_token_moves_nothing():
-    layer = RoomyLayer(8)
+    layer = PreallocatedLayer(8)
     first, _ = layer.update(*states(5, 0))
     second, _ = layer.update(*states(1, 1))
     assert first.data_ptr() == second.data_ptr()
 
 
 def test_it_can_be_used_again_after_a_reset():
-    layer = RoomyLayer(8)
+    layer = PreallocatedLayer(8)
     layer.update(*states(5, 0))
     layer.reset()
     keys, _ = layer.update(*states(3, 1))
@@ -44,15 +44,17 @@ def test_it_can_be_used_again_after_a_reset():
 
 def test_windows_stay_windows():
     shapes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-    assert [type(layer) for layer in roomy_cache(LlamaConfig(**shapes), 9).layers] == [RoomyLayer, RoomyLayer]
+    cache = preallocated_cache(LlamaConfig(**shapes), 9)
+    assert [type(layer) for layer in cache.layers] == [PreallocatedLayer, PreallocatedLayer]
     kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4, "head_dim": 4}
-    cache = roomy_cache(Gemma3TextConfig(**shapes, **kinds), 9)
+    cache = preallocated_cache(Gemma3TextConfig(**shapes, **kinds), 9)
     assert isinstance(cache, DynamicCache)
-    assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, RoomyLayer]
+    assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, PreallocatedLayer]
 
 
 def test_the_papers_backbone_has_no_window():
-    assert {type(layer) for layer in roomy_cache(shape_of("llava-v1.6-mistral-7b"), 9).layers} == {RoomyLayer}
+    cache = preallocated_cache(shape_of("llava-v1.6-mistral-7b"), 9)
+    assert {type(layer) for layer in cache.layers} == {PreallocatedLayer}
 
 
 def test_parts_are_joined_row_by_row_and_can_grow():
@@ -61,7 +63,7 @@ def test_parts_are_joined_row_by_row_and_can_grow():
     for index in range(2):
         for number, part in enumerate(parts):
             part.update(*states(5, 10 * index + number), index)
-    cache = joined_cache(parts, config, room=8)
+    cache = concat_caches(parts, config, capacity=8)
     assert cache.get_seq_length() == 5
     keys, values = cache.update(*(torch.cat([one] * 3) for one in states(1, 7)), 1)
     assert keys.shape == values.shape == (6, 3, 6, 4)

@@ -13,7 +13,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.lora import LoraSettings, trainable
 from rl4vlm.models.memory import MemorySettings, estimate, estimate_of, optimizer_bytes, report, table
 from rl4vlm.models.shapes import SHAPES
-from rl4vlm.training.model_state import Learned, write
+from rl4vlm.training.model_state import ModelState, write
 from tests.models.families import FAMILIES
 
 
@@ -44,10 +44,10 @@ def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int, tm
     assert foreseen.gradients == _bytes([p.grad for p in trained if p.grad is not None])
     assert foreseen.optimizer == optimizer_bytes(optimizer)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    with (tmp_path / "learned.pt").open("wb") as file:
-        write(Learned(model, optimizer, schedule).capture(), file)
+    with (tmp_path / "model_state.pt").open("wb") as file:
+        write(ModelState(model, optimizer, schedule).capture(), file)
     # Names, sizes and buffers come on top.
-    assert 0 < (tmp_path / "learned.pt").stat().st_size - foreseen.state < 200_000
+    assert 0 < (tmp_path / "model_state.pt").stat().st_size - foreseen.state < 200_000
 
 
 def test_the_cache_is_exact(checkpoint: Path) -> None:

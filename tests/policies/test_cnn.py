@@ -1,4 +1,4 @@
-"""The CNN+RL baseline as a policy: same parser, same play loop, found by the files of its checkpoint."""
+"""The CNN+RL baseline as a policy: same parser and play loop, recognised by the files of its checkpoint."""
 
 from __future__ import annotations
 
@@ -32,35 +32,37 @@ def played(policy: CNNPolicy, style: Style = Style.COT) -> list:
 def test_the_parser_reads_the_action_that_was_sampled(policy: CNNPolicy, style: Style) -> None:
     steps = played(policy, style)
     assert {step.parsed.outcome for step in steps} == {Outcome.OK}
-    assert [step.action for step in steps] == [policy.model.actions[step.reply.trace.action] for step in steps]
+    assert [step.action for step in steps] == [policy.model.actions[step.reply.replay_item.action] for step in steps]
     assert {step.action for step in steps} == {"up", "wait", "go down"}
     assert steps[0].reply.text == f'{{"action": "{steps[0].action}"}}'
 
 
 def test_the_trace_holds_what_was_seen_and_how_likely_the_action_was(policy: CNNPolicy) -> None:
     for step in played(policy):
-        trace = step.reply.trace
+        item = step.reply.replay_item
         with torch.no_grad():
-            log_probs, values = policy.model([trace.observation])
-        assert trace.log_prob == pytest.approx(float(log_probs[0, trace.action]), abs=1e-5)
-        assert trace.value == pytest.approx(float(values[0]), abs=1e-5)
-        assert step.reply.numbers == {"logprob_action": trace.log_prob, "value": trace.value}
-        assert bytes(trace.observation.text.tolist()).decode() == f"floor: {step.request.view.fields['floor']}"
+            log_probs, values = policy.model([item.observation])
+        assert item.log_prob == pytest.approx(float(log_probs[0, item.action]), abs=1e-5)
+        assert item.value == pytest.approx(float(values[0]), abs=1e-5)
+        assert step.reply.numbers == {"logprob_action": item.log_prob, "value": item.value}
+        assert bytes(item.observation.text.tolist()).decode() == f"floor: {step.request.view.fields['floor']}"
 
 
 def test_rescoring_gives_what_was_stored(policy: CNNPolicy) -> None:
     steps = played(policy)
-    traces = [step.reply.trace for step in steps]
-    now = policy.rescore(policy.model, traces)
-    assert now.old_log_prob.tolist() == pytest.approx([trace.log_prob for trace in traces])
-    torch.testing.assert_close(now.log_prob, now.old_log_prob, atol=1e-5, rtol=1e-4)
+    items = [step.reply.replay_item for step in steps]
+    now = policy.rescore(policy.model, items)
+    assert now.old_logprob_action.tolist() == [item.log_prob for item in items]
+    torch.testing.assert_close(now.logprob_action.double(), now.old_logprob_action, atol=1e-5, rtol=1e-4)
+    for thoughts in (now.logprob_thoughts, now.old_logprob_thoughts):
+        assert thoughts.tolist() == [0.0] * len(items)
     torch.testing.assert_close(now.value, now.old_value, atol=1e-5, rtol=1e-4)
     assert policy.values([step.request for step in steps]) == pytest.approx(now.old_value.tolist(), abs=1e-5)
-    # On the ground floor two of the three actions are legal: ln 2 is the most entropy there is.
+    # On the ground floor two of the three actions are legal, so the entropy is at most ln 2.
     ground = torch.tensor([len(step.request.view.actions) == 2 for step in steps])
     entropy = now.entropy.detach()
     assert float(entropy[ground].max()) < 0.6932 < float(entropy[~ground].max())
-    assert now.log_prob.requires_grad
+    assert now.logprob_action.requires_grad
 
 
 def test_a_reply_does_not_depend_on_the_batch(policy: CNNPolicy) -> None:

@@ -1,4 +1,4 @@
-"""Policies by name."""
+"""Making policies from their names."""
 
 from __future__ import annotations
 

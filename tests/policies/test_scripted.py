@@ -1,4 +1,4 @@
-"""Random and solver play, through the same text and the same parser as any model's."""
+"""Random and solver play. Their replies pass through the same parser as a model's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fakes import climb_slot
 
 
 def ask(seed: int = 1) -> Request:
-    """A question asked on floor 1, where three actions are legal."""
+    """A request on floor 1, where three actions are legal."""
     slots = (climb_slot(seed, endless=False) for seed in range(seed, 1000))
     return next(slot.request for slot in slots if slot.env.floor == 1)
 
@@ -39,7 +39,7 @@ def test_random_play_draws_from_the_requests_own_stream() -> None:
 def test_the_solver_writes_its_expert_action() -> None:
     (reply,) = SolverPolicy(Style.COT).act([ask()])
     assert json.loads(reply.text) == {"floor": 1, "thoughts": "The top is above.", "action": "up"}
-    assert isinstance(reply.trace, ExpertAction)
+    assert isinstance(reply.expert_action, ExpertAction)
     assert SolverPolicy(Style.ACTION_ONLY).act([ask()])[0].text == '{"action": "up"}'
 
 

@@ -1,4 +1,4 @@
-"""The dealer's rule as a player."""
+"""A player with the dealer's rule."""
 
 from __future__ import annotations
 

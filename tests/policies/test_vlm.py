@@ -1,51 +1,94 @@
-"""A vision-language model as a policy: what it keeps of a step, and how it scores it again."""
+"""A vision-language model as a policy: what it stores of a step, and how it scores the step again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
+from rl4vlm.core.types import Parsed
+from rl4vlm.interaction import parse, play
 from rl4vlm.interaction.play import advance
-from rl4vlm.policies.vlm import VLMPolicy, action_log_prob, split_log_probs
-from tests.fakes import climb_slot
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.policies import vlm
+from rl4vlm.policies.vlm import VLMPolicy, split_log_probs
+from tests.fakes import FakePolicy, climb_slot
 
 LOGPROBS = torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-0.5, -0.25, 0.0, 0.0]])
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 START = torch.tensor([2, 1])
 
 
-def test_split_at_the_action_key():
+def test_split_at_the_action_key() -> None:
     thoughts, action = split_log_probs(LOGPROBS, MASK, START)
     assert thoughts.tolist() == [-3.0, -0.5]
     assert action.tolist() == [-7.0, -0.25]
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, [-10.0, -0.75]), (0.0, [-7.0, -0.25]), (0.5, [-8.5, -0.5])])
-def test_lambda_weighs_the_thoughts(weight, expected):
-    assert action_log_prob(LOGPROBS, MASK, START, weight).tolist() == expected
-
-
-def test_reply_without_action_key_is_all_thought():
-    _, action = split_log_probs(LOGPROBS, MASK, torch.tensor([4, 4]))
+def test_reply_without_action_key_is_all_thought() -> None:
+    thoughts, action = split_log_probs(LOGPROBS, MASK, torch.tensor([4, 4]))
+    assert thoughts.tolist() == [-10.0, -0.75]
     assert action.tolist() == [0.0, 0.0]
 
 
-def test_padding_counts_for_nothing():
+def test_padding_counts_for_nothing() -> None:
     wider = torch.nn.functional.pad(LOGPROBS, (0, 3), value=-99.0)
     mask = torch.nn.functional.pad(MASK, (0, 3), value=False)
-    assert torch.equal(action_log_prob(wider, mask, START, 0.5), action_log_prob(LOGPROBS, MASK, START, 0.5))
+    for padded, plain in zip(split_log_probs(wider, mask, START), split_log_probs(LOGPROBS, MASK, START), strict=True):
+        assert torch.equal(padded, plain)
 
 
-def test_rescoring_gives_what_was_stored(actor_critic):
-    policy = VLMPolicy(actor_critic, thought_prob_coef=0.25)
+def test_rescoring_gives_what_was_stored(actor_critic: ActorCritic) -> None:
+    policy = VLMPolicy(actor_critic)
     slots = [climb_slot(seed) for seed in range(3)]
     asked = [slot.request for slot in slots]
-    traces = [step.reply.trace for step in advance(slots, policy)]
-    now = policy.rescore(policy.model, traces)
-    assert now.old_log_prob.tolist() == pytest.approx([0.25 * t.logprob_thoughts + t.logprob_action for t in traces])
-    torch.testing.assert_close(now.log_prob, now.old_log_prob, atol=1e-4, rtol=1e-4)
+    items = [step.reply.replay_item for step in advance(slots, policy)]
+    now = policy.rescore(policy.model, items)
+    # As Python floats, without rounding.
+    assert now.old_logprob_thoughts.tolist() == [item.logprob_thoughts for item in items]
+    assert now.old_logprob_action.tolist() == [item.logprob_action for item in items]
+    for new, old in (
+        (now.logprob_thoughts, now.old_logprob_thoughts),
+        (now.logprob_action, now.old_logprob_action),
+    ):
+        torch.testing.assert_close(new.double(), old, atol=1e-4, rtol=1e-4)
+        assert new.requires_grad
     torch.testing.assert_close(now.value, now.old_value, atol=1e-5, rtol=1e-4)
     assert policy.values(asked) == pytest.approx(now.old_value.tolist(), abs=1e-5)
-    assert now.log_prob.requires_grad
     assert now.value.requires_grad
     assert (now.entropy > 0).all()
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that `parse_reply` was called with, by whichever module."""
+    texts: list[str] = []
+    original = parse.parse_reply
+
+    def counted(text: str, actions: tuple[str, ...]) -> Parsed:
+        texts.append(text)
+        return original(text, actions)
+
+    for module in (vlm, play):
+        monkeypatch.setattr(module, "parse_reply", counted)
+    return texts
+
+
+def test_a_sampled_reply_is_parsed_once_per_step(actor_critic: ActorCritic, parses: list[str]) -> None:
+    slots = [climb_slot(seed) for seed in range(3)]
+    steps = [step for _ in range(2) for step in advance(slots, VLMPolicy(actor_critic))]
+    assert parses == [step.reply.text for step in steps]
+    for step in steps:
+        assert step.parsed == parse.parse_reply(step.reply.text, step.request.view.actions)
+
+
+def test_a_reply_that_no_policy_parsed_is_parsed_by_the_play_loop(parses: list[str]) -> None:
+    (step,) = advance([climb_slot()], FakePolicy('{"action": "wait"}'))
+    assert parses == [step.reply.text]
+    assert (step.reply.parsed, step.parsed.action) == (None, "wait")
+
+
+def test_a_checkpoint_loads(tiny_checkpoint: Path) -> None:
+    policy = VLMPolicy.load(tiny_checkpoint, temperature=0.7, max_new_tokens=4, device="cpu")
+    assert len(policy.act([climb_slot().request])[0].replay_item.ids) <= 4

@@ -1,4 +1,4 @@
-"""PPO of the CNN+RL baseline: its invariants, whole tiny runs on the real games, and that it learns."""
+"""PPO of the CNN+RL baseline: invariants, tiny whole runs on the real games, and a game that it learns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import CNNSettings, build_model, run
-from rl4vlm.ppo.rollout import Sample, play_row, weigh
+from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
-from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
@@ -44,17 +44,17 @@ def metrics_of(folder):
 
 def collect(slots, policy, settings):
     """One rollout of the settings' length."""
-    rows = [play_row(slots, policy, settings) for _ in range(settings.rows)]
-    return weigh(rows, policy.values([slot.request for slot in slots]), settings)
+    steps = [rollout_step(slots, policy, settings) for _ in range(settings.rows)]
+    return compute_advantages(steps, policy.values([slot.request for slot in slots]), settings)
 
 
 def update(model, optimizer, samples, settings, rng):
-    """A whole update; returns what was measured."""
-    fit = Fit()
-    learner = Learner(CNNPolicy(model), model, optimizer, Accelerator(cpu=True))
-    for _ in optimiser_steps(learner, samples, fit, settings, rng):
+    """A whole update; returns its metrics."""
+    progress = UpdateProgress()
+    policy_optimizer = PolicyOptimizer(CNNPolicy(model), model, optimizer, Accelerator(cpu=True), 0.0)
+    for _ in optimiser_steps(policy_optimizer, samples, progress, settings, rng):
         pass
-    return fit.means(ALONE)
+    return progress.means(ALONE)
 
 
 def climbing(settings=SETTINGS):
@@ -62,7 +62,7 @@ def climbing(settings=SETTINGS):
     torch.manual_seed(0)
     slots = [climb_slot(seed) for seed in range(settings.num_envs)]
     model = build_model(slots, settings)
-    # Far from uniform, so that what was seen makes a difference.
+    # A policy far from uniform, so that the observation makes a difference.
     torch.nn.init.normal_(model.policy_head.weight, std=0.5)
     return slots, model, collect(slots, CNNPolicy(model), settings)
 
@@ -101,7 +101,8 @@ def test_same_seed_same_bytes_other_seed_other_run(tmp_path):
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match=r"CNN NumberLine, update \d+, \d+ samples into its fit: policy_loss is nan"):
+    place = r"CNN NumberLine, update \d+, \d+ samples into its optimisation: policy_loss is nan"
+    with pytest.raises(ValueError, match=place):
         run(task="NumberLine", out=tmp_path, seed=1, settings=replace(SETTINGS, learning_rate=1e30))
     assert not (tmp_path / "checkpoint").exists()
 
@@ -119,7 +120,7 @@ def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, mon
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
     assert (summary["episodes"], summary["outcomes"].keys()) == (5, {"ok"})
     assert (summary["method"], summary["kind"], summary["seed"], summary["lambda"]) == ("CNN+RL", "cnn", 3, None)
-    # The policy that was trained, at the temperature that it was trained with.
+    # Evaluated at the training temperature: the policy that was trained, not another one.
     assert json.loads((tmp_path / "eval" / "run.json").read_text())["settings"]["temperature"] == 1.0
     assert summary["logprob_thoughts"] is None
     assert summary["logprob_action"] < 0
@@ -128,10 +129,10 @@ def test_the_run_leaves_its_record_and_a_checkpoint_that_evaluates(tmp_path, mon
 
 
 def test_a_wrong_observation_shows_in_the_first_ratio():
-    """The public code's defect: steps re-scored under what another step showed."""
+    """The public code's defect: steps are rescored under the observation of another step."""
     _, model, rollout = climbing()
-    first = rollout.samples[0].trace.observation
-    wrong = [Sample(replace(s.trace, observation=first), s.advantage, s.value_target) for s in rollout.samples]
+    first = rollout.samples[0].item.observation
+    wrong = [Sample(replace(s.item, observation=first), s.advantage, s.value_target) for s in rollout.samples]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     measured = update(model, optimizer, wrong, SETTINGS, stream(1, "minibatches"))
     assert measured["first_ratio_error"] > 1e-2
@@ -149,7 +150,7 @@ def test_a_step_of_no_size_leaves_every_ratio_at_one():
 def test_with_changing_actions_the_first_ratio_is_one_too(monkeypatch):
     monkeypatch.setattr(ClimbTask, "changing_actions", True)
     _, model, rollout = climbing()
-    assert {len(sample.trace.observation.legal) for sample in rollout.samples} == {2, 3}
+    assert {len(sample.item.observation.legal) for sample in rollout.samples} == {2, 3}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     measured = update(model, optimizer, rollout.samples, SETTINGS, stream(1, "minibatches"))
     assert measured["first_ratio_error"] < 1e-4
@@ -160,12 +161,12 @@ def test_advantages_are_normalised_and_rewards_flow_back():
     _, _, rollout = climbing(replace(SETTINGS, total_env_steps=128, num_steps=128))
     advantages = np.array([sample.advantage for sample in rollout.samples])
     assert (advantages.mean(), advantages.std(ddof=1)) == pytest.approx((0, 1), abs=1e-3)
-    by_action = {action: advantages[[s.trace.action == action for s in rollout.samples]].mean() for action in range(3)}
+    by_action = {action: advantages[[s.item.action == action for s in rollout.samples]].mean() for action in range(3)}
     assert max(by_action, key=by_action.get) == 0
 
 
 def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
-    """One environment whose first episode is cut off at its sixth step, and a critic that says 10 everywhere."""
+    """One environment whose first episode is cut off at its sixth step, and a critic that always predicts 10."""
 
     def targets(**changes):
         settings = replace(SETTINGS, num_envs=1, num_steps=6, gamma=0.5, gae_lambda=0.0, **changes)
@@ -182,13 +183,13 @@ def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
 
 def test_an_update_moves_probability_towards_the_advantage():
     _, model, rollout = climbing()
-    samples = [Sample(s.trace, 1.0 if s.trace.action == 1 else -1.0, 0.0) for s in rollout.samples]
+    samples = [Sample(s.item, 1.0 if s.item.action == 1 else -1.0, 0.0) for s in rollout.samples]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     update(model, optimizer, samples, replace(SETTINGS, ppo_epochs=4), stream(1, "minibatches"))
     with torch.no_grad():
-        log_probs, _ = model([s.trace.observation for s in samples])
+        log_probs, _ = model([s.item.observation for s in samples])
     for row, sample in enumerate(samples):
-        moved = float(log_probs[row, sample.trace.action]) - sample.trace.log_prob
+        moved = float(log_probs[row, sample.item.action]) - sample.item.log_prob
         assert moved * sample.advantage > 0
 
 
@@ -217,7 +218,7 @@ def test_learns_to_climb(changing, monkeypatch):
         lengths.append(np.mean([episode.length for episode in rollout.episodes]))
         update(model, optimizer, rollout.samples, settings, rng)
     assert lengths[0] > 3
-    assert lengths[-1] < 1.7  # 1.5 is the best there is: half of the episodes start on floor 1
+    assert lengths[-1] < 1.7  # the optimum is 1.5: half of the episodes start on floor 1
 
 
 @pytest.mark.parametrize(

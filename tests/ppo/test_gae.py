@@ -1,4 +1,4 @@
-"""GAE against numbers worked out by hand."""
+"""GAE against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_nothing_flows_back_over_an_end():
 
 
 def test_truncation_bootstrapped_through_the_reward():
-    # gamma * V(final) = .9 * 4 is added to the reward of the step that was cut off, as the docstring says
+    # gamma * V(final) = .9 * 4 is added to the reward of the last step, as the docstring says
     plain, _ = gae(column(0, 1), column(1, 2), column(0, 1), np.array([0.0]), 0.9, 0.95)
     boosted, _ = gae(column(0, 1 + 0.9 * 4), column(1, 2), column(0, 1), np.array([0.0]), 0.9, 0.95)
     assert (boosted - plain)[:, 0] == pytest.approx([0.9 * 0.95 * 3.6, 3.6])
@@ -50,12 +50,12 @@ def test_lambda_one_is_the_discounted_return():
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match="last_value"):
+    with pytest.raises(ValueError, match="bootstrap_value"):
         gae(column(1), column(1), column(0), np.zeros(2), 0.9, 0.95)
 
 
 def test_normalise_uses_the_whole_buffer():
-    weights = normalise(np.array([[1.0, 2.0], [3.0, 6.0]]))
-    assert weights.mean() == pytest.approx(0)
-    assert weights.std(ddof=1) == pytest.approx(1, abs=1e-4)
+    normalised = normalise(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    assert normalised.mean() == pytest.approx(0)
+    assert normalised.std(ddof=1) == pytest.approx(1, abs=1e-4)
     assert np.isfinite(normalise(np.array([[2.0]]))).all()

@@ -1,4 +1,4 @@
-"""The training loop: when a run may be stored, and that it goes on from what it stands at."""
+"""The training loop: when a run may be saved, and that it continues exactly from its state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo import loop
 from rl4vlm.ppo.cnn import CNNSettings, build_model
-from rl4vlm.ppo.loop import begin, make_slots, train
+from rl4vlm.ppo.loop import initial_state, make_slots, train
 from tests.fakes import climb_slot
 
 SETTINGS = CNNSettings(
@@ -22,32 +22,34 @@ SETTINGS = CNNSettings(
 )  # fmt: skip
 
 
-def begun(settings=SETTINGS):
+def new_state(settings=SETTINGS):
     torch.manual_seed(0)
     slots = [climb_slot(seed) for seed in range(settings.num_envs)]
-    return begin(CNNPolicy(build_model(slots, settings)), slots, Accelerator(cpu=True), settings, seed=1)
+    policy = CNNPolicy(build_model(slots, settings))
+    return initial_state(policy, slots, Accelerator(cpu=True), settings, seed=1, thought_prob_coef=0.0)
 
 
 def test_the_optimiser_is_fused_where_that_is_asked_for(monkeypatch):
-    assert begun().learner.optimizer.param_groups[0]["fused"] is None
+    assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is None
     monkeypatch.setattr(loop, "fused", lambda device: True)
-    assert begun().learner.optimizer.param_groups[0]["fused"] is True
+    assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is True
 
 
 def weights_of(state):
-    return torch.cat([parameter.detach().ravel() for parameter in state.learner.policy.model.parameters()])
+    return torch.cat([parameter.detach().ravel() for parameter in state.policy_optimizer.policy.model.parameters()])
 
 
 def test_a_run_may_be_stored_after_every_step_of_both_kinds(tmp_path):
     seen = []
 
-    def pause(state):
-        seen.append((state.update, len(state.rows), state.fit.epoch, state.fit.position, state.rollout is None))
+    def on_step(state):
+        progress = state.progress
+        seen.append((state.update, len(state.steps), progress.epoch, progress.position, state.rollout is None))
 
-    train(begun(), SETTINGS, tmp_path, "test", pause)
-    rows = [(1, row, 0, 0, True) for row in (1, 2, 3, 4)]
-    steps = [(1, 4, epoch, position, False) for epoch, position in ((0, 8), (1, 0), (1, 8), (2, 0))]
-    assert seen[:9] == [*rows, *steps, (2, 0, 0, 0, True)]
+    train(new_state(), SETTINGS, tmp_path, "test", on_step)
+    played = [(1, steps, 0, 0, True) for steps in (1, 2, 3, 4)]
+    optimised = [(1, 4, epoch, position, False) for epoch, position in ((0, 8), (1, 0), (1, 8), (2, 0))]
+    assert seen[:9] == [*played, *optimised, (2, 0, 0, 0, True)]
     assert len(seen) == 3 * 9
     assert seen[-1][0] == 4
 
@@ -58,20 +60,20 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 8, 9, 20])
 def test_a_run_taken_up_at_any_pause_ends_the_same(tmp_path, stop):
-    """The state object is all that the loop goes on from: nothing is left in its locals."""
-    whole = begun()
+    """The loop keeps nothing in local variables: the state object is enough to continue."""
+    whole = new_state()
     train(whole, SETTINGS, tmp_path / "whole", "test")
-    state, count = begun(), 0
+    state, count = new_state(), 0
 
-    def pause(_):
+    def on_step(_):
         nonlocal count
         count += 1
         if count == stop:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(state, SETTINGS, tmp_path / "broken", "test", pause)
-    train(state, SETTINGS, tmp_path / "broken", "test", pause)
+        train(state, SETTINGS, tmp_path / "broken", "test", on_step)
+    train(state, SETTINGS, tmp_path / "broken", "test", on_step)
     written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
     assert written[0] == written[1]
     assert torch.equal(weights_of(whole), weights_of(state))

@@ -1,4 +1,4 @@
-"""PPO's losses against numbers worked out by hand."""
+"""PPO's losses against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ import math
 import pytest
 import torch
 
-from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
+from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
+
+
+@pytest.mark.parametrize(
+    ("coefficient", "expected"), [(1.0, [-10.0, -0.75]), (0.0, [-7.0, -0.25]), (0.5, [-8.5, -0.5])]
+)
+def test_equation_4_weighs_the_thoughts(coefficient: float, expected: list[float]) -> None:
+    thoughts, action = torch.tensor([-3.0, -0.5]), torch.tensor([-7.0, -0.25])
+    assert policy_log_prob(thoughts, action, coefficient).tolist() == expected
+
+
+def test_thoughts_get_their_share_of_the_gradient_and_the_action_all_of_it() -> None:
+    thoughts, action = torch.tensor([-3.0], requires_grad=True), torch.tensor([-7.0], requires_grad=True)
+    policy_log_prob(thoughts, action, 0.3).sum().backward()
+    assert thoughts.grad is not None
+    assert action.grad is not None
+    assert thoughts.grad.item() == pytest.approx(0.3)
+    assert action.grad.item() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -15,10 +32,10 @@ from rl4vlm.ppo.losses import approximate_kl, policy_loss, value_loss
     [
         (1.0, 2.0, -2.0),
         (1.5, 2.0, -2.2),  # clipped at 1.1
-        (1.5, -2.0, 3.0),  # the pessimistic branch keeps the plain ratio
+        (1.5, -2.0, 3.0),  # the minimum is the unclipped term
         (0.5, 2.0, -1.0),
         (0.5, -2.0, 1.8),  # clipped at 0.9
-        (20.0, -2.0, 2.2),  # beyond the limit only the clipped surrogate counts
+        (20.0, -2.0, 2.2),  # above the ratio limit only the clipped term counts
     ],
 )
 def test_policy_loss(ratio, advantage, loss):

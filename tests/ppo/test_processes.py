@@ -1,4 +1,4 @@
-"""PPO in two processes on the CPU: the same result as in one, and an end in bounded time when one process is lost."""
+"""PPO in two processes on the CPU: the result of one process, and an error in bounded time if a process is lost."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from rl4vlm.config.overrides import training_command
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample
-from tests.crews import WAYS, Crew
 from tests.fakes import climb_slot
-from tests.ppo import crew_work
+from tests.launch import STRATEGIES, Launched
+from tests.ppo import process_work
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("rl4vlm")
@@ -38,8 +38,8 @@ ENVIRONMENT = {
 }
 
 
-def launched(*command: object, processes: int = 2) -> list[str]:
-    """The command line of a script in several processes."""
+def launcher_command(*command: object, processes: int = 2) -> list[str]:
+    """A command line that runs a script in several processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     return [str(word) for word in [*launcher, *command]]
 
@@ -55,22 +55,24 @@ def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
         replies = VLMPolicy(model).act([slot.request for slot in slots])
         for slot, reply in zip(slots, replies, strict=True):
             slot.play(reply)
-        made.append([Sample(reply.trace, float(rng.normal()), reply.trace.value + 0.3) for reply in replies])
+        made.append(
+            [Sample(reply.replay_item, float(rng.normal()), reply.replay_item.value + 0.3) for reply in replies]
+        )
     return made
 
 
-def alone_and_together(way: str, folder: Path, work: Callable[..., None], *arguments: object) -> list[dict]:
-    """What one process and two write; and that all weights of the two were split, or none."""
+def alone_and_together(strategy: str, folder: Path, work: Callable[..., None], *arguments: object) -> list[dict]:
+    """What one process and two processes write. Checks that under FSDP all weights were sharded, and else none."""
     work(folder, folder / "alone", *arguments)
-    Crew(folder, way, work, folder, folder / "together", *arguments).succeed()
+    Launched(folder, strategy, work, folder, folder / "together", *arguments).assert_success()
     alone, together = (torch.load(folder / name, weights_only=False) for name in ("alone", "together"))
     assert (alone["processes"], together["processes"]) == (1, 2)
-    assert (alone["split"], together["split"]) == (0, (way == "fsdp") * len(together["weights"]))
+    assert (alone["split"], together["split"]) == (0, (strategy == "fsdp") * len(together["weights"]))
     return [alone, together]
 
 
 def same_weights(alone: dict, together: dict, checkpoint: Path) -> None:
-    """Within 1e-8, and far from where both began."""
+    """The weights agree within 1e-8, and training has moved them by far more than that."""
     before = ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=24).model.state_dict(prefix="model.")
     assert alone["weights"].keys() == together["weights"].keys()
     for name, weights in alone["weights"].items():
@@ -80,63 +82,63 @@ def same_weights(alone: dict, together: dict, checkpoint: Path) -> None:
     assert max(moved) > 1e-3
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_equal_one_in_float64(strategy, tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    alone, together = alone_and_together(way, tmp_path, crew_work.fit)
+    alone, together = alone_and_together(strategy, tmp_path, process_work.update)
     same_weights(alone, together, tiny_checkpoint)
     for one, two in zip(alone["measured"], together["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(way, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(strategy, tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
     torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    alone, together = alone_and_together(way, tmp_path, crew_work.fit_in_bfloat16)
+    alone, together = alone_and_together(strategy, tmp_path, process_work.update_in_bfloat16)
     for one in (alone, together):
         assert one["measured"]["first_ratio_error"] < 1e-3
         assert one["measured"]["rescored_gap"] > 1e-4
-    # Each sample shares its micro-batch with others, and bfloat16 rounds otherwise.
+    # In two processes a sample shares its micro-batch with other samples, which changes the rounding.
     assert together["old"] == pytest.approx(alone["old"], abs=0.1)
     assert np.abs(together["old"][:, 0]).min() > 1
 
 
 @pytest.fixture(scope="module")
 def texts_together(tiny_checkpoint):
-    """What environments are told that are all asked in one batch."""
-    slots = [climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]
-    return crew_work.play(crew_work.policy(tiny_checkpoint), [slots])
+    """The replies to all environments, sampled in one batch."""
+    slots = [climb_slot(seed) for seed in range(process_work.ENVIRONMENTS)]
+    return process_work.play(process_work.policy(tiny_checkpoint), [slots])
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_replies_do_not_depend_on_who_shares_the_batch(tiny_checkpoint, texts_together, size):
-    """Although replies end at different tokens: an environment draws from its stream for its own replies alone."""
-    slots = [climb_slot(seed) for seed in range(crew_work.ENVIRONMENTS)]
-    groups = [slots[start : start + size] for start in range(0, crew_work.ENVIRONMENTS, size)]
-    assert crew_work.play(crew_work.policy(tiny_checkpoint), groups) == texts_together
+    """Replies end at different tokens, so each environment must draw from its own stream, and only for its replies."""
+    slots = [climb_slot(seed) for seed in range(process_work.ENVIRONMENTS)]
+    groups = [slots[start : start + size] for start in range(0, process_work.ENVIRONMENTS, size)]
+    assert process_work.play(process_work.policy(tiny_checkpoint), groups) == texts_together
     assert len({len(text) for texts in texts_together for text in texts}) > 5
 
 
 def numbers(sample: Sample) -> list[float]:
-    trace = sample.trace
-    return [trace.logprob_thoughts, trace.logprob_action, trace.value, sample.advantage, sample.value_target]
+    item = sample.item
+    return [item.logprob_thoughts, item.logprob_action, item.value, sample.advantage, sample.value_target]
 
 
-@pytest.mark.parametrize(("way", "task"), [("ddp", "Blackjack"), ("fsdp", "NumberLine")])
-def test_rollouts_do_not_depend_on_the_processes(way, task, tiny_checkpoint, tmp_path):
-    """A whole run: what is played, after an update too, and what comes of it; its checkpoint is an ordinary one."""
+@pytest.mark.parametrize(("strategy", "task"), [("ddp", "Blackjack"), ("fsdp", "NumberLine")])
+def test_rollouts_do_not_depend_on_the_processes(strategy, task, tiny_checkpoint, tmp_path):
+    """A whole run: the same play, also after an update, and the same weights. The checkpoint is an ordinary one."""
     shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    alone, together = alone_and_together(way, tmp_path, crew_work.play_and_fit, task)
+    alone, together = alone_and_together(strategy, tmp_path, process_work.play_and_update, task)
     assert len(alone["rollouts"]) == len(together["rollouts"]) == 2
     for update, played in alone["rollouts"].items():
         for one, two in zip(played.samples, together["rollouts"][update].samples, strict=True):
-            assert torch.equal(two.trace.prompt.input_ids, one.trace.prompt.input_ids)
-            assert torch.equal(two.trace.prompt.images["pixel_values"], one.trace.prompt.images["pixel_values"])
-            assert torch.equal(two.trace.ids, one.trace.ids)
+            assert torch.equal(two.item.prompt.input_ids, one.item.prompt.input_ids)
+            assert torch.equal(two.item.prompt.images["pixel_values"], one.item.prompt.images["pixel_values"])
+            assert torch.equal(two.item.ids, one.item.ids)
             assert numbers(two) == pytest.approx(numbers(one), rel=1e-9, abs=1e-9)
-        lengths = {len(sample.trace.ids) for sample in played.samples}
+        lengths = {len(sample.item.ids) for sample in played.samples}
     assert len(lengths) > 1
     same_weights(alone, together, tiny_checkpoint)
     again = ActorCritic.load(
@@ -164,7 +166,7 @@ def metrics_of(folder: Path) -> list[dict]:
 
 
 def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
-    """Three environments, two in one process and one in the other; files as from one process, written once."""
+    """Three environments, two in one process and one in the other. The files are written once, as by one process."""
     words = [*WORDS, "sizes.image_size=40"]
     config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
     command = [*shlex.split(training_command(config, "ppo")), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
@@ -184,10 +186,13 @@ VLM_WORDS = [*WORDS, "max_new_tokens=8", "value_sizes=[8]", "micro_batch_size=2"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", WAYS)
-def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path):
-    """The whole run by the workflow's own line: three environments, and as many replies of as many lengths."""
-    config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / f"{way}.yaml")}
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp_path):
+    """A whole run with the command line of the workflow: the same metrics as one process, and the same files."""
+    config = {
+        "resources": {"ppo": {"processes": 2}},
+        "accelerate": str(ROOT / "config" / "accelerate" / f"{strategy}.yaml"),
+    }
     stage = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint)]
     command = [*shlex.split(training_command(config, "ppo")), *stage, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *VLM_WORDS], env=ENVIRONMENT, check=True, timeout=600)
@@ -209,23 +214,23 @@ def test_a_vision_language_model_in_two_processes(way, tiny_checkpoint, tmp_path
 LASTING = [*VLM_WORDS, "total_env_steps=1000000", "ppo_epochs=50"]
 
 
-@pytest.mark.parametrize(("way", "loss"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)])
-def test_the_others_notice_a_process_that_is_lost_in_an_update(way, loss, tiny_checkpoint, tmp_path):
-    """With no launcher to notice it: the one left fails by itself, and says why."""
+@pytest.mark.parametrize(("strategy", "loss"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)])
+def test_the_others_notice_a_process_that_is_lost_in_an_update(strategy, loss, tiny_checkpoint, tmp_path):
+    """Without a launcher: the remaining process must notice by itself, fail, and say why."""
     words = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
-    crew = Crew(tmp_path, way, main, [*words, "--set", *LASTING, "process_timeout=5"])
-    left, lost = crew.processes
+    launched = Launched(tmp_path, strategy, main, [*words, "--set", *LASTING, "process_timeout=5"])
+    left, lost = launched.processes
     try:
         await_lines(tmp_path / "out" / "metrics.jsonl", left.is_alive, 1)
         os.kill(lost.pid, loss)
         left.join(120)
         assert left.exitcode == 1
     finally:
-        for process in crew.processes:
+        for process in launched.processes:
             process.kill()
-    said = crew.logs[0].read_text()
-    assert "in process 0 of 2" in said or "process 0 of 2 waited 5 seconds" in said
-    assert "process_timeout" in said
+    output = launched.logs[0].read_text()
+    assert "in process 0 of 2" in output or "process 0 of 2 waited 5 seconds" in output
+    assert "process_timeout" in output
 
 
 @pytest.mark.long
@@ -233,9 +238,9 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(way, loss, tiny_c
     ("loss", "said"), [(signal.SIGKILL, "Signal 9 (SIGKILL)"), (signal.SIGSTOP, "in process 0 of 2")], ids=str
 )
 def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
-    """Killed, it is reported by the launcher; standing still, by the process that waited `process_timeout` for it."""
+    """The launcher reports a killed process. A stopped one is reported by the process that waited `process_timeout`."""
     words = ["total_env_steps=1000000", *WORDS[1:], "sizes.image_size=40", "process_timeout=8"]
-    command = launched("--no_python", COMMAND, "cnn", *ARGUMENTS, "--out", tmp_path, "--set", *words)
+    command = launcher_command("--no_python", COMMAND, "cnn", *ARGUMENTS, "--out", tmp_path, "--set", *words)
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT) as launcher,
@@ -252,7 +257,7 @@ def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
 
 
 def await_lines(file: Path, runs: Callable[[], bool], count: int) -> None:
-    """Wait until a run that still `runs` has written so many lines of metrics."""
+    """Wait until a run has written `count` lines of metrics; fails if it no longer `runs`."""
     limit = time.monotonic() + 240
     while not (file.is_file() and file.read_text().count("\n") >= count):
         assert runs()
@@ -262,12 +267,12 @@ def await_lines(file: Path, runs: Callable[[], bool], count: int) -> None:
 
 @pytest.mark.long
 def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
-    """Killed after some updates and run again: the same metrics, to the last byte, and the same weights."""
+    """Killed after some updates and run again, it gives the same bytes of metrics and weights."""
     words = ["total_env_steps=240", *WORDS[1:], "sizes.image_size=40"]
 
     def command(name: str) -> list[str]:
         options = ["--out", tmp_path / name, "--state", tmp_path / f"{name}-state", "--set", *words]
-        return launched("--no_python", COMMAND, "cnn", *ARGUMENTS, *options)
+        return launcher_command("--no_python", COMMAND, "cnn", *ARGUMENTS, *options)
 
     subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=600)
     with subprocess.Popen(command("broken"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere ends with the bytes of the run that was not."""
+"""A run that was stopped anywhere and resumed writes the same bytes as a run that was not stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
-from tests.stops import Stopped, killed_until_done, pause_hook
+from tests.interrupt import SimulatedKill, kill_and_resume_until_done, on_step_hook
 
 SETTINGS = PPOSettings(
     total_env_steps=24,
@@ -43,7 +43,7 @@ SIGNALS = {signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 
 class Runs:
-    """The same run again and again, each time to a folder of its own but with one folder for its state."""
+    """The same run, started again and again, with several output folders but one folder for its state."""
 
     def __init__(self, folder, checkpoint):
         self.folder, self.checkpoint = folder, checkpoint
@@ -57,7 +57,7 @@ class Runs:
             out=self.folder / out,
             seed=seed,
             settings=settings,
-            keep=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 
@@ -75,17 +75,17 @@ def runs(tmp_path, tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, tiny_checkpoint):
-    """What the run comes to when nothing happens to it."""
+    """The result of an uninterrupted run."""
     return Runs(tmp_path_factory.mktemp("unbroken"), tiny_checkpoint).train(keep=False)
 
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Batched environment steps and optimiser steps, in the order they were made."""
+    """The batched environment steps and optimiser steps, in the order in which they are made."""
     made = []
-    advance, fit = rollout.advance, update._step
+    advance, optimise = rollout.advance, update._optimiser_step
     monkeypatch.setattr(rollout, "advance", lambda *args: made.append("play") or advance(*args))
-    monkeypatch.setattr(update, "_step", lambda *args: made.append("fit") or fit(*args))
+    monkeypatch.setattr(update, "_optimiser_step", lambda *args: made.append("optimise") or optimise(*args))
     return made
 
 
@@ -95,7 +95,7 @@ def test_a_run_that_keeps_its_state_is_the_same_run_and_leaves_no_state(runs, un
 
 
 def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
-    result, kills = killed_until_done(runs.train, random.Random(7), unbroken)
+    result, kills = kill_and_resume_until_done(runs.train, random.Random(7), unbroken)
     assert result == unbroken
     assert kills >= 3
     assert len((runs.folder / "killed" / "timing.jsonl").read_text().splitlines()) == SETTINGS.updates
@@ -105,11 +105,11 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
 def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps):
     runs.train("counted", keep=False)
     expected, moments = steps.copy(), random.Random(int(number))
-    # In a rollout, in a fit, and at random.
+    # During a rollout, during an optimisation, and at random.
     chosen = sorted({2, 5, *moments.sample(range(3, len(expected)), 2)})
     steps.clear()
     for moment in chosen:
-        # The step that is under way when the signal comes is the last one before the run stops.
+        # The signal comes during a step. That step is finished, and the run stops before the next one.
         sent = [False]
 
         def send(_state, moment=moment, sent=sent):
@@ -118,7 +118,7 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps)
                 os.kill(os.getpid(), number)
 
         steps_then = len(steps)
-        with pytest.raises(Interrupted, match=f"stopped by {number.name} at update") as stop, pause_hook(send):
+        with pytest.raises(Interrupted, match=f"stopped by {number.name} at update") as stop, on_step_hook(send):
             runs.train("signalled")
         assert stop.value.code == SIGNALS[number]
         assert len(steps) == max(moment, steps_then + 1)
@@ -128,18 +128,18 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, runs, unbroken, steps)
 
 
 def stop_at(update_number):
-    """Ends the run at the first pause of an update."""
+    """Kill the run after the first step of an update."""
 
     def stop(state):
-        if state.update == update_number and len(state.rows) == 1:
-            raise Stopped
+        if state.update == update_number and len(state.steps) == 1:
+            raise SimulatedKill
 
-    return pause_hook(stop)
+    return on_step_hook(stop)
 
 
 def killed_in(runs, update_number, **options):
-    """A run that is stopped early in an update."""
-    with stop_at(update_number), pytest.raises(Stopped):
+    """Start a run and kill it after the first step of an update."""
+    with stop_at(update_number), pytest.raises(SimulatedKill):
         runs.train(**options)
 
 
@@ -147,7 +147,7 @@ def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, cap
     words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
     command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     command += ["--state", str(tmp_path / "state"), "--set", *words]
-    with pause_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+    with on_step_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
         assert main(command) == 143
     assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command goes on from {tmp_path}" in (
         capsys.readouterr().err
@@ -167,14 +167,14 @@ def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
     assert runs.train() == unbroken
     timings = [json.loads(line) for line in (runs.folder / "out" / "timing.jsonl").read_text().splitlines()]
     assert len(timings) == 3
-    # The wall time counts all parts of the run.
+    # The run's wall time includes the part before the kill.
     seconds = json.loads((runs.folder / "out" / "run.json").read_text())["seconds"]
     assert seconds > sum(line["rollout_s"] + line["update_s"] for line in timings)
 
 
 @pytest.mark.parametrize(
     ("harm", "name"),
-    [("cut", resume.FILE), ("flip", resume.LEARNED), ("remove", resume.LEARNED), ("flip", resume.own_file(0))],
+    [("cut", resume.FILE), ("flip", resume.MODEL_STATE), ("remove", resume.MODEL_STATE), ("flip", resume.own_file(0))],
 )
 def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, name, runs, unbroken, capsys):
     killed_in(runs, 3)
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_former_state(runs, unbroken, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        pause_hook(lambda state: state.update == 3 and patch.setattr(os, "fsync", full)),
+        on_step_hook(lambda state: state.update == 3 and patch.setattr(os, "fsync", full)),
         pytest.raises(ValueError, match=rf"cannot be saved in {runs.state}/.*: No space left on device"),
     ):
         runs.train()
@@ -253,9 +253,9 @@ def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, c
 
 def test_saves_as_often_as_asked_and_at_the_end(runs):
     saved = []
-    with pause_hook(lambda state: saved.append((state.update, len(runs.states())))):
+    with on_step_hook(lambda state: saved.append((state.update, len(runs.states())))):
         runs.train(settings=replace(SETTINGS, save_every=2, total_env_steps=40))
-    # Updates 1 to 5; saved after the second, the fourth and, seen by no further pause, the last.
+    # Five updates, saved after the second and the fourth. No step follows the last save, after the fifth.
     assert {update: most for update, most in saved if update <= 5} == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
 
 
@@ -265,14 +265,14 @@ def test_the_network_without_language_goes_on_too(tmp_path):
         total_env_steps=48, num_envs=4, num_steps=16, ppo_epochs=2, minibatch_size=8, sizes=sizes, device="cpu"
     )
 
-    def run(out, keep):
-        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, keep=keep)
+    def run(out, resume_dir):
+        cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, resume_dir=resume_dir)
         return (tmp_path / out / "metrics.jsonl").read_text(), sha256_of(tmp_path / out / "checkpoint")
 
-    keep = StateFolder(tmp_path / "state", {})
-    with stop_at(2), pytest.raises(Stopped):
-        run("killed", keep)
-    assert run("killed", keep) == run("unbroken", None)
+    resume_dir = StateFolder(tmp_path / "state", {})
+    with stop_at(2), pytest.raises(SimulatedKill):
+        run("killed", resume_dir)
+    assert run("killed", resume_dir) == run("unbroken", None)
 
 
 def test_save_every_must_be_a_number_of_updates():

@@ -1,6 +1,7 @@
-"""Real processes killed at random moments: what the last of them leaves is what an undisturbed one leaves.
+"""Real processes, killed at random moments and started again: the results are those of an undisturbed run.
 
-Slow, so it is no part of `make test`: `make test-resume`. `test_resume.py` has the same within one process.
+These tests are slow, so `make test` leaves them out: run `make test-resume`. `test_resume.py` tests the same within one
+process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from tests.crews import PROCESSES, Crew
+from tests.launch import FORK_SERVER, Launched
 
 pytestmark = pytest.mark.long
 
@@ -44,7 +45,7 @@ SETTINGS = {
 
 
 def run_command(arguments, log):
-    """What a child does: the command, in a process group of its own, with its output in a file."""
+    """Run the command in a process group of its own, with its output in a file."""
     os.setpgid(0, 0)
     with open(log, "wb") as file:
         for stream in (1, 2):
@@ -53,7 +54,7 @@ def run_command(arguments, log):
 
 
 class Run:
-    """One training run, as a command."""
+    """A training run as a command."""
 
     def __init__(self, folder, checkpoint, task):
         self.out, self.state, self.log = folder / "out", folder / "state", folder / "log"
@@ -62,9 +63,9 @@ class Run:
         self.arguments += ["--state", str(self.state), "--set", *words]
 
     def start(self):
-        """Start the command and wait until it plays."""
+        """Start the command."""
         self.log.unlink(missing_ok=True)
-        process = PROCESSES.Process(target=run_command, args=(self.arguments, self.log))
+        process = FORK_SERVER.Process(target=run_command, args=(self.arguments, self.log))
         process.start()
         return process
 
@@ -80,7 +81,7 @@ class Run:
 
 
 def undisturbed(folder, checkpoint, task):
-    """What the run comes to, and how long it plays in seconds."""
+    """The result of an undisturbed run, and how many seconds it trains."""
     folder.mkdir()
     run = Run(folder, checkpoint, task)
     process = run.start()
@@ -103,7 +104,7 @@ def test_sigkill_at_random_moments(task, tiny_checkpoint, tmp_path):
         run = Run(folder, tiny_checkpoint, task)
         while True:
             process = run.start()
-            # Now and then before it plays: while it loads the model, or the state that it goes on from.
+            # Some kills come earlier, while the run loads the model or its state.
             if moments.random() < 0.1:
                 time.sleep(moments.uniform(0, 0.5))
             else:
@@ -125,13 +126,13 @@ def test_sigkill_at_random_moments(task, tiny_checkpoint, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, tmp_path):
-    """As a scheduler does it, and as a rule's command line is: the `tee` behind it gets the signal, too, and is gone
-    before the run has said its last words."""
+    """As a scheduler sends it, to the command line of a workflow rule. The `tee` in it gets the signal, too, and has
+    ended before the run writes its last message."""
     expected, seconds = undisturbed(tmp_path / "undisturbed", tiny_checkpoint, "NumberLine")
     run = Run(tmp_path, tiny_checkpoint, "NumberLine")
     python = [sys.executable, "-c", "import sys; from rl4vlm.cli import main; sys.exit(main())", *run.arguments]
     shell = '"$@" 2>&1 | tee "$0"; exit "${PIPESTATUS[0]}"'
-    # The shell itself waits for its children, as srun does.
+    # The shell ignores the signal and waits for its children, as srun does.
     command = ["bash", "-c", f"trap : {int(number)}; {shell}", str(run.log), *python]
     for part in (0.2, 0.3):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
@@ -188,9 +189,9 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize(("stage", "way"), [("cnn", "ddp"), ("ppo", "fsdp"), ("sft", "fsdp")])
-def test_a_signal_to_one_of_two_processes_stops_both(stage, way, tiny_checkpoint, tmp_path):
-    """After the same step, with the state of both saved; begun again, both go on."""
+@pytest.mark.parametrize(("stage", "strategy"), [("cnn", "ddp"), ("ppo", "fsdp"), ("sft", "fsdp")])
+def test_a_signal_to_one_of_two_processes_stops_both(stage, strategy, tiny_checkpoint, tmp_path):
+    """Both stop after the same step with their states saved, and continue when they are started again."""
     make_data(task="Blackjack", style=Style.COT, out=tmp_path / "DATA", settings=SFTDataSettings(samples=20))
     there = {"CHECKPOINT": str(tiny_checkpoint), "DATA": str(tmp_path / "DATA")}
     words = [there.get(word, word) for word in TRAININGS[stage]]
@@ -199,28 +200,28 @@ def test_a_signal_to_one_of_two_processes_stops_both(stage, way, tiny_checkpoint
 
     def start(name):
         folders = ["--out", str(tmp_path / name / "out"), "--state", str(tmp_path / name / "state")]
-        return Crew(tmp_path / name, way, main, [stage, *folders, *words])
+        return Launched(tmp_path / name, strategy, main, [stage, *folders, *words])
 
-    def wait_for_lines(name, count, crew):
+    def wait_for_lines(name, count, launched):
         metrics = tmp_path / name / "out" / "metrics.jsonl"
         while not (metrics.is_file() and metrics.read_text().count("\n") >= count):
-            assert crew.processes[0].is_alive(), crew.said()
+            assert launched.processes[0].is_alive(), launched.output()
             time.sleep(0.005)
 
-    start("whole").succeed()
+    start("whole").assert_success()
     positions, moments = [], random.Random(stage)
     for rank, count in enumerate((1, 3)):
-        crew = start("broken")
-        wait_for_lines("broken", count, crew)
+        launched = start("broken")
+        wait_for_lines("broken", count, launched)
         time.sleep(moments.uniform(0, 0.3))
-        os.kill(crew.processes[rank].pid, signal.SIGTERM)
-        assert crew.wait() == [143, 143], crew.said()
-        (stopped,) = set(re.findall(r"stopped by SIGTERM at ([^;]*);", crew.said()))
+        os.kill(launched.processes[rank].pid, signal.SIGTERM)
+        assert launched.wait() == [143, 143], launched.output()
+        (stopped,) = set(re.findall(r"stopped by SIGTERM at ([^;]*);", launched.output()))
         positions.append(stopped)
         assert list((tmp_path / "broken" / "state").glob("*/*/manifest.json"))
     last = start("broken")
-    last.succeed()
-    assert f"going on from {tmp_path}" in last.said()
+    last.assert_success()
+    assert f"going on from {tmp_path}" in last.output()
     print(positions)
     for name in ("metrics.jsonl", "checkpoint"):
         assert sha256_of(tmp_path / "broken" / "out" / name) == sha256_of(tmp_path / "whole" / "out" / name)

@@ -1,4 +1,4 @@
-"""Whole PPO runs, tiny, on the real games."""
+"""Tiny whole PPO runs on the real games."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ def test_learning_rate_falls_over_the_runs_own_updates(tiny_checkpoint, tmp_path
 
 
 def test_too_few_environments_are_found_before_the_model_is_loaded(tmp_path, monkeypatch):
-    crew = SimpleNamespace(num_processes=8, process_index=7)
-    monkeypatch.setattr(train, "accelerator_on", lambda *_: crew)
+    last_of_eight = SimpleNamespace(num_processes=8, process_index=7)
+    monkeypatch.setattr(train, "accelerator_on", lambda *_: last_of_eight)
     with pytest.raises(ValueError, match="4 environments are too few for 8 processes"):
         run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path, seed=1, settings=SETTINGS)
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp_path):
-    wild, keep = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
-    place = r"PPO NumberLine cot, update 1, \d+ samples into its fit: policy_loss is .*learning_rate"
+    wild, resume_dir = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
+    place = r"PPO NumberLine cot, update 1, \d+ samples into its optimisation: policy_loss is .*learning_rate"
     with pytest.raises(ValueError, match=place):
         run(
             task="NumberLine",
@@ -94,7 +94,7 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp
             out=tmp_path / "out",
             seed=1,
             settings=wild,
-            keep=keep,
+            resume_dir=resume_dir,
         )
     assert not list((tmp_path / "state").glob("*/*/training.pt"))
     assert not (tmp_path / "out" / "checkpoint").exists()

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.policies.vlm import Trace, VLMPolicy
+from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
-from rl4vlm.ppo.loop import learning_rates
+from rl4vlm.ppo.loop import parameter_groups
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.settings import TrainingSettings
-from rl4vlm.ppo.update import Fit, Learner, optimiser_steps
+from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
@@ -29,7 +29,7 @@ def samples(actor_critic):
 
 
 def samples_of(actor_critic):
-    """Eight sampled replies of different prompts, with made-up advantages."""
+    """Eight sampled replies to different prompts, with made-up advantages."""
     rng = np.random.default_rng(0)
     encoder = actor_critic.encoder
     images = rng.integers(0, 256, size=(8, 300, 300, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def samples_of(actor_critic):
     made = []
     for prompt, reply, advantage in zip(prompts, replies, rng.normal(size=8), strict=True):
         start = len(reply.ids) // 2
-        trace = Trace(
+        item = VLMReplayItem(
             prompt,
             reply.ids,
             start,
@@ -46,23 +46,24 @@ def samples_of(actor_critic):
             float(reply.logprobs[start:].sum()),
             reply.value,
         )
-        made.append(Sample(trace, float(advantage), reply.value + 0.3))
+        made.append(Sample(item, float(advantage), reply.value + 0.3))
     return made
 
 
-def learner_of(model, thought_prob_coef=0.5):
-    """A copy of the model with plain SGD, whose step shows the gradient itself."""
+def policy_optimizer_of(model, thought_prob_coef=0.5):
+    """A copy of the model with plain SGD: its step is proportional to the gradient."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Learner(VLMPolicy(model, thought_prob_coef), model, optimizer, Accelerator(cpu=True))
+    return PolicyOptimizer(VLMPolicy(model), model, optimizer, Accelerator(cpu=True), thought_prob_coef)
 
 
 def run_update(model, samples, thought_prob_coef=0.5, **changes):
-    """One whole update of a copy of the model; returns the copy and what was measured."""
-    learner, fit = learner_of(model, thought_prob_coef), Fit()
-    for _ in optimiser_steps(learner, samples, fit, replace(SETTINGS, **changes), np.random.default_rng(1)):
+    """One whole update of a copy of the model; returns the copy and the metrics."""
+    policy_optimizer, progress = policy_optimizer_of(model, thought_prob_coef), UpdateProgress()
+    settings, rng = replace(SETTINGS, **changes), np.random.default_rng(1)
+    for _ in optimiser_steps(policy_optimizer, samples, progress, settings, rng):
         pass
-    return learner.model, fit.means(ALONE)
+    return policy_optimizer.model, progress.means(ALONE)
 
 
 def test_first_ratio_is_one(actor_critic, samples):
@@ -75,54 +76,54 @@ def test_first_ratio_is_one(actor_critic, samples):
 
 @pytest.fixture
 def coarse(tiny_checkpoint):
-    """A model in bfloat16 that plays at the paper's low temperature."""
+    """A model in bfloat16, at the paper's low temperature, which magnifies rounding errors."""
     torch.manual_seed(0)
     return ActorCritic.load(tiny_checkpoint, temperature=0.2, max_new_tokens=48, value_sizes=(16,), dtype="bfloat16")
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
 def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch_size):
-    """Of replies as they were sampled it is not: the update's own pass gives what it compares with."""
+    """Compared with the log-probabilities as sampled it is not, so the update rescores the samples first."""
     samples = samples_of(coarse)
-    played = [s.trace.logprob_thoughts * 0.5 + s.trace.logprob_action for s in samples]
-    learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
+    played = [s.item.logprob_thoughts * 0.5 + s.item.logprob_action for s in samples]
+    policy_optimizer, progress, rng = policy_optimizer_of(coarse), UpdateProgress(), np.random.default_rng(1)
     settings = replace(SETTINGS, micro_batch_size=micro_batch_size, minibatch_size=4)
-    steps = optimiser_steps(learner, samples, fit, settings, rng)
+    steps = optimiser_steps(policy_optimizer, samples, progress, settings, rng)
     next(steps)
-    measured = fit.means(ALONE)
+    measured = progress.means(ALONE)
     assert measured["first_ratio_error"] < 1e-3
     assert measured["clip_fraction"] == 0
-    assert fit.old[:, 2] == pytest.approx(played, abs=1e-4)
-    assert measured["rescored_gap"] == pytest.approx(np.abs(fit.old[:, 0] - played).mean(), abs=1e-4)
+    assert progress.old[:, 2] == pytest.approx(played, abs=1e-4)
+    assert measured["rescored_gap"] == pytest.approx(np.abs(progress.old[:, 0] - played).mean(), abs=1e-4)
     assert 1e-3 < measured["rescored_gap"] < 1
-    assert fit.old[:, 1] == pytest.approx([s.trace.value for s in samples], abs=0.1)
-    old = fit.old
+    assert progress.old[:, 1] == pytest.approx([s.item.value for s in samples], abs=0.1)
+    old = progress.old
     next(steps)
-    assert fit.old is old
+    assert progress.old is old
 
 
 def test_a_fit_in_bfloat16_goes_on_without_scoring_again(coarse):
     samples, settings = samples_of(coarse), replace(SETTINGS, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     whole, measured = run_update(coarse, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
-    learner, fit, rng = learner_of(coarse), Fit(), np.random.default_rng(1)
-    while fit.epoch < settings.ppo_epochs:
-        fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
-    for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
+    policy_optimizer, progress, rng = policy_optimizer_of(coarse), UpdateProgress(), np.random.default_rng(1)
+    while progress.epoch < settings.ppo_epochs:
+        progress = copy.deepcopy(next(optimiser_steps(policy_optimizer, samples, progress, settings, rng)))
+    for one, other in zip(whole.parameters(), policy_optimizer.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert fit.means(ALONE) == measured
+    assert progress.means(ALONE) == measured
 
 
 def test_what_computes_in_float32_is_not_scored_again(actor_critic, samples, monkeypatch):
-    monkeypatch.setattr(update, "scored_again", None)
+    monkeypatch.setattr(update, "rescore_before_update", None)
     _, measured = run_update(actor_critic, samples)
     assert "rescored_gap" not in measured
     run_update(copy.deepcopy(actor_critic).double(), samples)
 
 
 def test_a_wrong_prompt_shows_in_the_first_ratio(actor_critic, samples):
-    """The public code's defect: replies re-scored under another step's prompt."""
+    """The public code's defect: replies are rescored under the prompt of another step."""
     wrong = [
-        Sample(Trace(**{**vars(s.trace), "prompt": samples[0].trace.prompt}), s.advantage, s.value_target)
+        Sample(VLMReplayItem(**{**vars(s.item), "prompt": samples[0].item.prompt}), s.advantage, s.value_target)
         for s in samples
     ]
     _, measured = run_update(actor_critic, wrong)
@@ -132,8 +133,8 @@ def test_a_wrong_prompt_shows_in_the_first_ratio(actor_critic, samples):
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
 def test_pieces_of_a_minibatch_change_nothing(actor_critic, samples, micro_batch_size):
     whole, expected = run_update(actor_critic, samples)
-    pieces, measured = run_update(actor_critic, samples, micro_batch_size=micro_batch_size)
-    for (name, one), other in zip(whole.named_parameters(), pieces.parameters(), strict=True):
+    split, measured = run_update(actor_critic, samples, micro_batch_size=micro_batch_size)
+    for (name, one), other in zip(whole.named_parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=name)
     assert measured == pytest.approx(expected, abs=1e-4)
 
@@ -142,9 +143,9 @@ def test_an_update_moves_probability_towards_the_advantage(actor_critic, samples
     settings = {"ppo_epochs": 3, "vf_coef": 0.0, "ent_coef": 0.0, "thought_prob_coef": 1.0}
     after, _ = run_update(actor_critic, samples, **settings)
     with torch.no_grad():
-        scores = after.score([s.trace.prompt for s in samples], [s.trace.ids for s in samples])
+        scores = after.score([s.item.prompt for s in samples], [s.item.ids for s in samples])
     new = scores.logprobs.sum(-1).numpy()
-    old = np.array([s.trace.logprob_thoughts + s.trace.logprob_action for s in samples])
+    old = np.array([s.item.logprob_thoughts + s.item.logprob_action for s in samples])
     advantage = np.array([s.advantage for s in samples])
     assert ((new - old) * advantage).sum() > 0
 
@@ -157,50 +158,50 @@ def test_clip_norm_limits_the_step(actor_critic, samples):
 
 
 def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
-    """Stopped after any optimiser step and taken up by another generator: the same weights, to the last bit."""
+    """Stopped after every optimiser step and continued by a new generator, it gives the same bits."""
     settings = replace(SETTINGS, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     whole, measured = run_update(actor_critic, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
-    learner, fit, rng = learner_of(actor_critic), Fit(), np.random.default_rng(1)
-    stops = 0
-    while fit.epoch < settings.ppo_epochs:
-        fit = copy.deepcopy(next(optimiser_steps(learner, samples, fit, settings, rng)))
-        stops += 1
-    assert stops == 6
-    for one, other in zip(whole.parameters(), learner.model.parameters(), strict=True):
+    policy_optimizer, progress, rng = policy_optimizer_of(actor_critic), UpdateProgress(), np.random.default_rng(1)
+    optimised = 0
+    while progress.epoch < settings.ppo_epochs:
+        progress = copy.deepcopy(next(optimiser_steps(policy_optimizer, samples, progress, settings, rng)))
+        optimised += 1
+    assert optimised == 6
+    for one, other in zip(whole.parameters(), policy_optimizer.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert fit.means(ALONE) == measured
+    assert progress.means(ALONE) == measured
 
 
 def test_every_sample_comes_once_an_epoch(actor_critic, samples):
-    learner, fit = learner_of(actor_critic), Fit()
+    policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
     orders = []
     for _ in optimiser_steps(
-        learner, samples, fit, replace(SETTINGS, ppo_epochs=2, minibatch_size=3), np.random.default_rng(1)
+        policy_optimizer, samples, progress, replace(SETTINGS, ppo_epochs=2, minibatch_size=3), np.random.default_rng(1)
     ):
-        if fit.order is not None and fit.position == 3:
-            orders.append(fit.order.tolist())
+        if progress.order is not None and progress.position == 3:
+            orders.append(progress.order.tolist())
     assert [sorted(order) for order in orders] == [list(range(8))] * 2
     assert orders[0] != orders[1]
-    assert fit.seen == 16
+    assert progress.seen == 16
 
 
 def test_the_value_head_may_have_a_rate_of_its_own(actor_critic):
-    together = learning_rates(actor_critic, SETTINGS)
+    together = parameter_groups(actor_critic, SETTINGS)
     assert len(together) == 1
     assert len(together[0]["params"]) == len(list(actor_critic.parameters()))
-    rest, head = learning_rates(actor_critic, replace(SETTINGS, value_learning_rate=1e-2))
+    rest, head = parameter_groups(actor_critic, replace(SETTINGS, value_learning_rate=1e-2))
     assert {id(weight) for weight in head["params"]} == {id(weight) for weight in actor_critic.value_head.parameters()}
     assert head["lr"] == 1e-2
     assert len(rest["params"]) + len(head["params"]) == len(together[0]["params"])
 
 
 def test_a_far_value_target_pulls_only_as_far_as_the_value_clip(actor_critic, samples):
-    """Once the value has moved by the clip range, there is no gradient: large rewards need a large range."""
+    """Once a value has moved by the clip range, its gradient is zero. So large rewards need a large range."""
     far = [replace(sample, value_target=50.0, advantage=0.0) for sample in samples]
     settings = {"ppo_epochs": 10, "ent_coef": 0.0, "vf_coef": 0.02}
     moved = {}
     for clip in (None, 100.0):
         after, _ = run_update(actor_critic, far, value_clip=clip, **settings)
-        values = after.values([sample.trace.prompt for sample in samples])
-        moved[clip] = float(np.mean(values - [sample.trace.value for sample in samples]))
+        values = after.values([sample.item.prompt for sample in samples])
+        moved[clip] = float(np.mean(values - [sample.item.value for sample in samples]))
     assert moved[100.0] > 3 * moved[None] > 0

@@ -21,8 +21,8 @@ from rl4vlm.sft.train import SFTSettings, run
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
-from tests.crews import Crew
-from tests.stops import Stopped, killed_until_done, pause_hook
+from tests.interrupt import SimulatedKill, kill_and_resume_until_done, on_step_hook
+from tests.launch import Launched
 
 SETTINGS = SFTSettings(
     epochs=3, batch_size=5, micro_batch_size=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
@@ -51,7 +51,7 @@ class Runs:
             init=self.checkpoint,
             out=self.folder / out,
             settings=replace(SETTINGS, **changes),
-            keep=StateFolder(self.state, {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 
@@ -79,7 +79,7 @@ def unbroken(tmp_path_factory, data, tiny_checkpoint):
 
 
 def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
-    result, kills = killed_until_done(runs.train, random.Random(3), unbroken)
+    result, kills = kill_and_resume_until_done(runs.train, random.Random(3), unbroken)
     assert result == unbroken
     assert kills >= 3
     assert not runs.state.exists()
@@ -90,7 +90,7 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
 def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken):
     for step in (3, 6):
         with (
-            pause_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
+            on_step_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
             pytest.raises(Interrupted, match=f"stopped by {number.name} at step {step} of {STEPS}") as stop,
         ):
             runs.train()
@@ -102,9 +102,9 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken):
 def killed_at(runs, step, **changes):
     def stop(state):
         if state.done == step:
-            raise Stopped
+            raise SimulatedKill
 
-    with pause_hook(stop), pytest.raises(Stopped):
+    with on_step_hook(stop), pytest.raises(SimulatedKill):
         runs.train(**changes)
 
 
@@ -131,17 +131,17 @@ def test_a_state_of_other_settings_or_data_is_not_taken_up(runs, capsys, tmp_pat
 
 
 def test_the_command_goes_on_after_a_sigkill(runs, unbroken):
-    crew = Crew(runs.folder, None, main, runs.command("out"), count=1)
+    crew = Launched(runs.folder, None, main, runs.command("out"), count=1)
     (process,) = crew.processes
     metrics = runs.folder / "out" / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-        assert process.is_alive(), crew.said()
+        assert process.is_alive(), crew.output()
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (runs.folder / "out" / "checkpoint").exists()
-    crew = Crew(runs.folder, None, main, runs.command("out"), count=1)
-    crew.succeed()
-    assert "going on from" in crew.said()
+    crew = Launched(runs.folder, None, main, runs.command("out"), count=1)
+    crew.assert_success()
+    assert "going on from" in crew.output()
     assert runs.result("out") == unbroken

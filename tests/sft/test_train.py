@@ -21,7 +21,7 @@ from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.store import StateFolder
-from tests.crews import WAYS, Crew
+from tests.launch import STRATEGIES, Launched
 
 SETTINGS = SFTSettings(batch_size=8, micro_batch_size=4, learning_rate=1e-2, device="cpu", epochs=4)
 
@@ -101,12 +101,13 @@ def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
 
 
 def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(data, tiny_checkpoint, tmp_path):
-    wild, keep = replace(SETTINGS, learning_rate=1e30, save_every=1), StateFolder(tmp_path / "state", {"a.py": "1"})
+    wild = replace(SETTINGS, learning_rate=1e30, save_every=1)
+    resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
     for _ in range(2):  # a rerun goes on from numbers
         with pytest.raises(ValueError, match=place):
-            run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, keep=keep)
-        states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/learned.pt")]
+            run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, resume_dir=resume_dir)
+        states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
         assert states
         assert all(tensor.isfinite().all() for state in states for tensor in state["weights"].values())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.jsonl"]
@@ -145,11 +146,11 @@ def fine_tune(data: Path, init: Path, out: Path) -> None:
     run(data=data, init=init, out=out, settings=ODD)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STRATEGIES)
 def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
     data = tmp_path / "NumberLine-cot"
     make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=11))
-    Crew(tmp_path, way, fine_tune, data, tiny_checkpoint, tmp_path / "two").succeed()
+    Launched(tmp_path, way, fine_tune, data, tiny_checkpoint, tmp_path / "two").assert_success()
     fine_tune(data, tiny_checkpoint, tmp_path / "one")
     weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two")]
     before = load_file(tiny_checkpoint / "model.safetensors")

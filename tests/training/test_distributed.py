@@ -12,11 +12,11 @@ from torch.distributed.launcher.api import LaunchConfig
 
 from rl4vlm.config.overrides import SHUTDOWN_SECONDS, training_command
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.training.distributed import Processes, pieces, share, total
+from rl4vlm.training.distributed import Processes, all_reduce_sum, local_env_indices, micro_batches
 
 
 def crew(count):
-    """What `pieces` and `share` look at of an accelerator, for each of `count` processes."""
+    """What `micro_batches` and `local_env_indices` look at of an accelerator, for each of `count` processes."""
     return [SimpleNamespace(num_processes=count, process_index=rank) for rank in range(count)]
 
 
@@ -24,30 +24,30 @@ def crew(count):
 @pytest.mark.parametrize("size", [None, 1, 2, 100])
 @pytest.mark.parametrize("length", [1, 4, 5, 11])
 def test_every_item_counts_once_and_all_processes_meet_as_often(length, size, count):
-    dealt = [pieces(list(range(length)), size, member) for member in crew(count)]
-    counted = [item for cut in dealt for piece in cut for item in piece.items[: piece.counted]]
+    dealt = [micro_batches(list(range(length)), size, member) for member in crew(count)]
+    counted = [item for cut in dealt for micro_batch in cut for item in micro_batch.items[: micro_batch.counted]]
     assert sorted(counted) == list(range(length))
-    assert len({tuple(len(piece.items) for piece in cut) for cut in dealt}) == 1
-    assert all([piece.last for piece in cut] == [False] * (len(cut) - 1) + [True] for cut in dealt)
-    assert max(len(piece.items) for piece in dealt[0]) <= (size or length)
+    assert len({tuple(len(micro_batch.items) for micro_batch in cut) for cut in dealt}) == 1
+    assert all([micro_batch.last for micro_batch in cut] == [False] * (len(cut) - 1) + [True] for cut in dealt)
+    assert max(len(micro_batch.items) for micro_batch in dealt[0]) <= (size or length)
 
 
 def test_one_process_has_the_whole_batch_in_order_and_no_fillers():
-    cut = pieces(list("abcde"), 2, crew(1)[0])
-    assert [piece.items for piece in cut] == [["a", "b"], ["c", "d"], ["e"]]
-    assert [piece.counted for piece in cut] == [2, 2, 1]
+    cut = micro_batches(list("abcde"), 2, crew(1)[0])
+    assert [micro_batch.items for micro_batch in cut] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [micro_batch.counted for micro_batch in cut] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(("envs", "count"), [(1, 1), (4, 2), (5, 2), (7, 3)])
 def test_environments_are_dealt_out_in_blocks(envs, count):
-    blocks = [list(share(envs, member)) for member in crew(count)]
+    blocks = [list(local_env_indices(envs, member)) for member in crew(count)]
     assert [index for block in blocks for index in block] == list(range(envs))
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
 
 
 def test_too_few_environments_are_refused():
     with pytest.raises(ValueError, match="2 environments are too few for 3 processes"):
-        share(2, crew(3)[0])
+        local_env_indices(2, crew(3)[0])
 
 
 def test_a_single_process_meets_itself():
@@ -55,7 +55,7 @@ def test_a_single_process_meets_itself():
     alone = Processes(accelerator, timeout=1.0)
     assert (alone.rank, alone.count, alone.is_main) == (0, 1, True)
     assert alone.gather("found") == ["found"]
-    assert total(1.5, accelerator) == 1.5
+    assert all_reduce_sum(1.5, accelerator) == 1.5
     with pytest.raises(KeyError) as caught, alone.named():
         raise KeyError("x")
     assert not getattr(caught.value, "__notes__", [])

@@ -17,7 +17,7 @@ from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.lora import trainable
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.model_state import (
-    Learned,
+    ModelState,
     random_streams,
     read,
     restore_random_streams,
@@ -26,7 +26,7 @@ from rl4vlm.training.model_state import (
     write,
 )
 from rl4vlm.training.store import StateStore
-from tests.fakes import Says, climb_slot
+from tests.fakes import FakePolicy, climb_slot
 from tests.games import GAMES
 
 
@@ -43,7 +43,7 @@ def card_slot(name, seed):
 
 def play(slots, steps):
     """Everything that `steps` random steps show, and what the streams give next."""
-    policy = Says(
+    policy = FakePolicy(
         lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
     )
     rows = [advance(slots, policy) for _ in range(steps)]
@@ -133,12 +133,12 @@ def test_a_mapped_state_is_shared_while_it_is_put_back_and_let_go(tmp_path):
         optimizer = torch.optim.Adam(trainable(model), lr=0.1)
         model(torch.rand(3, 2)).sum().backward()
         optimizer.step()
-        return Learned(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+        return ModelState(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
 
     def mapped():
         return str(file) in Path("/proc/self/maps").read_text()
 
-    file, first, other = tmp_path / "learned.pt", make(1), make(2)
+    file, first, other = tmp_path / "model_state.pt", make(1), make(2)
     with file.open("wb") as opened:
         write(first.capture(), opened)
     saved = read(file)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from rl4vlm.models.loading import accelerator_on
-from rl4vlm.training.distributed import gradients_meet
+from rl4vlm.training.distributed import accumulate
 from rl4vlm.training.fsdp import prepare
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
-from tests.crews import Crew
+from tests.launch import Launched
 
 
 def check(losses: dict[str, float], model: nn.Module | None = None) -> None:
@@ -43,7 +43,7 @@ def one_of_two_diverges(folder: Path) -> None:
 
 
 def test_all_processes_stop_where_one_diverges(tmp_path):
-    Crew(tmp_path, "ddp", one_of_two_diverges, tmp_path).succeed()
+    Launched(tmp_path, "ddp", one_of_two_diverges, tmp_path).assert_success()
     said = [(tmp_path / f"said{rank}").read_text() for rank in range(2)]
     assert said[0].startswith("step 2: another process found numbers that are not finite")
     assert said[1].startswith("step 2: loss is nan")
@@ -57,7 +57,7 @@ def two_steps_of_two_pieces(folder: Path) -> None:
     for step in range(2):
         clear_gradients(optimizer, model)
         for last in (False, True):
-            with gradients_meet(model, accelerator, last=last):
+            with accumulate(model, accelerator, last=last):
                 accelerator.backward(model(torch.full((1, 3), step + 1.0)).sum())
         found = [parameter.grad for parameter in network.parameters()]
         places.append({gradient.untyped_storage().data_ptr() for gradient in found})
@@ -68,7 +68,7 @@ def two_steps_of_two_pieces(folder: Path) -> None:
 
 def test_with_ddp_gradients_live_in_its_buckets_from_the_first_step_on(tmp_path):
     """All in one piece of memory, the same in each step: nothing is copied, nothing there twice."""
-    Crew(tmp_path, "ddp", two_steps_of_two_pieces, tmp_path).succeed()
+    Launched(tmp_path, "ddp", two_steps_of_two_pieces, tmp_path).assert_success()
     for rank in range(2):
         places, gradients = torch.load(tmp_path / f"found{rank}")
         assert len(places[0]) == 1

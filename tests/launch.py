@@ -1,5 +1,7 @@
-"""Processes that train together, for tests: forked from one that has imported the libraries, and told of each other as
-a launcher tells them."""
+"""Launch several training processes in a test, without the seconds that `accelerate launch` takes.
+
+They are forked from a server that has imported the libraries, with the environment variables of a launcher.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +20,35 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 ROOT = Path(__file__).parents[1]
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.sft.train", "rl4vlm.cli", "rl4vlm.base_model.tiny"])
-WAYS = ("ddp", "fsdp")
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.sft.train", "rl4vlm.cli", "rl4vlm.base_model.tiny"])
+STRATEGIES = ("ddp", "fsdp")
 
 
-def told(way: str) -> dict[str, str]:
-    """What `accelerate launch` tells the processes of config/accelerate/<way>.yaml about how they share a training."""
-    config = ROOT / "config" / "accelerate" / f"{way}.yaml"
+def launcher_environment(strategy: str) -> dict[str, str]:
+    """The environment variables that `accelerate launch` sets for config/accelerate/<strategy>.yaml."""
+    config = ROOT / "config" / "accelerate" / f"{strategy}.yaml"
     words = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "1", "script.py"]
     arguments, *_ = with_config(launch_command_parser().parse_args(words))
     environment = prepare_multi_gpu_env(arguments)
     return {name: str(value) for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 
-class Crew:
-    """Processes that run `function(*arguments)`, each with its output in `log<rank>` of a folder; together by a `way`,
-    or, with none, each alone."""
+class Launched:
+    """Processes that each run the same function, with their output in files."""
 
     def __init__(
-        self, folder: Path, way: str | None, function: Callable[..., Any], *arguments: object, count: int = 2
+        self, folder: Path, strategy: str | None, function: Callable[..., Any], *arguments: object, count: int = 2
     ) -> None:
+        """Start the processes.
+
+        Args:
+            folder: for the output, in `log<rank>`.
+            strategy: one of `STRATEGIES`, to train together; None for processes that know nothing of each other.
+            function: what each runs. It may return an exit code.
+            arguments: of the function.
+            count: number of processes.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -47,13 +57,13 @@ class Crew:
         self.processes: list[BaseProcess] = []
         for rank, log in enumerate(self.logs):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            environment = {} if way is None else {**told(way), **shared, **own}
-            process = PROCESSES.Process(target=_member, args=(environment, log, function, arguments))
+            environment = {} if strategy is None else {**launcher_environment(strategy), **shared, **own}
+            process = FORK_SERVER.Process(target=_run, args=(environment, log, function, arguments))
             process.start()
             self.processes.append(process)
 
     def wait(self, timeout: float = 600.0) -> list[int | None]:
-        """The exit codes, when all have ended; those that have not in time are killed."""
+        """The exit codes when all have ended. Each is killed after `timeout` seconds."""
         for process in self.processes:
             process.join(timeout)
         for process in self.processes:
@@ -61,17 +71,17 @@ class Crew:
                 process.kill()
         return [process.exitcode for process in self.processes]
 
-    def said(self) -> str:
+    def output(self) -> str:
+        """What all processes have written to standard output and error."""
         return "\n".join(log.read_text() for log in self.logs if log.is_file())
 
-    def succeed(self) -> None:
-        assert set(self.wait()) == {0}, self.said()
+    def assert_success(self) -> None:
+        assert set(self.wait()) == {0}, self.output()
 
 
-def _member(
-    environment: Mapping[str, str], log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _run(environment: Mapping[str, str], log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
+    # At the level of file descriptors, so that output of C++ libraries goes to the file, too.
     with log.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
