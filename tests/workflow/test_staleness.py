@@ -137,7 +137,7 @@ def test_an_edit_to_figures_or_tables_redraws_those(finished: Workspace, name: s
 def test_an_edit_to_one_scripted_policy_evaluates_that_policy(finished: Workspace) -> None:
     with finished.appended("rl4vlm/policies/stand17.py"):
         jobs = [job for job in finished.planned() if job.rule not in RESULTS]
-    assert jobs == [Job("evaluate_scripted", "policy=stand17, task=Blackjack, games=")]
+    assert jobs == [Job("evaluate_scripted", "policy=stand17, task=Blackjack")]
 
 
 def test_a_new_scripted_policy_is_one_row(finished: Workspace) -> None:
