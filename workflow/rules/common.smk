@@ -15,13 +15,15 @@ from rl4vlm.config.load import (
     check_processes,
     check_tasks,
     cnn_evaluation_settings,
-    default_lambda,
     evaluation_settings,
     http_settings,
     stage_settings,
+    thought_prob_coef,
 )
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.code_digest import code_digest
+from rl4vlm.config.methods import scripted_policies
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())
@@ -151,7 +153,7 @@ def packed_code(wildcards):
     """
     # Not by `output`: Snakemake never reruns a job for a param whose function asks for the output.
     try:
-        return revision_and_tree(Path(), but=Path(RESULTS, "archive.zip"))
+        return revision_and_tree(Path(), ignore=Path(RESULTS, "archive.zip"))
     except ValueError as error:
         return str(error)
 
@@ -170,7 +172,7 @@ def keep_report_beside_results():
         if workflow.dag is None:
             return write_report(report_plugin, report_settings, *args, **kwargs)
         asked = {job.rule.name for job in workflow.dag.targetjobs}
-        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLES + FIGURE_FILES)):
+        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLE_FILES + FIGURE_FILES)):
             return
         if str(report_settings.path) == "results/report.html":
             report_settings.path = Path(RESULTS) / "report.html"
