@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, ParallelismConfig
-from accelerate.state import PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    FullyShardedDataParallelPlugin,
-    InitProcessGroupKwargs,
-)
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -120,64 +110,6 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
     return device
-
-
-def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
-    """An accelerator for training on the device that `choose_device` makes of `name`.
-
-    Of several processes (`accelerate launch`) each takes the GPU of its own local rank. Where they exchange gradients
-    a process waits at most `process_timeout` seconds for the others, then it fails.
-
-    With `config/accelerate/fsdp.yaml` they split weights, gradients and the optimiser's moments (FSDP2).
-
-    Raises ValueError for a GPU by number where several processes were launched: they would share it; and for other ways
-    of sharing a training, such as DeepSpeed.
-    """
-    _check_launched()
-    device = choose_device(name)
-    if device.type == "cuda" and device.index is not None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"device {name!r} is one GPU, but several processes were launched: say cuda or auto")
-        torch.cuda.set_device(device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=process_timeout)),
-            # A backbone may have weights that no reply depends on, such as a vision tower's last layer. Gradients are
-            # parts of the buckets that are exchanged, not copied to them.
-            DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True),
-        ],
-    )
-    if accelerator.distributed_type == DistributedType.MULTI_CPU and _launched("FSDP"):
-        _split_on_cpu(accelerator)
-    return accelerator
-
-
-def _split_on_cpu(accelerator: Accelerator) -> None:
-    """Accelerate splits weights on GPUs only, but torch does on CPUs as well."""
-    over_all = ParallelismConfig(dp_shard_size=accelerator.num_processes)
-    # In both: each further look at the accelerator's state begins with a copy of the process's.
-    PartialState().distributed_type = DistributedType.FSDP
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    # Or torch would take the GPUs of a machine that has some.
-    accelerator.state.parallelism_config = over_all
-    accelerator.state.device_mesh = over_all.get_device_mesh("cpu")
-
-
-def _launched(way: str) -> bool:
-    """Whether the launcher's config asks for this way of sharing a training, as accelerate hands it on."""
-    return os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true"
-
-
-def _check_launched() -> None:
-    for way in ("DEEPSPEED", "MEGATRON_LM"):
-        if _launched(way):
-            raise ValueError(f"training by {way} is not built: use config/accelerate/ddp.yaml or fsdp.yaml")
-    if _launched("FSDP") and os.environ.get("FSDP_VERSION") != "2":
-        raise ValueError(
-            "training by FSDP of version 1 is not built: use config/accelerate/fsdp.yaml (fsdp_version: 2)"
-        )
 
 
 def load_backbone(

@@ -15,10 +15,10 @@ from accelerate.utils import gather_object, set_seed
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
 from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder

@@ -23,10 +23,11 @@ from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
-from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
+from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.models.lora import trainable
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.data import Demonstration, load_samples
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.model_state import ModelState
@@ -34,7 +35,7 @@ from rl4vlm.training.optim import check_finite, clear_gradients, fused
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.settings import BackboneSettings, RunSettings
 from rl4vlm.training.store import StateFolder
-from rl4vlm.training.tracking import metric_sinks
+from rl4vlm.training.tracking import metric_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ def train(
     with (
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.done > 0) as metrics,
-        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        metric_trackers(state.accelerator, settings.loggers, out, settings) as track,
         processes.shown() as screen,
         progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):
@@ -179,7 +180,7 @@ def train(
             line = {"step": state.done, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
             state.schedule.step()
             metrics.write(line)
-            sinks.log(line, step=state.done)
+            track(line, state.done)
             bar.update(1)
             bar.describe(loss=loss)
             on_step(state)

@@ -6,10 +6,9 @@ import hashlib
 import json
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from rl4vlm.core.files import (
 from rl4vlm.core.types import Style
 from rl4vlm.results import provenance
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.training.tracking import metric_sinks
 
 
 class TestAtomicFile:
@@ -279,63 +277,6 @@ class TestRunRecord:
         assert provenance.code_revision()["changed"] is False
         (package / "__init__.py").write_text("x = 1\n")
         assert provenance.code_revision()["changed"] is True
-
-
-class TestMetricSinks:
-    LINE: ClassVar[dict[str, Any]] = {"loss": 0.5, "update": 2, "none": None, "text": "x", "flag": True}
-
-    def test_none_is_asked_for_by_default(self, tmp_path: Path) -> None:
-        with metric_sinks((), tmp_path, {}) as sinks:
-            sinks.log(self.LINE, step=1)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_unknown_logger_is_named(self, tmp_path: Path) -> None:
-        with (
-            pytest.raises(ValueError, match=r"no metric logger 'tensorbord'.*tensorboard, wandb"),
-            metric_sinks(("tensorbord",), tmp_path, {}),
-        ):
-            pass
-
-    def test_a_logger_that_is_not_installed_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "wandb", None)
-        with pytest.raises(ValueError, match="pip install wandb"), metric_sinks(("wandb",), tmp_path, {}):
-            pass
-
-    def test_tensorboard_gets_the_numbers(self, tmp_path: Path) -> None:
-        pytest.importorskip("tensorboard")
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-        with metric_sinks(("tensorboard",), tmp_path, {}) as sinks:
-            sinks.log(self.LINE, step=7)
-        (file,) = (tmp_path / "tensorboard").iterdir()
-        events = [event for event in EventFileLoader(str(file)).Load() if event.summary.value]
-        assert [event.step for event in events] == [7]
-        numbers = {value.tag: value.tensor.float_val[0] for value in events[0].summary.value}
-        assert numbers == {"loss": 0.5, "update": 2.0}
-
-    @pytest.fixture
-    def wandb(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        calls: list[Any] = []
-        run = types.SimpleNamespace(
-            log=lambda line, step: calls.append(("log", line, step)), finish=lambda: calls.append("finish")
-        )
-        module = types.ModuleType("wandb")
-        module.init = lambda **kwargs: calls.append(("init", kwargs)) or run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "wandb", module)
-        return calls
-
-    def test_wandb_gets_the_numbers_and_is_closed_on_failure(self, tmp_path: Path, wandb: list[Any]) -> None:
-        def fail() -> None:
-            with metric_sinks(("wandb",), tmp_path / "run-a", {"style": Style.COT}) as sinks:
-                sinks.log(self.LINE, step=7)
-                raise RuntimeError
-
-        with pytest.raises(RuntimeError):
-            fail()
-        (_, start), logged, finish = wandb
-        assert (start["name"], start["config"]) == ("run-a", {"style": "cot"})
-        assert logged == ("log", {"loss": 0.5, "update": 2.0}, 7)
-        assert finish == "finish"
 
 
 def test_the_floors_below_the_models_never_load_torch() -> None:

@@ -6,12 +6,10 @@ import shlex
 from types import SimpleNamespace
 
 import pytest
-import torch
 from accelerate import Accelerator
 from torch.distributed.launcher.api import LaunchConfig
 
 from rl4vlm.config.overrides import SHUTDOWN_SECONDS, training_command
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.training.distributed import Processes, all_reduce_sum, local_env_indices, micro_batches
 
 
@@ -59,28 +57,6 @@ def test_a_single_process_meets_itself():
     with pytest.raises(KeyError) as caught, alone.named():
         raise KeyError("x")
     assert not getattr(caught.value, "__notes__", [])
-
-
-@pytest.mark.parametrize(
-    ("launched", "said"),
-    [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED is not built"),
-        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON_LM is not built"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP of version 1 is not built"),
-    ],
-)
-def test_other_ways_of_sharing_a_training_are_refused(launched, said, monkeypatch):
-    for name, value in launched.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=said):
-        accelerator_on("cpu")
-
-
-def test_one_gpu_by_its_number_is_refused_to_several_processes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="'cuda:1' is one GPU, but several processes were launched"):
-        accelerator_on("cuda:1")
 
 
 def test_a_launched_training_has_the_time_to_save(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl4vlm.models.loading import accelerator_on
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import accumulate
 from rl4vlm.training.fsdp import prepare
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
