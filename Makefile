@@ -70,9 +70,29 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# The page about the rules and its picture, from the Snakefile.
+define RULES_INTRO
+# The rules
+
+Written by `make docs` from the Snakefile: edit the rules, not this page.
+
+The graph shows the rules that `all` needs under the default config; an arrow leads from a rule to a rule that uses its
+output. `snakemake -n -p` lists every job with its command, and [sharing.md](sharing.md) shows how to draw every job.
+
+A rule reruns when its inputs, its settings or the code of its stage have changed. An edit of a comment or a docstring
+reruns nothing ([how](decisions/0005-staleness-by-meaning.md)). Every rule writes a log into `results/logs/`. A base
+model is made here (`base_model`), copied (`shipped_model`), downloaded (`download`) or used where it is, as the config's
+`base_model` says.
+endef
+export RULES_INTRO
+
+# docs/rules.md, from the Snakefile. With a fixed hash seed, the lines of the graph keep their order.
 docs: $(INSTALLED)
-	$(BIN)/rl4vlm rule-docs
+	{ printf '%s\n\n```mermaid\n' "$$RULES_INTRO"; \
+	  PYTHONHASHSEED=0 $(BIN)/snakemake --workflow-profile none --forceall --rulegraph mermaid-js && \
+	  printf '```\n\nWhat each rule does (`snakemake --list`):\n\n```\n' && \
+	  $(BIN)/snakemake --workflow-profile none --list && \
+	  printf '```\n'; } > docs/rules.md.new
+	mv docs/rules.md.new docs/rules.md
 
 # Forget the last smoke run, so that the next one runs every rule again.
 clean-smoke:

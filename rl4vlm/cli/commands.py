@@ -119,17 +119,13 @@ def cnn(args: argparse.Namespace) -> None:
 
 
 def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
-    """Where a training that starts in `module` and looks up `choices` keeps its state, with the code of both."""
+    """Where a training keeps its state, with the digests of the code that it runs (see `module_digests`)."""
     if args.state is None:
         return None
-    from rl4vlm.config.code_digest import stage_sources
-    from rl4vlm.core.files import sha256_of
+    from rl4vlm.config.code_digest import module_digests
     from rl4vlm.training.store import StateFolder
 
-    root = Path(__file__).parents[2]
-    files = [file.resolve() for file in stage_sources(module, choices)]
-    named = {str(file.relative_to(root) if file.is_relative_to(root) else file): file for file in files}
-    return StateFolder(args.state, {name: sha256_of(file) for name, file in named.items()})
+    return StateFolder(args.state, module_digests(module, choices))
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -220,12 +216,6 @@ def verify_archive(args: argparse.Namespace) -> None:
         f"all {verdict.compared} files are as packed; {verdict.rebuilt} files of tables and figures, rebuilt from the "
         "packed results, are the same byte for byte"
     )
-
-
-def rule_docs(args: argparse.Namespace) -> None:
-    from rl4vlm.rulepage.page import write_page
-
-    write_page(out=args.out, image=args.image)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,6 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluating(add)
     _showing(add)
     _sharing(add)
-    _documenting(add)
     return parser
 
 
@@ -158,20 +157,6 @@ def _showing(add: AddStage) -> None:
         default=[],
         metavar="FILE",
         help="overlays, as for snakemake",
-    )
-
-
-def _documenting(add: AddStage) -> None:
-    sub = add("rule-docs", commands.rule_docs, "Write the page about the workflow's rules, with their graph.")
-    sub.add_argument(
-        "--out", type=Path, default=Path("docs/rules.md"), metavar="FILE", help="page to write (default: docs/rules.md)"
-    )
-    sub.add_argument(
-        "--picture",
-        type=Path,
-        default=Path("docs/assets/rulegraph.svg"),
-        metavar="FILE",
-        help="picture to write (default: docs/assets/rulegraph.svg)",
     )
 
 

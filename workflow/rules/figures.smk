@@ -1,5 +1,5 @@
-# Tables and figures, and README's copies of them. Each names the runs that it is made of, so that what an earlier config
-# left behind never shows up.
+# Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
+# left in the folder never appear.
 
 TABLES = expand(
     f"{RESULTS}/tables/{{name}}.{{kind}}",
@@ -25,7 +25,6 @@ rule tables:
         ),
         metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs("tables")),
         cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs("tables")),
-        sources=stage_sources("rl4vlm.results.tables", []),
     output:
         [name for name in TABLES if not name.endswith(".csv")],
         record=f"{RESULTS}/tables/run.json",
@@ -60,6 +59,7 @@ rule tables:
     resources:
         **grant("figures"),
     params:
+        code=code_of("rl4vlm.results.tables"),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
@@ -77,7 +77,7 @@ rule tables:
 for FIGURE in FIGURES:
 
     rule:
-        """Draw a figure of the paper as PDF and PNG, from metrics and episodes alone."""
+        """Draw a figure of the paper as PDF and PNG, from metrics and episodes."""
         name:
             FIGURE
         input:
@@ -89,7 +89,6 @@ for FIGURE in FIGURES:
             ),
             metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs(FIGURE)),
             cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs(FIGURE)),
-            sources=stage_sources("rl4vlm.figures.draw", [FIGURE]),
         output:
             pdf=f"{RESULTS}/figures/{FIGURE}.pdf",
             record=f"{RESULTS}/figures/{FIGURE}.run.json",
@@ -106,6 +105,7 @@ for FIGURE in FIGURES:
         resources:
             **grant("figures"),
         params:
+            code=code_of("rl4vlm.figures.draw", FIGURE),
             name=FIGURE,
             results=lambda wildcards: RESULTS,
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
@@ -123,11 +123,10 @@ for FIGURE in FIGURES:
 
 
 rule readme_assets:
-    """Copy README's pictures and table from the results."""
+    """Copy README's images and table from the results."""
     input:
         tables=f"{RESULTS}/tables/main.md",
         figures=f"{RESULTS}/figures/training_curves.png",
-        sources=stage_sources("rl4vlm.figures.assets", config["tasks"]),
     output:
         README_ASSETS,
     log:
@@ -137,6 +136,7 @@ rule readme_assets:
     resources:
         **grant("figures"),
     params:
+        code=code_of("rl4vlm.figures.assets", *config["tasks"]),
         tables=subpath(input.tables, parent=True),
         figures=subpath(input.figures, parent=True),
         out=lambda wildcards: config["assets_dir"],
