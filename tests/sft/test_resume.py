@@ -111,11 +111,11 @@ def killed_at(runs, step, **changes):
 def test_it_is_saved_as_often_as_asked_and_a_damaged_state_is_not_used(runs, unbroken, capsys):
     killed_at(runs, 5)
     before, newest = sorted(path.parent for path in runs.state.glob("*/*/manifest.json"))
-    (newest / resume.own_file(0)).write_bytes(b"not this")
+    (newest / resume.rank_file(0)).write_bytes(b"not this")
     assert runs.train() == unbroken
     said = capsys.readouterr().err
-    assert f"{newest} is damaged and not used: {resume.own_file(0)}" in said
-    assert f"going on from {before}: step 2 of {STEPS}" in said
+    assert f"{newest} is damaged and not used: {resume.rank_file(0)}" in said
+    assert f"continuing from {before}: step 2 of {STEPS}" in said
 
 
 def test_a_state_of_other_settings_or_data_is_not_taken_up(runs, capsys, tmp_path):
@@ -143,5 +143,5 @@ def test_the_command_goes_on_after_a_sigkill(runs, unbroken):
     assert not (runs.folder / "out" / "checkpoint").exists()
     crew = Launched(runs.folder, None, main, runs.command("out"), count=1)
     crew.assert_success()
-    assert "going on from" in crew.output()
+    assert "continuing from" in crew.output()
     assert runs.result("out") == unbroken
