@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rl4vlm.models import actor_critic as module
-from rl4vlm.models.actor_critic import ActorCritic, sample, uniforms
+from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import collate
+from rl4vlm.models.sampling import sample, uniforms
 
 PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
 

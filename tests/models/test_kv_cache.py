@@ -8,7 +8,7 @@ from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
-from rl4vlm.models.shapes import shape_of
+from rl4vlm.models.memory import shape_of
 
 
 def states(tokens, seed):

@@ -51,12 +51,12 @@ def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path):
     whole = (tmp_path / "model.safetensors").read_bytes()
     short = name.removeprefix("language_model.")
     rewrite(tmp_path, lambda weights: {key: weight for key, weight in weights.items() if key != name})
-    with pytest.raises(ValueError, match=rf"'{tmp_path}' are not whole: (model\.)?{short} is missing$"):
+    with pytest.raises(ValueError, match=rf"'{tmp_path}' are incomplete: (model\.)?{short} is missing$"):
         load_backbone(tmp_path, one_view=one_view, lora=LoraSettings(rank=2))
     (tmp_path / "model.safetensors").write_bytes(whole)
     rewrite(tmp_path, lambda weights: {**weights, name: weights[name][1:].clone()})
     shapes = rf"has shape \({len(load_file(tmp_path / 'model.safetensors')[name])}, .*\), not \("
-    with pytest.raises(ValueError, match=rf"not whole: (model\.)?{short} {shapes.replace(', .*', ',.*')}"):
+    with pytest.raises(ValueError, match=rf"incomplete: (model\.)?{short} {shapes.replace(', .*', ',.*')}"):
         load_backbone(tmp_path, one_view=one_view)
 
 
@@ -73,7 +73,7 @@ def test_an_adapter_must_be_whole_too(tmp_path):
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     _, *others = sorted(weights := load_file(file))
     save_file({name: weights[name] for name in others}, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'adapter'}' are not whole: .*lora_A.* is missing$"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'adapter'}' are incomplete: .*lora_A.* is missing$"):
         load_backbone(tmp_path / "adapter")
 
 

@@ -123,7 +123,7 @@ class TestWriting:
         monkeypatch.setattr(data, "make_env", lambda name: ClimbEnv(solvable=False))
         monkeypatch.setattr(data, "get_task", lambda name: ClimbTask())
         monkeypatch.setattr(data, "MAX_STEPS_WITHOUT_SAMPLE", 50)
-        with pytest.raises(ValueError, match="'Climb' showed nothing solvable in 50 steps"):
+        with pytest.raises(ValueError, match="'Climb' had no solvable state in 50 steps"):
             next(demonstrations("Climb", Style.COT, SFTDataSettings()))
 
     @pytest.mark.parametrize("settings", [{"samples": 0}, {"action_noise": 1.5}])
@@ -169,7 +169,7 @@ class TestPerception:
         [
             ({"entry": "text"}, "'number 1': not an object"),
             ({"image": None}, "'s1': no `image` path"),
-            ({"image": "q.png"}, r"'s1': picture .*q\.png is not there"),
+            ({"image": "q.png"}, r"'s1': image .*q\.png does not exist"),
             ({"conversations": {}}, "'s1': `conversations` is not a list"),
             ({"conversations": ["hello"]}, "'s1': `conversations` is not a list"),
             (
