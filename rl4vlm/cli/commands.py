@@ -176,22 +176,23 @@ def gallery(args: argparse.Namespace) -> None:
 
 def readme_assets(args: argparse.Namespace) -> None:
     from rl4vlm.figures.assets import insert_table, readme_assets
+    from rl4vlm.results.names import README_TABLE
 
     readme_assets(figures=args.figures, tables=args.tables, out=args.out)
     if args.readme:
-        insert_table(args.readme, args.out / "results.md")
+        insert_table(args.readme, args.out / README_TABLE)
 
 
 def check_results(args: argparse.Namespace) -> None:
-    from rl4vlm.results.expected import promised_files, shortcomings
+    from rl4vlm.results.expected import expected_files, problems
 
-    files = promised_files(load_config([Path("config", "config.yaml"), *args.config]))
-    problems = shortcomings(files)
-    for problem in problems:
+    files = expected_files(load_config([Path("config", "config.yaml"), *args.config]))
+    found = problems(files)
+    for problem in found:
         print(problem)
-    if problems:
-        raise ValueError(f"{len(problems)} of {len(files)} promised files fall short")
-    print(f"all {len(files)} promised files are there")
+    if found:
+        raise ValueError(f"{len(found)} of {len(files)} expected files are missing or broken")
+    print(f"all {len(files)} expected files are there")
 
 
 def archive(args: argparse.Namespace) -> None:
@@ -219,7 +220,7 @@ def verify_archive(args: argparse.Namespace) -> None:
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:
-    """Which results tables and figures are made of."""
+    """The results that tables and figures are made of, as arguments of `build_tables` and `draw`."""
     cnn = args.results / "cnn"
     without_cnn = args.cnn_runs is None and not cnn.is_dir()
     return {
@@ -230,7 +231,7 @@ def _read_results(args: argparse.Namespace) -> dict[str, Any]:
         ],
         "base_perceptions": dict(args.base_perceptions),
         "scale": args.scale,
-        "main_lambda": dict(args.main_lambda),
+        "thought_prob_coef": dict(args.thought_prob_coef),
     }
 
 

@@ -60,7 +60,7 @@ def module_digests(module: str, choices: Collection[str]) -> dict[str, str]:
             followed. A key that another package registers through an entry point adds the code of that package.
 
     Returns:
-        SHA-256 in hexadecimal, sorted by name: of its syntax tree for a module (`rl4vlm.ppo.losses`), of its bytes for a
+        SHA-256 in hexadecimal by name, sorted: of the syntax tree of a module (`rl4vlm.ppo.losses`), of the bytes of a
         data file (`rl4vlm.gallery/page.html`).
 
     Raises:
@@ -116,7 +116,7 @@ def _fstring_parts(node: ast.JoinedStr) -> Iterator[object]:
     text = ""
     for part in node.values:
         if isinstance(part, ast.Constant):
-            text += part.value
+            text += str(part.value)
             continue
         if text:
             yield text
@@ -179,7 +179,7 @@ class _References(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         match node:
-            case ast.Call(func=ast.Name(id="files") | ast.Attribute(attr="files"), args=[ast.Constant(value=str(name))]):
+            case ast.Call(ast.Name(id="files") | ast.Attribute(attr="files"), [ast.Constant(value=str(name))]):
                 self.data_packages.add(name)
         self.generic_visit(node)
 

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.load import api_style, default_lambda, evaluation_sets, lambda_ablation
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Style
-
-SCRIPTED = ("random", "solver")
-"""Policies that are evaluated on every task without training."""
-
-SCRIPTED_OF_TASK = {"stand17": ("Blackjack",)}
-"""Further ones, with the tasks that they can play."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +100,9 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ours = [
         *(
             EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
-            for name in (*SCRIPTED, *SCRIPTED_OF_TASK)
+            for name, method in scripted_policies().items()
             for task in tasks
-            if task in SCRIPTED_OF_TASK.get(name, tasks)
+            if method.plays(task)
         ),
         *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
         *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),

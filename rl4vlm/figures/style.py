@@ -1,4 +1,4 @@
-"""How figures look, and how they are saved so that the same results give the same bytes."""
+"""How figures look, and how they are saved: the same results give the same bytes."""
 
 from __future__ import annotations
 
@@ -17,30 +17,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 
-from rl4vlm.figures.files import write_bytes
+from rl4vlm.config.methods import OTHER_COLOUR, colours
+from rl4vlm.core.files import atomic_write_bytes
 
-COLOURS: Mapping[str, str] = {
-    # Okabe and Ito's palette: told apart with any colour vision, and one colour a method in every figure.
-    "RL4VLM": "#0072B2",
-    "RL4VLM-noCoT": "#D55E00",
-    "CNN+RL": "#009E73",
-    "LLaVA-sft": "#56B4E9",
-    "GPT4-V": "#CC79A7",
-    "Gemini": "#E69F00",
-    "base model": "#BBBBBB",
-    "random": "#777777",
-    "solver": "#000000",
-    "stand on 17": "#AA7744",
-    "thoughts": "#0072B2",
-    "action": "#D55E00",
-}
+PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
+"""Colours of the two parts of a reply."""
+
+
+def known_colours() -> dict[str, str]:
+    """Every named colour of the figures: of the methods and of the parts of a reply."""
+    return {**colours(), **PART_COLOURS}
 
 
 @dataclass(frozen=True)
 class FigureStyle:
     """The settings `figures.style` of the config; sizes in inches, lengths and font sizes in points.
 
-    `colours` replaces single entries of `COLOURS`; `lambda_palette` is a seaborn palette for the values of λ.
+    `colours` replaces single ones of `known_colours`; `lambda_palette` is a seaborn palette for the values of λ.
     `show_published_curves` adds the paper's curves, read by eye and stretched to the length of the reproduced run: the
     two axes count steps of different models, so they are left out unless asked for.
 
@@ -61,8 +54,8 @@ class FigureStyle:
 
     def __post_init__(self) -> None:
         for name, colour in self.colours.items():
-            if name not in COLOURS:
-                raise ValueError(f"no colour is named {name!r}: there are {', '.join(COLOURS)}")
+            if name not in known_colours():
+                raise ValueError(f"no colour is named {name!r}: there are {', '.join(known_colours())}")
             if not is_color_like(colour):
                 raise ValueError(f"{colour!r} (of {name}) is not a colour")
         for name in ("panel_width", "panel_height", "font_size", "line_width", "marker_size", "dpi"):
@@ -73,15 +66,15 @@ class FigureStyle:
         self.lambda_colours(1)
 
     def colour(self, method: str) -> str:
-        """A method's colour; a method without one is grey."""
-        return self.colours.get(method, COLOURS.get(method, "#999999"))
+        """The colour of a method, or of a part of a reply; grey for a name that has none."""
+        return self.colours.get(method, known_colours().get(method, OTHER_COLOUR))
 
     def lambda_colours(self, count: int) -> list[tuple[float, float, float]]:
-        """`count` colours from dark to light, without the ends that vanish on paper."""
+        """`count` colours from dark to light. The palette's ends are left out: the lightest would vanish on paper."""
         return list(sns.color_palette(self.lambda_palette, count))
 
     def rc(self) -> Any:
-        """The matplotlib settings of this style, by name: what `matplotlib.rcParams.update` takes."""
+        """This style as keyword arguments of `matplotlib.rcParams.update`."""
         small = self.font_size - 1
         return {
             **sns.axes_style("ticks"),
@@ -108,7 +101,7 @@ class FigureStyle:
             "axes.spines.right": False,
             "lines.linewidth": self.line_width,
             "lines.markersize": self.marker_size,
-            # TrueType fonts: text in the PDF stays text.
+            # TrueType fonts, so that text in the PDF stays text.
             "pdf.fonttype": 42,
             "savefig.dpi": self.dpi,
         }
@@ -116,7 +109,7 @@ class FigureStyle:
 
 @contextmanager
 def drawing(style: FigureStyle) -> Iterator[None]:
-    """matplotlib as the style wants it; a matplotlibrc of the user's has no part in figures."""
+    """Apply a style to matplotlib. A user's own matplotlibrc is ignored: it would change the bytes of figures."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style.rc())
@@ -124,15 +117,15 @@ def drawing(style: FigureStyle) -> Iterator[None]:
 
 
 class Sheet:
-    """A figure in the making: a part to draw on, a legend below it, and a note in small print at the foot.
+    """A figure to be drawn: a part with the panels, a legend below it, and a note in small print at the foot.
 
-    The part keeps its size; what is below it makes the figure higher.
+    The part keeps its size. The legend and the note make the figure higher.
     """
 
     def __init__(self, style: FigureStyle, width: float, height: float, note: str) -> None:
-        """`width` and `height`, in inches, are those of the part that is drawn on."""
+        """`width` and `height` are those of the part with the panels, in inches."""
         size = style.font_size - 1.5
-        # A letter of the figure font is a good half of its size wide.
+        # On average a letter of the figure font is 0.54 times as wide as the font size.
         text = textwrap.fill(note, int(width * 72 / (0.54 * size)))
         self._height = height
         self._foot = (text.count("\n") + 1.8) * 1.25 * size / 72
@@ -165,7 +158,7 @@ class Sheet:
                 self._grow(box.height / self.figure.dpi)
                 return
             legend.remove()
-            # As few columns as the rows need: none is left nearly empty.
+            # With one column less, the entries may need one row more. Use no more columns than these rows need.
             rows = -(-len(entries) // (columns - 1))
             columns = -(-len(entries) // rows)
 
@@ -176,10 +169,9 @@ class Sheet:
 
 
 def save(figure: Figure, out: Path) -> None:
-    """Write `out`.pdf and `out`.png, whole or not at all, without dates or program names."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Write `out`.pdf and `out`.png, without dates or program names, so that the same figure gives the same bytes."""
     nothing = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}
     for kind, metadata in nothing.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
-        write_bytes(out.with_name(f"{out.name}.{kind}"), buffer.getvalue())
+        atomic_write_bytes(out.with_name(f"{out.name}.{kind}"), buffer.getvalue())

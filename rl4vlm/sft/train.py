@@ -233,7 +233,7 @@ def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], set
 
 
 def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:
-    """Indices of the samples in an epoch's batches, in an order that seed and epoch determine. The last may be smaller."""
+    """Indices of the samples in an epoch's batches; seed and epoch determine the order. The last may be smaller."""
     order = stream(settings.seed, "sft order", epoch).permutation(count)
     return [order[start : start + settings.batch_size] for start in range(0, count, settings.batch_size)]
 

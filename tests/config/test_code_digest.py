@@ -40,7 +40,9 @@ FILES = {
     "toy/more_facts.py": 'from importlib import resources\nresources.files("toy.deep")\n',
     "toy/deep/numbers.csv": "",
     "toy/deep/README.md": "",
-    "toy/typed.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import toy.stage\nelse:\n    import toy.board\n",
+    "toy/typed.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import toy.stage\nelse:\n    import toy.board\n"
+    ),
     "toy/unused.py": "import toy.stage\n",
 }
 

@@ -22,7 +22,7 @@ def test_nothing_changed_nothing_runs(finished: Workspace) -> None:
 
 
 def test_comments_docstrings_and_formatting_rerun_nothing(finished: Workspace) -> None:
-    """Every module at once: without comments, formatted anew, and with other docstrings, those under fields included."""
+    """Every module at once: formatted anew, without its comments, and with every docstring reworded."""
     files = {file: file.read_text() for file in (finished.folder / "rl4vlm").rglob("*.py")}
     docstrings = 0
     try:

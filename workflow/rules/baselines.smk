@@ -15,7 +15,7 @@ rule evaluate_scripted:
     benchmark:
         f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
-        policy="random|solver|stand17",
+        policy="|".join(scripted_policies()),
     threads: threads_of("evaluation")
     resources:
         **grant("sft_data"),

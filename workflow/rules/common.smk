@@ -22,6 +22,8 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.code_digest import code_digest
+from rl4vlm.config.methods import scripted_policies
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
 from rl4vlm.tasks.registry import task_names
 
 check_tasks(config, task_names())
@@ -170,7 +172,7 @@ def keep_report_beside_results():
         if workflow.dag is None:
             return write_report(report_plugin, report_settings, *args, **kwargs)
         asked = {job.rule.name for job in workflow.dag.targetjobs}
-        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLES + FIGURE_FILES)):
+        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLE_FILES + FIGURE_FILES)):
             return
         if str(report_settings.path) == "results/report.html":
             report_settings.path = Path(RESULTS) / "report.html"
