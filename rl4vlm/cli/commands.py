@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 def list_tasks(args: argparse.Namespace) -> None:
     from rl4vlm.results.published import reference_rates
-    from rl4vlm.tasks.registry import get_task, task_names
+    from rl4vlm.tasks.registry import get_task_entry, task_names
 
     rates = {(rate.method, rate.task): f"{rate.success_rate:g} %" for rate in reference_rates()}
     row = "{:12} {:26} {:>8} {:>8}".format
     print(row("task", "gym id", "random", "optimal"))
     for name in task_names():
-        print(row(name, get_task(name).gym_id, *(rates.get((method, name), "-") for method in ("random", "solver"))))
+        shown = (rates.get((method, name), "-") for method in ("random", "solver"))
+        print(row(name, get_task_entry(name).gym_id, *shown))
 
 
 def play(args: argparse.Namespace) -> None:

@@ -57,8 +57,10 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     published = rows[(rows["source"] == "published") & (rows["method"] == "RL4VLM")]
     lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
     lines.append(_line("RL4VLM, published", published))
-    headings = {ALFWORLD: "ALFWorld (unseen games)"}
-    table = pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns=headings)
+    heading = "ALFWorld (unseen games)" if unseen.any() else "ALFWorld"
+    table = (
+        pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns={ALFWORLD: heading})
+    )
     notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
     caption = (
         f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, held-out episodes, with 95 % "
@@ -85,8 +87,8 @@ def results_page(tables: Path, images: str) -> str:
     records = [read_json(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
     parts = [
         "# Results",
-        "<!-- Made by the rule readme_assets from tables, figures and run records. Edit none of it by hand. -->",
-        f"All numbers of scale `{record['settings']['scale']}`. This page is made by the workflow.",
+        f"All numbers here are of scale `{record['settings']['scale']}`. The rule `readme_assets` makes this page from "
+        "tables, figures and run records; do not edit it by hand.",
         "## How to read them",
         READING,
         "## What made them",

@@ -75,9 +75,8 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
         `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
         `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ.
     """
-    held_out = _held_out(results.evaluations_on_all_games(), scale, by_method)
     rows = [
-        *held_out,
+        *_held_out(results.evaluations_on_all_games(), scale, by_method),
         *_rolling_peaks(results.main_runs(), results, scale, by_method),
         *_published(published_rates()),
     ]

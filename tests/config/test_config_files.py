@@ -85,7 +85,7 @@ class TestEveryConfig:
         }
         swept = {task: set(values) for task, values in config["ablations"]["lambda"].items() if task in config["tasks"]}
         for task, values in swept.items():
-            assert {run.lam for run in ablation_runs(config) if run.task == task} >= values
+            assert {run.thought_prob_coef for run in ablation_runs(config) if run.task == task} >= values
 
 
 @pytest.mark.parametrize(

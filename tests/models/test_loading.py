@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,27 +19,27 @@ def rewrite(folder, change):
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-def test_auto_takes_a_gpu_where_there_is_one():
+def test_auto_takes_a_gpu_where_there_is_one() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_named(name):
+def test_a_device_that_is_not_there_is_named(name) -> None:
     with pytest.raises(ValueError, match=f"device '{name}'"):
         choose_device(name)
 
 
-def test_a_precision_nobody_knows_is_named(tiny_checkpoint):
+def test_a_precision_nobody_knows_is_named(tiny_checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="float12"):
         load_backbone(tiny_checkpoint, dtype="float12")
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=tmp_path.name):
         load_backbone(tmp_path)
 
 
-def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
+def test_a_package_that_a_processor_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FAMILIES["SmolVLM"].write(tmp_path)
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(ValueError, match=r"needs a package that is not installed: .*num2words"):
@@ -46,7 +48,7 @@ def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("one_view", [False, True])
 @pytest.mark.parametrize("name", ["vision_tower.encoder.layers.1.mlp.fc1.bias", "language_model.lm_head.weight"])
-def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path):
+def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     short = name.removeprefix("language_model.")
@@ -60,14 +62,14 @@ def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path):
         load_backbone(tmp_path, one_view=one_view)
 
 
-def test_a_checkpoint_of_other_names_is_refused_with_their_number(tmp_path):
+def test_a_checkpoint_of_other_names_is_refused_with_their_number(tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     rewrite(tmp_path, lambda weights: {f"other.{name}": weight for name, weight in weights.items()})
     with pytest.raises(ValueError, match=r"is missing, .* is missing, .* is missing and 62 more$"):
         load_backbone(tmp_path)
 
 
-def test_an_adapter_must_be_whole_too(tmp_path):
+def test_an_adapter_must_be_whole_too(tmp_path: Path) -> None:
     write_llava_next(tmp_path / "base")
     load_backbone(tmp_path / "base", lora=LoraSettings(rank=2)).save(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -77,7 +79,7 @@ def test_an_adapter_must_be_whole_too(tmp_path):
         load_backbone(tmp_path / "adapter")
 
 
-def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path):
+def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path: Path) -> None:
     FAMILIES["Gemma3"].write(tmp_path)
     assert not any("lm_head" in name for name in load_file(tmp_path / "model.safetensors"))
     model = load_backbone(tmp_path).model
@@ -90,7 +92,7 @@ def as_on_the_hub(name):
 
 
 @pytest.mark.parametrize("one_view", [False, True])
-def test_the_published_names_of_weights_are_understood(one_view, tmp_path):
+def test_the_published_names_of_weights_are_understood(one_view, tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     expected = load_backbone(tmp_path, one_view=one_view).model.state_dict()
     rewrite(tmp_path, lambda weights: {as_on_the_hub(name): weight for name, weight in weights.items()})

@@ -43,7 +43,9 @@ class TestWriting:
             with Image.open(sample.image) as image:
                 assert np.array_equal(np.asarray(image), step.request.image)
             assert parse_reply(sample.reply, step.request.view.actions).action == step.action
-            keys = list(step.reply.expert_action.entries) if style is Style.COT else []
+            expert = step.reply.expert_action
+            assert expert is not None
+            keys = list(expert.entries) if style is Style.COT else []
             assert [key for key in (*get_task(task).prompt.keys, "action") if f'"{key}": ' in sample.reply] == [
                 *keys,
                 "action",
@@ -103,7 +105,7 @@ class TestWriting:
 
     def test_every_points24_demonstration_has_a_solution(self) -> None:
         steps = list(islice(demonstrations("Points24", Style.COT, SFTDataSettings()), 300))
-        assert all(step.reply.expert_action.solvable for step in steps)
+        assert all(step.reply.expert_action and step.reply.expert_action.solvable for step in steps)
         ended = [step.episode for step in steps if step.episode]
         assert len(ended) > 20
         assert all(episode.success for episode in ended)

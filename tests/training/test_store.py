@@ -28,7 +28,7 @@ def save(store: StateStore, text: str) -> None:
 
 def content(store: StateStore) -> str | None:
     folder = store.newest()
-    return folder and (folder / "a.bin").read_text().split()[0]
+    return None if folder is None else (folder / "a.bin").read_text().split()[0]
 
 
 class Store(StateStore):

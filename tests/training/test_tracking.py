@@ -47,16 +47,14 @@ def test_a_logger_that_is_not_installed_is_named(
 
 
 def test_tensorboard_event_files_hold_the_numbers(accelerator: Accelerator, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     with metric_trackers(accelerator, ("tensorboard",), tmp_path, {}) as track:
         track(LINE, 7)
         track({"loss": 0.25}, 8)
     (file,) = (tmp_path / "tensorboard").iterdir()
     found = [
         (event.step, value.tag, value.tensor.float_val[0])
-        for event in EventFileLoader(str(file)).Load()
+        for event in loader.EventFileLoader(str(file)).Load()
         for value in event.summary.value
     ]
     assert found == [(7, "loss", 0.5), (7, "update", 2.0), (8, "loss", 0.25)]
@@ -70,7 +68,12 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         log=lambda line, step: calls.append(("log", line, step)), finish=lambda: calls.append("finish")
     )
     module = types.ModuleType("wandb")
-    module.init = lambda **kwargs: calls.append(("init", kwargs)) or run  # type: ignore[attr-defined]
+
+    def init(**kwargs: Any) -> types.SimpleNamespace:
+        calls.append(("init", kwargs))
+        return run
+
+    module.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     return calls
 

@@ -126,11 +126,29 @@ def test_an_edit_to_evaluation_trains_nothing(finished: Workspace) -> None:
         ("figures/style.py", FIGURES),
         ("figures/training_curves.py", {"training_curves"}),
         ("results/tables.py", {"tables", "perception"}),
+        ("results/page.py", set()),
     ],
 )
 def test_an_edit_to_figures_or_tables_redraws_those(finished: Workspace, name: str, drawn: set[str]) -> None:
     with finished.appended(f"rl4vlm/{name}"):
         assert rules(finished.planned()) == drawn | {"readme_assets"}
+
+
+def test_an_edit_to_one_scripted_policy_evaluates_that_policy(finished: Workspace) -> None:
+    with finished.appended("rl4vlm/policies/stand17.py"):
+        jobs = [job for job in finished.planned() if job.rule not in RESULTS]
+    assert jobs == [Job("evaluate_scripted", "policy=stand17, task=Blackjack, games=")]
+
+
+def test_a_new_scripted_policy_is_one_row(finished: Workspace) -> None:
+    row = '    "cautious": Method("cautious", "cautious", "#123456", "rl4vlm.policies.stand17:StandOn17Policy"),\n'
+    before = "METHODS: dict[str, Method] = {\n"
+    with finished.edited("rl4vlm/config/methods.py", before, before + row):
+        jobs = finished.planned()
+    assert {job.wildcards.split(",")[1] for job in jobs if "policy=cautious" in job.wildcards} == {
+        f" task={task}" for task in ("NumberLine", "EZPoints", "Points24", "Blackjack", "ALFWorld")
+    }
+    assert not rules(jobs) & {"sft_data", "sft", "ppo", "cnn"}
 
 
 def test_a_colour_redraws_only_figures(finished: Workspace) -> None:

@@ -15,10 +15,10 @@ from rl4vlm.config.load import (
     check_processes,
     check_tasks,
     cnn_evaluation_settings,
-    default_lambda,
     evaluation_settings,
     http_settings,
     stage_settings,
+    thought_prob_coef,
 )
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.code_digest import code_digest

@@ -5,7 +5,7 @@ TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
 # The λ of the method itself; the λ ablation trains a task with further ones.
-THOUGHT_PROB_COEF = [f"{task}={default_lambda(config, task)}" for task in config["tasks"]]
+THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
 
 rule tables:

@@ -39,7 +39,7 @@ class RateLimit:
 
 
 class ApiClient:
-    """Asks one model at one endpoint. The API key comes from the environment and goes only into the request header."""
+    """Asks one model at one endpoint. The API key comes from the environment and is sent only in headers."""
 
     def __init__(self, name: str, settings: ApiSettings) -> None:
         self.name = name
