@@ -119,7 +119,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._over = True
         self._expert = expert
         self._skip_bad_games = skip_bad_games
-        self._bad: dict[Path, str] = {}
+        self._bad: dict[Path, str] = {}  # games that could not be started, with the reasons
         self._episode = 0
 
     def reset(
@@ -127,6 +127,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game. Raises ValueError for an unknown option, or if the option `game` names no game or several."""
         super().reset(seed=seed)
+        # Counts episodes since the last seed: with it, the explorer's stream repeats after `reset(seed=…)`.
         self._episode = 1 if seed is not None else self._episode + 1
         self._over = True
         drawn, chosen = self._draw() if seed is None else self._game_of(seed), self._chosen(options)
@@ -160,6 +161,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             # Dropping an episode that has begun would bias the results.
             raise BadGame(f"{error} (its episode had begun, so skip_bad_games does not skip it)") from error
         self._set(now)
+        # A backend may end a game that is not won; that is a truncation, too.
         truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
         self._over = now.won or truncated
         return self._backend.image(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
@@ -215,6 +217,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def _set(self, situation: Situation) -> None:
         self._situation = situation
         if self.action_space.n != max(len(situation.admissible), 1):
+            # `Discrete` needs at least one action.
             self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
 
     def _game_of(self, seed: int) -> Path:
@@ -238,7 +241,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
                     raise BadGame(f"{error} (skip_bad_games: true skips it)") from error
                 _LOG.warning("skipped: %s", error)
                 self._bad[drawn] = str(error)
-                if len(self._bad) == len(self.games.files):
+                if len(self._bad) == len(self.games.files):  # or the loop would never end
                     raise BadGame(f"none of the {len(self._bad)} games can be played; the last: {error}") from error
             drawn = self._draw()
 

@@ -136,6 +136,7 @@ def _solved_games(
         for number, draft, walkthrough in zip(
             open_numbers, drafts, solve([draft.game_data() for draft in drafts]), strict=True
         ):
+            # A walkthrough near the limit of 50 steps would leave a learner no room for errors.
             if walkthrough is None or len(walkthrough) > settings.longest:
                 dropped += 1
             else:
@@ -149,6 +150,7 @@ def _new_draft(split: str, number: int, attempt: int, settings: GamesSettings, k
     """Draft a game that differs from all others."""
     task_type = tuple(TaskType)[number % len(TaskType)]
     for turn in range(100):
+        # A stream per draft: whether another game could be solved does not change this one.
         rng = stream(settings.seed, "alfworld game", split, number, attempt, turn)
         drafted = draft_game(
             _scenes(split, task_type, settings), task_type, settings.distractors, rng, f"trial_{split}_{number:04d}"
@@ -188,7 +190,7 @@ def draft_game(
     number = _pick(rng, sorted({scene.number for scene, *_ in possible}))
     scene, target, goal = _pick(rng, [task for task in possible if task[0].number == number])
     room = _Room(scene, rng)
-    copies = 2 if task_type is TaskType.PICK2 else 1
+    copies = 2 if task_type is TaskType.PICK2 else 1  # and sometimes one more than the goal needs
     for _ in range(copies + int(rng.integers(2))):
         room.put(target, avoid=goal)
     if task_type is TaskType.LOOK:
