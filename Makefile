@@ -70,8 +70,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# The page about the rules and its picture, from the Snakefile.
+# The page about the rules and its picture, from the Snakefile; the page about settings, from their classes.
 docs: $(INSTALLED)
+	$(BIN)/rl4vlm settings-docs
 	$(BIN)/rl4vlm rule-docs
 
 # Forget the last smoke run, so that the next one runs every rule again.

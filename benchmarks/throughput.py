@@ -30,16 +30,17 @@ from benchmarks.peak import PeakMemory
 from benchmarks.profiled import Profiled, profile
 from benchmarks.public_way import PublicWay
 from benchmarks.rates import MODES, Phase, Repeat, hours, ratios, summary, table
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.files import atomic_write_text, jsonable
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import DTYPES, choose_device
-from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.models.lora import trainable
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, below_float32, optimiser_steps
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
 from rl4vlm.training.optim import fused

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from rl4vlm.config.stages.evaluation import PlaySettings
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.last_frame import LastFrame
@@ -20,7 +21,6 @@ from rl4vlm.play.gif import film
 from rl4vlm.play.human import HumanPolicy, Quit
 from rl4vlm.play.terminal import Screen, half_blocks, printable
 from rl4vlm.policies.registry import make_policy
-from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.game_label import games_played
 from rl4vlm.tasks.registry import get_task
 

@@ -22,8 +22,8 @@ from rl4vlm.config.load import (
 from rl4vlm.config.overrides import parse_settings, setting_words
 from rl4vlm.config.runs import api_runs, evaluation_runs, http_runs
 from rl4vlm.config.settings import build_settings
-from rl4vlm.evaluation.run import EvaluationSettings
-from rl4vlm.policies.api.settings import ApiSettings
+from rl4vlm.config.stages.api import ApiSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,6 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from rl4vlm.base_model.pretrain import PretrainSettings
 from rl4vlm.config.base_models import base_models
 from rl4vlm.config.load import (
     TASK_OPTIONS,
@@ -26,15 +25,16 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.runs import ablation_runs, main_runs
 from rl4vlm.config.settings import build_settings
-from rl4vlm.envs.alfworld.generator import GamesSettings
-from rl4vlm.evaluation.run import EvaluationSettings
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.cnn import CNNSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.gallery.build import GallerySettings
-from rl4vlm.models.lora import LoraSettings
-from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.train import PPOSettings
-from rl4vlm.sft.data import SFTDataSettings
-from rl4vlm.sft.train import SFTSettings
 from rl4vlm.tasks.registry import task_names
 
 ROOT = Path(__file__).parents[2]

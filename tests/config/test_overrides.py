@@ -125,8 +125,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_stage_of_every_shipped_config_builds_its_settings() -> None:
     """Stages without torch here; the others are tested where their settings are."""
-    from rl4vlm.evaluation.run import EvaluationSettings
-    from rl4vlm.sft.data import SFTDataSettings
+    from rl4vlm.config.stages.evaluation import EvaluationSettings
+    from rl4vlm.config.stages.sft_data import SFTDataSettings
 
     files = sorted((ROOT / "config").glob("*.yaml"))
     assert ROOT / "config/config.yaml" in files

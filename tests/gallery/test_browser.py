@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.gallery.build import build_gallery, gallery_data
 from rl4vlm.gallery.records import read_evaluation
 from rl4vlm.gallery.replay import replay
 from tests.gallery.browser import CHROMIUM, Page, browser

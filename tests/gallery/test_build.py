@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import sha256_of
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, labels
+from rl4vlm.gallery.build import build_gallery, gallery_data, labels
 from rl4vlm.gallery.records import read_evaluation
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.core.types import View
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes, downscale, text_of, word_buckets
+from rl4vlm.models.cnn import CNNActorCritic, downscale, text_of, word_buckets
 
 SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ACTIONS = ("1", "10", "+", "=")

@@ -15,6 +15,6 @@ rule alfworld_games:
     resources:
         **grant("alfworld_games"),
     params:
-        settings=settings_arguments(config["alfworld"]["generate"]),
+        settings=stage_arguments(GamesSettings, config["alfworld"]["generate"]),
     shell:
         "rl4vlm alfworld-games --out {output} --processes {threads} --set {params.settings} 2>&1 | tee {log}"

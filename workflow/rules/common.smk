@@ -7,25 +7,25 @@ import sysconfig
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
+from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
-from rl4vlm.config.overrides import settings_arguments, training_command
+from rl4vlm.config.stages.figures import FigureSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
 from rl4vlm.config.load import (
     api_settings,
     api_style,
-    check_processes,
-    check_tasks,
+    CNN_EVALUATION,
     cnn_evaluation_settings,
     default_lambda,
     evaluation_settings,
     http_settings,
     stage_settings,
 )
+from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.code_digest import stage_sources
-from rl4vlm.tasks.registry import task_names
-
-check_tasks(config, task_names())
-check_processes(config)
+from rl4vlm.config.schema import STAGES
 
 RESULTS = config["results_dir"]
 # Ready weights of the embedded base models, a folder each; docs/log.md says how they were made. Beside this file, also
@@ -71,21 +71,21 @@ def watched(entry, *choices):
 
 
 def settings(stage, but=()):
-    """Params function: a stage's settings for the job's task, as `key=value` words of a command line.
+    """Params function: all settings of a stage for the job's task, as `key=value` words of a command line.
 
     Those named in `but` are left out: the job's name decides them.
     """
+    return lambda wildcards: stage_arguments(STAGES[stage], stage_settings(config, stage, wildcards.task), but=but)
 
-    def arguments(wildcards):
-        found = stage_settings(config, stage, wildcards.task)
-        return settings_arguments({name: value for name, value in found.items() if name not in but})
 
-    return arguments
+def evaluation(found, only=None):
+    """All settings of an evaluation as `key=value` words, or some of them."""
+    return stage_arguments(STAGES["evaluation"], found, only=only)
 
 
 def evaluation_arguments(wildcards):
     """Params function: the settings of an evaluation, on the set of games that the job's name says."""
-    return settings_arguments(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
+    return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
 
 
 def data_of(task):

@@ -22,7 +22,7 @@ rule base_model:
     resources:
         **grant("base_model"),
     params:
-        settings=lambda wildcards: settings_arguments(BASES[wildcards.base].settings),
+        settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
     shell:
         "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
 

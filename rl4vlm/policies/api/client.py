@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
-from rl4vlm.policies.api.settings import ApiSettings
 
 FILTERED = ("content_filter", "content_policy_violation")
 """Error codes of a request that was refused for its content: an answer of a kind, not a failure."""

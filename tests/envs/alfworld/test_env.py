@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Outcome, Reply, SplitStepEnv, Style
 from rl4vlm.envs.alfworld.env import MAX_STEPS
 from rl4vlm.envs.alfworld.games import read_game
 from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import render, write_reply

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.config.settings import build_settings
-from rl4vlm.policies.api.settings import ApiSettings
+from rl4vlm.config.stages.api import ApiSettings
 
 GOOD = {"model": "m", "base_url": "https://example.org/v1"}
 
