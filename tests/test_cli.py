@@ -32,6 +32,7 @@ STAGES = [
     "archive",
     "verify-archive",
     "rule-docs",
+    "settings-docs",
 ]
 
 

@@ -22,6 +22,8 @@ def settings(kind: type[Class]) -> type[Class]:
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,
+        # Not null in their place: what is no number in a mapping of any values is then seen when it is written.
+        ser_json_inf_nan="constants",
         # Someone may have typed an API key into the wrong setting.
         hide_input_in_errors=True,
     )

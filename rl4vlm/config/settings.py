@@ -71,7 +71,7 @@ def check_some(
     return typed
 
 
-_FINITE = ConfigDict(allow_inf_nan=False)
+_FINITE = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_each_small_pixel_is_the_mean_of_those_it_stands_for():
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"image_size": 30}, "image_size 30"), ({"text_limit": 0}, "text_limit 0"), ({"word_width": 0}, "word_width 0")],
+    [({"image_size": 30}, "image_size 30"), ({"text_limit": 0}, "text_limit"), ({"word_width": 0}, "word_width")],
 )
 def test_sizes_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):

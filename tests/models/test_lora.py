@@ -44,8 +44,8 @@ def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_checkpoint
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rank": 0}, "rank 0 is less than 1"),
-        ({"alpha": 0}, "alpha 0.0 is not above 0"),
+        ({"rank": 0}, "lora.rank=0"),
+        ({"alpha": 0}, "lora.alpha=0"),
         ({"targets": "("}, "no regular expression"),
         ({"rnak": 4}, "unknown setting 'lora.rnak'; did you mean rank"),
     ],

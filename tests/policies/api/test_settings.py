@@ -17,7 +17,7 @@ GOOD = {"model": "m", "base_url": "https://example.org/v1"}
     [
         ({"base_url": "example.org"}, "base_url 'example.org'"),
         ({"base_url": "https://me:secret@example.org"}, "user name or password"),
-        ({"input_price": -1}, "price is negative"),
+        ({"input_price": -1}, "input_price=-1"),
         ({"spending_cap": 1.0}, "never be reached"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
