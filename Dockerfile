@@ -1,14 +1,14 @@
-# The image that the rules' `container:` names, with or without a GPU:
+# The image named in the rules' `container:`, for machines with or without a GPU:
 #   docker build -t rl4vlm:0.1.0 .
 #   apptainer build rl4vlm.sif docker-daemon://rl4vlm:0.1.0
-# The locked torch brings CUDA's libraries itself; the base adds what shows the container the host's driver. Its tag is
-# for reading, the digest is what is pulled. `--build-arg LOCK=cpu` installs the lock without them, and before it the
-# small torch, which has no hash, from TORCH_INDEX.
+# The CUDA libraries come with the locked torch. The base image adds the settings that let a container use the host's
+# driver. Docker pulls it by its digest; the tag only tells readers what it is. With `--build-arg LOCK=cpu`, a smaller
+# torch without CUDA is installed from TORCH_INDEX (without a hash), then the lock for CPUs.
 FROM nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# The compilers build ALFWorld's planner and Jericho, and at run time triton's kernels.
+# The compilers build ALFWorld's planner and Jericho. Triton also needs them at run time, for its kernels.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -16,9 +16,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory '*'
 
-# An environment of its own, first on PATH: `python` is its Python. In a folder with a clone of the project, the package
-# is the clone's, so that what runs is what the clone's rules and its revision say; elsewhere it is the image's. Snakemake
-# asks for the user's name, which the image does not know of a user of the host (`docker run --user`).
+# The virtual environment comes first on PATH, so that `python` is its Python. PYTHONPATH=. makes a clone of the project
+# in the working folder take precedence over the installed package: a clone's rules must run that clone's code.
+# Snakemake asks for the user's name, and the image has no entry for a user of the host (`docker run --user`).
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
@@ -43,7 +43,7 @@ COPY workflow/resources ./workflow/resources
 RUN pip install --no-build-isolation . \
     && pip check
 
-# Not root; the work happens in a folder that is mounted.
+# Run without root rights, in a mounted folder.
 RUN useradd --uid 10001 --create-home runner
 USER 10001
 WORKDIR /work

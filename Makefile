@@ -1,24 +1,24 @@
-# The commands of README and CI. Each sets up .venv by itself the first time, and again when the pins change.
+# The commands used in README and CI. Each creates .venv if it is missing, and updates it when the pins change.
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 test
 PYTHON ?= python3
-# Which lock is installed: cpu (the tested environment), or cuda (everything, and torch with its CUDA libraries).
+# The lock to install: cpu (the tested environment) or cuda (all extras, and torch with its CUDA libraries).
 LOCK ?= cpu
 INSTALLED := $(VENV)/.installed-$(LOCK)
-# Where the small torch comes from that LOCK=cpu installs first; where it cannot be reached, torch is the one of pip's
-# other sources: on PyPI that for CUDA.
+# Index of the smaller torch that LOCK=cpu installs first. If it cannot be reached, pip uses its other sources; on PyPI
+# that is the torch for CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# Processes that the tests run in.
+# Number of test processes.
 JOBS ?= 2
-# How `make lock` asks for wheels; what stands in a lock stays as it is, unless: make lock UPGRADE=--upgrade
+# How `make lock` resolves versions. It keeps those in the lock, unless you run: make lock UPGRADE=--upgrade
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 .PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
-	setup lock clean-smoke
+	docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -32,27 +32,29 @@ test: $(INSTALLED)
 test-long: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
-# A SLURM of its own, as root: apt-get install slurm-wlm munge (done by itself). RL4VLM_WHOLE_SMOKE=1: the whole smoke run
+# Starts a SLURM cluster on this machine, as root; installs slurm-wlm and munge by itself. RL4VLM_WHOLE_SMOKE=1 also runs
+# the whole smoke run on it.
 test-cluster: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/cluster
 
-# Every official game against the unchanged library, and the planner's solutions: RL4VLM_OFFICIAL_GAMES names their folder.
+# Compares every official game with the unchanged library, and checks the planner's solutions. RL4VLM_OFFICIAL_GAMES is the
+# folder of the games.
 test-alfworld: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/envs/alfworld -v --durations=0
 
-# The gallery in a real browser: apt-get install chromium
+# Opens the gallery in a real browser. Needs: apt-get install chromium
 test-gallery: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/gallery
 
-# Trainings that are killed at random moments and go on
+# Kills trainings at random moments and resumes them.
 test-resume: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/ppo/test_resume_kill.py
 
-# The archive, made by the workflow and rebuilt elsewhere; the workflow by its address (git takes GitHub's for a folder)
+# Packs an archive and rebuilds it elsewhere, and uses the workflow by its address (git maps GitHub's to a local folder).
 test-sharing: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/workflow/test_archive.py tests/workflow/test_deploy.py
 
-# The image, built on a stand-in base and tried, as root: apt-get install buildah mmdebstrap
+# Builds the image on a substitute base and runs it, as root. Needs: apt-get install buildah mmdebstrap
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
 
@@ -70,25 +72,49 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# The page about the rules and its picture, from the Snakefile; the page about settings, from their classes.
-docs: $(INSTALLED)
-	$(BIN)/rl4vlm settings-docs
-	$(BIN)/rl4vlm rule-docs
+define RULES_INTRO
+# The rules
 
-# Forget the last smoke run, so that the next one runs every rule again.
+Written by `make docs` from the Snakefile: edit the rules, not this page.
+
+The graph shows the rules that `all` needs under the default config; an arrow leads from a rule to a rule that uses its
+output. `snakemake -n -p` lists every job with its command, and [sharing.md](sharing.md) shows how to draw every job.
+
+A rule reruns when its inputs, its settings or the code of its stage have changed. An edit of a comment or a docstring
+reruns nothing ([how](decisions/0005-staleness-by-meaning.md)). Every rule writes a log into `results/logs/`. A base
+model is made here (`base_model`), copied (`shipped_model`), downloaded (`download`) or used where it is, as the config's
+`base_model` says.
+endef
+export RULES_INTRO
+
+# docs/settings.md, from the settings classes, and docs/rules.md, from the Snakefile. With a fixed hash seed, the lines of the graph keep their order.
+docs: $(INSTALLED)
+	{ printf '%s\n\n```mermaid\n' "$$RULES_INTRO"; \
+	  PYTHONHASHSEED=0 $(BIN)/snakemake --workflow-profile none --forceall --rulegraph mermaid-js && \
+	  printf '```\n\nWhat each rule does (`snakemake --list`):\n\n```\n' && \
+	  $(BIN)/snakemake --workflow-profile none --list && \
+	  printf '```\n'; } > docs/rules.md.new
+	mv docs/rules.md.new docs/rules.md
+	$(BIN)/rl4vlm settings-docs
+
+# The documents as a site, in site/: open site/index.html. A broken link or reference is an error.
+docs-site: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+
+# Delete the last smoke run, so that the next one runs every rule again.
 clean-smoke:
 	rm -rf results/smoke
 
 setup: $(INSTALLED)
 
-# The locks from the pins in pyproject.toml. The one for CPU takes its versions from the other and leaves torch out.
+# Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch.
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) --all-extras --output-file requirements/cuda.txt
-	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra slurm --extra smolvlm --extra tensorboard \
+	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm --extra tensorboard \
 		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
 		--output-file requirements/cpu.txt
 
-# Asked for by name, a Python is not silently the other one that .venv was made with.
+# If PYTHON is given but .venv has another version, stop instead of silently using that one.
 ifneq ($(origin PYTHON),file)
 minor = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 ifneq ($(wildcard $(BIN)/pip),)
@@ -98,8 +124,9 @@ endif
 endif
 endif
 
-# Everything comes with a hash but the CPU's torch. The build of ALFWorld's planner calls `python`, which a machine may
-# know as python3 alone: so .venv comes first on PATH. A .venv without pip is one that lacked Debian's python3-venv.
+# Everything is installed with hashes, except the torch for CPUs. The build of ALFWorld's planner calls `python`, which
+# some machines only have as python3, so .venv comes first on PATH. A .venv without pip was created while Debian's
+# python3-venv was missing; create it again.
 $(INSTALLED): pyproject.toml requirements/$(LOCK).txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }

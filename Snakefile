@@ -1,6 +1,6 @@
-# The workflow lives in workflow/, where its catalog looks for it; this file lets `snakemake` find it in the root.
+# The workflow is in workflow/, where the workflow catalog expects it. This file lets `snakemake` find it from the root.
 include: "workflow/Snakefile"
 
 
-# What an included file calls its default target does not count, so it is said again.
+# Snakemake ignores the default target of an included file, so name it again.
 workflow.default_target = "all"

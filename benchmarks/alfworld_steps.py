@@ -1,9 +1,9 @@
-"""Steps per second of ALFWorld's engine: the library as it is, this project's engine, and many games in workers.
+"""Steps per second of ALFWorld: the unchanged library, this project's engine, and many games in workers.
 
     python benchmarks/alfworld_steps.py --steps 2000 --games DIR [--split train]
 
-DIR is a folder of games (`rl4vlm alfworld-games --out DIR`, or the benchmark's own). A random player; starts of games
-are in the time, one in 50 steps, and so is one start of each game that is not yet in memory. Prints a Markdown table.
+DIR is a folder of games (from `rl4vlm alfworld-games --out DIR`, or the benchmark's). The player is random. The time
+includes one start of a game per 50 steps, and translating each game when it is first started. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import find_games
-from rl4vlm.envs.alfworld.workers.pool import EnginePool
+from rl4vlm.envs.alfworld.workers.engine_pool import EnginePool
 from rl4vlm.envs.registration import make_env
 
 EPISODE = 50
 
 
 def library(files: Sequence[Path], steps: int) -> float:
-    """`PddlEnv` as it is, named things and facts as `AlfredTWEnv` gives them."""
+    """The unchanged `PddlEnv`, with the names and facts that `AlfredTWEnv` adds."""
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs import PddlEnv
@@ -54,11 +54,11 @@ def one_engine(files: Sequence[Path], steps: int) -> float:
 
 
 def workers(files: Sequence[Path], steps: int, games: int) -> float:
-    """Many games in as many workers as there are cores, all sent to before the first is waited for."""
+    """Many games in one worker per core. Commands are sent to all games before the first answer is awaited."""
     with EnginePool() as pool:
         remote = [pool.game() for _ in range(games)]
         for game in remote:
-            game.start(files[0])  # the processes are there before the time runs
+            game.start(files[0])  # starts the processes, which is not timed
 
         order, rng = itertools.cycle(files), random.Random(0)
         now = [game.start(next(order)) for game in remote]
@@ -77,7 +77,7 @@ def workers(files: Sequence[Path], steps: int, games: int) -> float:
 
 
 def environments(folder: Path, split: str, steps: int, games: int) -> float:
-    """The whole environment, pictures, prompts' texts and resets at random included: what a policy waits for."""
+    """The whole environment, with images, texts and random resets: what a policy waits for."""
     envs = [make_env("ALFWorld", data=str(folder), split=split) for _ in range(games)]
     rng = random.Random(0)
     for seed, env in enumerate(envs):
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=Path, required=True, help="folder of games")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--steps", type=int, default=2000, help="steps timed for each row; the library does a tenth")
+    parser.add_argument("--steps", type=int, default=2000, help="steps timed per row; a tenth for the library")
     arguments = parser.parse_args()
     files = find_games(arguments.games, arguments.split).files
     rows = {
@@ -109,7 +109,7 @@ def main() -> None:
         "engine, one game": one_engine(files, arguments.steps),
         "workers, 1 game": workers(files, arguments.steps, 1),
         "workers, 8 games": workers(files, arguments.steps, 8),
-        "environments with pictures, 8 games": environments(arguments.games, arguments.split, arguments.steps, 8),
+        "environments with images, 8 games": environments(arguments.games, arguments.split, arguments.steps, 8),
     }
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{len(files)} games; {cores} cores, load {os.getloadavg()[0]:.1f}")

@@ -1,4 +1,4 @@
-"""Steps per second of each card game with pictures, on one core, under a random player.
+"""Steps per second of each card game with images, on one core, for a random player.
 
     python benchmarks/env_steps.py --steps 5000
 
@@ -18,7 +18,7 @@ from rl4vlm.tasks.registry import TASKS, get_task_class
 
 
 def steps_per_second(task_name: str, steps: int, seed: int = 0) -> float:
-    """Play at random for so many steps, resets included in the time. The card pictures are drawn beforehand."""
+    """Play at random and time it, resets included. The images of the cards are cached beforehand."""
     env = make_env(task_name)
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
@@ -38,7 +38,7 @@ def steps_per_second(task_name: str, steps: int, seed: int = 0) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5000, help="steps timed for each game")
+    parser.add_argument("--steps", type=int, default=5000, help="steps timed per game")
     arguments = parser.parse_args()
     print("| game | steps/s/core |")
     print("|---|---|")

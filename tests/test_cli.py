@@ -31,7 +31,6 @@ STAGES = [
     "check-results",
     "archive",
     "verify-archive",
-    "rule-docs",
     "settings-docs",
 ]
 

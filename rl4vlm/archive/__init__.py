@@ -1,1 +1,1 @@
-"""Results as one file that a reader can check: unpacked, every table and figure is rebuilt from the packed metrics."""
+"""Packs results into one file that a reader can verify by rebuilding every table and figure from the packed metrics."""

@@ -1,4 +1,4 @@
-"""The code of a git checkout as it is now, and how it differs from its revision."""
+"""Reads the current code of a git checkout, and how it differs from its last commit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from rl4vlm.archive.layout import WEIGHTS
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All files of a checkout that git does not ignore, edits and new files included.
+    """All files of a checkout that git does not ignore, with uncommitted changes.
 
-    `patch` leads from `revision` to them, and is empty where nothing differs. `left_out` are weights, by their SHA-256.
+    Attributes:
+        revision: the last commit.
+        patch: the difference from `revision` to `files`; empty if there is none.
+        files: content by path.
+        executable: paths of executable files.
+        left_out: SHA-256 by path of the weights, which are not in `files`.
     """
 
     revision: str
@@ -30,10 +35,14 @@ class Snapshot:
 
 
 def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]:
-    """The revision of the code below `root`, the top of a git checkout, and the hash of its files as they are now.
+    """The last commit of a checkout and the git tree hash of its current files. Together they determine `snapshot`.
 
-    Both together decide what `snapshot` takes. The file `but` counts only as far as the revision has it: what is about
-    to be written is no code. Raises ValueError where `root` is no git checkout, or not this project's.
+    Args:
+        root: top folder of a git checkout of this project.
+        but: a file that is about to be written. It counts only as committed, because it is not code.
+
+    Raises:
+        ValueError: `root` is not a git checkout of this project.
     """
     if not (root / "rl4vlm" / "__init__.py").is_file():
         raise ValueError(f"{root.absolute()} is not the project's folder: rl4vlm/__init__.py is missing there")
@@ -42,7 +51,7 @@ def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]
         raise ValueError(f"{root.absolute()} is no git checkout of its own, but lies in that of {top}")
     revision = _git(root, "rev-parse", "HEAD").decode().strip()
     with tempfile.TemporaryDirectory() as folder:
-        # An index of our own, so that the user's is not touched.
+        # Use a separate index, so that the user's staged changes stay as they are.
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         _git(root, "read-tree", "HEAD", **index)
         _git(root, "add", "--all", **index)
@@ -52,7 +61,7 @@ def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]
 
 
 def snapshot(root: Path, *, but: Path | None = None) -> Snapshot:
-    """Take the code below `root`, which stays as it is; arguments and errors as of `revision_and_tree`."""
+    """Read the code without changing the checkout. Arguments and errors are those of `revision_and_tree`."""
     revision, tree = revision_and_tree(root, but=but)
     patch = _git(root, "diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "HEAD", tree)
     files, executable = _unpacked(_git(root, "archive", "--format=tar", tree))
@@ -67,7 +76,7 @@ def snapshot(root: Path, *, but: Path | None = None) -> Snapshot:
 
 
 def _unpacked(tar: bytes) -> tuple[dict[str, bytes], frozenset[str]]:
-    """The files of a tar archive, and which of them are executable."""
+    """The files of a tar archive, and the paths of the executable ones."""
     files: dict[str, bytes] = {}
     executable: set[str] = set()
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:

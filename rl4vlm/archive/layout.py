@@ -1,9 +1,9 @@
-"""What lies where in an archive, and which files of a results folder go into it."""
+"""The layout of an archive, and the files of a results folder that go into it."""
 
 from __future__ import annotations
 
 SUMS = "SHA256SUMS"
-"""The manifest, as `sha256sum --check` reads it: every file of the archive but itself."""
+"""The manifest of all other files, in the format of `sha256sum --check`."""
 ABOUT = "archive.json"
 README = "README.md"
 CONFIG = "config.yaml"
@@ -21,12 +21,12 @@ RUN_FILES = (
     "perception.json",
     "manifest.json",
 )
-"""What is packed of a run's folder: all but weights, pictures and demonstrations, whose checksums the records hold."""
+"""The files of a run's folder to pack. Weights, images and demonstrations are left out; records hold their SHA-256."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")
-"""Suffixes of files of the repository that are left out, as weights; the archive names them with their checksums."""
+"""Suffixes of weight files. The repository's weights are left out too; `archive.json` lists them with their SHA-256."""
 
-DRAWS = ("matplotlib", "numpy", "pandas", "pillow", "seaborn")
+DRAWS = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "scipy", "seaborn", "tabulate")
 """The packages whose versions decide the bytes of tables and figures."""
-VERIFIES = (*DRAWS, "pydantic", "pyyaml", "tqdm")
+VERIFIES = (*DRAWS, "packaging", "pydantic", "pyyaml", "tqdm")
 """The packages that a verification imports."""

@@ -1,13 +1,11 @@
-"""Packs results, what they were made of and the code into one file, without weights.
+"""Packs results, their inputs and the code into one ZIP file, without weights.
 
-The same results and code give the same bytes (under the same zlib): entries are sorted and carry no dates.
+The same results and code give the same bytes (with the same zlib), because entries are sorted and carry a fixed date.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from string import Template
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
 
 from rl4vlm.archive.code import Snapshot, snapshot
 from rl4vlm.archive.layout import (
@@ -34,20 +33,20 @@ from rl4vlm.archive.layout import (
     SUMS,
     VERIFIES,
 )
-from rl4vlm.archive.records import Shown, differences, read_shown, runs_behind
-from rl4vlm.core.files import RECORD, read_json
-from rl4vlm.results.expected import FIGURES, TABLES
-from rl4vlm.results.provenance import requirement_name
+from rl4vlm.archive.records import Shown, differences, read_shown
+from rl4vlm.core.files import RECORD, atomic_file, read_json
+from rl4vlm.results.lineage import runs_behind
+from rl4vlm.results.names import FIGURES, figure_files, table_files
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The date of every entry, the first that the format has."""
+"""The date of every entry: the earliest that ZIP allows."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was packed: the number of files, and whether the code differs from its revision."""
+    """What was packed: the number of files, the code's last commit, and whether there were uncommitted changes."""
 
     files: int
     revision: str
@@ -55,15 +54,19 @@ class Packed:
 
 
 def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> Packed:
-    """Write the archive of a results folder to `out`, which is at no time half-written.
+    """Write the archive of a results folder in one step.
 
     Args:
-        results: folder of results, whose tables and figures are up to date.
-        out: file to write, a ZIP archive; no part of the code, where it lies in its folder.
-        code: the project's folder, a git checkout.
-        config: the config that the results were made with, resolved.
+        results: folder of results with up-to-date tables and figures.
+        out: ZIP file to write. If it lies inside `code`, it is not packed as code.
+        code: a git checkout of this project.
+        config: the resolved config of the results.
 
-    Raises ValueError that names what is missing, and what a table or figure was made from that is another file by now.
+    Returns:
+        What was packed.
+
+    Raises:
+        ValueError: files are missing, or inputs of a table or figure have changed since; the message names each.
     """
     chosen = results_files(results)
     code_now = snapshot(code, but=out)
@@ -83,13 +86,12 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
 
 
 def results_files(results: Path) -> list[str]:
-    """The files to pack, by their places in a results folder: what is shown, and the runs that it came from.
+    """The files to pack, as paths in the results folder: tables, figures, gallery and the runs behind them.
 
-    What an earlier config left in the folder is not among them. Raises ValueError as `pack` does.
+    Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
-    promised = [f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
-    promised += [f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
-    promised += [TABLES_RECORD]
+    promised = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
+    promised += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
     if (results / GALLERY_RECORD).is_file():
         promised += [GALLERY_RECORD, "gallery/index.html"]
     missing = [f"{results / name}: missing" for name in promised if not (results / name).is_file()]
@@ -98,7 +100,7 @@ def results_files(results: Path) -> list[str]:
     shown = [read_shown(results, name) for name in promised if name.endswith(RECORD)]
     stale = [difference for item in shown for difference in differences(results, item)]
     if stale:
-        raise ValueError("\n".join([*dict.fromkeys(stale), "run snakemake first, and pack again then"]))
+        raise ValueError("\n".join([*dict.fromkeys(stale), "run snakemake, then pack again"]))
     folders = runs_behind(results, _run_folders(shown))
     found = [f"{folder}/{name}" for folder in folders for name in RUN_FILES if (results / folder / name).is_file()]
     return sorted(promised + found)
@@ -110,7 +112,7 @@ def _run_folders(shown: list[Shown]) -> Iterator[str]:
 
 
 def _about(results: Path, chosen: list[str], code_now: Snapshot) -> dict[str, Any]:
-    """What `archive.json` says: the code that is packed, and which code made the results."""
+    """The content of `archive.json`: which code is packed, and which code made the results."""
     made_by: Counter[tuple[str | None, bool | None]] = Counter()
     for name in chosen:
         if name.endswith(RECORD):
@@ -142,7 +144,7 @@ def _readme(results: Path, code_now: Snapshot) -> str:
 
 
 def needed_packages(names: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of these packages and of all that they require here, by name."""
+    """The installed versions, by name, of these packages and of everything they require."""
     todo, found = list(names), dict[str, str]()
     while todo:
         name = todo.pop().lower().replace("_", "-")
@@ -151,28 +153,25 @@ def needed_packages(names: tuple[str, ...]) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
+            # A requirement of another platform.
             continue
-        todo += [requirement_name(line) for line in requires(name) or () if "extra ==" not in line]
+        todo += [Requirement(line).name for line in requires(name) or () if "extra ==" not in line]
     return found
 
 
 def _write(out: Path, sources: Mapping[str, bytes | Path], executable: set[str]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     sums: list[str] = []
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        temporary = Path(folder, out.name)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, source in sorted(sources.items()):
-                content = source.read_bytes() if isinstance(source, Path) else source
-                sums.append(f"{sha256(content).hexdigest()}  {name}\n")
-                _add(archive, name, content, 0o755 if name in executable else 0o644)
-            _add(archive, SUMS, "".join(sums).encode(), 0o644)
-        os.replace(temporary, out)
+    with atomic_file(out) as draft, zipfile.ZipFile(draft, "w") as archive:
+        for name, source in sorted(sources.items()):
+            content = source.read_bytes() if isinstance(source, Path) else source
+            sums.append(f"{sha256(content).hexdigest()}  {name}\n")
+            _add(archive, name, content, 0o755 if name in executable else 0o644)
+        _add(archive, SUMS, "".join(sums).encode(), 0o644)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
     entry = zipfile.ZipInfo(name, date_time=LONG_AGO)
-    entry.create_system = 3  # Unix, whatever this machine is: the mode is read then.
+    entry.create_system = 3  # Unix: otherwise unzip ignores the file mode.
     entry.external_attr = (0o100000 | mode) << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
     archive.writestr(entry, content, compresslevel=9)

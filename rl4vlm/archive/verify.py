@@ -1,4 +1,4 @@
-"""Checks an unpacked archive: nothing was changed, and tables and figures follow from the packed metrics."""
+"""Verifies an unpacked archive: no file has changed, and tables and figures follow from the packed metrics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.core.files import RECORD, sha256_of
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.expected import FIGURES, TABLES
+from rl4vlm.results.names import FIGURE_KINDS, FIGURES, table_files
 from rl4vlm.results.tables import build_tables
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many files were compared with their sums and how many were rebuilt, and everything that is wrong."""
+    """The number of files compared with their checksums, the number of files rebuilt, and all problems."""
 
     compared: int
     rebuilt: int
@@ -29,9 +29,18 @@ class Verdict:
 
 
 def verify(folder: Path) -> Verdict:
-    """Check an unpacked archive; what is wrong names its file. Nothing is rebuilt from files that are not as packed.
+    """Verify an unpacked archive.
 
-    Raises ValueError where there is no archive, or a manifest or record that cannot be read.
+    If a file was changed, nothing is rebuilt and only the changes are reported.
+
+    Args:
+        folder: the unpacked archive.
+
+    Returns:
+        The verdict. Each problem names its file.
+
+    Raises:
+        ValueError: `folder` is not an archive, or a manifest or record cannot be read.
     """
     sums = read_sums(folder / SUMS)
     problems = [*_changed(folder, sums), *_added(folder, sums)]
@@ -51,13 +60,14 @@ def verify(folder: Path) -> Verdict:
 
 
 def read_sums(file: Path) -> dict[str, str]:
-    """The SHA-256 by file of a manifest. Raises ValueError naming a manifest that is missing, or its bad line."""
+    """Read a manifest: SHA-256 by file. Raises ValueError if it is missing or a line is malformed."""
     if not file.is_file():
         raise ValueError(f"{file.parent} is no unpacked archive: {SUMS} is missing")
     found: dict[str, str] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         sha256, _, name = line.partition("  ")
         path = PurePosixPath(name)
+        # A manifest must not make us read files outside the archive.
         if len(sha256) != 64 or not name or path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{file}, line {number}: not a checksum and a file of the archive: {line!r}")
         found[name] = sha256
@@ -74,7 +84,7 @@ def _changed(folder: Path, sums: dict[str, str]) -> Iterator[str]:
 
 
 def _added(folder: Path, sums: dict[str, str]) -> Iterator[str]:
-    """Results that were not packed; elsewhere, as in an environment made here, more files do no harm."""
+    """Results that were not packed. New files elsewhere, such as a virtual environment, do no harm."""
     for file in sorted((folder / RESULTS).rglob("*")):
         name = file.relative_to(folder).as_posix()
         if file.is_file() and name not in sums:
@@ -87,20 +97,20 @@ def _inputs(results: Path, shown: Shown) -> dict[str, Any]:
         "training_runs": [results / name for name in shown.training_runs],
         "base_perceptions": {task: results / name for task, name in shown.base_perceptions.items()},
         "scale": shown.settings["scale"],
-        "main_lambda": shown.settings["main_lambda"],
+        "thought_prob_coef": shown.settings["thought_prob_coef"],
     }
 
 
 def _rebuild_tables(results: Path, shown: Shown, again: Path) -> list[tuple[str, Shown]]:
     build_tables(out=again / "tables", **_inputs(results, shown))
-    return [(f"tables/{name}.{kind}", shown) for name in TABLES for kind in ("csv", "md", "tex")]
+    return [(f"tables/{name}", shown) for name in table_files()]
 
 
 def _rebuild_figures(results: Path, figures: dict[str, Shown], again: Path) -> list[tuple[str, Shown]]:
     for name, shown in figures.items():
         style = build_settings(FigureStyle, shown.settings["style"])
         draw(name, out=again / "figures" / name, style=style, **_inputs(results, shown))
-    return [(f"figures/{name}.{kind}", shown) for name, shown in figures.items() for kind in ("pdf", "png")]
+    return [(f"figures/{name}.{kind}", shown) for name, shown in figures.items() for kind in FIGURE_KINDS]
 
 
 def _same(packed: Path, rebuilt: Path) -> bool:
@@ -116,7 +126,7 @@ def _difference(results: Path, name: str, shown: Shown) -> str:
         if package in shown.packages and (here := _installed(package)) != shown.packages[package]
     ]
     why = f" ({'; '.join(others)})" if others else ""
-    return f"{RESULTS}/{name}: rebuilt from the packed results, it is another file{why}"
+    return f"{RESULTS}/{name}: the file rebuilt from the packed results differs{why}"
 
 
 def _installed(package: str) -> str | None:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 def list_tasks(args: argparse.Namespace) -> None:
     from rl4vlm.results.published import reference_rates
-    from rl4vlm.tasks.registry import get_task, task_names
+    from rl4vlm.tasks.registry import get_task_entry, task_names
 
     rates = {(rate.method, rate.task): f"{rate.success_rate:g} %" for rate in reference_rates()}
     row = "{:12} {:26} {:>8} {:>8}".format
     print(row("task", "gym id", "random", "optimal"))
     for name in task_names():
-        print(row(name, get_task(name).gym_id, *(rates.get((method, name), "-") for method in ("random", "solver"))))
+        shown = (rates.get((method, name), "-") for method in ("random", "solver"))
+        print(row(name, get_task_entry(name).gym_id, *shown))
 
 
 def play(args: argparse.Namespace) -> None:
@@ -125,17 +126,13 @@ def cnn(args: argparse.Namespace) -> None:
 
 
 def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
-    """Where a training that starts in `module` and looks up `choices` keeps its state, with the code of both."""
+    """Where a training keeps its state, with the digests of the code that it runs (see `module_digests`)."""
     if args.state is None:
         return None
-    from rl4vlm.config.code_digest import stage_sources
-    from rl4vlm.core.files import sha256_of
+    from rl4vlm.config.code_digest import module_digests
     from rl4vlm.training.store import StateFolder
 
-    root = Path(__file__).parents[2]
-    files = [file.resolve() for file in stage_sources(module, choices)]
-    named = {str(file.relative_to(root) if file.is_relative_to(root) else file): file for file in files}
-    return StateFolder(args.state, {name: sha256_of(file) for name, file in named.items()})
+    return StateFolder(args.state, module_digests(module, choices))
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -189,22 +186,23 @@ def gallery(args: argparse.Namespace) -> None:
 
 def readme_assets(args: argparse.Namespace) -> None:
     from rl4vlm.figures.assets import insert_table, readme_assets
+    from rl4vlm.results.names import README_TABLE
 
     readme_assets(figures=args.figures, tables=args.tables, out=args.out)
     if args.readme:
-        insert_table(args.readme, args.out / "results.md")
+        insert_table(args.readme, args.out / README_TABLE)
 
 
 def check_results(args: argparse.Namespace) -> None:
-    from rl4vlm.results.expected import promised_files, shortcomings
+    from rl4vlm.results.expected import expected_files, problems
 
-    files = promised_files(load_config([Path("config", "config.yaml"), *args.config]))
-    problems = shortcomings(files)
-    for problem in problems:
+    files = expected_files(load_config([Path("config", "config.yaml"), *args.config]))
+    found = problems(files)
+    for problem in found:
         print(problem)
-    if problems:
-        raise ValueError(f"{len(problems)} of {len(files)} promised files fall short")
-    print(f"all {len(files)} promised files are there")
+    if found:
+        raise ValueError(f"{len(found)} of {len(files)} expected files are missing or broken")
+    print(f"all {len(files)} expected files are there")
 
 
 def archive(args: argparse.Namespace) -> None:
@@ -237,14 +235,8 @@ def settings_docs(args: argparse.Namespace) -> None:
     write_settings_page(args.out)
 
 
-def rule_docs(args: argparse.Namespace) -> None:
-    from rl4vlm.rulepage.page import write_page
-
-    write_page(out=args.out, image=args.image)
-
-
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:
-    """Which results tables and figures are made of."""
+    """The results that tables and figures are made of, as arguments of `build_tables` and `draw`."""
     cnn = args.results / "cnn"
     without_cnn = args.cnn_runs is None and not cnn.is_dir()
     return {
@@ -255,7 +247,7 @@ def _read_results(args: argparse.Namespace) -> dict[str, Any]:
         ],
         "base_perceptions": dict(args.base_perceptions),
         "scale": args.scale,
-        "main_lambda": dict(args.main_lambda),
+        "thought_prob_coef": dict(args.thought_prob_coef),
     }
 
 

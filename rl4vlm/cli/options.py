@@ -60,15 +60,15 @@ def results(parser: argparse.ArgumentParser) -> None:
         type=_task_file,
         default=[],
         metavar="TASK=FILE",
-        help="perception.json of the base model that a task started from; without it, the task has no row of it",
+        help="perception.json of the base model that a task started from; without it, that task has no row of it",
     )
     parser.add_argument(
-        "--main-lambda",
+        "--thought-prob-coef",
         nargs="*",
         type=_task_lambda,
         default=[],
         metavar="TASK=LAMBDA",
-        help="which lambda is the method's own, where a task was trained with several",
+        help="lambda of the method itself; needed for a task that was trained with several",
     )
 
 

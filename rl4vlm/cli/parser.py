@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rl4vlm.cli import commands, options
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.cnn import CNNSettings
 from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
@@ -17,6 +18,7 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
+from rl4vlm.results.names import FIGURES
 
 AddStage = Callable[[str, Callable[[argparse.Namespace], None], str], options.StageParser]
 """Adds a subcommand by its name, its function and what help says of it; returns its parser, for its arguments."""
@@ -45,6 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _scripted() -> str:
+    """The scripted policies for help texts, with the tasks of those that cannot play all."""
+    names = []
+    for name, method in scripted_policies().items():
+        names.append(f"`{name}` ({', '.join(method.tasks)})" if method.tasks else f"`{name}`")
+    return ", ".join(names)
+
+
 def _playing(add: AddStage) -> None:
     add("tasks", commands.list_tasks, "List the known tasks, and how often random and optimal play wins them.")
 
@@ -54,7 +64,7 @@ def _playing(add: AddStage) -> None:
         "--policy",
         default="human",
         metavar="POLICY",
-        help="`human` (default), or what `rl4vlm evaluate` takes: `random`, `solver`, a checkpoint folder, `api:MODEL`",
+        help=f"`human` (default), or what `rl4vlm evaluate` takes: {_scripted()}, a checkpoint folder, `api:MODEL`",
     )
     sub.add_argument("--seed", type=int, help="decides the start and all chance (default: another one each time)")
     options.style(sub)
@@ -124,8 +134,8 @@ def _evaluating(add: AddStage) -> None:
     sub.add_argument(
         "policy",
         metavar="POLICY",
-        help="`random`, `solver`, `stand17` (Blackjack), a checkpoint folder, `served:FOLDER` (the same, asked over "
-        "HTTP) or `api:MODEL` of the config's api_models",
+        help=f"{_scripted()}, a checkpoint folder, `served:FOLDER` (the same, asked over HTTP) or `api:MODEL` of the "
+        "config's api_models",
     )
     sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
     options.style(sub)
@@ -140,9 +150,7 @@ def _showing(add: AddStage) -> None:
     options.out(sub, "folder to write")
 
     sub = add("figure", commands.figure, "Draw a figure as PDF and PNG.")
-    sub.add_argument(
-        "figure", metavar="NAME", help="training_curves, cot_ablation, ...; a wrong name lists the right ones"
-    )
+    sub.add_argument("figure", metavar="NAME", help=", ".join(FIGURES))
     options.results(sub)
     options.out(sub, "folder to write")
     options.settings(sub, FigureSettings)
@@ -154,13 +162,13 @@ def _showing(add: AddStage) -> None:
     options.out(sub, "folder to write index.html to")
     options.settings(sub, GallerySettings)
 
-    sub = add("readme-assets", commands.readme_assets, "Copy README's pictures and table from the results.")
+    sub = add("readme-assets", commands.readme_assets, "Write README's images and table, and the page of all results.")
     sub.add_argument("--figures", type=Path, required=True, metavar="DIR", help="folder of drawn figures")
-    sub.add_argument("--tables", type=Path, required=True, metavar="DIR", help="folder of tables")
-    sub.add_argument("--readme", type=Path, metavar="FILE", help="put the table between the markers of this file, too")
+    sub.add_argument("--tables", type=Path, required=True, metavar="DIR", help="folder of tables in a results folder")
+    sub.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between the markers of this file")
     options.out(sub, "folder to write")
 
-    sub = add("check-results", commands.check_results, "Check that every file that a finished run promises is there.")
+    sub = add("check-results", commands.check_results, "Check that every file of a finished run is there and whole.")
     sub.add_argument(
         "--config",
         nargs="*",
@@ -179,18 +187,6 @@ def _documenting(add: AddStage) -> None:
         default=Path("docs/settings.md"),
         metavar="FILE",
         help="page to write (default: docs/settings.md)",
-    )
-
-    sub = add("rule-docs", commands.rule_docs, "Write the page about the workflow's rules, with their graph.")
-    sub.add_argument(
-        "--out", type=Path, default=Path("docs/rules.md"), metavar="FILE", help="page to write (default: docs/rules.md)"
-    )
-    sub.add_argument(
-        "--picture",
-        type=Path,
-        default=Path("docs/assets/rulegraph.svg"),
-        metavar="FILE",
-        help="picture to write (default: docs/assets/rulegraph.svg)",
     )
 
 

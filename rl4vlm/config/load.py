@@ -181,11 +181,11 @@ def _api_cache(config: Mapping[str, Any]) -> str:
     return f"{config['results_dir']}/api_cache"
 
 
-def default_lambda(config: Mapping[str, Any], task: str) -> float:
-    """The thought weight of a task's main runs."""
+def thought_prob_coef(config: Mapping[str, Any], task: str) -> float:
+    """λ of a task's main runs."""
     return float(stage_settings(config, "ppo", task)["thought_prob_coef"])
 
 
 def lambda_ablation(config: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The lambda ablation's values by task; empty where the config asks for none."""
+    """The values of the λ ablation by task; empty if the config asks for none."""
     return dict((config.get("ablations") or {}).get("lambda") or {})

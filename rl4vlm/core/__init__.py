@@ -1,1 +1,1 @@
-
+"""What every other part builds on: shared types, random streams, files and progress bars."""

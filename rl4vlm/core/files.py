@@ -1,67 +1,89 @@
-"""Files that are whole or absent, JSON line by line, and checksums."""
+"""Atomic writes, JSON and JSON-lines files, and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_jsonable_python
 
 RECORD = "run.json"
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that it is at no time half-written; folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Replace a file in one step, so that a reader sees the old content or the new, never a part of it.
+
+    Yields the path of a temporary file to write. It becomes `path` when the block ends without an error; otherwise
+    `path` stays as it was. Missing parent folders are created.
+    """
+    with _scratch_beside(path) as scratch:
+        # A hidden name, so that no glob for results matches the draft.
+        draft = scratch / f".{path.name}"
+        yield draft
+        # Without fsync, a power failure after the rename could leave an empty file under the final name.
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        draft.replace(path)
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` in one step; see `atomic_file`."""
+    with atomic_file(path) as draft:
+        draft.write_bytes(content)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8 in one step; see `atomic_file`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
 
 
 @contextmanager
 def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """A folder to fill that becomes `path`, in place of what was there, only when the block ends without an error.
+    """Create or replace a folder in one step.
 
-    Where `replaces` names stages, nothing but an earlier output of one of them is replaced (`check_replaceable`).
+    Yields an empty temporary folder to fill. It becomes `path` when the block ends without an error; otherwise `path`
+    stays as it was.
+
+    Args:
+        path: the folder.
+        replaces: names of stages. If given, an existing `path` is replaced only if one of these stages wrote it.
+
+    Raises:
+        ValueError: `path` holds something else; see `check_replaceable`.
     """
     if replaces:
         check_replaceable(path, replaces)
+    with _scratch_beside(path) as scratch:
+        draft = scratch / "new"
+        draft.mkdir()
+        yield draft
+        # rename() does not replace a folder that holds files, so move the old one out of the way first.
+        if path.exists():
+            path.rename(scratch / "old")
+        draft.rename(path)
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`: a rename is atomic only within one file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    temporary.chmod(0o777 & ~_umask())
-    try:
-        yield temporary
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as attic:
-            if path.exists():
-                path.rename(Path(attic, "before"))
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def check_replaceable(path: Path, stages: Collection[str]) -> None:
-    """See to it that nobody's files are erased: `path` must be new, empty or an earlier output of one of `stages`.
+    """Check that writing to `path` erases nothing but an earlier output of one of `stages`.
 
     Raises:
-        ValueError: there is something else, no `run.json` in it saying that such a stage made it; names `path`.
+        ValueError: `path` exists, is not an empty folder, and holds no `run.json` of one of these stages.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -71,22 +93,20 @@ def check_replaceable(path: Path, stages: Collection[str]) -> None:
         found = None
     if found not in stages:
         raise ValueError(
-            f"{path} would be erased: it is there already, and no {RECORD} in it says that it was made by stage "
+            f"{path} would be erased: it exists, and no {RECORD} in it says that it was made by stage "
             f"{' or '.join(stages)}; name a new or empty folder, or remove it first"
         )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 class JsonLines:
-    """Appends one JSON object a line, each line on disk when `write` returns; a context manager.
+    """Writes a file of one JSON object per line. Use it as a context manager.
 
-    A number that JSON does not have (NaN, infinity) is written as null. Characters beyond ASCII are escaped, since some
-    of them end a line for some readers (U+2028) and model text holds anything.
+    NaN and infinity are written as null, because JSON has neither. Each line has reached the operating system when
+    `write` returns, so a killed process loses none.
+
+    Args:
+        path: the file; missing parent folders are created.
+        append: continue an existing file instead of replacing it.
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
@@ -94,10 +114,14 @@ class JsonLines:
         self._file = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
+        """Append one object."""
+        # json.dumps escapes non-ASCII characters. Some of them (U+2028) end a line for some readers, and a model's
+        # reply may contain any.
         self._file.write(json.dumps(jsonable(line), allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> JsonLines:
@@ -108,16 +132,24 @@ class JsonLines:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError naming a file that is missing or holds anything else."""
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is missing or holds something else; the message names it.
+    """
     return _json_object(_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file of one JSON object a line, each after its place (`FILE, line N`) for messages.
+    """Read a file of one JSON object per line.
 
-    Raises ValueError naming a file that is missing or, with its place, a line that is no JSON object.
+    Yields:
+        The place (`FILE, line N`, for messages) and the object of each line.
+
+    Raises:
+        ValueError: the file is missing, or a line is not a JSON object; the message names the file and the line.
     """
-    # Not splitlines: a text may hold line separators that are none in JSON (U+2028).
+    # str.splitlines would also split at U+2028 and U+0085, which may stand unescaped inside a JSON string.
     lines = _text(path).split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
         place = f"{path}, line {number}"
@@ -144,26 +176,26 @@ def _json_object(text: str, place: str) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` in JSON's own types: dataclasses as objects, paths as text, NaN and infinities as null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: jsonable(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
+    """Convert a value to what JSON can hold.
+
+    Dataclasses become objects, paths and enums their values, tuples, sets and arrays lists; NaN and infinity null.
+    """
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What pydantic does not convert by itself."""
     if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
 def sha256_of(path: Path) -> str | None:
-    """SHA-256 of a file, or of a folder's file names and contents; None when nothing is there.
+    """SHA-256 (hexadecimal) of a file, or of a folder's file names and contents; None if `path` does not exist.
 
-    The same whether a folder was made here or consists of links into a cache, and whether Snakemake marked its time.
+    Symbolic links count as what they point to, so that a folder of links into a cache has the digest of a plain copy.
     """
     if path.is_dir():
         digest = hashlib.sha256()
@@ -177,7 +209,8 @@ def sha256_of(path: Path) -> str | None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    # Not rglob, which enters no linked folder.
+    # Path.rglob does not enter folders that are symbolic links.
     for parent, _, names in os.walk(folder, followlinks=True):
+        # Snakemake writes its time stamp into output folders. It is not content.
         files = (Path(parent, name) for name in names if name != ".snakemake_timestamp")
         yield from (file for file in files if file.is_file())

@@ -1,4 +1,4 @@
-"""A progress bar that also behaves in a log file: on a terminal a bar, elsewhere now and then a whole line."""
+"""Progress of long work: a bar on a terminal, and a whole line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts work done; a context manager."""
+    """Shows how much work is done. Use it as a context manager; `progress` creates one."""
 
     def __init__(self, total: int, description: str, unit: str, stream: TextIO) -> None:
         self._total, self._description, self._unit, self._stream = total, description, unit, stream
         self._done = 0
         self._values = ""
         self._started = self._shown = time.monotonic()
+        # tqdm redraws its bar with carriage returns, which makes one endless line in a log file.
         self._bar = tqdm(total=total, desc=description, unit=unit, file=stream) if stream.isatty() else None
 
     def update(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Report `count` more finished units."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -31,7 +32,7 @@ class Progress:
             self._write_line()
 
     def describe(self, **values: Any) -> None:
-        """Show these values beside the bar from now on."""
+        """Show these values behind the bar, until the next call."""
         self._values = ", ".join(f"{name}={_short(value)}" for name, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix_str(self._values, refresh=False)
@@ -47,7 +48,7 @@ class Progress:
             unit=self._unit,
             postfix=self._values or None,
         )
-        # The reader of a log may be gone (a scheduler's signal ends the `tee`, too): no reason to lose the work.
+        # A scheduler's signal may also end the `tee` that reads this log. The work must still be saved.
         with suppress(BrokenPipeError):
             self._stream.write(line.strip() + "\n")
             self._stream.flush()
@@ -65,7 +66,14 @@ class Progress:
 
 
 def progress(total: int, description: str, *, unit: str = "it", stream: TextIO | None = None) -> Progress:
-    """A progress display of `total` units of work on `stream` (standard error unless told)."""
+    """A progress display for `total` units of work.
+
+    Args:
+        total: number of units.
+        description: text before the bar.
+        unit: name of one unit.
+        stream: where to write; standard error if not given.
+    """
     return Progress(total, description, unit, stream or sys.stderr)
 
 

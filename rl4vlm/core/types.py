@@ -1,6 +1,6 @@
-"""The frozen records that cross the borders between layers, and the protocols the layers meet at.
+"""The frozen dataclasses that layers pass to each other, and the protocols that they implement.
 
-Nothing here imports another part of the package, and nothing here imports torch.
+This module imports neither torch nor another part of the package.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 
 class Style(StrEnum):
-    """How a reply is written: with chain-of-thought before the action, or with the action alone (paper, Table 3)."""
+    """How a reply is written: chain-of-thought and then the action, or the action alone (paper, Table 3)."""
 
     COT = "cot"
     ACTION_ONLY = "nocot"
 
 
 class Outcome(StrEnum):
-    """What `parse_reply` made of a reply: `OK`, or the reason why no legal action was found."""
+    """The result of `parse_reply`: `OK`, or the reason why the reply holds no legal action."""
 
     OK = "ok"
     NO_KEY = "no_action_key"
@@ -31,10 +31,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class PromptParts:
-    """What a task says of itself in the prompt (paper, Fig. 3); `{name}` in a text is filled from `View.fields`.
+    """The parts of the prompt that a task writes (paper, Fig. 3). `{name}` in a text is filled from `View.fields`.
 
-    `keys` are the names of the JSON answer's entries before `"action"`, in order; with `Style.ACTION_ONLY` they are
-    left out. `hints` says in a few words what each key should hold.
+    Attributes:
+        role: who the player is.
+        observation: what the image shows.
+        rules: the rules of the game.
+        keys: names of the entries of the JSON reply before `"action"`, in order. `Style.ACTION_ONLY` has none of them.
+        hints: for each key, a few words on what its value should be.
     """
 
     role: str
@@ -46,7 +50,7 @@ class PromptParts:
 
 @dataclass(frozen=True)
 class View:
-    """What the player is told besides the picture: the legal action words now, and what the prompt is filled with."""
+    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields."""
 
     actions: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -56,8 +60,10 @@ class View:
 class ExpertAction:
     """What a task's solver would do now.
 
-    `entries` are the JSON answer's entries before `"action"` (keys as in `PromptParts.keys`, with the templated
-    thoughts), `action` the legal action word, `solvable` says whether success can still be reached from here.
+    Attributes:
+        entries: the entries of the JSON reply before `"action"`, by `PromptParts.keys`; the thoughts are templates.
+        action: a legal action word.
+        solvable: whether the episode can still be won from here.
     """
 
     entries: Mapping[str, Any]
@@ -69,8 +75,11 @@ class ExpertAction:
 class Parsed:
     """A parsed reply.
 
-    `action` is one of the legal action words or None; `action_span` the character offsets (start, end) from the
-    `"action":` key that counts to the end of the reply, or None where there is no key.
+    Attributes:
+        action: one of the legal action words, or None.
+        action_span: character offsets (start, end) from the last `"action":` key to the end of the reply. None if the
+            reply has no such key.
+        outcome: `OK`, or why `action` is None.
     """
 
     action: str | None
@@ -80,11 +89,15 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a policy: what one environment shows now.
+    """What a policy is given to choose one action in one environment.
 
-    `picture` is (300, 300, 3) uint8. `rng` is this environment's own sampling stream: a policy that samples draws from
-    it and from nothing else, so that a reply depends neither on the batch nor on the process that computes it.
-    `env` is the running environment, for scripted policies alone; a learned policy must not look at it.
+    Attributes:
+        image: the observation, (300, 300, 3) uint8.
+        prompt: the text of the prompt.
+        view: the legal actions and the values that the prompt was filled with.
+        rng: the sampling stream of this environment. A policy draws from nothing else, so that its reply depends
+            neither on the batch nor on the process that computes it.
+        env: the running environment, for scripted policies. A learned policy must not look at it.
     """
 
     image: np.ndarray
@@ -115,11 +128,16 @@ class Reply:
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode, as counted by a slot of the play loop.
+    """A finished episode, recorded by a slot of the play loop.
 
-    `seed` is what `env.reset` was given, None where the environment went on with its own stream; `total_reward` is the
-    undiscounted return, penalties for fallbacks included; `length` and `fallbacks` count steps. `group` is the kind of
-    episode that results are also counted by, `data_source` what its game was taken from, where the task knows such.
+    Attributes:
+        seed: the seed given to `env.reset`, or None if the environment continued its own random stream.
+        total_reward: the undiscounted return, penalties for fallbacks included.
+        length: number of steps.
+        success: whether the episode was won.
+        fallbacks: number of steps whose action was drawn at random because the reply held no legal one.
+        group: the member of `Task.groups` that the episode belongs to, or None.
+        data_source: where the game comes from, or None (see `Task.data_source`).
     """
 
     seed: int | None
@@ -133,12 +151,13 @@ class Episode:
 
 @dataclass(frozen=True)
 class Step:
-    """One played step: the request that was answered, the answer, what it was taken to mean and what it earned.
+    """One played step: the request, the reply, the action parsed from it and its reward.
 
-    `fallback` says that no legal action was found in the reply and `action` was drawn uniformly at random.
-    `final_request` is what the environment showed after a step that was cut off without an end, before the reset: the
-    state that a learner may bootstrap from. It is None for every other step. `episode` is the count of the episode that
-    this step ended, None while it goes on.
+    Attributes:
+        fallback: the reply held no legal action, and `action` was drawn uniformly at random.
+        final_request: after a truncated step, what the environment showed before it was reset: the state whose value
+            a learner may bootstrap from. None for every other step.
+        episode: the record of the episode that this step ended, or None.
     """
 
     request: Request
@@ -159,19 +178,20 @@ class Step:
 
 
 class PlayStopped(Exception):
-    """A policy raises this when it will answer no more, although nothing is wrong: its spending cap is reached."""
+    """A policy raises this to end play without an error: it has reached its spending cap."""
 
 
 class Policy(Protocol):
-    """Anything that can play: it answers a batch of requests, one reply each, in order."""
+    """Anything that can play: it answers a batch of requests with one reply each, in order."""
 
     def act(self, requests: Sequence[Request]) -> list[Reply]: ...
 
 
 class GameEnv(Protocol):
-    """What the play loop needs of an environment, beyond gymnasium's own `reset` and `step`.
+    """The methods of an environment that the play loop calls. `gymnasium.make(...).unwrapped` has them.
 
-    Obtained as `gymnasium.make(...).unwrapped`; `step` takes the index of the action in `view().actions`.
+    `step` takes the index of an action in `view().actions`. `perception` returns the true text of each field that a
+    player must read off the image.
     """
 
     np_random: np.random.Generator
@@ -193,9 +213,9 @@ class GameEnv(Protocol):
 
 @runtime_checkable
 class SplitStepEnv(Protocol):
-    """What an environment has beyond `GameEnv` when its steps are computed elsewhere and many can run at once.
+    """An environment whose steps are computed in another process, so that many environments can step at once.
 
-    `step_async` begins a step, `step_wait` returns what `step` would have.
+    `step_async` begins a step. `step_wait` waits for it and returns what `step` would have returned.
     """
 
     def step_async(self, action: int) -> None: ...
@@ -205,9 +225,9 @@ class SplitStepEnv(Protocol):
 
 @runtime_checkable
 class SkippingEnv(Protocol):
-    """What an environment has beyond `GameEnv` when it may go on without games that it cannot play.
+    """An environment that can skip games which it cannot play.
 
-    `skipped` are those left out so far: file and reason.
+    `skipped` maps the file of each game skipped so far to the reason.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""The project's own playing cards, drawn large and plain so that a rank can be read at 30 pixels' width."""
+"""The default playing cards. Ranks are large and plain, so that they stay readable on a card 30 pixels wide."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ TABLE = "#35654d"
 INK = {"H": "#c8102e", "D": "#c8102e", "C": "#111111", "S": "#111111"}
 GLYPH = {"H": "♥", "D": "♦", "C": "♣", "S": "♠"}
 
-# Cards are drawn at this size in pixels and resized, as a folder of pictures would be.
+# Cards are drawn at this size in pixels and then resized, as the images of a `card_art` folder are.
 WIDTH, HEIGHT = 270, 378
 
 
 def font_file(bold: bool) -> Path:
-    """Where matplotlib keeps DejaVu Sans; found without importing matplotlib. Raises FileNotFoundError."""
-    spec = importlib.util.find_spec("matplotlib")
+    """The DejaVu Sans file that matplotlib ships. Raises FileNotFoundError if matplotlib is not installed."""
+    spec = importlib.util.find_spec("matplotlib")  # locates the package without the second that its import takes
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("the pictures' fonts come with matplotlib, which is not installed")
+        raise FileNotFoundError(
+            "the font of the images comes with matplotlib, which is not installed: pip install matplotlib"
+        )
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
 
 
 @lru_cache(maxsize=32)
 def font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans of a size in pixels; the basic layout engine draws alike on every machine."""
+    """DejaVu Sans of a size in pixels."""
+    # The other layout engine, Raqm, is not installed everywhere and spaces letters differently.
     return ImageFont.truetype(str(font_file(bold)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw_card(card: str) -> Image.Image:
-    """A card of the default design, `HEIGHT` by `WIDTH` pixels: its rank large above, its suit below; or the back."""
+    """A card of the default design, `WIDTH` by `HEIGHT` pixels: the rank above the suit, or the back."""
     image = Image.new("RGB", (WIDTH, HEIGHT), TABLE)
     pen = ImageDraw.Draw(image)
     pen.rounded_rectangle((0, 0, WIDTH - 1, HEIGHT - 1), radius=20, fill="#ffffff", outline="#444444", width=4)
@@ -48,16 +51,13 @@ def draw_card(card: str) -> Image.Image:
 
 
 def _stamp(image: Image.Image, text: str, ink: str, box: tuple[int, int, int, int]) -> None:
-    """Fill a box (left, top, right, bottom) with a text: to its full height, narrowed where it would be too wide.
-
-    The width is that of capitals as high as the box, so that the tail of the Q does not make it smaller.
-    """
+    """Fill a box (left, top, right, bottom) with a text: to its full height, and squeezed if it is too wide."""
     large = font(400, True)
     left, top, right, bottom = large.getbbox(text)
     mask = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=large)
     height = box[3] - box[1]
-    capital = large.getbbox("K")
+    capital = large.getbbox("K")  # scaled as a K would be: the tail of the Q must not make its letter smaller
     scale = height / min(mask.height, int(capital[3] - capital[1]))
     width = min(box[2] - box[0], round(mask.width * scale))
     x = (box[0] + box[2] - width) // 2

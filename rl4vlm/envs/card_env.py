@@ -1,4 +1,4 @@
-"""The gymnasium adapter of every game whose rules are pure functions."""
+"""The Gymnasium environment of every card game."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from gymnasium import spaces
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.render import SIDE, check_card_art, draw
 from rl4vlm.tasks.base import RULES, CardTask
-from rl4vlm.tasks.registry import get_task
+from rl4vlm.tasks.registry import get_task, get_task_entry
 
 
 class CardEnv(gymnasium.Env[np.ndarray, int]):
-    """A card game as a gymnasium environment.
+    """A card game as a Gymnasium environment.
 
-    Observation: its picture, (300, 300, 3) uint8, a fresh array each time. Action: the index of an action word in
-    `view().actions`. Rewards, end and `info`: the task's docstring. `reset(seed=…)` reproduces an episode, randomness
-    within it included; `reset(options=…)` sets the start. Nothing but this environment's own `np_random` is drawn from.
+    Observation: an image, (300, 300, 3) uint8, a new array at each step. Action: the index of an action word in
+    `view().actions`. The task's docstring describes rewards, episode end and `info`. `reset(seed=…)` reproduces the
+    whole episode, and `reset(options=…)` sets its start. All random numbers come from this environment's `np_random`.
 
-    `task` is a registered task's name; `rules` says which formulas are paid, `"strict"` or `"upstream"`; `card_art` is
-    a folder of card pictures to use in place of the project's own.
+    Args:
+        task: name of a registered card game.
+        rules: which formulas win, `"strict"` or `"upstream"` (see `FormulaGame`).
+        card_art: folder of card images to use in place of the default cards.
+        render_mode: None or `"rgb_array"`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
@@ -44,7 +47,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
             )
         found = get_task(task, rules=rules)
         if not isinstance(found, CardTask):
-            raise ValueError(f"task {task!r} is not a card game: its environment is {found.entry_point}")
+            raise ValueError(f"task {task!r} is not a card game: its environment is {get_task_entry(task).env}")
         self.task: CardTask[Any] = found
         self.card_art = check_card_art(card_art)
         self.render_mode = render_mode
@@ -54,7 +57,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         self._over = True
 
     def __getstate__(self) -> dict[str, Any]:
-        # The bounds of the observation space are four times as large as a picture, and always the same.
+        # Leave out the observation space: its bounds take four times the memory of an image and never change.
         return {name: value for name, value in vars(self).items() if name != "observation_space"}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
@@ -79,19 +82,19 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
         return self._image(), after.reward, after.terminated, after.truncated, self.task.info(self._state)
 
     def render(self) -> np.ndarray | None:
-        """The current picture in mode `rgb_array`, else None."""
+        """The current image in mode `rgb_array`, else None."""
         return self._image() if self.render_mode == "rgb_array" else None
 
     def view(self) -> View:
-        """The legal action words, in the order of `step`'s index, and the values that the prompt is filled with."""
+        """The action words, in the order of `step`'s index, and the values that the prompt is filled with."""
         return View(self.task.actions, self.task.fields(self._current()))
 
     def expert_action(self) -> ExpertAction:
-        """What the task's solver would do now."""
+        """The action of the task's solver in the current state."""
         return self.task.solve(self._current())
 
     def perception(self) -> Mapping[str, str]:
-        """The text of each field that a player must read off the picture now."""
+        """The text of each field that a player must read off the current image."""
         return self.task.perception(self._current())
 
     def _current(self) -> Any:

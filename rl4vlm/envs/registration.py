@@ -10,42 +10,51 @@ from gymnasium import make
 from gymnasium.envs.registration import register, registry
 
 from rl4vlm.core.types import GameEnv
-from rl4vlm.tasks.base import Task
-from rl4vlm.tasks.registry import get_task_class, task_names
+from rl4vlm.tasks.registry import TaskEntry, get_task_entry, task_names
 
 
 def register_all() -> None:
-    """Register every task that Gymnasium does not know yet, including tasks of other packages."""
+    """Register every task that Gymnasium does not know yet. Of this package's own tasks no module is imported."""
     for name in task_names():
-        _register(name, get_task_class(name))
+        _register(name, get_task_entry(name))
 
 
-def _register(name: str, task: type[Task]) -> None:
-    if task.gym_id not in registry:
-        register(task.gym_id, entry_point=task.entry_point, kwargs={"task": name})
+def _register(name: str, entry: TaskEntry) -> None:
+    if entry.gym_id not in registry:
+        register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
 
 
 def env_options(task_name: str) -> dict[str, tuple[str, ...]]:
-    """The options of a task's environment by name, each with its choices, or () if it takes other values.
+    """The options of a task's environment.
 
-    An environment lists its choices in the class attribute `choices`. Raises ValueError that lists the known tasks.
+    Returns:
+        By name, the choices of each option, as the environment's class attribute `choices` lists them; () for an option
+        that takes other values.
+
+    Raises:
+        ValueError: there is no such task; the message lists those that exist.
     """
-    module, _, attribute = get_task_class(task_name).entry_point.partition(":")
+    module, _, attribute = get_task_entry(task_name).env.partition(":")
     env = getattr(importlib.import_module(module), attribute)
     choices = getattr(env, "choices", {})
     return {name: choices.get(name, ()) for name in inspect.signature(env).parameters if name != "task"}
 
 
 def make_env(task_name: str, **options: Any) -> GameEnv:
-    """A task's environment, without gymnasium's wrappers.
+    """Make the environment of a task, without Gymnasium's wrappers.
 
-    `options` are the environment's own keyword arguments (`rules`, `card_art`). Raises ValueError that lists the
-    known tasks, or names an option that the environment does not have.
+    Args:
+        task_name: name in the registry of tasks.
+        options: keyword arguments of the environment (`rules`, `card_art`; ALFWorld's are in its docstring).
+
+    Raises:
+        ValueError: there is no such task, or its environment has no such option; the message lists those that exist.
     """
+    entry = get_task_entry(task_name)
     known = env_options(task_name)
     for option in options:
         if option not in known:
-            raise ValueError(f"{task_name} has no environment option {option!r}: it knows {', '.join(sorted(known))}")
-    task = get_task_class(task_name)
-    _register(task_name, task)
-    return cast(GameEnv, make(task.gym_id, disable_env_checker=True, **options).unwrapped)
+            listed = ", ".join(sorted(known))
+            raise ValueError(f"{task_name} has no environment option {option!r}: its options are {listed}")
+    _register(task_name, entry)  # a task that was added after `rl4vlm.envs` was imported
+    return cast(GameEnv, make(entry.gym_id, disable_env_checker=True, **options).unwrapped)

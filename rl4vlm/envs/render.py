@@ -1,4 +1,4 @@
-"""Pictures of scenes: 300 by 300 pixels, RGB."""
+"""Draw scenes as RGB images of 300 by 300 pixels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ SIDE = 300
 
 
 def check_card_art(folder: str | Path | None) -> str | None:
-    """The card art folder as given, or None for the default art. Raises ValueError where it is not a folder.
-
-    An empty name is refused, too: it would be the folder that happens to be the current one.
-    """
-    if folder == "":
-        raise ValueError("card_art is empty: name a folder of card pictures, or leave it out for the default cards")
+    """The folder of card images as a string, or None for the default cards. Raises ValueError if it is no folder."""
+    if folder == "":  # Path("") would be the current folder
+        raise ValueError("card_art is empty: name a folder of card images, or leave it out for the default cards")
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"card_art is not a folder: {str(folder)!r}")
     return None if folder is None else str(folder)
 
 
 def draw(scene: Scene, card_art: str | None = None) -> np.ndarray:
-    """A scene's picture, (300, 300, 3) uint8, owned by the caller.
+    """Draw a scene.
 
-    `card_art` is a folder of `HK.png`-style pictures with `card.png` for the back; None draws the default cards.
-    Raises ValueError naming a picture that the folder lacks.
+    Args:
+        scene: the background and the items on it.
+        card_art: folder of images named like `HK.png`, with `card.png` for the back. None draws the default cards.
+
+    Returns:
+        A new array, (300, 300, 3) uint8.
+
+    Raises:
+        ValueError: the folder lacks an image; the message names its file.
     """
     image = Image.new("RGB", (SIDE, SIDE), scene.background)
     for item in scene.items:
@@ -45,7 +49,7 @@ def draw(scene: Scene, card_art: str | None = None) -> np.ndarray:
 
 @lru_cache(maxsize=2048)
 def _letters(text: str, size: int, bold: bool) -> tuple[int, int, Image.Image]:
-    """A line of text as a mask, and where its corner lies from the text's own (the ascender's height, as in Pillow)."""
+    """A line of text as a mask, and the offset (left, top) at which Pillow would draw it."""
     left, top, right, bottom = map(int, font(size, bold).getbbox(text))
     mask = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(size, bold))
@@ -54,15 +58,16 @@ def _letters(text: str, size: int, bold: bool) -> tuple[int, int, Image.Image]:
 
 @lru_cache(maxsize=512)
 def _card(card: str, width: int, height: int, card_art: str | None) -> Image.Image:
-    """A card at its size. The filter is Pillow's default, and transparency is dropped, as in the public pictures."""
+    """A card at its size in pixels."""
     original = draw_card(card) if card_art is None else _open(Path(card_art), card)
+    # As in the public code: Pillow's default filter, and transparency is dropped rather than blended.
     return original.resize((width, height)).convert("RGB")
 
 
 def _open(folder: Path, card: str) -> Image.Image:
     file = folder / ("card.png" if card == BACK else f"{card}.png")
     if not file.is_file():
-        raise ValueError(f"card_art has no picture {str(file)!r}")
+        raise ValueError(f"card_art has no image {str(file)!r}")
     with Image.open(file) as image:
         image.load()
         return image

@@ -1,1 +1,1 @@
-"""Sample episodes of every evaluation, step by step, in one HTML file."""
+"""One HTML page that shows sample episodes of every evaluation, step by step."""

@@ -1,4 +1,4 @@
-"""The gallery: a few episodes of every evaluation, with what the player saw, was asked, wrote and earned by it."""
+"""Builds the gallery page: sample episodes of every evaluation with images, prompts, replies and rewards."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
+from rl4vlm.gallery.choose import choose
 from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
-from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
+from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"
 SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")
 
 
 def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, settings: GallerySettings) -> Path:
-    """Write `index.html` to the folder `out`, one file that needs no other and no network, and `run.json` about it.
+    """Write the gallery page, a single HTML file that loads nothing else, and its `run.json`.
 
     Args:
-        evaluations: folders of evaluations, in the order that the page lists them in.
-        scale: label of these results.
+        evaluations: folders of evaluations, in the order in which the page lists them.
+        scale: name of the config's scale, shown on the page.
         out: folder to write to.
-        settings: see there.
+        settings: how many episodes to show.
 
     Returns:
-        The file.
+        The path of `index.html`.
 
     Raises:
-        ValueError: there is no evaluation, one lacks a file, or a record does not replay as it was played.
+        ValueError: there is no evaluation, a file is missing, or an episode does not replay as recorded.
     """
     if not evaluations:
         raise ValueError("the gallery has no evaluation to show")
     started = time.monotonic()
-    read = [read_evaluation(folder) for folder in evaluations]
+    read = [load_recording(folder) for folder in evaluations]
     file = out / PAGE
     atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
     files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
@@ -56,8 +57,8 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     return file
 
 
-def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: GallerySettings) -> dict[str, Any]:
-    """What the page is given: `runs` with their episodes, and the tables of `pictures` and `prompts` they refer to."""
+def gallery_data(evaluations: Sequence[Recording], scale: str, settings: GallerySettings) -> dict[str, Any]:
+    """The page's data: `runs` with their episodes, and the `images` and `prompts` that the steps refer to by index."""
     images, prompts = ImageTable(), _TextTable()
     runs = []
     with progress(len(evaluations), "gallery", unit="evaluation") as bar:
@@ -74,18 +75,18 @@ def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: Galler
                 }
             )
             bar.update(1)
-    return {"scale": scale, "mime": MIME, "runs": runs, "pictures": images.entries, "prompts": prompts.texts}
+    return {"scale": scale, "mime": MIME, "runs": runs, "images": images.entries, "prompts": prompts.texts}
 
 
 def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page tells of an evaluation; `games` in words, None for games that are rules."""
+    """The numbers that the page shows about an evaluation. `games` is None for tasks whose games are not data."""
     played = games_played(summary.get("data_sources") or (), summary.get("games"))
     return {**{name: summary.get(name) for name in SHOWN_TOTALS}, "games": played}
 
 
-def labels(evaluations: Sequence[Evaluation]) -> list[str]:
-    """What each evaluation is called within its task: its method and, where that is not enough, what tells it apart."""
-    details: tuple[tuple[str, Callable[[Evaluation], Hashable]], ...] = (
+def labels(evaluations: Sequence[Recording]) -> list[str]:
+    """A label for each evaluation, unique within its task: the method, then lambda, seed and run name as needed."""
+    details: tuple[tuple[str, Callable[[Recording], Hashable]], ...] = (
         (", lambda {}", lambda run: run.summary.get("lambda")),
         (", seed {}", lambda run: run.summary.get("seed")),
         (" ({})", lambda run: run.name),
@@ -104,7 +105,7 @@ def labels(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 class _TextTable:
-    """Numbered texts, each stored once."""
+    """Stores each text once. Steps refer to texts by index."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -128,7 +129,7 @@ def _episode(played: Replayed, images: ImageTable, prompts: _TextTable) -> dict[
         "cut": played.steps[-1].truncated and not played.steps[-1].terminated,
         "steps": [
             {
-                "picture": images.add(step.request.image, first),
+                "image": images.add(step.request.image, first),
                 "prompt": prompts.add(step.request.prompt),
                 **_step(step, entry),
             }
@@ -139,7 +140,8 @@ def _episode(played: Replayed, images: ImageTable, prompts: _TextTable) -> dict[
 
 
 def _step(step: Step, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The reply in two parts, at the action's key: offsets would mean something else in the page's language."""
+    """A step for the page. The reply is split at the action's key."""
+    # Send the two parts, not an offset: JavaScript counts UTF-16 units, Python counts code points.
     text = step.reply.text
     key = step.parsed.action_span[0] if step.parsed.action_span else len(text)
     return {

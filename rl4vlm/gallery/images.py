@@ -1,4 +1,4 @@
-"""The pictures of the gallery: each stored once, and a picture that hardly differs from another as the difference."""
+"""Stores each image of the gallery once, and an image that resembles another as a patch on it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MIME = "image/webp"
 
 
 class ImageTable:
-    """Numbered pictures, lossless; `entries` are what the page is given.
+    """Lossless images by index. `entries` go into the page's data.
 
-    An entry holds `data` (base64) and its `size` [width, height]. With `on` and `at`, it is a patch to lay over the
-    whole picture of number `on` with its corner at [x, y].
+    An entry holds `data` (base64) and `size` ([width, height] in pixels). A patch also holds `on`, the index of the
+    whole image below it, and `at`, the position [x, y] of its top left corner.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,15 @@ class ImageTable:
         self._numbers: dict[str, int] = {}
 
     def add(self, image: np.ndarray, like: np.ndarray | None = None) -> int:
-        """The number of `picture`, (H, W, 3) uint8; one that looks much `like` another is stored as a patch on it."""
+        """Store an image if it is new.
+
+        Args:
+            image: (H, W, 3) uint8.
+            like: (H, W, 3) uint8, an image to store a patch on where that is smaller.
+
+        Returns:
+            The image's index in `entries`.
+        """
         below = None if like is None else self.add(like)
         key = _digest(image)
         if key not in self._numbers:
@@ -35,13 +43,15 @@ class ImageTable:
         return self._numbers[key]
 
     def _patch(self, image: np.ndarray, like: np.ndarray, below: int) -> dict[str, Any] | None:
-        """The part of `picture` that differs from `like`, number `below`; None where a patch would not do."""
+        """A patch that turns image `like`, stored at index `below`, into `image`; None if a whole image is better."""
+        # The page draws one patch on one whole image, so a patch cannot lie on another patch.
         if image.shape != like.shape or "on" in self.entries[below]:
             return None
         differs = (image != like).any(axis=2)
         rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
         (top, bottom), (left, right) = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
         part = image[top:bottom, left:right]
+        # A patch that covers most of the image saves nothing.
         if 2 * part.size > image.size:
             return None
         return {**_whole(part), "on": below, "at": [int(left), int(top)]}
@@ -53,9 +63,9 @@ def _whole(image: np.ndarray) -> dict[str, Any]:
 
 
 def encoded(image: np.ndarray) -> bytes:
-    """A lossless WebP of (H, W, 3) uint8: half the size of a PNG here."""
+    """Encode an image, (H, W, 3) uint8, as lossless WebP, which takes half the space of PNG for these images."""
     buffer = io.BytesIO()
-    # Higher settings save a twentieth and take twenty times as long.
+    # Higher settings save 5 % of the space and take 20 times as long.
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="WEBP", lossless=True, quality=60, method=4)
     return buffer.getvalue()
 

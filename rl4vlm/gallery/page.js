@@ -1,5 +1,5 @@
 "use strict";
-// Everything that comes out of the data is set as text, never as markup: models wrote it.
+// Models wrote parts of the data. Insert everything from the data as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const tasks = [...new Set(data.runs.map((run) => run.task))];
@@ -34,9 +34,9 @@
   const runsOf = (task) => data.runs.filter((run) => run.task === task);
   const shownEpisodes = () => state.run.episodes.filter(filters[state.filter]);
 
-  // The one place that changes what is shown. An episode that a change leaves out gives way to the nearest one that is
-  // there: the same seed where the new method has it.
-  function go(change) {
+  // Every change of the state goes through here. If the current episode is not among those of the new method or
+  // filter, show the one of the same seed, or else the first.
+  function show(change) {
     const seed = state.episode && state.episode.seed;
     const otherEpisode = "run" in change || "filter" in change;
     Object.assign(state, change);
@@ -48,7 +48,7 @@
     }
     if (state.episode) state.step = Math.max(0, Math.min(state.step, state.episode.steps.length));
     draw();
-    remember();
+    scheduleAddress();
   }
 
   function draw() {
@@ -94,7 +94,7 @@
     refill(at("episodes"), shownEpisodes().map((episode) => {
       const kind = (episode.won ? "✓" : "✗") + (episode.fallbacks ? "?" : "");
       const made = button(`${kind} ${episode.number}`, episode.won ? "won" : "lost", episode === state.episode,
-        () => go({ episode, step: 0 }));
+        () => show({ episode, step: 0 }));
       const fallbacks = episode.fallbacks ? `, ${episode.fallbacks} fallbacks` : "";
       made.title = `Episode ${episode.number}, ${episode.won ? "won" : "lost"}${fallbacks}`;
       made.setAttribute("aria-label", made.title);
@@ -104,25 +104,25 @@
 
   function drawSteps() {
     const marks = state.episode.steps.map((step, index) => {
-      const made = button(step.action, step.fallback ? "fallback" : "", index === state.step, () => go({ step: index }));
+      const made = button(step.action, step.fallback ? "fallback" : "", index === state.step, () => show({ step: index }));
       made.setAttribute("aria-label", `Step ${index + 1}: ${step.action}${step.fallback ? ", a fallback" : ""}`);
       return made;
     });
     const end = state.episode.steps.length;
-    marks.push(button("end", state.episode.won ? "won" : "lost", state.step === end, () => go({ step: end })));
+    marks.push(button("end", state.episode.won ? "won" : "lost", state.step === end, () => show({ step: end })));
     refill(at("marks"), marks);
     at("previous").disabled = state.step === 0;
     at("next").disabled = state.step === end;
   }
 
-  // New buttons for a row; the current one keeps the focus and is kept in sight.
+  // Replace a row's buttons, keep the focus on the current one, and scroll it into view.
   function refill(row, buttons) {
     const focused = row.contains(document.activeElement);
     row.replaceChildren(...buttons);
     const current = row.querySelector("[aria-current]");
     if (!current) return;
     if (focused) current.focus({ preventScroll: true });
-    // Scrolls the row alone: scrollIntoView would move the page, too.
+    // Scroll only the row: scrollIntoView would also move the page.
     row.scrollLeft = current.offsetLeft - row.offsetLeft - (row.clientWidth - current.offsetWidth) / 2;
   }
 
@@ -130,7 +130,7 @@
     const { episode } = state;
     const step = episode.steps[state.step];
     at("exchange").hidden = !step;
-    drawPicture(step ? step.picture : episode.last);
+    showImage(step ? step.image : episode.last);
     if (!step) {
       at("title").textContent = `Episode ${episode.number}, the end`;
       drawFacts([
@@ -185,33 +185,34 @@
   function image(number) {
     if (!decoded.has(number)) {
       const made = new Image();
-      made.src = `data:${data.mime};base64,${data.pictures[number].data}`;
+      made.src = `data:${data.mime};base64,${data.images[number].data}`;
       decoded.set(number, made.decode().then(() => made));
     }
     return decoded.get(number);
   }
 
-  // A picture is whole, or a patch on a whole one. They are put together at their own size and scaled as one: scaled
-  // one by one, the patch would show its edges.
-  async function drawPicture(number) {
-    const canvas = at("picture");
-    const { on, at: place } = data.pictures[number];
+  // An image is either whole or a patch on a whole image. Draw both at their own size and let the browser scale the
+  // canvas: if each was scaled on its own, the edges of the patch would show.
+  async function showImage(number) {
+    const canvas = at("image");
+    const { on, at: place } = data.images[number];
     canvas.dataset.wanted = number;
     const layers = await Promise.all((on === undefined ? [number] : [on, number]).map(image));
+    // While this image was decoded, another may have been asked for.
     if (canvas.dataset.wanted !== String(number)) return;
-    [canvas.width, canvas.height] = data.pictures[on === undefined ? number : on].size;
+    [canvas.width, canvas.height] = data.images[on === undefined ? number : on].size;
     const pen = canvas.getContext("2d");
     pen.drawImage(layers[0], 0, 0);
     if (on !== undefined) pen.drawImage(layers[1], ...place);
     canvas.dataset.shown = number;
   }
 
-  // The address names what is shown, so that it can be kept and passed on. It follows when one has stopped for a
-  // moment: browsers refuse hundreds of changes in a row, as a key that is held down makes them.
-  let following = 0;
-  function remember() {
-    clearTimeout(following);
-    following = setTimeout(writeAddress, 200);
+  // The address names what is shown, so that a reader can bookmark or share it. Write it only after a pause: holding
+  // a key down would change it hundreds of times, which browsers refuse.
+  let addressTimer = 0;
+  function scheduleAddress() {
+    clearTimeout(addressTimer);
+    addressTimer = setTimeout(writeAddress, 200);
   }
 
   function writeAddress() {
@@ -220,39 +221,39 @@
     history.replaceState(null, "", `#${words}`);
   }
 
-  function recall() {
+  function restoreFromAddress() {
     const words = new URLSearchParams(location.hash.slice(1));
     const run = data.runs.find((each) => each.name === words.get("run"))
       || data.runs.find((each) => each.totals.kind === "ppo") || data.runs[0];
     const filter = Object.hasOwn(filters, words.get("show") || "") ? words.get("show") : "all";
     const episodes = run.episodes.filter(filters[filter]);
     const episode = episodes.find((each) => String(each.number) === words.get("episode")) || episodes[0] || null;
-    go({ run, filter, episode, step: (parseInt(words.get("step"), 10) || 1) - 1 });
+    show({ run, filter, episode, step: (parseInt(words.get("step"), 10) || 1) - 1 });
   }
 
   const after = (list, item, by) => list[(list.indexOf(item) + by + list.length) % list.length];
-  // The same method on another task, where there is one.
+  // The run of the same method on another task, or that task's first run.
   const runOn = (task) => runsOf(task).find((run) => run.label === state.run.label) || runsOf(task)[0];
 
   function nextEpisode(by) {
     const episodes = shownEpisodes();
     const index = episodes.indexOf(state.episode) + by;
-    if (episodes[index]) go({ episode: episodes[index], step: 0 });
+    if (episodes[index]) show({ episode: episodes[index], step: 0 });
   }
 
   const keys = {
-    ArrowLeft: () => go({ step: state.step - 1 }),
-    ArrowRight: () => go({ step: state.step + 1 }),
+    ArrowLeft: () => show({ step: state.step - 1 }),
+    ArrowRight: () => show({ step: state.step + 1 }),
     ArrowUp: () => nextEpisode(-1),
     ArrowDown: () => nextEpisode(1),
-    Home: () => go({ step: 0 }),
-    End: () => go({ step: Infinity }),
-    t: () => go({ run: runOn(after(tasks, state.run.task, 1)) }),
-    m: () => go({ run: after(runsOf(state.run.task), state.run, 1) }),
-    a: () => go({ filter: "all" }),
-    w: () => go({ filter: "won" }),
-    l: () => go({ filter: "lost" }),
-    f: () => go({ filter: "fallback" }),
+    Home: () => show({ step: 0 }),
+    End: () => show({ step: Infinity }),
+    t: () => show({ run: runOn(after(tasks, state.run.task, 1)) }),
+    m: () => show({ run: after(runsOf(state.run.task), state.run, 1) }),
+    a: () => show({ filter: "all" }),
+    w: () => show({ filter: "won" }),
+    l: () => show({ filter: "lost" }),
+    f: () => show({ filter: "fallback" }),
   };
 
   document.addEventListener("keydown", (event) => {
@@ -261,13 +262,13 @@
     event.preventDefault();
     keys[key]();
   });
-  at("task").addEventListener("change", (event) => go({ run: runOn(event.target.value) }));
-  at("run").addEventListener("change", (event) => go({ run: data.runs.find((run) => run.name === event.target.value) }));
+  at("task").addEventListener("change", (event) => show({ run: runOn(event.target.value) }));
+  at("run").addEventListener("change", (event) => show({ run: data.runs.find((run) => run.name === event.target.value) }));
   for (const filter of at("filters").children) {
-    filter.addEventListener("click", () => go({ filter: filter.dataset.filter }));
+    filter.addEventListener("click", () => show({ filter: filter.dataset.filter }));
   }
   at("previous").addEventListener("click", keys.ArrowLeft);
   at("next").addEventListener("click", keys.ArrowRight);
-  window.addEventListener("hashchange", recall);
-  recall();
+  window.addEventListener("hashchange", restoreFromAddress);
+  restoreFromAddress();
 })();

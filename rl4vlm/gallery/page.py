@@ -1,7 +1,8 @@
-"""One HTML file out of a template, a style sheet, a script and data.
+"""Builds one HTML file from a template, a style sheet, a script and data.
 
-What models wrote is in the data, and must stay data: it is embedded as JSON without a single `<`, the script sets it as
-text, and the page's content security policy runs no script and loads nothing but what is known here by its hash.
+The data contain text that models wrote, which must never run as code. So the data are embedded as JSON without `<`, the
+script inserts them as text only, and the content security policy allows only the style sheet and script with the hashes
+computed here.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ _MARK = re.compile(r"\[\[(\w+)\]\]")
 
 
 def build_page(data: Mapping[str, Any]) -> str:
-    """The page that shows `data`; the same data give the same text."""
+    """Return the page's HTML. The same data give the same HTML."""
     style, script = _template("page.css"), _template("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {"policy": policy, "style": style, "script": script, "data": embedded(data)}
-    # In one pass: a mark that stands in the data is not one of ours.
+    # Replace all marks in one pass, so that a mark inside the data is left alone.
     return _MARK.sub(lambda mark: parts[mark[1]], _template("page.html"))
 
 
 def embedded(data: Any) -> str:
-    """JSON that can stand within any HTML element: plain ASCII without `<`, `>` and `&`."""
+    """Encode data as JSON that is safe inside any HTML element: ASCII without `<`, `>` and `&`."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,7 +1,7 @@
-"""Recorded episodes played again from their seeds, to see what the player saw.
+"""Replays recorded episodes from their seeds, to recover the images and prompts.
 
-A record holds replies and rewards, neither pictures nor prompts: those follow from the seed and the replies. That the
-replay earns what was recorded shows that it is the same episode.
+A record holds replies and rewards but no images or prompts, because those follow from the seed and the replies. If the
+replay gives the recorded actions, rewards and outcomes, it is the same episode.
 """
 
 from __future__ import annotations
@@ -15,28 +15,34 @@ import numpy as np
 
 from rl4vlm.core.types import Reply, Step
 from rl4vlm.envs.registration import make_env
-from rl4vlm.gallery.records import Evaluation
 from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.results.read import Recording
 from rl4vlm.tasks.registry import get_task
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """An episode as it was recorded, as it was played again, and the picture (H, W, 3) uint8 that it ended with."""
+    """A replayed episode.
+
+    Attributes:
+        record: the episode's line in `episodes.jsonl`.
+        steps: the steps as replayed.
+        last_image: (H, W, 3) uint8, the image after the last step.
+    """
 
     record: Mapping[str, Any]
     steps: tuple[Step, ...]
     last_image: np.ndarray
 
 
-def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
-    """Play `records`, episodes of `evaluation`, again.
+def replay(evaluation: Recording, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
+    """Replay episodes of an evaluation.
 
     Raises:
-        ValueError: an action, a reward, an outcome or an ending differs from the record's; the error names the file,
-            the episode and the step.
+        ValueError: an action, reward, outcome or ending differs from the record; the message names the file, the
+            episode and the step.
     """
     task = get_task(evaluation.task)
     parts = override_parts(task.prompt, evaluation.prompt)

@@ -1,1 +1,1 @@
-"""One episode at a terminal, played by a policy or by a person."""
+"""Plays one episode on a terminal, by a policy or by a person."""

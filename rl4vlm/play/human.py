@@ -1,4 +1,4 @@
-"""A person as a policy."""
+"""Lets a person play as a policy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ QUIT = "q"
 
 
 class Quit(Exception):
-    """The person does not want to go on."""
+    """The person does not want to continue."""
 
 
 class HumanPolicy:
-    """Answers with what a person types: a legal action, or the beginning of just one; asks again until it is that.
+    """Asks a person for each action, until the answer is a legal action or the beginning of exactly one.
 
-    `ask` shows its argument and returns a line, like `input`. `act` raises `Quit` at `q`, at the end of the input and
-    when interrupted.
+    `act` raises `Quit` if the person types `q`, ends the input or interrupts it.
+
+    Args:
+        style: how replies are written.
+        ask: shows its argument and returns a line, like `input`.
     """
 
     def __init__(self, style: Style, ask: Callable[[str], str] = input) -> None:
@@ -35,6 +38,7 @@ class HumanPolicy:
                 typed = self.ask(question).strip()
             except (EOFError, KeyboardInterrupt) as end:
                 raise Quit from end
+            # Look for an action first: a game may have an action "q".
             meant = matching(typed, actions)
             if len(meant) == 1:
                 return meant[0]
@@ -44,7 +48,7 @@ class HumanPolicy:
 
 
 def matching(typed: str, actions: Sequence[str]) -> list[str]:
-    """The actions that a typed text may mean: itself, case apart, or else all that begin with it."""
+    """The action that equals `typed`, ignoring case, or else all actions that begin with it."""
     text = typed.lower()
     exact = [action for action in actions if action.lower() == text]
     return exact or [action for action in actions if text and action.lower().startswith(text)]

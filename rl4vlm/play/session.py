@@ -1,4 +1,4 @@
-"""One episode at a terminal: what the player sees, is asked, says and earns, step by step."""
+"""Plays one episode and shows each step: image, prompt, reply, action and reward."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import TextIO
 import numpy as np
 
 from rl4vlm.config.stages.evaluation import PlaySettings
+from rl4vlm.core.files import atomic_write_bytes
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.play.gif import film
+from rl4vlm.play.gif import encode_gif
 from rl4vlm.play.human import HumanPolicy, Quit
 from rl4vlm.play.terminal import Screen, half_blocks, printable
 from rl4vlm.policies.registry import make_policy
@@ -39,47 +40,46 @@ def play(
     out: TextIO | None = None,
     ask: Callable[[str], str] = input,
 ) -> Episode | None:
-    """Play the episode that `seed` gives and show it on `out`.
+    """Play one episode and show it.
 
     Args:
-        task: a task's name.
-        policy: `human`, a name as `make_policy` takes it, or a policy.
+        task: name of a task.
+        policy: `human`, a name that `make_policy` knows, or a policy.
         style: how replies are written.
-        seed: decides the start and everything that is random; an evaluation's episode of this seed is the same one.
-        settings: see there.
-        gif: where to save the episode as an animated GIF.
-        screen: the terminal that pictures are drawn for; without one, they are told in words.
-        out: where to write; standard output unless given.
-        ask: how a person is asked, like `input`.
+        seed: seed of the episode; an evaluation's episode with this seed is the same.
+        settings: the environment's options, the prompt and how to load the policy.
+        gif: file to save the episode to, as an animated GIF.
+        screen: the terminal to draw images for; without one, images are described in words.
+        out: where to write; standard output if not given.
+        ask: asks a person a question, like `input`.
 
     Returns:
-        The episode's count, or None when the person quit or the policy stopped play.
+        The finished episode, or None if the person quit or the policy stopped.
 
     Raises:
-        ValueError: no such task or policy, or a setting that does not fit.
+        ValueError: the task or policy is unknown, or a setting is invalid.
     """
     game = get_task(task)
-    table = _Table(out or sys.stdout, screen)
+    display = _Display(out or sys.stdout, screen)
     with ExitStack() as opened:
         player = _player(policy, style, settings, ask)
         if isinstance(policy, str) and hasattr(player, "close"):
-            # One that asks over HTTP holds connections open, or a server.
+            # A policy that asks over HTTP holds connections open, and may run a server.
             opened.callback(player.close)
         env = opened.enter_context(closing(LastFrame(make_env(task, **settings.env))))
         slot = Slot(env, game, style, override_parts(game.prompt, settings.prompt), seed, endless=False)
         source = game.data_source(env.info)
         if source is not None:
-            table.write(f"Played on {games_played([source])}.")
+            display.write(f"Played on {games_played([source])}.")
         try:
-            episode = _play(slot, _Shown(player, table))
+            episode = _play(slot, _Shown(player, display))
         except (Quit, PlayStopped) as stop:
             episode = None
-            table.write("\n".join(map(printable, map(str, stop.args))))
-        table.end(episode, env)
+            display.write("\n".join(map(printable, map(str, stop.args))))
+        display.end(episode, env)
     if gif is not None:
-        gif.parent.mkdir(parents=True, exist_ok=True)
-        gif.write_bytes(film(table.frames))
-        table.write(f"Saved to {gif}.")
+        atomic_write_bytes(gif, encode_gif(display.frames))
+        display.write(f"Saved to {gif}.")
     return episode
 
 
@@ -92,27 +92,27 @@ def _player(policy: str | Policy, style: Style, settings: PlaySettings, ask: Cal
 def _play(slot: Slot, shown: _Shown) -> Episode:
     while True:
         (step,) = advance([slot], shown)
-        shown.table.answered(step)
+        shown.display.answered(step)
         if step.episode is not None:
             return step.episode
 
 
 @dataclass
 class _Shown:
-    """A policy that shows each request before `player` answers it."""
+    """Shows each request before `player` answers it."""
 
     player: Policy
-    table: _Table
+    display: _Display
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         for request in requests:
-            self.table.asked(request)
+            self.display.asked(request)
         return self.player.act(requests)
 
 
 @dataclass
-class _Table:
-    """What is shown of an episode, and kept of it as `frames`: pictures with captions."""
+class _Display:
+    """Writes the episode to `out` and collects `frames` (image and caption) for the GIF."""
 
     out: TextIO
     screen: Screen | None
@@ -126,7 +126,7 @@ class _Table:
     def asked(self, request: Request) -> None:
         self.steps += 1
         self.write(f"\n── Step {self.steps} ──")
-        # Most of a prompt never changes within an episode.
+        # Show only lines that the last prompt did not have: most of a prompt stays the same within an episode.
         lines = printable(request.prompt).split("\n")
         for line in lines:
             if line not in self.prompt:
@@ -157,5 +157,5 @@ class _Table:
         if self.screen is not None:
             self.write(half_blocks(image, self.screen))
         else:
-            told = ", ".join(f"{name} {value}" for name, value in perception.items())
-            self.write(f"[picture: {told or 'see the prompt'}]")
+            described = ", ".join(f"{name} {value}" for name, value in perception.items())
+            self.write(f"[image: {described or 'see the prompt'}]")

@@ -1,4 +1,4 @@
-"""Pictures and models' texts on a terminal."""
+"""Shows images and model text on a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 
 UPPER_HALF, RESET = "▀", "\x1b[0m"
 LEAST_COLUMNS = 60
-"""Narrower than this, the digits in the pictures cannot be read."""
+"""The digits in the images cannot be read if an image has fewer columns than this."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A terminal of `columns` by `lines` characters, with 24-bit colours or 256."""
+    """The size of a terminal, in characters, and whether it shows 24-bit colours or only 256."""
 
     columns: int
     lines: int
@@ -26,13 +26,14 @@ class Screen:
 
     @property
     def side(self) -> int:
-        """Side of a picture in pixels, two of which make a character's height: all of it in sight, if it can be."""
+        """Side of a square image in pixels: as large as fits without scrolling, but at least readable if it can be."""
+        # One character shows two pixels, one above the other. Two lines stay free for text.
         wanted = max(2 * (self.lines - 2), LEAST_COLUMNS)
         return max(2, min(self.columns, wanted) // 2 * 2)
 
 
 def find_screen(stream: TextIO = sys.stdout) -> Screen | None:
-    """The terminal that `stream` writes to; None where it is none, or colours are not wanted (`NO_COLOR`)."""
+    """The terminal that `stream` writes to, or None if it is not a terminal or colours are off (`NO_COLOR`)."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return None
     size = shutil.get_terminal_size()
@@ -40,7 +41,10 @@ def find_screen(stream: TextIO = sys.stdout) -> Screen | None:
 
 
 def half_blocks(image: np.ndarray, screen: Screen) -> str:
-    """A picture, (H, W, 3) uint8, as lines of half blocks: the upper pixel is the colour, the lower the ground."""
+    """Draw an image, (H, W, 3) uint8, with half-block characters.
+
+    Each character shows two pixels: the upper one in its text colour, the lower one in its background colour.
+    """
     small = np.asarray(Image.fromarray(image).resize((screen.side, screen.side), Image.Resampling.LANCZOS))
     lines = []
     for upper, lower in zip(small[0::2], small[1::2], strict=True):
@@ -53,13 +57,13 @@ def half_blocks(image: np.ndarray, screen: Screen) -> str:
 def _colour(rgb: list[int], screen: Screen) -> str:
     if screen.true_colour:
         return "2;" + ";".join(map(str, rgb))
-    # The nearest colour of the 6 by 6 by 6 cube that 256-colour terminals share.
+    # Colours 16 to 231 of 256-colour terminals are a cube of 6 by 6 by 6.
     red, green, blue = (round(value / 255 * 5) for value in rgb)
     return f"5;{16 + 36 * red + 6 * green + blue}"
 
 
 def printable(text: str) -> str:
-    """A model's text without what a terminal would obey: control characters are spelt out, line breaks kept."""
+    """Escape control characters, except line breaks, so that a model's text cannot send commands to the terminal."""
     return "".join(
         letter if letter == "\n" or letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text

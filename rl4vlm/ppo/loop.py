@@ -58,6 +58,7 @@ def train(
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
     policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
+    # A resumed run appends: the resume manager has restored the lines of the updates before.
     with (
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
@@ -136,6 +137,7 @@ def initial_state(
         eps=settings.adam_epsilon,
         fused=fused(accelerator.device),
     )
+    # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
     return PPOState(
         policy_optimizer=PolicyOptimizer(policy, model, optimizer, accelerator, thought_prob_coef),
@@ -202,6 +204,7 @@ def make_slots(
         prompt: texts that replace parts of the task's prompt.
         indices: the environments to make, all unless given.
     """
+    # Prompt texts are checked before any environment is made.
     task = get_task(task_name)
     parts = override_parts(task.prompt, prompt or {})
     return [

@@ -125,6 +125,7 @@ def compute_advantages(
         Sample(transition.item, float(advantage), float(target))
         for transition, advantage, target in zip(transitions, normalised.ravel(), returns.ravel(), strict=True)
     ]
+    # Every reply of a policy has the same numbers, so the first one names them all.
     return Rollout(
         samples,
         [transition.episode for transition in transitions if transition.episode is not None],

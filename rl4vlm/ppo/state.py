@@ -84,11 +84,13 @@ class PPOState:
         # The loaded slots bring environments of their own. Close those that this run began with.
         for slot in self.slots:
             slot.env.close()
+        # In place, since the training loop and the resume manager hold this object.
         for name, value in fields.items():
             setattr(self, name, value)
 
     def next_update(self) -> None:
         """Move on to the next update."""
+        # Here and not after each optimiser step: the rate is constant within an update.
         self.schedule.step()
         self.update += 1
         self.steps, self.rollout, self.progress = [], None, UpdateProgress()

@@ -115,10 +115,12 @@ def optimiser_steps(
         indices = progress.order[progress.position : progress.position + settings.minibatch_size]
         minibatch = [_sample(samples, index, progress) for index in indices]
         ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings)
+        # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
             progress.first_ratio_error = ratio_error
         progress.seen += len(minibatch)
         progress.position += len(minibatch)
+        # An order of None makes the next epoch draw a new permutation.
         if progress.position == len(samples):
             progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
         yield progress
@@ -156,6 +158,7 @@ def rescore_before_update(
     Returns:
         (samples, 3) float64, the same in every process: log-probability, value, and the log-probability as sampled.
     """
+    # The mode of the optimiser step, without dropout.
     policy_optimizer.model.eval()
     local: list[int] = []
     scored: list[torch.Tensor] = []
@@ -166,6 +169,7 @@ def rescore_before_update(
             now = policy_optimizer.policy.rescore(policy_optimizer.model, items)
             log_prob_B = new_log_prob(now, policy_optimizer.thought_prob_coef)
             sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
+            # Without the dummy samples that fill up the last micro-batch.
             local += micro_batch.items[: micro_batch.counted]
             scored.append(torch.stack([log_prob_B, now.value, sampled_B], dim=-1)[: micro_batch.counted])
     rows = torch.cat(scored)
@@ -201,6 +205,7 @@ def _optimiser_step(
         # Detached, or the graph of every micro-batch would stay in memory until the last one.
         kept = {name: values[counted].detach() for name, values in metrics.items()}
         measured.append((kept, ratio_B[counted].detach()))
+    # Through the accelerator: under FSDP the norm is that of the shards of all processes together.
     if settings.max_grad_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()

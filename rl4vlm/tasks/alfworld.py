@@ -1,4 +1,4 @@
-"""ALFWorld: household tasks by text commands, in six types; not a set of pure rules but an engine of its own."""
+"""ALFWorld: household tasks of six types, played by text commands. Its rules are in ALFWorld's own engine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ _WANTED = re.compile(r"\b(hot|heat|cool|clean|two|under|examine)\b")
 
 
 class ALFWorld(Task):
-    """Find, treat and place the things that a task names, in a house that shows only what is at hand.
+    """Find, treat and place the objects that the goal names, in a house of which only the nearby part is visible.
 
-    Actions: the admissible commands of the situation. Reward of a step: 50 when the game is won, plus the share of the
-    goal's conditions that hold; minus 1 where the reply held no admissible command, and a random one was played. The
-    episode ends when the game is won and is cut off after 50 steps. Success: the game is won.
-
-    `rl4vlm.envs.alfworld.env.ALFWorldEnv` is its environment.
+    Actions: the admissible commands, which change with the situation. Reward of a step: 50 if the game is won, plus the
+    fraction of the goal's conditions that hold, minus 1 if the reply held no admissible command (a random one is played
+    then). The episode terminates when the game is won and is truncated after 50 steps. Success: the game is won.
     """
 
     name = "ALFWorld"
-    gym_id = "alfworld/ALFWorld-v0"
-    entry_point = "rl4vlm.envs.alfworld.env:ALFWorldEnv"
     fallback_penalty = -1.0
     changing_actions = True
     groups = ("Pick", "Look", "Clean", "Heat", "Cool", "Pick2")
@@ -54,17 +50,14 @@ class ALFWorld(Task):
         "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.'),
     }
 
-    # Names of things, and the word or words that a command begins with.
+    # The names of objects, and the verb of a command.
     kept_whole = re.compile(r'[a-z]+(?= \d)|"[a-z]+(?: to)?(?= )')
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
         return bool(info["won"])
 
     def questions(self, view: View, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """What the task names; which commands begin with a word, or speak of a thing; which things are in view.
-
-        The last where the scene is told in words: a prompt that leaves it to the picture does not answer it.
-        """
+        """Three questions about the objects that the goal names, the admissible commands and the objects in view."""
         goal, scene = view.fields["goal"], view.fields["scene"]
         named = [word for word in re.findall(r"[a-z]+", goal) if word not in _NO_NAMES]
         wanted = _WANTED.search(goal)
@@ -73,11 +66,11 @@ class ALFWorld(Task):
         asked = [
             ("What does the task name?", ", ".join(named)),
             ("How does the task want it?", wanted[1] if wanted else "as it is"),
-            (f"Which commands begin with {verb}?", _listed(_beginning(view.actions, verb))),
-            (f"Which commands speak of {name}?", _listed(_speaking(view.actions, [name]))),
-            ("Which commands speak of what the task names?", _listed(_speaking(view.actions, named))),
+            (f"Which commands begin with {verb}?", _listed(_with_verb(view.actions, verb))),
+            (f"Which commands speak of {name}?", _listed(_mentioning(view.actions, [name]))),
+            ("Which commands speak of what the task names?", _listed(_mentioning(view.actions, named))),
         ]
-        if scene:
+        if scene:  # without the scene in words, the prompt does not say what is in view
             in_view = re.findall(r"\ban? ([a-z]+ \d+)", scene.partition("\nThe last")[0])
             asked.append(("What is in view?", ", ".join(in_view) or "nothing"))
         return [asked[int(index)] for index in rng.permutation(len(asked))[:3]]
@@ -86,16 +79,17 @@ class ALFWorld(Task):
         return str(info["task_type"])
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
-        """Where the game came from, and that the benchmark's was shown in drawn pictures: generated ones always are."""
+        """Where the game comes from and, for a game of the benchmark, whether its images were drawn by this project."""
+        # Generated games are always drawn, so only official ones need the note.
         drawn = info["source"] == "official" and info["pictures"] != "frames"
         return f"{info['source']}, drawn pictures" if drawn else str(info["source"])
 
 
-def _beginning(actions: Sequence[str], verb: str) -> list[str]:
+def _with_verb(actions: Sequence[str], verb: str) -> list[str]:
     return [action for action in actions if action.startswith(f"{verb} ")]
 
 
-def _speaking(actions: Sequence[str], names: Sequence[str]) -> list[str]:
+def _mentioning(actions: Sequence[str], names: Sequence[str]) -> list[str]:
     return [action for action in actions if set(names) & set(action.split())]
 
 

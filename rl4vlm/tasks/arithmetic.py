@@ -1,19 +1,17 @@
-"""Formulas: exact evaluation, completion of a formula begun, and a bounded stand-in for Python's `eval`.
+"""Formulas: exact evaluation, and completion of a partial formula.
 
-A formula is a sequence of tokens: ints, and the strings `+ - * / ( )`. `exact_value` reads ordinary notation (a sign
-may stand before any factor) in rational arithmetic. `complete` finds a short continuation that reaches a target with
-every card used once; it never tries token after token, but solves for the value that the rest must have.
+A formula is a sequence of tokens: ints, and the strings `+ - * / ( )`. `exact_value` evaluates ordinary notation (a
+sign may stand before any factor) with fractions. `complete` finds a short continuation that makes a target and uses
+every card once. It does not search token by token: it solves for the value that the remaining cards must make.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Token = int | str
 Tokens = tuple[Token, ...]
@@ -21,18 +19,15 @@ Cards = tuple[int, ...]
 
 OPERATORS = ("+", "-", "*", "/")
 
-# How tightly an expression binds; a looser one needs brackets inside a tighter one.
+# How tightly an expression binds. A looser one needs brackets inside a tighter one.
 ATOM, PRODUCT, SUM = 0, 1, 2
 _KIND = {"+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT}
 _LOOSEST_LEFT = {"+": SUM, "-": SUM, "*": PRODUCT, "/": PRODUCT}
 _LOOSEST_RIGHT = {"+": SUM, "-": PRODUCT, "*": PRODUCT, "/": ATOM}
 
-MAX_INT_BITS = 4096
-MAX_TEXT = 200
-
 
 class Frame(NamedTuple):
-    """One open bracket level, a factor `f` awaited: its value so far is `total + product * f`, or `product / f`."""
+    """One open bracket level. With the next factor `f` its value is `total + product * f`, or `total + product / f`."""
 
     total: Fraction
     product: Fraction
@@ -40,7 +35,7 @@ class Frame(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """A formula read so far: open levels, innermost last, and the factor just read (None where one is awaited)."""
+    """A partial formula: its open levels, innermost last, and the last factor (None if a factor must follow)."""
 
     frames: tuple[Frame, ...]
     factor: Fraction | None
@@ -51,7 +46,7 @@ EMPTY = Partial((_OPEN,), None)
 
 
 def read(partial: Partial, token: Token) -> Partial | None:
-    """The formula with one more token, or None where that is malformed or divides by zero."""
+    """Append a token to a partial formula. None if the result is malformed or divides by zero."""
     if partial.factor is None:
         return _read_factor(partial, token)
     folded = _fold(partial)
@@ -79,7 +74,7 @@ def _read_factor(partial: Partial, token: Token) -> Partial | None:
 
 
 def _fold(partial: Partial) -> Fraction | None:
-    """The innermost product with its last factor, or None where that divides by zero."""
+    """The innermost product with its last factor, or None if that divides by zero."""
     top, factor = partial.frames[-1], partial.factor
     assert factor is not None
     if not top.divide:
@@ -88,7 +83,7 @@ def _fold(partial: Partial) -> Fraction | None:
 
 
 def read_all(tokens: Sequence[Token], partial: Partial = EMPTY) -> Partial | None:
-    """A formula's tokens read one after the other, or None where they are malformed or divide by zero."""
+    """Append tokens to a partial formula. None if the result is malformed or divides by zero."""
     current: Partial | None = partial
     for token in tokens:
         if current is None:
@@ -98,9 +93,9 @@ def read_all(tokens: Sequence[Token], partial: Partial = EMPTY) -> Partial | Non
 
 
 def exact_value(tokens: Sequence[Token]) -> Fraction | None:
-    """The value of a formula, or None where it is not well-formed or divides by zero.
+    """The value of a formula, or None if it is malformed or divides by zero.
 
-    Two numbers in a row, `**`, `//` and a bracket straight after a number are not well-formed.
+    Two numbers in a row, `**`, `//` and a bracket right after a number are malformed.
     """
     partial = read_all(tokens)
     if partial is None or partial.factor is None or len(partial.frames) > 1:
@@ -118,7 +113,7 @@ def _key(tokens: Tokens) -> tuple[int, tuple[str, ...]]:
 
 @cache
 def _splits(cards: Cards) -> tuple[tuple[Cards, Cards], ...]:
-    """All ways to part sorted cards in two non-empty hands, order of the hands counting, duplicates left out."""
+    """All ordered pairs of non-empty hands that sorted cards can be split into, each pair once."""
     places = range(len(cards))
     parts = {
         (tuple(cards[i] for i in chosen), tuple(cards[i] for i in places if i not in chosen))
@@ -130,7 +125,7 @@ def _splits(cards: Cards) -> tuple[tuple[Cards, Cards], ...]:
 
 @cache
 def values(cards: Cards) -> frozenset[Fraction]:
-    """Every value that sorted cards can make, each used once, with `+ - * /` and brackets."""
+    """Every value that sorted cards can make if each is used once, with `+ - * /` and brackets."""
     if len(cards) == 1:
         return frozenset({Fraction(cards[0])})
     made: set[Fraction] = set()
@@ -145,7 +140,7 @@ def values(cards: Cards) -> frozenset[Fraction]:
 
 @lru_cache(maxsize=100_000)
 def _express(cards: Cards, value: Fraction, every: bool = False) -> tuple[tuple[int, Tokens], ...]:
-    """Expressions that make `value` of sorted cards, each with its kind: the shortest of each kind, or every one."""
+    """Expressions of sorted cards with a value, each with its kind: the shortest of each kind, or all of them."""
     if len(cards) == 1:
         return ((ATOM, (cards[0],)),) if cards[0] == value else ()
     made: dict[int, set[Tokens]] = {PRODUCT: set(), SUM: set()}
@@ -166,10 +161,8 @@ def _bracket(tokens: Tokens, kind: int, loosest: int) -> Tokens:
 
 
 def _operands(left: Cards, right: Cards, value: Fraction) -> Iterator[tuple[str, Fraction, Fraction]]:
-    """All (operator, a, b) with `a operator b == value`, a made of `left` and b of `right`.
-
-    Only the smaller side is enumerated; the other operand is solved for.
-    """
+    """All (operator, a, b) with `a operator b == value`, where `left` can make a and `right` can make b."""
+    # Enumerate the values of the smaller hand and solve for the other operand.
     if len(left) <= len(right):
         makes = values(right)
         for a in values(left):
@@ -193,30 +186,27 @@ def _operands(left: Cards, right: Cards, value: Fraction) -> Iterator[tuple[str,
 
 
 def express(cards: Sequence[int], value: int | Fraction) -> Tokens | None:
-    """The shortest plain expression (no signs before factors) of all cards that makes `value`, or None."""
+    """The shortest expression of all cards with this value, without signs before factors; None if there is none."""
     made = _express(tuple(sorted(cards)), Fraction(value))
     return min((text for _, text in made), key=_key, default=None)
 
 
-# --- completion of a formula begun ------------------------------------------------------------------------------------
+# --- completion of a partial formula ----------------------------------------------------------------------------------
 #
-# What may follow a formula begun is, level by level: more factors of the product it stands in, then more terms, then
-# the closing bracket. A run of factors multiplies (or divides) by a value of the cards in it, or by that value negated,
-# and a run of terms adds or takes away such a value. So it is enough to share the cards out over these runs, and the
-# last run's value follows from the target.
+# At each open level, a partial formula continues with more factors of the current product, then more terms, then the
+# closing bracket. A run of factors multiplies or divides by a value of its cards (or by the negative of that value); a
+# run of terms adds or subtracts one. So it is enough to distribute the cards over these runs. The value of the last run
+# follows from the target.
 
 _FLIPPED_TERMS: dict[Token, str] = {"+": "-", "-": "+"}
 _FLIPPED_FACTORS: dict[Token, str] = {"*": "/", "/": "*"}
 
 
 def _last_values(partial: Partial, left: Cards, target: Fraction) -> Collection[Fraction]:
-    """What the cards left may make to give `target`, if they make one factor and every bracket closes right after it.
-
-    That is a single value, or none; or any, inside a product with zero.
-    """
+    """The values which make `target` if all cards left form one factor and every bracket closes right after it."""
     for frame in partial.frames:
         lacking = target - frame.total
-        if not frame.product:
+        if not frame.product:  # a product with zero stays zero, whatever the factor
             return () if lacking else values(left)
         if frame.divide and not lacking:
             return ()
@@ -225,7 +215,7 @@ def _last_values(partial: Partial, left: Cards, target: Fraction) -> Collection[
 
 
 class Goal(NamedTuple):
-    """The value to make, and whether every way to write a run is wanted rather than the shortest."""
+    """The value to make, and whether every way to write a run is wanted, not only the shortest."""
 
     value: Fraction
     every: bool
@@ -234,10 +224,10 @@ class Goal(NamedTuple):
 def completions(
     tokens: Sequence[Token], left: Sequence[int], target: int | Fraction, every: bool = False
 ) -> Iterator[Tokens]:
-    """Continuations of a formula that use each card in `left` once and make `target`, in no order.
+    """Continuations of a formula that use each card in `left` once and make `target`, in no particular order.
 
-    At least one is found where there are any. Of the ways to make a run's value of the same cards only the shortest is
-    used, or with `every` each.
+    At least one is found if there are any. If several ways to write a run have the same cards and value, only the
+    shortest is used; with `every`, all of them.
     """
     partial = read_all(tokens)
     if partial is None:
@@ -252,7 +242,7 @@ def completions(
 
 
 def _after_factor(partial: Partial, left: Cards, goal: Goal) -> Iterator[Tokens]:
-    """What may follow a factor: the end of its product, or more factors first."""
+    """Continuations after a factor: the end of its product, or more factors first."""
     yield from _after_product(partial, left, goal)
     for sign in "*/":
         begun = read(partial, sign)
@@ -262,7 +252,7 @@ def _after_factor(partial: Partial, left: Cards, goal: Goal) -> Iterator[Tokens]
 
 
 def _after_product(partial: Partial, left: Cards, goal: Goal) -> Iterator[Tokens]:
-    """What may follow a product: the end of its level, or more terms first."""
+    """Continuations after a product: the end of its level, or more terms first."""
     yield from _after_level(partial, left, goal)
     for sign in "+-":
         begun = read(partial, sign)
@@ -272,7 +262,7 @@ def _after_product(partial: Partial, left: Cards, goal: Goal) -> Iterator[Tokens
 
 
 def _after_level(partial: Partial, left: Cards, goal: Goal) -> Iterator[Tokens]:
-    """What may follow a complete level: its closing bracket, or nothing where the formula is complete."""
+    """Continuations after a complete level: the closing bracket, or nothing if the formula is complete."""
     if len(partial.frames) > 1:
         closed = read(partial, ")")
         for rest in _after_factor(closed, left, goal) if closed else ():
@@ -285,7 +275,7 @@ Run = tuple[Tokens, Partial, Cards]
 
 
 def _factors(partial: Partial, left: Cards, goal: Goal) -> Iterator[Run]:
-    """Runs of factors where one is awaited: (tokens, the formula after them, the cards still left)."""
+    """Runs of factors where a factor must follow: (tokens, the formula after them, the cards still left)."""
     negated = read(partial, "-")
     assert negated is not None
     flip = _FLIPPED_FACTORS if partial.frames[-1].divide else {}
@@ -295,15 +285,15 @@ def _factors(partial: Partial, left: Cards, goal: Goal) -> Iterator[Run]:
 
 
 def _terms(partial: Partial, left: Cards, goal: Goal) -> Iterator[Run]:
-    """Runs of terms where one is awaited."""
+    """Runs of terms where a factor must follow."""
     flip = _FLIPPED_TERMS if partial.frames[-1].product < 0 else {}
     yield from _runs(partial, left, goal, SUM, flip)
 
 
 def _runs(partial: Partial, left: Cards, goal: Goal, loosest: int, flip: Mapping[Token, str]) -> Iterator[Run]:
-    """Values of some of the cards, written without brackets up to the kind `loosest`.
+    """Values of some of the cards, written without outer brackets for expressions of kind `loosest`.
 
-    `flip` exchanges the operators of a run that is subtracted or divided by: - (a + b) is written - a - b.
+    `flip` exchanges the operators of a run that is subtracted or divided by: - (a + b) is written as - a - b.
     """
     if not left:
         return
@@ -318,7 +308,7 @@ def _runs(partial: Partial, left: Cards, goal: Goal, loosest: int, flip: Mapping
 
 
 def _flipped(tokens: Tokens, flip: Mapping[Token, str]) -> Tokens:
-    """The tokens with the operators outside brackets exchanged."""
+    """Exchange the operators that stand outside brackets."""
     depth, changed = 0, []
     for token in tokens:
         depth += (token == "(") - (token == ")")
@@ -328,69 +318,14 @@ def _flipped(tokens: Tokens, flip: Mapping[Token, str]) -> Tokens:
 
 @lru_cache(maxsize=50_000)
 def complete(tokens: Tokens, left: Cards, target: int, budget: int) -> Tokens | None:
-    """A short continuation of a formula, at most `budget` tokens, that makes `target` (above 0) with all cards left.
-
-    None where there is none: in particular where a plain expression of all the cards cannot make the target, as signs
-    before factors add nothing then. A formula begun as the shortest plain expression of its cards is completed as that
-    expression, so that advice that is followed keeps to one expression.
-    """
+    """A short continuation of at most `budget` tokens that makes `target` (above 0) with all cards left, or None."""
     cards = (*left, *(token for token in tokens if isinstance(token, int)))
     plain = express(cards, target)
-    if plain is None:
+    if plain is None:  # signs before factors make no further positive value
         return None
+    # Keep to the shortest expression as long as the formula does: a player who follows the solver sees one plan.
     if plain[: len(tokens)] == tokens:
         found: Tokens | None = plain[len(tokens) :]
     else:
         found = min(completions(tokens, left, target), key=_key, default=None)
     return None if found is None or len(found) > budget else found
-
-
-# --- Python's eval, bounded -------------------------------------------------------------------------------------------
-
-
-class Refused(ValueError):
-    """The text is not a formula, or would take unbounded work."""
-
-
-def _bounded_power(base: Any, exponent: Any) -> Any:
-    whole = isinstance(base, int) and isinstance(exponent, int)
-    if whole and exponent > 0 and abs(base) > 1 and base.bit_length() * exponent > MAX_INT_BITS:
-        raise Refused("the power is too large")
-    return base**exponent
-
-
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Pow: _bounded_power,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-
-
-def _evaluate(node: ast.expr) -> Any:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        return _BINARY[type(node.op)](_evaluate(node.left), _evaluate(node.right))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_evaluate(node.operand))
-    raise Refused(f"{type(node).__name__} is not arithmetic")
-
-
-def python_value(text: str) -> int | float | complex | None:
-    """What Python's `eval` makes of an arithmetic text, or None where it would raise, or not be arithmetic.
-
-    Nothing is run: numbers, `+ - * / // **`, signs and brackets are computed, all else is refused, as are powers beyond
-    `MAX_INT_BITS` bits, which no four cards can bring back to 24.
-    """
-    text = text.lstrip(" \t")
-    if len(text) > MAX_TEXT:
-        return None
-    try:
-        result: int | float | complex = _evaluate(ast.parse(text, mode="eval").body)
-    except (SyntaxError, Refused, ArithmeticError):
-        return None
-    return result

@@ -1,8 +1,8 @@
-"""What a task is: the rules of a game as pure functions, its words, its prompt, its solver and what to draw.
+"""What a task is: its rules as pure functions, its action words, its prompt, its solver and what to draw.
 
-A card game subclasses `CardTask` and is one file in this folder; the gymnasium adapter, the pictures, the prompt and
-the play loop are shared. A task that is not a set of pure rules (ALFWorld) subclasses `Task` and brings its own
-environment.
+A card game is one file in this folder with a subclass of `CardTask`. All card games share the Gymnasium environment,
+the drawing code, the prompt template and the play loop. A task whose rules are no pure functions (ALFWorld) subclasses
+`Task` and has an environment of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class CardImage:
-    """A playing card in a scene: `card` is suit letter + rank (`HK`, `DT`) or `back`; corner and size in pixels."""
+    """A playing card in a scene: `card` is suit letter + rank (`HK`, `DT`) or `back`. Corner and size are in pixels."""
 
     x: int
     y: int
@@ -46,7 +46,7 @@ class CardImage:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture of 300 by 300 pixels shows: a background colour and the items drawn on it, in order."""
+    """What an image of 300 by 300 pixels shows: a background colour, and the items drawn on it in order."""
 
     background: str
     items: tuple[Text | CardImage, ...]
@@ -54,7 +54,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Transition(Generic[State]):
-    """What an action led to: the next state, its reward, and whether the episode ended or was cut off."""
+    """The result of an action: the next state, the reward, and whether the episode was terminated or truncated."""
 
     state: State
     reward: float
@@ -65,71 +65,81 @@ class Transition(Generic[State]):
 class Task(ABC):
     """A task as the rest of the package sees it.
 
-    `reading_patterns` maps a field that must be read off the picture to the regular expression whose first group finds
-    it in a reply; `reading_accuracy` compares the group, white space and case apart, with the environment's
-    `reading()`.
-    `fallback_penalty` is added to the reward of a step whose reply held no legal action (ALFWorld: -1).
-    `kept_whole` finds, in the task's prompts and replies, the words that the embedded model's tokenizer keeps as tokens
-    of their own, such as the names of things; without it, such words may be merged with their surroundings.
-    `changing_actions`: the legal actions are made of what a situation holds, rather than taken from one list.
-    `groups` are the kinds of episodes that results are also counted by, in the order of the tables; `overall` is what
-    tables call the rate over all of them.
+    Results are counted by `groups`, and demonstrations, prompts and tables are made from the other attributes.
     """
 
     name: ClassVar[str]
+
     gym_id: ClassVar[str]
+    """The environment's id in Gymnasium. Set only by tasks of other packages; this package's own are in `TASKS`."""
+
     entry_point: ClassVar[str]
+    """The environment's class as "module:object". Set only by tasks of other packages that are no card games."""
+
     prompt: ClassVar[PromptParts]
+
     fallback_penalty: ClassVar[float] = 0.0
+    """Added to the reward of a step whose reply held no legal action (ALFWorld: -1)."""
+
     changing_actions: ClassVar[bool] = False
+    """Whether the legal actions depend on the situation, so that they are not an index into one fixed list."""
+
     groups: ClassVar[tuple[str, ...]] = ()
+    """The kinds of episodes that results are also counted by, in the order of the tables."""
+
     overall: ClassVar[str | None] = None
+    """What tables call the rate over all groups."""
+
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
+    """For each field that must be read off the image, the pattern whose first group finds it in a reply. Perception
+    accuracy compares that group with the environment's `perception()`, ignoring case and white space."""
+
     kept_whole: ClassVar[re.Pattern[str] | None] = None
+    """Finds the words of prompts and replies that the embedded model's tokenizer keeps as single tokens, such as names
+    of objects. Without it, such words may be merged with their surroundings."""
 
     def succeeded(self, total_reward: float, info: Mapping[str, Any]) -> bool:
         """Whether a finished episode counts as won, from its undiscounted return and last `info`."""
         return total_reward > 0
 
     def group(self, info: Mapping[str, Any]) -> str | None:
-        """Which of `groups` an episode belongs to, from its last `info`; None where there are none."""
+        """The member of `groups` that an episode belongs to, from its last `info`. None if the task has no groups."""
         return None
 
     def questions(self, view: View, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Questions on what the prompt's words say, with their answers: what the embedded model learns to read by.
+        """Questions about the text of the prompt, with their answers; the embedded model is pre-trained on them.
 
-        Some that `rng` chooses; none where the words say little. They ask for nothing but what can be found in the
-        prompt: no advice, no rule, no reply.
+        `rng` chooses which questions are asked. The answers can be found in the prompt: no question gives away which
+        action is good, how the game works or how to reply. Empty for tasks whose prompts say little.
         """
         return []
 
     def data_source(self, info: Mapping[str, Any]) -> str | None:
-        """What an episode's game was made by or taken from, where games are data and not rules.
+        """Where an episode's game comes from, for tasks whose games are data. None for the others.
 
-        An adjective to "games"; after a comma, what else must be said where results on them are shown.
+        The text is put before the word "games". What follows a comma in it is shown beside results on these games.
         """
         return None
 
 
 class CardTask(Task, Generic[State]):
-    """A game whose rules are pure functions of (state, action, rng); the instance holds options only (`rules`)."""
+    """A game whose rules are pure functions of (state, action, rng). The instance holds only options (`rules`)."""
 
-    entry_point = "rl4vlm.envs.card_env:CardEnv"
     actions: ClassVar[tuple[str, ...]]
 
     def __init__(self, rules: str = "strict") -> None:
-        """`rules` says which formulas are paid: `"strict"` or `"upstream"`; a game without formulas has one set."""
+        """`rules` says which formulas win: `"strict"` or `"upstream"`. Games without formulas ignore it."""
         if rules not in RULES:
             raise ValueError(f"rules must be one of {', '.join(map(repr, RULES))}, not {rules!r}")
         self.rules = rules
 
     @abstractmethod
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> State:
-        """Draw a start state; `options` fix parts of it. Raises ValueError naming an option that cannot be."""
+        """Draw a start state. `options` fix parts of it. Raises ValueError that names an invalid option."""
 
     @abstractmethod
     def transition(self, state: State, action: str, rng: np.random.Generator) -> Transition[State]:
-        """Play one action word."""
+        """Apply one action word. Random events are drawn from `rng` alone."""
 
     @abstractmethod
     def info(self, state: State) -> dict[str, Any]:
@@ -137,7 +147,7 @@ class CardTask(Task, Generic[State]):
 
     @abstractmethod
     def fields(self, state: State) -> dict[str, str]:
-        """The values that the prompt's texts are filled with."""
+        """The values of the `{name}` fields in the prompt."""
 
     @abstractmethod
     def scene(self, state: State) -> Scene:
@@ -145,8 +155,8 @@ class CardTask(Task, Generic[State]):
 
     @abstractmethod
     def solve(self, state: State) -> ExpertAction:
-        """The best action from here, with the reply entries that explain it."""
+        """The best action in this state, with the entries of the reply that explain it."""
 
     @abstractmethod
     def perception(self, state: State) -> dict[str, str]:
-        """The text of each field that a player must read off the picture."""
+        """The text of each field that a player must read off the image (the keys of `perception_patterns`)."""

@@ -1,4 +1,4 @@
-"""Blackjack against a dealer, from an infinite deck."""
+"""Blackjack against a dealer, with an infinite deck."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rl4vlm.tasks.cards import BACK, SUITS, card_value, check_cards, check_optio
 
 LIMIT = 21
 DEALER_STANDS = 17
-# The chance of each value: nine ranks worth what they show, four worth ten.
+# The probability of each value: T, J, Q and K all count 10.
 CHANCES = {value: (4 if value == 10 else 1) / 13 for value in range(1, 11)}
 
 
 @dataclass(frozen=True)
 class BlackjackState:
-    """Both hands; the dealer's first card is the open one."""
+    """Both hands. The dealer's first card is face up."""
 
     player: tuple[str, ...]
     dealer: tuple[str, ...]
 
 
 class Total(NamedTuple):
-    """What a hand counts, and whether it is soft: whether an ace in it counts 11."""
+    """The total of a hand, and whether it is soft: an ace in it counts 11."""
 
     points: int
     soft: bool
@@ -41,20 +41,21 @@ class Total(NamedTuple):
         return Total(hard + (10 if soft else 0), soft)
 
 
-NOTHING = Total(0, False)
+EMPTY_HAND = Total(0, False)
 
 
 def total(cards: Iterable[str]) -> Total:
-    """What a hand counts."""
-    counted = NOTHING
+    """The total of a hand."""
+    counted = EMPTY_HAND
     for card in cards:
         counted = counted.plus(card_value(card))
     return counted
 
 
 def draw(rng: np.random.Generator) -> str:
-    """A card from an infinite deck. A ten is drawn as J, Q or K, as in the public pictures."""
+    """A card from an infinite deck."""
     value = min(int(rng.integers(1, 14)), 10)
+    # As in the public code, no T is ever shown: a card of value 10 is J, Q or K.
     face = "JQK"[rng.integers(3)] if value == 10 else "A23456789"[value - 1]
     return SUITS[rng.integers(len(SUITS))] + face
 
@@ -62,16 +63,13 @@ def draw(rng: np.random.Generator) -> str:
 class Blackjack(CardTask[BlackjackState]):
     """Come nearer to 21 than the dealer without going over.
 
-    Actions: `stand` and `hit`. Reward: +1 a win, 0 a draw, -1 a loss; 0 for a hit that does not go over 21. The episode
-    ends at `stand`, after which the dealer draws up to 17 or more (soft 17 included), or when the player goes over.
-    Deal: two cards each from an infinite deck, one of the dealer's face up. An ace counts 11 where that keeps the hand
-    within 21, else 1. A natural earns no more than another 21.
-
-    As in the public pictures, the fifth card of the player's row lies beyond the picture's right edge.
+    Actions: `stand` and `hit`. Reward: +1 for a win, 0 for a draw, -1 for a loss; 0 for a hit that does not go over 21.
+    The episode ends when the player goes over 21, or at `stand`, after which the dealer draws up to 17 or more (soft 17
+    included). Deal: two cards each from an infinite deck, one of the dealer's face up. An ace counts 11 if that keeps
+    the hand within 21, else 1. A natural earns no more than any other 21.
     """
 
     name = "Blackjack"
-    gym_id = "gym_cards/Blackjack-v0"
     actions = ("stand", "hit")
     prompt = PromptParts(
         role="You play blackjack against a dealer.",
@@ -98,7 +96,7 @@ class Blackjack(CardTask[BlackjackState]):
             dealer = check_cards("dealer", given["dealer"], at_least=2, at_most=2)
         if total(player).points > LIMIT:
             raise ValueError(
-                f"option 'player' counts {total(player).points}, more than {LIMIT}: the game would be over"
+                f"option 'player' counts {total(player).points}, more than {LIMIT}: the episode would be over"
             )
         return BlackjackState(player, dealer)
 
@@ -121,6 +119,7 @@ class Blackjack(CardTask[BlackjackState]):
 
     def scene(self, state: BlackjackState) -> Scene:
         white = "#ffffff"
+        # As in the public code, the fifth card of a row lies beyond the right edge of the image.
         player = tuple(
             CardImage(5 + 74 * (i % 5), 150 + 102 * (i // 5), 70, 98, card) for i, card in enumerate(state.player)
         )
@@ -131,7 +130,7 @@ class Blackjack(CardTask[BlackjackState]):
     def solve(self, state: BlackjackState) -> ExpertAction:
         hand, open_card = total(state.player), card_value(state.dealer[0])
         hits = hand.points <= LIMIT and hit_value(hand, open_card) > stand_value(hand.points, open_card)
-        running, counted = [], NOTHING
+        running, counted = [], EMPTY_HAND
         for card in state.player:
             counted = counted.plus(card_value(card))
             running.append(str(counted.points))
@@ -147,23 +146,23 @@ class Blackjack(CardTask[BlackjackState]):
 
 
 def outcome(player: int, dealer: int) -> float:
-    """The reward of two hands compared, the player's being within 21."""
+    """The reward for the final totals, if the player's is within 21."""
     if dealer > LIMIT or player > dealer:
         return 1.0
     return 0.0 if player == dealer else -1.0
 
 
 def _described(cards: Iterable[str]) -> list[tuple[int, str, str]]:
-    """Cards as the public code's `info` has them: (value, face, suit)."""
+    """Cards as in the `info` of the public code: (value, face, suit)."""
     return [(card_value(card), card[1], card[0]) for card in cards]
 
 
-# --- the exact optimum, by dynamic programming over an infinite deck --------------------------------------------------
+# --- optimal play, by dynamic programming over the infinite deck -----------------------------------------------------
 
 
 @cache
 def dealer_ends(hand: Total) -> dict[int, float]:
-    """The chance of each total the dealer ends on, from a hand; 22 stands for every total over 21."""
+    """The probability of each final total of the dealer, from a hand. 22 stands for every total over 21."""
     if hand.points > LIMIT:
         return {LIMIT + 1: 1.0}
     if hand.points >= DEALER_STANDS:
@@ -177,19 +176,19 @@ def dealer_ends(hand: Total) -> dict[int, float]:
 
 @cache
 def stand_value(points: int, open_card: int) -> float:
-    """The expected reward of standing on `points` against the dealer's open card (1 for an ace)."""
-    ends = dealer_ends(NOTHING.plus(open_card))
+    """The expected reward of standing on `points` against the value of the dealer's open card (1 for an ace)."""
+    ends = dealer_ends(EMPTY_HAND.plus(open_card))
     return sum(chance * outcome(points, dealer) for dealer, chance in ends.items())
 
 
 @cache
 def hit_value(hand: Total, open_card: int) -> float:
-    """The expected reward of one more card and the best play after it."""
+    """The expected reward of one more card and optimal play after it."""
     return sum(chance * best_value(hand.plus(value), open_card) for value, chance in CHANCES.items())
 
 
 def best_value(hand: Total, open_card: int) -> float:
-    """The expected reward of the best play; -1 for a hand over 21."""
+    """The expected reward of optimal play; -1 for a hand over 21."""
     if hand.points > LIMIT:
         return -1.0
     return max(stand_value(hand.points, open_card), hit_value(hand, open_card))

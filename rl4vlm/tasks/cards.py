@@ -1,4 +1,4 @@
-"""Playing cards by name: suit letter + rank letter, as the public code writes them (`HK`, `DT`, `CA`)."""
+"""Playing cards by name: suit letter + rank letter, as in the public code (`HK`, `DT`, `CA`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def card_name(rank: int, rng: np.random.Generator) -> str:
 
 
 def card_value(card: str) -> int:
-    """What a card counts: 1 for the ace, 10 for J, Q and K."""
+    """The value of a card: 1 for the ace, 10 for J, Q and K."""
     return min(RANKS.index(card[1]) + 1, 10)
 
 
@@ -34,16 +34,26 @@ def shown_ranks(cards: Sequence[str]) -> list[str]:
 
 
 def check_cards(name: str, cards: Any, at_least: int, at_most: int | None = None) -> tuple[str, ...]:
-    """A reset option that lists cards, as a tuple of card names.
+    """Check a reset option that lists cards.
 
-    Raises ValueError naming the option where it is not a list of known cards of the right length.
+    Args:
+        name: name of the option, for messages.
+        cards: its value.
+        at_least: smallest number of cards.
+        at_most: largest number of cards; None for no limit.
+
+    Returns:
+        The card names as a tuple.
+
+    Raises:
+        ValueError: the value is no list, holds an unknown card or has the wrong length; the message names the option.
     """
     if isinstance(cards, str) or not isinstance(cards, Sequence):
         raise ValueError(f"option {name!r} must be a list of card names such as 'HK', not {cards!r}")
     for card in cards:
         if card not in DECK:
             raise ValueError(
-                f"option {name!r} holds an unknown card {card!r}: names are suit (H D C S) + rank, as 'DT'"
+                f"option {name!r} holds an unknown card {card!r}: names are suit (H D C S) + rank, such as 'DT'"
             )
     if len(cards) < at_least or (at_most is not None and len(cards) > at_most):
         wanted = str(at_least) if at_least == at_most else f"at least {at_least}"
@@ -52,9 +62,9 @@ def check_cards(name: str, cards: Any, at_least: int, at_most: int | None = None
 
 
 def check_option_names(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:
-    """The reset options, or none. Raises ValueError naming an option that the task does not have."""
+    """The reset options, empty for None. Raises ValueError that names an option which the task does not have."""
     given = options or {}
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown option {name!r}: this task knows {', '.join(map(repr, known))}")
+            raise ValueError(f"unknown option {name!r}: the options of this task are {', '.join(map(repr, known))}")
     return given

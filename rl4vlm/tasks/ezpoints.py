@@ -1,4 +1,4 @@
-"""EZPoints: make 12 of two cards."""
+"""EZPoints: write a formula of two cards that equals 12."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TARGET = 12
 class EZPoints(FormulaGame):
     """Write a formula of two cards that equals 12, item by item.
 
-    Actions: the numbers 1 to 10, `+`, `*` and `=`. Rewards and the episode's end: `FormulaGame`, with at most 5 items.
-    Deal: the first card is uniform on 2..13 and worth x (J, Q, K: 10); the second is the card of rank 12 - x, or 12 / x
-    with probability 1/2 where x is 2, 3, 4 or 6; the two change places with probability 1/2. Every deal can be won.
+    Actions: the numbers 1 to 10, `+`, `*` and `=`. For rewards and the end of an episode see `FormulaGame`; a formula
+    has at most 5 items. Deal: the rank of the first card is uniform on 2..13, its value x at most 10. The second card
+    has rank 12 - x or, with probability 1/2 if x is 2, 3, 4 or 6, rank 12 / x. The two cards are swapped with
+    probability 1/2. Every deal can be won.
     """
 
     name = "EZPoints"
-    gym_id = "gym_cards/EZPoints-v0"
     actions = (*map(str, range(1, 11)), "+", "*", "=")
     target = TARGET
     card_count = 2
@@ -61,7 +61,7 @@ class EZPoints(FormulaGame):
 
 @lru_cache(maxsize=10_000)
 def _complete(tokens: Tokens, left: tuple[int, ...], budget: int) -> Tokens | None:
-    """The shortest continuation that makes 12, breadth first: there are at most 4^5."""
+    """The shortest continuation that makes 12, or None. Searches breadth first: there are at most 4^5 continuations."""
     if budget < 0:
         return None
     shortest: list[tuple[Tokens, tuple[int, ...]]] = [((), left)]

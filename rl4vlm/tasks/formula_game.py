@@ -1,4 +1,4 @@
-"""What EZPoints and Points24 share: a formula written item by item from the values of the cards on the table."""
+"""What EZPoints and Points24 share: a formula that is written item by item from the values of the cards."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rl4vlm.core.types import ExpertAction
-from rl4vlm.tasks.arithmetic import Token, Tokens, exact_value, python_value
+from rl4vlm.tasks.arithmetic import Token, Tokens, exact_value
 from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
 from rl4vlm.tasks.cards import card_value, check_cards, check_option_names, shown_ranks
+from rl4vlm.tasks.python_value import python_value
 
 BLANK = " "
 TABLE = "#35654d"
@@ -22,7 +23,7 @@ WHITE = "#ffffff"
 
 @dataclass(frozen=True)
 class FormulaState:
-    """The cards on the table, and the formula's items so far: ints, operators, and a blank for each refused number."""
+    """The cards, and the items of the formula so far: ints, operators, and a blank for each illegal number."""
 
     cards: tuple[str, ...]
     formula: tuple[Token, ...] = ()
@@ -33,7 +34,7 @@ class FormulaState:
 
     @property
     def left(self) -> tuple[int, ...]:
-        """The values of the cards not yet used, in the order they lie on the table."""
+        """The values of the cards not yet used, in the order of `cards`."""
         left = list(self.numbers)
         for item in self.formula:
             if isinstance(item, int):
@@ -51,14 +52,15 @@ class FormulaState:
 
 
 class FormulaGame(CardTask[FormulaState]):
-    """A game of writing a formula that makes `target` of all cards; subclasses say which cards, signs and length.
+    """Write a formula that makes `target` of all cards. Subclasses define the cards, the operators and the length.
 
-    Reward (paper, public code): +10 at `=` when the formula makes the target with every card used, -1 at any other `=`;
-    -1 for a number not among the cards not yet used, in whose place a blank is appended; 0 else. The episode ends at
-    `=`. A step that finds more than `max_items` items is not applied: -1 and cut off.
+    Reward (as in the public code): +10 for `=` if the formula makes the target and uses every card, -1 for any other
+    `=`; -1 for a number that no unused card has, and a blank is appended in its place; 0 otherwise. The episode
+    terminates at `=`. If the formula already has more than `max_items` items, the action is not applied: the reward is
+    -1 and the episode is truncated.
 
-    `rules="strict"` pays well-formed formulas in exact arithmetic, blanks left out. `rules="upstream"` pays what
-    Python's `eval` of the items written together gives, as the public code does.
+    With `rules="strict"`, a well-formed formula wins by its value in exact arithmetic, blanks left out. With
+    `rules="upstream"`, it wins by Python's `eval` of the items joined together, as in the public code.
     """
 
     target: ClassVar[int]
@@ -74,7 +76,7 @@ class FormulaGame(CardTask[FormulaState]):
 
     @abstractmethod
     def completion(self, state: FormulaState, budget: int) -> Tokens | None:
-        """At most `budget` further tokens that make the target, or None where there are none."""
+        """At most `budget` further tokens that make the target, or None if there are none."""
 
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> FormulaState:
         given = check_option_names(options, ("cards",))
@@ -94,7 +96,7 @@ class FormulaGame(CardTask[FormulaState]):
         return Transition(_with_item(state, BLANK), -1.0, terminated=False, truncated=False)
 
     def pays(self, state: FormulaState) -> bool:
-        """Whether `=` now would win."""
+        """Whether `=` would win in this state."""
         if state.left:
             return False
         if self.rules == "strict":
@@ -132,7 +134,7 @@ class FormulaGame(CardTask[FormulaState]):
 
     @abstractmethod
     def formula_lines(self, state: FormulaState) -> tuple[Text, ...]:
-        """Where the formula is written."""
+        """The lines of text that show the formula."""
 
 
 def _with_item(state: FormulaState, item: Token) -> FormulaState:

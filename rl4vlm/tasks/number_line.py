@@ -1,4 +1,4 @@
-"""NumberLine: walk along a line of numbers to a target."""
+"""NumberLine: move along a line of numbers to a target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_STEPS = 2 * MAX_POSITION
 
 @dataclass(frozen=True)
 class NumberLineState:
-    """Where the player stands, where to go (both 0..5), and the steps taken."""
+    """The current and the target number (both 0..5), and the number of steps taken."""
 
     current: int
     target: int
@@ -29,13 +29,12 @@ class NumberLineState:
 class NumberLine(CardTask[NumberLineState]):
     """Make the current number equal to the target.
 
-    Actions: `-` and `+`; a move beyond 0 or 5 stays where it is. Reward: +1 at the target, -1 where the distance did
-    not shrink, else 0. The episode ends at the target and is cut off after 10 steps. Start: both numbers uniform on
-    0..5; if they are equal, the target becomes (target + 1) mod 5.
+    Actions: `-` and `+`; a move beyond 0 or 5 leaves the number unchanged. Reward: +1 at the target, -1 if the
+    distance did not shrink, else 0. The episode terminates at the target and is truncated after 10 steps. Start: both
+    numbers are uniform on 0..5; if they are equal, the target becomes (target + 1) mod 5.
     """
 
     name = "NumberLine"
-    gym_id = "gym_cards/NumberLine-v0"
     actions = ("-", "+")
     prompt = PromptParts(
         role="You play a game on a number line that goes from 0 to 5.",
@@ -64,7 +63,7 @@ class NumberLine(CardTask[NumberLineState]):
         if current == target:
             if "current" in given and "target" in given:
                 raise ValueError(f"options 'current' and 'target' are both {target}: the episode would be over")
-            if "target" in given:
+            if "target" in given:  # a given target stays, so the current number moves in its place
                 current = (current + 1) % MAX_POSITION
             else:
                 target = (target + 1) % MAX_POSITION

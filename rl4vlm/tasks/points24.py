@@ -1,25 +1,26 @@
-"""Points24: make 24 of four cards."""
+"""Points24: write a formula of four cards that equals 24."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rl4vlm.core.types import PromptParts
-from rl4vlm.tasks.arithmetic import OPERATORS, Tokens, complete, completions, python_value
+from rl4vlm.tasks.arithmetic import OPERATORS, Tokens, complete, completions
 from rl4vlm.tasks.base import Text
 from rl4vlm.tasks.cards import card_name
 from rl4vlm.tasks.formula_game import WHITE, FormulaGame, FormulaState
+from rl4vlm.tasks.python_value import python_value
 
 
 class Points24(FormulaGame):
     """Write a formula of four cards that equals 24, item by item.
 
-    Actions: the numbers 1 to 10, `+ - * / ( )` and `=`. Rewards and the episode's end: `FormulaGame`, with at most 20
-    items. Deal: four ranks, independent and uniform on 1..13; J, Q, K count 10. 20,876 of the 28,561 deals can be won.
+    Actions: the numbers 1 to 10, `+ - * / ( )` and `=`. For rewards and the end of an episode see `FormulaGame`; a
+    formula has at most 20 items. Deal: four independent ranks, uniform on 1..13; J, Q and K count 10. 20,876 of the
+    28,561 deals can be won.
     """
 
     name = "Points24"
-    gym_id = "gym_cards/Points24-v0"
     actions = (*map(str, range(1, 11)), *OPERATORS, "(", ")", "=")
     target = 24
     card_count = 4
@@ -46,12 +47,13 @@ class Points24(FormulaGame):
         shortest = complete(state.tokens, tuple(sorted(state.left)), self.target, budget)
         if shortest is None or self.rules == "strict" or self._python_agrees(state, shortest):
             return shortest
+        # The exact solution fails in floating point, as 8 / (3 - 8 / 3) does. Look for one that does not.
         every = completions(state.tokens, state.left, self.target, every=True)
         floating = [rest for rest in every if len(rest) <= budget and self._python_agrees(state, rest)]
         return min(floating, key=len, default=None)
 
     def _python_agrees(self, state: FormulaState, rest: Tokens) -> bool:
-        """Whether Python's floats, too, make the target: they refuse 8 / (3 - 8 / 3)."""
+        """Whether Python's `eval` of the completed formula equals the target, as `rules="upstream"` demands."""
         return python_value("".join(map(str, (*state.formula, *rest)))) == self.target
 
     def formula_lines(self, state: FormulaState) -> tuple[Text, ...]:

@@ -1,54 +1,92 @@
-"""Where tasks are found: a literal dict of this package's own, and entry points of other packages."""
+"""Where to find each task: one row per task of this package, and entry points for tasks of other packages."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from importlib.metadata import entry_points
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from rl4vlm.tasks.base import Task
 
 ENTRY_POINT_GROUP = "rl4vlm.tasks"
 
-TASKS: dict[str, str] = {
-    "NumberLine": "rl4vlm.tasks.number_line:NumberLine",
-    "EZPoints": "rl4vlm.tasks.ezpoints:EZPoints",
-    "Points24": "rl4vlm.tasks.points24:Points24",
-    "Blackjack": "rl4vlm.tasks.blackjack:Blackjack",
-    "ALFWorld": "rl4vlm.tasks.alfworld:ALFWorld",
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """All that registration needs of a task, so that registering it does not import it.
+
+    Attributes:
+        task: the task's class, as "module:object".
+        gym_id: the environment's id in Gymnasium.
+        env: the environment's class, as "module:object".
+    """
+
+    task: str
+    gym_id: str
+    env: str = "rl4vlm.envs.card_env:CardEnv"
+
+
+# The names are literals and the modules strings: the code digest follows only the rows that a stage looks up.
+TASKS: dict[str, TaskEntry] = {
+    "NumberLine": TaskEntry("rl4vlm.tasks.number_line:NumberLine", "gym_cards/NumberLine-v0"),
+    "EZPoints": TaskEntry("rl4vlm.tasks.ezpoints:EZPoints", "gym_cards/EZPoints-v0"),
+    "Points24": TaskEntry("rl4vlm.tasks.points24:Points24", "gym_cards/Points24-v0"),
+    "Blackjack": TaskEntry("rl4vlm.tasks.blackjack:Blackjack", "gym_cards/Blackjack-v0"),
+    "ALFWorld": TaskEntry(
+        "rl4vlm.tasks.alfworld:ALFWorld", "alfworld/ALFWorld-v0", env="rl4vlm.envs.alfworld.env:ALFWorldEnv"
+    ),
 }
-
-
-def _others() -> dict[str, str]:
-    """The "module:object" of other packages' tasks; a name of this package's own cannot be taken."""
-    found = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    return {name: target for name, target in found.items() if name not in TASKS}
 
 
 def task_names() -> list[str]:
     """The names of all tasks, this package's own first."""
-    return [*TASKS, *_others()]
+    return [*TASKS, *_entry_points()]
+
+
+def get_task_entry(name: str) -> TaskEntry:
+    """The registry's row for a task. For a task of another package it is made from the class, which is imported.
+
+    Raises:
+        ValueError: there is no such task; the message lists the known ones.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    others = _entry_points()
+    if name not in others:
+        raise ValueError(f"unknown task {name!r}: known are {', '.join(task_names())}")
+    target = others[name].value
+    task = _load(target)
+    return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
 
 
 def get_task_class(name: str) -> type[Task]:
     """The class of a task. Raises ValueError that lists the known names."""
-    target = TASKS.get(name) or _others().get(name)
-    if target is None:
-        raise ValueError(f"unknown task {name!r}: known are {', '.join(task_names())}")
-    module, _, attribute = target.partition(":")
-    found: type[Task] = getattr(importlib.import_module(module), attribute)
-    return found
+    return _load(get_task_entry(name).task)
 
 
 def get_task(name: str, **options: Any) -> Task:
     """A task by name, with its options (`rules="strict"` or `"upstream"` for the card games).
 
-    Raises ValueError that lists the known tasks, or names the option that the task does not have.
+    Raises:
+        ValueError: there is no such task, or it has no such option; the message lists those that exist.
     """
     task_class = get_task_class(name)
     known = list(inspect.signature(task_class).parameters)
     for option in options:
         if option not in known:
-            raise ValueError(f"task {name} has no option {option!r}: it knows {', '.join(known) or 'none'}")
+            raise ValueError(f"task {name} has no option {option!r}: its options are {', '.join(known) or 'none'}")
     return task_class(**options)
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """The tasks of other packages. They cannot take the name of one of this package's own."""
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {name: point for name, point in found.items() if name not in TASKS}
+
+
+def _load(target: str) -> type[Task]:
+    module, _, attribute = target.partition(":")
+    task: type[Task] = getattr(importlib.import_module(module), attribute)
+    return task

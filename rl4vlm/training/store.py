@@ -24,10 +24,10 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Where a run keeps its state, and the SHA-256 of every source file that it is made of."""
+    """Where a run keeps its state, and the digest of each module and data file that it runs (`module_digests`)."""
 
     path: Path
-    code: Mapping[str, str | None]
+    code: Mapping[str, str]
 
 
 @dataclass(frozen=True)

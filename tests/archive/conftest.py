@@ -1,7 +1,8 @@
-"""Results with their records, tables and figures, and a git checkout of this package."""
+"""A results folder with records, tables and figures, and a git checkout of this package."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 from rl4vlm.archive.pack import pack
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.expected import FIGURES
+from rl4vlm.results.names import FIGURES
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import make_results, write_json, write_lines
 
@@ -29,13 +30,15 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def add_record(folder: Path, stage: str, *inputs: str) -> None:
-    """A run's record with the paths that it was made from."""
+    """Add to a run's record its stage and the paths that it was made from."""
     found = {f"input{place}": {"path": path, "sha256": None} for place, path in enumerate(inputs)}
-    write_json(folder / "run.json", {"stage": stage, "inputs": found, "code": {"revision": "abc", "changed": False}})
+    file = folder / "run.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    write_json(file, {**before, "stage": stage, "inputs": found, "code": {"revision": "abc", "changed": False}})
 
 
 def make_whole_results(root: Path) -> Path:
-    """A results folder as the workflow leaves it, with what an earlier config left, weights, logs and a cache."""
+    """Write a results folder like the workflow's, with weights, a cache and the run of an earlier config."""
     results = root / "results"
     made = make_results(results, tasks=TASKS, lambdas=(0.3, 0.5), episodes=20, cnn=True)
     add_record(results / "base_model" / "cards", "base_model")
@@ -57,7 +60,7 @@ def make_whole_results(root: Path) -> Path:
         kind, _, run = folder.name.partition("-")
         trained = [f"results/{kind}/{run}/checkpoint"] if kind in ("ppo", "cnn", "sft") else []
         add_record(folder, "evaluation", *trained)
-    build_tables(out=results / "tables", scale="embedded", main_lambda={"NumberLine": 0.5}, **made.inputs)
+    build_tables(out=results / "tables", scale="embedded", **made.inputs)
     for name in FIGURES:
         draw(name, out=results / "figures" / name, scale="embedded", style=FigureStyle(dpi=40), **made.inputs)
     left = results / "ppo" / "EZPoints-cot-lambda0.9-seed7"
@@ -68,7 +71,7 @@ def make_whole_results(root: Path) -> Path:
 
 
 def make_checkout(folder: Path) -> Path:
-    """A git checkout of this package, everything committed."""
+    """Create a git checkout of this package without uncommitted changes."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "rl4vlm", folder / "rl4vlm", ignore=ignore)
     shutil.copy2(ROOT / ".gitignore", folder)
@@ -83,19 +86,19 @@ def make_checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made results; not to be changed."""
+    """A results folder that tests share and must not change."""
     return make_whole_results(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout; not to be changed."""
+    """A checkout that tests share and must not change."""
     return make_checkout(tmp_path_factory.mktemp("checkout") / "code")
 
 
 @pytest.fixture(scope="session")
 def packed(results: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive of both."""
+    """The archive of `results` and `checkout`."""
     out = tmp_path_factory.mktemp("packed") / "paper.zip"
     pack(results=results, out=out, code=checkout, config=CONFIG)
     return out
@@ -103,7 +106,7 @@ def packed(results: Path, checkout: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def unpack(packed: Path, tmp_path: Path) -> Callable[[], Path]:
-    """Unpacks the archive into a folder to change."""
+    """Returns a function that unpacks the archive into a folder that the test may change."""
 
     def unpacked() -> Path:
         with zipfile.ZipFile(packed) as archive:

@@ -1,4 +1,4 @@
-"""What goes into an archive, that it is the same each time, and what is not packed."""
+"""What is packed, what is not, and that packing again gives the same bytes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def copied(results: Path, to: Path) -> Path:
     return Path(shutil.copytree(results, to / "results"))
 
 
-def test_the_manifest_sums_every_other_file(packed: Path) -> None:
+def test_the_manifest_lists_every_other_file(packed: Path) -> None:
     files = content(packed)
-    sums = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
+    lines = [line.split("  ") for line in files.pop("SHA256SUMS").decode().splitlines()]
+    sums = {name: digest for digest, name in lines}
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def test_what_is_shown_and_all_it_came_from_is_packed(packed: Path) -> None:
+def test_packs_tables_figures_and_all_runs_behind_them(packed: Path) -> None:
     names = set(content(packed))
     assert {f"results/tables/{table}.csv" for table in ("main", "cot", "lambda", "perception")} <= names
     assert {"results/figures/training_curves.pdf", "results/figures/training_curves.run.json"} <= names
     assert {f"results/eval/{RUN.replace('/', '-')}/{file}" for file in ("episodes.jsonl", "run.json")} <= names
     assert {f"results/{RUN}/metrics.jsonl", f"results/{RUN}/run.json"} <= names
-    # Not read by any figure: named by the records of what is.
+    # No figure reads these. The records of PPO runs name them.
     assert {"results/sft/EZPoints-nocot/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
     assert {"results/base_model/cards/run.json", "results/base_model/cards/perception.json"} <= names
     assert {"code/rl4vlm/archive/verify.py", "config.yaml", "requirements.txt", "README.md"} <= names
@@ -55,7 +56,7 @@ def test_weights_leftovers_and_caches_are_not_packed(packed: Path) -> None:
     assert left_out == {"model.safetensors": hashlib.sha256(b"weights of the repository").hexdigest()}
 
 
-def test_it_says_which_code_it_holds_and_which_code_made_the_results(packed: Path, checkout: Path) -> None:
+def test_names_the_packed_code_and_the_code_that_made_the_results(packed: Path, checkout: Path) -> None:
     files = content(packed)
     about = json.loads(files["archive.json"])
     revision = git(checkout, "rev-parse", "HEAD")
@@ -75,7 +76,7 @@ def test_the_same_results_give_the_same_bytes(results: Path, checkout: Path, pac
 
 
 @pytest.mark.parametrize("name", ["paper.zip", "for the journal/paper"])
-def test_an_archive_in_the_checkout_packs_no_earlier_one(results: Path, tmp_path: Path, name: str) -> None:
+def test_an_archive_inside_the_checkout_is_not_packed(results: Path, tmp_path: Path, name: str) -> None:
     code = make_checkout(tmp_path / "code")
     once, again = (
         (pack(results=results, out=code / name, code=code, config=CONFIG), (code / name).read_bytes()) for _ in range(2)
@@ -84,27 +85,27 @@ def test_an_archive_in_the_checkout_packs_no_earlier_one(results: Path, tmp_path
     assert not once[0].changed
 
 
-def test_what_the_documents_have_one_make_is_no_code(results: Path, checkout: Path) -> None:
+def test_git_ignores_the_files_that_the_docs_tell_users_to_make(results: Path, checkout: Path) -> None:
     made = ("rl4vlm.sif", "rl4vlm.tar", "paper.zip", "report.zip", "report.html")
     for name in made:
         subprocess.run(["git", "-C", str(checkout), "check-ignore", "--quiet", name], check=True)
     subprocess.run(["git", "-C", str(checkout), "check-ignore", "--quiet", "images/other.sif"], check=True)
 
 
-def test_revision_and_files_are_known_by_their_hashes(tmp_path: Path) -> None:
+def test_every_change_changes_the_hashes(tmp_path: Path) -> None:
     code = make_checkout(tmp_path / "code")
     seen = [revision_and_tree(code)]
     (code / "run.sh").write_text("#!/bin/sh\necho edited\n")
     seen.append(revision_and_tree(code))
     (code / "new.txt").write_text("new\n")
     seen.append(revision_and_tree(code))
-    # The same files, which are a revision by now.
+    # The same files, committed: a new revision, the same tree.
     git(code, "add", "--all")
     git(code, "commit", "--quiet", "--message", "edited")
     seen.append(revision_and_tree(code))
     assert len(set(seen)) == 4
     assert seen[-1][1] == seen[-2][1]
-    # Where it is tracked, it stays what it was at the last commit.
+    # If `but` is tracked, its committed version counts.
     (code / "new.txt").write_text("newer\n")
     assert revision_and_tree(code, but=code / "new.txt") == seen[-1]
 
@@ -129,7 +130,7 @@ def test_uncommitted_changes_are_packed_and_marked(results: Path, tmp_path: Path
     assert "with uncommitted changes" in files["README.md"].decode()
     assert files["code/new.txt"] == b"new\n"
     assert b"echo edited" in files["code/run.sh"]
-    # The patch leads from the revision to what is packed.
+    # The patch turns the last commit into the packed code.
     fresh = tmp_path / "fresh"
     git(tmp_path, "clone", "--quiet", str(code), str(fresh))
     assert (fresh / "run.sh").read_bytes() == committed
@@ -150,19 +151,19 @@ def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path
     [
         ("figures/perception.pdf", "figures/perception.pdf: missing"),
         ("tables/run.json", "tables/run.json: missing"),
-        (f"{RUN}/run.json", f"{RUN}/run.json is missing"),
+        (f"{RUN}/run.json", f"{RUN}/run.json: missing; tables/run.json says"),
         ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),
         (f"{RUN}/metrics.jsonl", f"{RUN}/metrics.jsonl: missing; tables/run.json says"),
     ],
 )
-def test_what_is_missing_is_named(results: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_missing_file_is_named(results: Path, tmp_path: Path, name: str, message: str) -> None:
     mine = copied(results, tmp_path)
     (mine / name).unlink()
     with pytest.raises(ValueError, match=message):
         results_files(mine)
 
 
-def test_code_that_git_does_not_know_is_refused(results: Path, tmp_path: Path) -> None:
+def test_code_outside_a_checkout_is_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "code" / "rl4vlm").mkdir(parents=True)
     (tmp_path / "code" / "rl4vlm" / "__init__.py").touch()
     for code, message in ((tmp_path, "is not the project's folder"), (tmp_path / "code", "cannot be packed: git")):
@@ -171,7 +172,7 @@ def test_code_that_git_does_not_know_is_refused(results: Path, tmp_path: Path) -
     assert not (tmp_path / "paper.zip").exists()
 
 
-def test_packages_come_with_what_they_need() -> None:
+def test_packages_include_their_requirements() -> None:
     found = needed_packages(("matplotlib",))
     assert {"matplotlib", "numpy", "contourpy"} <= set(found)
     assert "torch" not in found

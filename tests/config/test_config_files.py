@@ -81,7 +81,7 @@ class TestEveryConfig:
         }
         swept = {task: set(values) for task, values in config["ablations"]["lambda"].items() if task in config["tasks"]}
         for task, values in swept.items():
-            assert {run.lam for run in ablation_runs(config) if run.task == task} >= values
+            assert {run.thought_prob_coef for run in ablation_runs(config) if run.task == task} >= values
 
     def test_checking_it_again_changes_nothing(self, name: str) -> None:
         config = resolved(name)

@@ -1,15 +1,16 @@
-"""Files that are whole or absent, metrics line by line, and the record of what made them."""
+"""Atomic writes, JSON files and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from rl4vlm.core.files import (
     JsonLines,
     atomic_directory,
+    atomic_file,
+    atomic_write_bytes,
     atomic_write_text,
     jsonable,
     read_json,
@@ -24,9 +27,7 @@ from rl4vlm.core.files import (
     sha256_of,
 )
 from rl4vlm.core.types import Style
-from rl4vlm.results import provenance
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.training.tracking import metric_sinks
 
 
 class TestAtomicFile:
@@ -35,9 +36,11 @@ class TestAtomicFile:
         for text in ("ünö\n", "two"):
             atomic_write_text(file, text)
             assert file.read_text(encoding="utf-8") == text
+        atomic_write_bytes(file, b"\xff")
+        assert file.read_bytes() == b"\xff"
         assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
 
-    def test_is_as_readable_as_any_new_file(self, tmp_path: Path) -> None:
+    def test_has_the_permissions_of_any_new_file(self, tmp_path: Path) -> None:
         (tmp_path / "plain").write_text("")
         atomic_write_text(tmp_path / "atomic", "")
         assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -45,21 +48,27 @@ class TestAtomicFile:
     def test_a_failure_leaves_the_old_file(self, tmp_path: Path) -> None:
         file = tmp_path / "a.txt"
         file.write_text("old")
-        with pytest.raises(UnicodeEncodeError):
-            atomic_write_text(file, "new \ud800")
+
+        def fail() -> None:
+            with atomic_file(file) as draft:
+                draft.write_text("new")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
         assert file.read_text() == "old"
         assert list(tmp_path.iterdir()) == [file]
 
 
 class TestAtomicDirectory:
-    def test_appears_when_it_is_complete(self, tmp_path: Path) -> None:
+    def test_appears_only_when_it_is_complete(self, tmp_path: Path) -> None:
         with atomic_directory(tmp_path / "up" / "out") as folder:
             (folder / "a").write_text("1")
             assert not (tmp_path / "up" / "out").exists()
         assert (tmp_path / "up" / "out" / "a").read_text() == "1"
         assert [path.name for path in (tmp_path / "up").iterdir()] == ["out"]
 
-    def test_takes_the_place_of_what_was_there(self, tmp_path: Path) -> None:
+    def test_replaces_an_existing_folder(self, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
         (out / "old").write_text("")
@@ -68,8 +77,8 @@ class TestAtomicDirectory:
         assert [path.name for path in out.iterdir()] == ["new"]
         assert list(tmp_path.iterdir()) == [out]
 
-    def test_replaces_what_the_stage_made_and_nothing_else(self, tmp_path: Path) -> None:
-        """Not somebody's documents, not another stage's results, not a file, whatever the option `--out` says."""
+    def test_replaces_only_an_earlier_output_of_the_stage(self, tmp_path: Path) -> None:
+        """`--out` may name any path. Documents, files and other stages' results must survive."""
         out = tmp_path / "out"
         for stage in ("games", "copied"):
             with atomic_directory(out, replaces=["games", "copied"]) as folder:
@@ -90,7 +99,7 @@ class TestAtomicDirectory:
                 pytest.raises(ValueError, match=message),
                 atomic_directory(tmp_path / name, replaces=["games", "copied"]),
             ):
-                pytest.fail("it began all the same")
+                pytest.fail("the folder was handed out")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
         (tmp_path / "empty").mkdir()
         with atomic_directory(tmp_path / "empty", replaces=["games"]) as folder:
@@ -122,27 +131,27 @@ class TestJsonLines:
         read = [json.loads(line) for line in (tmp_path / "x" / "m.jsonl").read_text().splitlines()]
         assert read == [{"a": 1, "b": None}, {"a": 0.5}]
 
-    def test_begins_anew_unless_told_to_append(self, tmp_path: Path) -> None:
+    def test_replaces_the_file_unless_append_is_set(self, tmp_path: Path) -> None:
         for append, expected in ((False, 1), (True, 2), (False, 1)):
             with JsonLines(tmp_path / "m.jsonl", append=append) as lines:
                 lines.write({})
             assert len((tmp_path / "m.jsonl").read_text().splitlines()) == expected
 
-    def test_what_json_cannot_say_is_null(self, tmp_path: Path) -> None:
+    def test_writes_nan_and_infinity_as_null(self, tmp_path: Path) -> None:
         with JsonLines(tmp_path / "m.jsonl") as lines:
             lines.write({"nan": float("nan"), "inf": np.float64("inf")})
         assert (tmp_path / "m.jsonl").read_text() == '{"nan": null, "inf": null}\n'
 
 
-class TestPerception:
-    def test_gives_every_line_with_its_place(self, tmp_path: Path) -> None:
+class TestReadJson:
+    def test_yields_every_line_with_its_place(self, tmp_path: Path) -> None:
         file = tmp_path / "a.jsonl"
-        lines = [{"reply": "one\u2028two\x85three"}, {"x": [1, None]}]
+        lines: list[dict[str, Any]] = [{"reply": "one\u2028two\x85three"}, {"x": [1, None]}]
         with JsonLines(file) as written:
             for line in lines:
                 written.write(line)
         assert list(read_json_lines(file)) == [(f"{file}, line 1", lines[0]), (f"{file}, line 2", lines[1])]
-        # As another program writes it: separators unescaped, no line end after the last line.
+        # As another program may write it: separators unescaped, and no newline at the end.
         file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
         assert [line for _, line in read_json_lines(file)] == lines
         file.write_text("")
@@ -174,24 +183,42 @@ class TestPerception:
         assert read_json(file) == {"a": 1}
 
 
-def test_jsonable_takes_apart_what_settings_hold() -> None:
+def test_jsonable_converts_all_types_that_settings_hold() -> None:
     @dataclass(frozen=True)
     class Inner:
         sizes: tuple[int, ...]
 
-    value = {"path": Path("a/b"), "style": Style.COT, "inner": Inner((1, 2)), "array": np.eye(2), 3: {1}}
+    value = {
+        "path": Path("a/b"),
+        "style": Style.COT,
+        "inner": Inner((1, 2)),
+        "array": np.array([[1.0, np.nan]]),
+        "scalar": np.float32(0.5),
+        "view": MappingProxyType({"a": -math.inf}),
+        3: {1},
+    }
     plain = jsonable(value)
-    assert plain == {"path": "a/b", "style": "cot", "inner": {"sizes": [1, 2]}, "array": [[1, 0], [0, 1]], "3": [1]}
+    assert plain == {
+        "path": "a/b",
+        "style": "cot",
+        "inner": {"sizes": [1, 2]},
+        "array": [[1.0, None]],
+        "scalar": 0.5,
+        "view": {"a": None},
+        "3": [1],
+    }
     assert json.loads(json.dumps(plain)) == plain
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
+        jsonable({"a": object()})
 
 
 class TestSha256:
-    def test_of_a_file_and_of_what_is_not_there(self, tmp_path: Path) -> None:
+    def test_of_a_file_and_of_a_missing_one(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"content")
         assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
         assert sha256_of(Path("llava-hf/llava-v1.6-mistral-7b-hf")) is None
 
-    def test_of_a_folder_is_of_names_and_contents(self, tmp_path: Path) -> None:
+    def test_of_a_folder_covers_names_and_contents(self, tmp_path: Path) -> None:
         def digest(name: str, files: dict[str, str]) -> str | None:
             for file, text in files.items():
                 (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +230,7 @@ class TestSha256:
         changed = [{"a": "1", "sub/b": "3"}, {"a": "1", "sub/c": "2"}, {"a": "1"}]
         assert len({first, *(digest(f"other{n}", files) for n, files in enumerate(changed))}) == 4
 
-    def test_of_links_into_a_cache_is_that_of_the_contents(self, tmp_path: Path) -> None:
+    def test_of_symbolic_links_is_that_of_their_targets(self, tmp_path: Path) -> None:
         kept, linked = tmp_path / "kept", tmp_path / "linked"
         (kept / "sub").mkdir(parents=True)
         (kept / "sub" / "b").write_text("2")
@@ -218,124 +245,6 @@ class TestSha256:
         (kept / "sub" / "b").unlink()
         assert sha256_of(linked) == sha256_of(kept)
         assert sha256_of(linked) != sha256_of(kept / "sub")
-
-
-class TestRunRecord:
-    def record(self, folder: Path, **changes: Any) -> dict[str, Any]:
-        (folder / "input").write_text("x")
-        given: dict[str, Any] = {
-            "stage": "test",
-            "settings": {"style": Style.COT, "rate": 0.5},
-            "seeds": {"test": 1},
-            "inputs": {"data": folder / "input"},
-            "seconds": 1.23456,
-        }
-        write_run_record(folder, **{**given, **changes})
-        read: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        return read
-
-    def test_says_what_ran_on_what(self, tmp_path: Path) -> None:
-        record = self.record(tmp_path)
-        assert (record["stage"], record["seeds"], record["seconds"]) == ("test", {"test": 1}, 1.235)
-        assert record["settings"] == {"style": "cot", "rate": 0.5}
-        sha256 = hashlib.sha256(b"x").hexdigest()
-        assert record["inputs"] == {"data": {"path": str(tmp_path / "input"), "sha256": sha256}}
-        assert record["hardware"]["cores"] >= 1
-        assert record["hardware"]["memory_gb"] > 0
-        assert record["packages"]["numpy"] == np.__version__
-        assert {"python", "rl4vlm", "torch", "snakemake"} <= set(record["packages"])
-        assert record["finished"].endswith("+00:00")
-
-    def test_names_the_revision_of_the_code_and_not_of_the_working_folder(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        root = Path(provenance.__file__).parents[2]
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
-        expected = asked.stdout.strip() if asked.returncode == 0 else None
-        assert self.record(tmp_path)["code"]["revision"] == expected
-
-    def test_outside_a_checkout_there_is_no_revision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Also where the package lies, untracked, inside some other repository, as a virtual environment may."""
-        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-        (tmp_path / "lib/rl4vlm/results").mkdir(parents=True)
-        monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lib/rl4vlm/results/provenance.py"))
-        assert self.record(tmp_path)["code"] == {"revision": None, "changed": None}
-
-    def test_an_edit_of_the_code_shows(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        package = tmp_path / "rl4vlm"
-        (package / "results").mkdir(parents=True)
-        (package / "__init__.py").write_text("")
-
-        def git(*arguments: str) -> None:
-            who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-            subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
-
-        git("init", "-q")
-        git("add", ".")
-        git("commit", "-q", "-m", "x")
-        monkeypatch.setattr(provenance, "__file__", str(package / "results/provenance.py"))
-        assert provenance.code_revision()["changed"] is False
-        (package / "__init__.py").write_text("x = 1\n")
-        assert provenance.code_revision()["changed"] is True
-
-
-class TestMetricSinks:
-    LINE: ClassVar[dict[str, Any]] = {"loss": 0.5, "update": 2, "none": None, "text": "x", "flag": True}
-
-    def test_none_is_asked_for_by_default(self, tmp_path: Path) -> None:
-        with metric_sinks((), tmp_path, {}) as sinks:
-            sinks.log(self.LINE, step=1)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_unknown_logger_is_named(self, tmp_path: Path) -> None:
-        with (
-            pytest.raises(ValueError, match=r"no metric logger 'tensorbord'.*tensorboard, wandb"),
-            metric_sinks(("tensorbord",), tmp_path, {}),
-        ):
-            pass
-
-    def test_a_logger_that_is_not_installed_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "wandb", None)
-        with pytest.raises(ValueError, match="pip install wandb"), metric_sinks(("wandb",), tmp_path, {}):
-            pass
-
-    def test_tensorboard_gets_the_numbers(self, tmp_path: Path) -> None:
-        pytest.importorskip("tensorboard")
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-        with metric_sinks(("tensorboard",), tmp_path, {}) as sinks:
-            sinks.log(self.LINE, step=7)
-        (file,) = (tmp_path / "tensorboard").iterdir()
-        events = [event for event in EventFileLoader(str(file)).Load() if event.summary.value]
-        assert [event.step for event in events] == [7]
-        numbers = {value.tag: value.tensor.float_val[0] for value in events[0].summary.value}
-        assert numbers == {"loss": 0.5, "update": 2.0}
-
-    @pytest.fixture
-    def wandb(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        calls: list[Any] = []
-        run = types.SimpleNamespace(
-            log=lambda line, step: calls.append(("log", line, step)), finish=lambda: calls.append("finish")
-        )
-        module = types.ModuleType("wandb")
-        module.init = lambda **kwargs: calls.append(("init", kwargs)) or run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "wandb", module)
-        return calls
-
-    def test_wandb_gets_the_numbers_and_is_closed_on_failure(self, tmp_path: Path, wandb: list[Any]) -> None:
-        def fail() -> None:
-            with metric_sinks(("wandb",), tmp_path / "run-a", {"style": Style.COT}) as sinks:
-                sinks.log(self.LINE, step=7)
-                raise RuntimeError
-
-        with pytest.raises(RuntimeError):
-            fail()
-        (_, start), logged, finish = wandb
-        assert (start["name"], start["config"]) == ("run-a", {"style": "cot"})
-        assert logged == ("log", {"loss": 0.5, "update": 2.0}, 7)
-        assert finish == "finish"
 
 
 def test_the_floors_below_the_models_never_load_torch() -> None:

@@ -1,4 +1,4 @@
-"""One battery over every registered card game: a new one needs no test code here."""
+"""Tests that run over every registered card game. A new game needs no test code here."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -15,15 +16,18 @@ from gymnasium.utils.env_checker import check_env
 
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.card_env import CardEnv
-from rl4vlm.envs.registration import make_env, register_all
-from rl4vlm.tasks.registry import get_task, get_task_class
+from rl4vlm.envs.registration import make_env
+from rl4vlm.tasks.registry import get_task_entry
 from tests.games import GAMES
 
-register_all()
+
+def card_env(name: str, **options: object) -> CardEnv:
+    """Make a card game's environment, with its own type."""
+    return cast(CardEnv, make_env(name, **options))
 
 
 def episode(env, seed, choices):
-    """A digest of everything an episode shows, with actions from a stream of their own."""
+    """A digest of everything that an episode shows. The actions are drawn from `choices`."""
     digest = hashlib.sha256()
     image, info = env.reset(seed=seed)
     digest.update(image.tobytes() + repr(sorted(info.items())).encode())
@@ -52,16 +56,18 @@ def test_there_are_four_games():
 
 @pytest.mark.parametrize("rules", ["strict", "upstream"])
 def test_gymnasiums_checker_finds_nothing(name, rules):
-    check_env(gymnasium.make(get_task_class(name).gym_id, rules=rules).unwrapped)
+    check_env(gymnasium.make(get_task_entry(name).gym_id, rules=rules).unwrapped)
 
 
 def test_it_is_made_by_its_id(name):
-    env = gymnasium.make(get_task_class(name).gym_id)
+    env = gymnasium.make(get_task_entry(name).gym_id)
     image, _ = env.reset(seed=0)
     assert image.shape == (300, 300, 3)
     assert image.dtype == np.uint8
-    assert env.spec.id == get_task_class(name).gym_id
-    assert env.action_space.n == len(env.unwrapped.view().actions)
+    assert env.spec is not None
+    assert env.spec.id == get_task_entry(name).gym_id
+    made = cast(CardEnv, env.unwrapped)
+    assert made.action_space.n == len(made.view().actions)
 
 
 def test_a_seed_makes_the_episode(name):
@@ -70,7 +76,7 @@ def test_a_seed_makes_the_episode(name):
 
 
 def test_a_seed_makes_the_episode_in_another_process():
-    """All games in one process: starting it is what takes time."""
+    """All games share one process, since starting it takes most of the time."""
     script = (
         "from tests.envs.test_registered_envs import GAMES, episodes\n"
         "print(*(digest for name in GAMES for digest in episodes(name, range(3))))"
@@ -84,19 +90,24 @@ def test_a_seed_makes_the_episode_in_another_process():
 def test_nothing_draws_from_the_global_streams(name):
     random.seed(1)
     np.random.seed(1)
-    before = random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]
+
+    def global_states() -> tuple[object, str]:
+        return random.getstate(), repr(np.random.get_state(legacy=False))
+
+    before = global_states()
     once = episodes(name, range(5))
-    assert (random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]) == before
+    assert global_states() == before
     random.seed(2)
     np.random.seed(2)
     assert episodes(name, range(5)) == once
 
 
 def test_two_environments_do_not_share_a_stream(name):
-    """An environment plays the same whether or not another plays between its steps."""
+    """An environment plays the same even if another one plays between its steps."""
     alone, beside = make_env(name), make_env(name)
     alone.reset(seed=5), beside.reset(seed=5)
-    shown, noise = [[], []], np.random.default_rng(0)
+    shown: tuple[list[object], list[object]] = ([], [])
+    noise = np.random.default_rng(0)
     for both, env in zip(shown, (alone, beside), strict=True):
         other = make_env(name)
         choices = np.random.default_rng(9)
@@ -130,18 +141,21 @@ def test_a_pickled_environment_plays_on(name):
 
 
 def test_images_are_the_callers_own(name):
-    env = make_env(name, render_mode="rgb_array")
+    env = card_env(name, render_mode="rgb_array")
     image, _ = env.reset(seed=1)
     image[:] = 0
-    assert env.render().any()
+    rendered = env.render()
+    assert rendered is not None
+    assert rendered.any()
     again, _ = make_env(name).reset(seed=1)
     assert again.any()
     assert env.render() is not env.render()
-    assert make_env(name).render() is None
+    assert card_env(name).render() is None
 
 
 def test_view_expert_action_and_perception(name):
-    env, task = make_env(name), get_task(name)
+    env = card_env(name)
+    task = env.task
     for seed in range(20):
         env.reset(seed=seed)
         view, expert_action = env.view(), env.expert_action()
@@ -193,7 +207,7 @@ def test_unknown_tasks_are_named():
 
 
 def test_options_set_the_start():
-    starts = [
+    starts: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("NumberLine", {"current": 2, "target": 5}, {"Target": 5, "Current": 2}),
         ("EZPoints", {"cards": ["HK", "D2"]}, {"Cards": ["HK", "D2"], "Numbers": [10, 2], "Formula": []}),
         (

@@ -1,23 +1,32 @@
+"""Registration with Gymnasium: on import, of every task, without loading what a job does not use."""
+
+from __future__ import annotations
+
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import gymnasium
+import pytest
 
 from rl4vlm.envs import registration
 from rl4vlm.tasks import registry
+from rl4vlm.tasks.number_line import NumberLine
 
 ROOT = Path(__file__).parents[2]
 
 
-def told(script):
+def told(script: Sequence[str]) -> str:
+    """What a Python prints that is given these words."""
     return subprocess.run([sys.executable, *script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
 MODULES = "print(sorted(m for m in ('torch', 'matplotlib', 'pandas', 'transformers') if m in sys.modules))"
 
 
-def test_gymnasium_imports_and_makes_a_game_in_one_call():
+def test_gymnasium_imports_and_makes_a_game_in_one_call() -> None:
     script = (
         "import gymnasium, sys\n"
         "for name in ('NumberLine', 'EZPoints', 'Points24', 'Blackjack'):\n"
@@ -28,7 +37,7 @@ def test_gymnasium_imports_and_makes_a_game_in_one_call():
     assert told(["-W", "error", "-c", script]).split("\n")[:5] == ["(300, 300, 3)"] * 4 + ["[]"]
 
 
-def test_importing_the_package_registers_every_game_and_loads_no_model_library():
+def test_importing_the_package_registers_every_game_and_loads_no_model_library() -> None:
     script = (
         "import sys, rl4vlm.envs, gymnasium\n"
         "print(sum(name.startswith('gym_cards/') for name in gymnasium.registry))\n"
@@ -37,38 +46,49 @@ def test_importing_the_package_registers_every_game_and_loads_no_model_library()
     assert told(["-W", "error", "-c", script]).split("\n")[:2] == ["4", "[]"]
 
 
-def test_gymnasium_alone_imports_nothing_of_this_package():
+def test_gymnasium_alone_imports_nothing_of_this_package() -> None:
     """A file in site-packages that imported it would hide a second checkout on sys.path."""
     script = "import gymnasium, sys; print(any(name.partition('.')[0] == 'rl4vlm' for name in sys.modules))"
     assert told(["-c", script]).strip() == "False"
 
 
-def test_registering_twice_is_quiet():
+def test_registering_twice_is_quiet() -> None:
     registration.register_all()
     registration.register_all()
 
 
-def test_other_packages_tasks_are_registered(monkeypatch):
-    class Walk(registry.get_task_class("NumberLine")):
-        name = "Walk"
-        gym_id = "gym_cards/Walk-v0"
+def test_importing_the_package_loads_no_task() -> None:
+    """A job of one task must not depend on the code of another."""
+    script = (
+        "import sys, rl4vlm.envs\n"
+        "loaded = {name for name in sys.modules if name.startswith(('rl4vlm.tasks.', 'rl4vlm.envs.'))}\n"
+        "print(*sorted(loaded))\n"
+    )
+    expected = ["rl4vlm.envs.registration", "rl4vlm.tasks.base", "rl4vlm.tasks.registry"]
+    assert told(["-c", script]).split() == expected
 
-    monkeypatch.setattr(registry, "TASKS", registry.TASKS | {"Walk": "walk:Walk"})
-    monkeypatch.setitem(sys.modules, "walk", type(sys)("walk"))
-    sys.modules["walk"].Walk = Walk
+
+class Walk(NumberLine):
+    name = "Walk"
+    gym_id = "walks/Walk-v0"
+
+
+def test_tasks_of_other_packages_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("Walk", f"{__name__}:Walk", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     try:
         registration.register_all()
-        assert gymnasium.make("gym_cards/Walk-v0").unwrapped.task.name == "Walk"
+        assert gymnasium.make("walks/Walk-v0").unwrapped.task.name == "Walk"  # type: ignore[attr-defined]
     finally:
-        gymnasium.registry.pop("gym_cards/Walk-v0", None)
+        gymnasium.registry.pop("walks/Walk-v0", None)
 
 
-def test_environments_need_neither_torch_nor_matplotlib():
+def test_environments_need_neither_torch_nor_matplotlib() -> None:
     modules = "rl4vlm.envs.registration, rl4vlm.envs.card_env"
     script = f"import sys, {modules}; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
     assert told(["-c", script]).strip() == "[]"
 
 
-def test_the_benchmark_prints_every_game():
+def test_the_benchmark_prints_every_game() -> None:
     lines = told(["benchmarks/env_steps.py", "--steps", "50"]).split("\n")
     assert [line.split(" | ")[0] for line in lines[2:6]] == ["| NumberLine", "| EZPoints", "| Points24", "| Blackjack"]

@@ -1,3 +1,5 @@
+"""The layout of the images, the default cards and folders of card images."""
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -12,7 +14,7 @@ GREEN = (0x35, 0x65, 0x4D)
 
 
 def lettered(background, lines):
-    """A picture with lines of text (x, y, text, size, bold) written by Pillow itself."""
+    """An image with lines of text (x, y, text, size, bold) that Pillow writes without our cache."""
     image = Image.new("RGB", (300, 300), background)
     pen = ImageDraw.Draw(image)
     for x, y, text, size, bold in lines:
@@ -23,7 +25,7 @@ def lettered(background, lines):
 
 @pytest.fixture
 def art(tmp_path):
-    """A card art folder in which every card has a colour of its own."""
+    """A folder of card images in which every card has its own colour."""
     colours = {}
     for i, card in enumerate([*DECK, "card"]):
         colours[card] = (250 - i, 10 + 3 * i, 60 + i)
@@ -112,7 +114,7 @@ def test_all_cards_can_be_told_apart_at_half_the_size_of_points24():
 
 
 def test_ranks_are_large():
-    """The rank fills most of a card's upper part: its ink is at least 40 pixels high at the size used in Points24."""
+    """The rank fills most of a card's upper part: it is at least 40 pixels high at the size used in Points24."""
     for card in DECK:
         image = draw(Scene("#35654d", (CardImage(0, 0, 67, 93, card),)))[4:56, 6:61]
         rows = np.flatnonzero((image.min(axis=-1) < 60).any(axis=1))

@@ -1,4 +1,4 @@
-"""A headless Chromium that is driven through a pipe in its devtools protocol: no driver, no package, no open port."""
+"""Drives a headless Chromium through its DevTools protocol over pipes, which needs no driver, package or open port."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, 
 
 
 class Page:
-    """A tab. `problems` holds the script errors and refusals it reported, `loaded` the addresses it asked for."""
+    """A browser tab.
+
+    Attributes:
+        problems: script errors and security refusals that the browser reported.
+        loaded: addresses that the page requested.
+    """
 
     def __init__(self, read: int, write: int) -> None:
         self._in = os.fdopen(read, "rb")
@@ -47,7 +52,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method of the protocol and return its result; events that come before it are noted."""
+        """Call a method of the protocol and return its result. Events that arrive before the result are recorded."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         if self._session and not method.startswith("Target."):
@@ -58,15 +63,17 @@ class Page:
             answer = self._message()
             if answer.get("id") == self._count:
                 assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
             self._note(answer)
 
     def _message(self) -> dict[str, Any]:
         content = bytearray()
         while (byte := self._in.read(1)) != b"\0":
-            assert byte, "the browser has gone"
+            assert byte, "the browser ended"
             content += byte
-        return json.loads(content)
+        message: dict[str, Any] = json.loads(content)
+        return message
 
     def _note(self, event: dict[str, Any]) -> None:
         match event:
@@ -86,13 +93,13 @@ class Page:
             time.sleep(0.05)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Evaluate an expression in the page."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def text(self, selector: str) -> str:
-        return self.run(f"document.querySelector({json.dumps(selector)}).textContent")
+        return str(self.run(f"document.querySelector({json.dumps(selector)}).textContent"))
 
     def press(self, key: str) -> None:
         code = KEY_CODES.get(key, ord(key[0].upper()))
@@ -100,7 +107,7 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
     def click(self, selector: str) -> None:
-        """A real click in the middle of an element, so that one that is covered or out of sight does not count."""
+        """Click the middle of an element by mouse, so that the test fails if the element is covered or out of sight."""
         box = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'});"
@@ -122,10 +129,10 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A fresh Chromium with its profile in the folder `profile`."""
+    """Start a new Chromium that keeps its profile in the folder `profile`."""
     assert CHROMIUM is not None
     commands, answers = os.pipe(), os.pipe()
-    # The protocol's pipes are the descriptors 3 and 4.
+    # With --remote-debugging-pipe, Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
     shell = f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}'
     process = subprocess.Popen(
         ["bash", "-c", shell, "bash", CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],

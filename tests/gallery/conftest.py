@@ -1,4 +1,4 @@
-"""Evaluations to show: a solver's, and those of a player whose replies mean no good."""
+"""Evaluations to show: of the solver, and of a policy that writes hostile replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = (
 
 
 class Scribbler:
-    """Writes hostile texts; every third time without an action."""
+    """Writes hostile replies; one in three has no action."""
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         return [self._answer(request) for request in requests]
@@ -41,7 +41,7 @@ class Scribbler:
 
 
 def evaluations(folder: Path) -> list[Path]:
-    """Folders of six evaluations of 24 episodes on two tasks, the last of them as if its games were data."""
+    """Write six evaluations of 24 episodes on two tasks. The last one is edited to look as if its games were data."""
     settings = EvaluationSettings(episodes=24, num_envs=8)
     folders = []
     for task in ("NumberLine", "EZPoints"):

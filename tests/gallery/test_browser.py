@@ -1,4 +1,4 @@
-"""The page in a real browser: opened from the file system, filtered, stepped through, looked at."""
+"""The page in a real browser: opened from the file system, filtered and stepped through."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.gallery.build import build_gallery, gallery_data
-from rl4vlm.gallery.records import read_evaluation
 from rl4vlm.gallery.replay import replay
+from rl4vlm.results.read import load_recording
 from tests.gallery.browser import CHROMIUM, Page, browser
 from tests.gallery.conftest import HOSTILE
 
@@ -37,7 +37,7 @@ def built(evaluated: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def data(evaluated: list[Path]) -> dict[str, Any]:
-    return gallery_data([read_evaluation(folder) for folder in evaluated], "embedded", SETTINGS)
+    return gallery_data([load_recording(folder) for folder in evaluated], "embedded", SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def page(chromium: Page, built: Path) -> Iterator[Page]:
-    """The page as it opens; what it may not do is looked at after each test."""
+    """The freshly opened page. After each test, check that it ran no hostile script and loaded nothing else."""
     chromium.problems.clear()
     chromium.loaded.clear()
     chromium.resize(1200, 900)
@@ -75,9 +75,9 @@ def choose(page: Page, menu: str, value: str) -> None:
 
 
 def pixels(page: Page) -> np.ndarray:
-    """What the canvas holds, (H, W, 3), once it is drawn."""
+    """The canvas, (H, W, 3) uint8, after the page has finished drawing it."""
     address = page.run(
-        "new Promise((done) => { const c = document.getElementById('picture'); const look = () =>"
+        "new Promise((done) => { const c = document.getElementById('image'); const look = () =>"
         " c.dataset.shown === c.dataset.wanted ? done(c.toDataURL()) : setTimeout(look, 10); look(); })"
     )
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as drawn:
@@ -93,7 +93,7 @@ def test_opens_on_the_first_trained_policy(page: Page, data: dict[str, Any]) -> 
     assert " games" not in page.text("#totals")
 
 
-def test_says_which_games_were_played_where_games_are_data(page: Page, data: dict[str, Any], built: Path) -> None:
+def test_names_the_games_of_tasks_whose_games_are_data(page: Page, data: dict[str, Any], built: Path) -> None:
     page.open(f"{built.as_uri()}#run={data['runs'][-1]['name']}")
     assert "official games, drawn pictures, <b>seen</b>" in page.text("#totals")
 
@@ -117,7 +117,7 @@ def test_filters_by_click_and_by_key(page: Page, data: dict[str, Any]) -> None:
         assert episodes_shown(page) == clicked
 
 
-def test_says_where_there_is_nothing_of_a_kind(page: Page) -> None:
+def test_says_if_no_episode_is_of_a_kind(page: Page) -> None:
     choose(page, "run", "solver-NumberLine")
     page.press("f")
     assert episodes_shown(page) == []
@@ -154,8 +154,8 @@ def test_steps_through_an_episode_to_its_end(page: Page, data: dict[str, Any]) -
     assert page.text("#title") == f"Episode {episodes[0]['number']}, the end"
 
 
-def test_shows_what_the_player_saw_to_the_pixel(page: Page, evaluated: list[Path]) -> None:
-    evaluation = read_evaluation(evaluated[3])
+def test_shows_exactly_the_image_that_the_player_saw(page: Page, evaluated: list[Path]) -> None:
+    evaluation = load_recording(evaluated[3])
     (played,) = replay(evaluation, evaluation.episodes[:1])
     choose(page, "task", "EZPoints")
     choose(page, "run", evaluation.name)
@@ -183,7 +183,7 @@ def test_hostile_text_stays_text(page: Page, data: dict[str, Any]) -> None:
     assert "<b>RL4VLM</b>-noCoT" in page.text("#run")
 
 
-def test_the_policy_refuses_what_slips_through(page: Page) -> None:
+def test_the_security_policy_stops_injected_scripts(page: Page) -> None:
     page.run(
         "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 4\"><b onclick=\"\">')"
     )
@@ -231,8 +231,8 @@ def test_fits_a_phone(page: Page, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390)])
-def test_looks_like_something(page: Page, tmp_path: Path, scheme: str, width: int) -> None:
-    """Screenshots to look at; GALLERY_SCREENSHOTS=DIR keeps them."""
+def test_is_drawn_in_both_colour_schemes(page: Page, tmp_path: Path, scheme: str, width: int) -> None:
+    """Set GALLERY_SCREENSHOTS=DIR to keep the screenshots."""
     page.resize(width, 844, phone=width < 500)
     page.prefer(scheme)
     pixels(page)

@@ -1,4 +1,4 @@
-"""The gallery from evaluations to the file."""
+"""Builds the gallery from evaluations."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rl4vlm.cli import main
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.gallery.build import build_gallery, gallery_data, labels
-from rl4vlm.gallery.records import read_evaluation
+from rl4vlm.results.read import load_recording
 
 
 @pytest.fixture(scope="module")
 def data(evaluated: list[Path]) -> dict[str, Any]:
-    return gallery_data([read_evaluation(folder) for folder in evaluated], "embedded", GallerySettings(episodes=6))
+    return gallery_data([load_recording(folder) for folder in evaluated], "embedded", GallerySettings(episodes=6))
 
 
-def test_shows_every_evaluation_and_no_more_episodes_than_asked_for(
+def test_shows_every_evaluation_with_the_requested_number_of_episodes(
     data: dict[str, Any], evaluated: list[Path]
 ) -> None:
     assert [run["name"] for run in data["runs"]] == [folder.name for folder in evaluated]
@@ -32,13 +32,13 @@ def test_shows_every_evaluation_and_no_more_episodes_than_asked_for(
     assert data["runs"][1]["totals"]["success_rate"] == pytest.approx(100 * 8 / 24, abs=30)
 
 
-def test_says_which_games_were_played_where_games_are_data(data: dict[str, Any]) -> None:
+def test_names_the_games_of_tasks_whose_games_are_data(data: dict[str, Any]) -> None:
     games = [run["totals"]["games"] for run in data["runs"]]
     assert games == [None, None, None, None, None, "official games, drawn pictures, <b>seen</b>"]
 
 
-def test_steps_hold_what_was_recorded(data: dict[str, Any], evaluated: list[Path]) -> None:
-    records = {each["episode"]: each for each in read_evaluation(evaluated[1]).episodes}
+def test_steps_equal_the_record(data: dict[str, Any], evaluated: list[Path]) -> None:
+    records = {each["episode"]: each for each in load_recording(evaluated[1]).episodes}
     outcomes = set()
     for episode in data["runs"][1]["episodes"]:
         record = records[episode["number"]]
@@ -58,7 +58,7 @@ def test_steps_hold_what_was_recorded(data: dict[str, Any], evaluated: list[Path
 
 def test_images_and_prompts_are_stored_once(data: dict[str, Any]) -> None:
     steps = [step for run in data["runs"] for episode in run["episodes"] for step in episode["steps"]]
-    assert len(data["pictures"]) < len(steps)
+    assert len(data["images"]) < len(steps)
     assert len(set(data["prompts"])) == len(data["prompts"])
     assert {step["prompt"] for step in steps} == set(range(len(data["prompts"])))
 
@@ -72,7 +72,7 @@ def test_the_same_evaluations_give_the_same_bytes(evaluated: list[Path], tmp_pat
 
 
 def test_labels_tell_the_runs_of_a_task_apart(evaluated: list[Path]) -> None:
-    run = read_evaluation(evaluated[1])
+    run = load_recording(evaluated[1])
 
     def like(method: str, lam: float | None, seed: int | None, task: str = "NumberLine", name: str = "run") -> Any:
         summary = {"method": method, "lambda": lam, "seed": seed}

@@ -1,4 +1,4 @@
-"""The table of pictures: nothing twice, nothing lost."""
+"""Images are stored once and decode without loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rl4vlm.gallery.images import ImageTable
 
 
 def shown(table: ImageTable, number: int) -> np.ndarray:
-    """A picture as the page puts it together."""
+    """An image as the page draws it: a whole image, with its patch if it has one."""
     entry = table.entries[number]
     part = decoded(entry)
     if "on" not in entry:
@@ -38,7 +38,7 @@ def game(cards: list[str], *actions: str) -> list[np.ndarray]:
     return images
 
 
-def test_every_image_comes_back_to_the_pixel() -> None:
+def test_every_image_decodes_exactly() -> None:
     images = [*game(["HK", "D2"], "10", "+", "2", "="), *game(["SA", "CQ"], "1")]
     table = ImageTable()
     numbers = [table.add(image, images[0]) for image in images]
@@ -46,7 +46,7 @@ def test_every_image_comes_back_to_the_pixel() -> None:
         np.testing.assert_array_equal(shown(table, number), image)
 
 
-def test_a_image_is_stored_once() -> None:
+def test_an_image_is_stored_once() -> None:
     first, second, *_ = game(["HK", "D2"], "10")
     table = ImageTable()
     assert [table.add(image, first) for image in (first, second, first.copy(), second.copy())] == [0, 1, 0, 1]
@@ -62,7 +62,7 @@ def test_a_change_of_the_formula_is_a_small_patch() -> None:
     assert len(entry["data"]) < len(table.entries[0]["data"]) / 4
 
 
-def test_what_has_little_in_common_is_stored_whole() -> None:
+def test_an_unlike_image_is_stored_whole() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     table = ImageTable()
     table.add(noise)

@@ -1,4 +1,4 @@
-"""The page as a file: data stay data whatever they say."""
+"""The page's HTML: data never become markup or code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NASTY = [
 
 
 class Outline(HTMLParser):
-    """The elements of a page, and what stands in each before any other begins or ends."""
+    """The elements of a page, and the text at the start of each."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -39,7 +39,6 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-
         self.open = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -55,7 +54,7 @@ class Outline(HTMLParser):
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_data_come_back_and_add_no_element(text: str) -> None:
+def test_data_round_trip_and_add_no_element(text: str) -> None:
     empty, outline = Outline(build_page({})), Outline(build_page({"reply": text, text: [text]}))
     assert outline.elements == empty.elements
     data, script = outline.content("script")
@@ -70,7 +69,7 @@ def test_embedded_data_hold_no_markup_and_no_line_separator(text: str) -> None:
     assert written.isascii()
 
 
-def test_what_json_lacks_is_refused() -> None:
+def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         embedded({"value": float("nan")})
 

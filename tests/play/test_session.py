@@ -1,4 +1,4 @@
-"""An episode at the terminal, by a policy and by hand."""
+"""An episode on the terminal, played by a policy or by a person."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.fakes import FakePolicy
 
 
 def played(policy: Any, typed: list[str] | None = None, **changes: Any) -> tuple[Episode | None, str]:
-    """The episode, and what was written while it was played; `typed` is what a person answers."""
+    """The episode, and everything that was written. `typed` holds a person's answers."""
     answers = iter(typed or [])
     out = io.StringIO()
 
@@ -44,12 +44,12 @@ def test_the_solver_wins_and_everything_is_shown() -> None:
     assert episode.success
     assert shown.count("── Step ") == episode.length
     assert shown.count("You play a game on a number line") == 1
-    assert "[picture: current number" in shown
+    assert "[image: current number" in shown
     assert 'Reply: {"current number": ' in shown
     assert f"Won after {episode.length} steps; return +1." in shown
 
 
-def test_says_which_games_are_played_where_games_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_the_games_of_tasks_whose_games_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Played on" not in played("solver")[1]
     monkeypatch.setattr(NumberLine, "data_source", lambda _, info: "official, drawn pictures" if info else "none")
     assert played("solver")[1].startswith("Played on official games, drawn pictures.\n")
@@ -67,7 +67,7 @@ def test_it_is_the_evaluations_episode_of_that_seed(tmp_path: Path) -> None:
     assert sum(won) == summary["successes"]
 
 
-def test_a_fallback_is_told() -> None:
+def test_a_fallback_is_shown() -> None:
     _, shown = played(FakePolicy("I cannot say."))
     assert re.search(r"Action: [+-] \(drawn at random: no action key\)   Reward: ", shown)
     assert re.search(r"after \d+ steps, \d+ of them fallbacks", shown)
@@ -89,7 +89,7 @@ def test_a_person_plays_by_hand() -> None:
     assert "'' is no legal action." in shown
 
 
-def test_a_beginning_is_enough_where_it_means_one_action() -> None:
+def test_a_unique_beginning_of_an_action_is_enough() -> None:
     episode, _ = played("human", ["s"], task="Blackjack", seed=1)
     assert episode is not None
     _, shown = played("human", ["1", "10", "q"], task="EZPoints")
@@ -106,12 +106,12 @@ def test_a_person_may_stop(typed: list[str]) -> None:
 
 def test_on_a_terminal_the_image_is_drawn() -> None:
     _, shown = played("solver", screen=Screen(80, 24))
-    assert "[picture" not in shown
+    assert "[image" not in shown
     assert "▀" in shown
 
 
 def test_the_gif_shows_every_step_and_the_end(tmp_path: Path) -> None:
-    file = tmp_path / "films" / "episode.gif"
+    file = tmp_path / "gifs" / "episode.gif"
     episode, shown = played("solver", task="EZPoints", gif=file)
     assert episode is not None
     assert f"Saved to {file}." in shown
@@ -122,7 +122,7 @@ def test_the_gif_shows_every_step_and_the_end(tmp_path: Path) -> None:
     assert len(set(frames)) == len(frames)
 
 
-def test_what_was_played_until_the_stop_is_saved_too(tmp_path: Path) -> None:
+def test_a_stopped_episode_is_saved_too(tmp_path: Path) -> None:
     played("human", ["+", "q"], task="Points24", gif=tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as animation:
         assert sum(1 for _ in ImageSequence.Iterator(animation)) == 2
@@ -168,8 +168,8 @@ class TestCommand:
         assert lines["Points24"] == ["gym_cards/Points24-v0", "-", "73.09", "%"]
 
 
-class Miser:
-    """Answers once, and then says that it will not."""
+class OneAnswer:
+    """Answers once, then stops play."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -182,7 +182,7 @@ class Miser:
 
 
 def test_a_policy_that_stops_play_says_why() -> None:
-    episode, shown = played(Miser(), task="Points24")
+    episode, shown = played(OneAnswer(), task="Points24")
     assert episode is None
     assert shown.endswith("the spending cap of 1.00 dollars is reached\nStopped.\n")
 
@@ -208,7 +208,7 @@ def test_a_policy_that_holds_something_open_is_closed(monkeypatch: pytest.Monkey
 
 
 def test_the_config_says_how_a_model_is_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The model has an entry, so what is missing is its key."""
+    """The config has an entry for the model, so the only thing missing is the key."""
     overlay = tmp_path / "mine.yaml"
     overlay.write_text(
         "results_dir: results\nevaluation: {}\n"

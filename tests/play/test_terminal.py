@@ -1,4 +1,4 @@
-"""Pictures as half blocks."""
+"""Images as half-block characters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_character_holds_two_pixels() -> None:
     assert cells[1][2] == (0, 0, 0, 0, 7, 255)
 
 
-def test_256_colours_where_there_are_no_more() -> None:
+def test_a_terminal_with_256_colours() -> None:
     white = np.full((2, 2, 3), 255, dtype=np.uint8)
     assert half_blocks(white, Screen(2, 50, true_colour=False)).startswith("\x1b[38;5;231;48;5;231m▀")
 
@@ -43,7 +43,7 @@ def test_the_image_fits_the_terminal(columns: int, lines: int, side: int) -> Non
     assert Screen(columns, lines).side == side
 
 
-def test_finds_a_terminal_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finds_only_terminals_that_want_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "TERM", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     assert find_screen(io.StringIO()) is None

@@ -1,3 +1,5 @@
+"""The ALFWorld task: questions, groups and sources of games."""
+
 import numpy as np
 
 from rl4vlm.core.types import View
@@ -8,7 +10,7 @@ SCENE = "\nThe scene in words: On the shelf 1, you see a mug 1, and a pan 2.\nTh
 
 
 def answers(goal, seeds=60, scene=SCENE):
-    """The answer to every question that is asked of the same words, by question."""
+    """The answers to all questions about one prompt, by question."""
     view = View(ACTIONS, {"goal": goal, "scene": scene})
     asked = [ALFWorld().questions(view, np.random.default_rng(seed)) for seed in range(seeds)]
     assert {len(some) for some in asked} == {3}

@@ -1,3 +1,5 @@
+"""Exact evaluation, expressions, completions and Python's own arithmetic."""
+
 import ast
 import time
 import warnings
@@ -8,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4vlm.tasks import arithmetic
-from rl4vlm.tasks.arithmetic import completions, exact_value, express, python_value, read_all, values
+from rl4vlm.tasks.arithmetic import completions, exact_value, express, read_all, values
+from rl4vlm.tasks.python_value import python_value
 
 TOKENS = st.lists(st.sampled_from([1, 2, 3, 8, 10, "+", "-", "*", "/", "(", ")"]), max_size=9)
 
 
 def fraction_of(node: ast.expr) -> Fraction:
-    """An evaluator to compare with: Python's own grammar, in rational numbers."""
+    """An evaluator to compare with: Python's grammar with rational numbers."""
     if isinstance(node, ast.Constant):
+        assert isinstance(node.value, int)
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
         value = fraction_of(node.operand)
@@ -131,7 +135,7 @@ def test_values_of_two_cards():
 
 
 def by_trying(tokens, left, target, longest):
-    """Whether some continuation makes the target, token after token."""
+    """Whether some continuation makes the target, found token by token."""
     partial = read_all(tokens)
     if partial is None:
         return False
@@ -189,8 +193,9 @@ FORMULAS = st.recursive(
 @settings(max_examples=1000, deadline=None)
 @given(FORMULAS, st.integers(0, 20))
 def test_a_formula_cut_anywhere_can_be_completed_to_its_value(formula, cut):
-    """Signs, needless brackets and products with zero included."""
+    """With signs, unnecessary brackets and products with zero."""
     begun, target = formula[:cut], exact_value(formula)
+    assert target is not None
     rest = next(completions(begun, [token for token in formula[cut:] if isinstance(token, int)], target), None)
     assert rest is not None
     assert exact_value((*begun, *rest)) == target

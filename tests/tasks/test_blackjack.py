@@ -1,3 +1,5 @@
+"""Blackjack: its rules, the exact solver and its thoughts."""
+
 from collections import Counter
 
 import numpy as np
@@ -5,8 +7,8 @@ import pytest
 
 from rl4vlm.tasks.blackjack import (
     CHANCES,
+    EMPTY_HAND,
     LIMIT,
-    NOTHING,
     Blackjack,
     BlackjackState,
     Total,
@@ -22,13 +24,14 @@ from rl4vlm.tasks.blackjack import (
 TASK = Blackjack()
 
 
-class Cards:
+class Cards(np.random.Generator):
     """A generator that deals chosen ranks (11, 12, 13: J, Q, K), all hearts."""
 
-    def __init__(self, *ranks):
+    def __init__(self, *ranks: int) -> None:
+        super().__init__(np.random.PCG64(0))
         self.ranks = list(ranks)
 
-    def integers(self, low, high=None):
+    def integers(self, low, high=None):  # type: ignore[override]
         if high == 14:
             self.rank = self.ranks.pop(0)
             return self.rank
@@ -124,19 +127,19 @@ def test_options():
 
 
 def exactly(hits):
-    """(win, draw) in percent of a policy `hits(hand, open card)`, over all deals of an infinite deck."""
+    """(wins, draws) in percent of a policy `hits(hand, open card)`, over all deals of an infinite deck."""
 
     def play(hand, open_card):
         if hand.points > LIMIT:
             return np.array([0.0, 0.0])
         if hits(hand, open_card):
             return sum(chance * play(hand.plus(value), open_card) for value, chance in CHANCES.items())
-        ends = dealer_ends(NOTHING.plus(open_card)).items()
+        ends = dealer_ends(EMPTY_HAND.plus(open_card)).items()
         won = sum(chance for points, chance in ends if outcome(hand.points, points) > 0)
-        return np.array([won, dealer_ends(NOTHING.plus(open_card)).get(hand.points, 0.0)])
+        return np.array([won, dealer_ends(EMPTY_HAND.plus(open_card)).get(hand.points, 0.0)])
 
     deals = (
-        (a * b * c, NOTHING.plus(first).plus(second), open_card)
+        (a * b * c, EMPTY_HAND.plus(first).plus(second), open_card)
         for first, a in CHANCES.items()
         for second, b in CHANCES.items()
         for open_card, c in CHANCES.items()
@@ -166,7 +169,7 @@ def test_policies_win_what_the_reference_says(hits, win, drawn):
 
 def test_the_dealers_chances_sum_to_one():
     for open_card in CHANCES:
-        assert sum(dealer_ends(NOTHING.plus(open_card)).values()) == pytest.approx(1)
+        assert sum(dealer_ends(EMPTY_HAND.plus(open_card)).values()) == pytest.approx(1)
     assert best_value(Total(22, False), 5) == -1
 
 
@@ -197,4 +200,6 @@ def test_thoughts_can_be_read_back():
     assert "soft" in TASK.solve(state("HA D5", "CJ S2")).entries["thoughts"]
     text = f'{{"thoughts": "{expert_action.entries["thoughts"]}", "action": "hit"}}'
     for field, truth in TASK.perception(shown).items():
-        assert TASK.perception_patterns[field].search(text).group(1) == truth
+        found = TASK.perception_patterns[field].search(text)
+        assert found is not None
+        assert found[1] == truth

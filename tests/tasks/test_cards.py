@@ -1,3 +1,5 @@
+"""Names and values of cards, and checks of reset options."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""EZPoints and Points24: rules, deals and solvers."""
+
 import time
 from collections import Counter
 from itertools import combinations_with_replacement
@@ -6,6 +8,7 @@ from math import factorial, prod
 import numpy as np
 import pytest
 
+from rl4vlm.tasks.base import Text
 from rl4vlm.tasks.cards import DECK, card_value
 from rl4vlm.tasks.ezpoints import EZPoints
 from rl4vlm.tasks.formula_game import FormulaState
@@ -21,8 +24,8 @@ def start(*numbers, formula=()):
 
 
 def play(task, state, actions):
-    """(rewards, last transition) of a row of actions."""
-    rewards = []
+    """(rewards, last transition) of a sequence of actions."""
+    rewards: list[float] = []
     for action in actions:
         made = task.transition(state, str(action), RNG)
         state, rewards = made.state, [*rewards, made.reward]
@@ -30,7 +33,7 @@ def play(task, state, actions):
 
 
 def deals(hand):
-    """How many of the 13^4 ordered deals of ranks make this hand of values: four ranks are worth ten."""
+    """The number of the 13^4 ordered deals of ranks with these values. Four ranks count ten."""
     orders = factorial(4) // prod(factorial(n) for n in Counter(hand).values())
     return orders * 4 ** hand.count(10)
 
@@ -140,7 +143,9 @@ def test_info_and_scene():
     assert task.info(state) == {"Cards": ["HK", "D2"], "Numbers": [10, 2], "Formula": [10, "+"]}
     assert task.fields(state) == {"formula": "10 +"}
     assert task.perception(state) == {"cards": "K, 2"}
-    assert task.scene(state).items[-1].text == "Formula: 10 +"
+    line = task.scene(state).items[-1]
+    assert isinstance(line, Text)
+    assert line.text == "Formula: 10 +"
     with pytest.raises(ValueError, match="'loose'"):
         EZPoints("loose")
 
@@ -230,7 +235,7 @@ def test_under_floats_only_one_hand_is_lost():
 
 @pytest.mark.parametrize("rules", ["strict", "upstream"])
 def test_expert_action_from_any_prefix_is_kept(rules):
-    """Wherever a player strays, the solver says whether the hand can still be won, and if so wins it."""
+    """After any wrong actions, the solver knows whether the hand can still be won, and then wins it."""
     task, rng = Points24(rules), np.random.default_rng(3)
     kept = 0
     for _ in range(80):

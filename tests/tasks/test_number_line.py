@@ -1,3 +1,5 @@
+"""NumberLine: its rules, its starts and its solver."""
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ RNG = np.random.default_rng(0)
 
 
 def play(state, actions):
-    """The transitions of a row of actions."""
+    """The transitions of a sequence of actions."""
     task, made = NumberLine(), []
     for action in actions:
         made.append(task.transition(state, action, RNG))
@@ -84,7 +86,8 @@ def test_the_solver_goes_straight_there():
     task = NumberLine()
     for current in range(6):
         for target in set(range(6)) - {current}:
-            state, rewards = NumberLineState(current, target), []
+            state = NumberLineState(current, target)
+            rewards: list[float] = []
             for _ in range(abs(current - target)):
                 made = task.transition(state, task.solve(state).action, RNG)
                 state, rewards = made.state, [*rewards, made.reward]

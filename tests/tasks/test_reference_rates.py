@@ -1,4 +1,4 @@
-"""Random and solver policies, played by the pure rules, win what the published reference table says.
+"""The random policy and the solver win as often as the reference table says, by the rules alone.
 
 Source: `reference_policies.csv` (measured). Seeds are fixed; the tolerance is four standard errors.
 """

@@ -1,3 +1,5 @@
+"""The registry of tasks: its own rows, and tasks that other packages add."""
+
 import re
 from importlib.metadata import EntryPoint
 
@@ -10,22 +12,22 @@ from rl4vlm.tasks.number_line import NumberLine
 
 
 @pytest.mark.parametrize("name", registry.TASKS)
-def test_every_task_is_what_its_name_says(name):
+def test_every_task_is_what_its_name_says(name: str) -> None:
     task = registry.get_task(name)
     assert isinstance(task, Task)
     assert task.name == name
-    assert task.gym_id.startswith("gym_cards/") or name == "ALFWorld"
+    assert registry.get_task_entry(name).gym_id == f"{'alfworld' if name == 'ALFWorld' else 'gym_cards'}/{name}-v0"
     assert isinstance(task.prompt, PromptParts)
     assert task.prompt.keys[-1] == "thoughts"
     assert set(task.prompt.hints) == set(task.prompt.keys)
     assert all(isinstance(pattern, re.Pattern) for pattern in task.perception_patterns.values())
 
 
-def test_the_four_card_games_are_known():
+def test_the_four_card_games_are_known() -> None:
     assert {"NumberLine", "EZPoints", "Points24", "Blackjack"} <= set(registry.task_names())
 
 
-def test_unknown_names_and_options_are_named():
+def test_unknown_names_and_options_are_named() -> None:
     with pytest.raises(ValueError, match=r"'Chess'.*NumberLine.*Blackjack"):
         registry.get_task("Chess")
     with pytest.raises(ValueError, match=r"'rule'.*rules"):
@@ -34,13 +36,26 @@ def test_unknown_names_and_options_are_named():
         registry.get_task("EZPoints", rules="loose")
 
 
-def test_other_packages_add_tasks_but_do_not_replace_ours(monkeypatch):
+class Walk(NumberLine):
+    name = "Walk"
+    gym_id = "walks/Walk-v0"
+
+
+class Stroll(Task):
+    gym_id = "walks/Stroll-v0"
+    entry_point = "walks.env:StrollEnv"
+
+
+def test_other_packages_add_tasks_but_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     group = registry.ENTRY_POINT_GROUP
     others = [
-        EntryPoint("Walk", "rl4vlm.tasks.number_line:NumberLine", group),
-        EntryPoint("Points24", "rl4vlm.tasks.number_line:NumberLine", group),
+        EntryPoint("Walk", f"{__name__}:Walk", group),
+        EntryPoint("Stroll", f"{__name__}:Stroll", group),
+        EntryPoint("Points24", f"{__name__}:Walk", group),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: others)
-    assert registry.get_task_class("Walk") is NumberLine
+    assert registry.get_task_class("Walk") is Walk
+    assert registry.get_task_entry("Walk") == registry.TaskEntry(f"{__name__}:Walk", "walks/Walk-v0")
+    assert registry.get_task_entry("Stroll").env == "walks.env:StrollEnv"
     assert registry.get_task("Points24").name == "Points24"
-    assert registry.task_names() == [*registry.TASKS, "Walk"]
+    assert registry.task_names() == [*registry.TASKS, "Walk", "Stroll"]

@@ -1,4 +1,4 @@
-"""A copy of the workflow to edit, with made-up results that Snakemake takes for finished ones."""
+"""A copy of the workflow that tests can edit, with made-up results that Snakemake takes for real ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOLDER_OUTPUTS = re.compile(r".*(/base_model/[^/]+|/checkpoint|/sft_data/[^/]+|/
 
 @dataclass(frozen=True, order=True)
 class Job:
-    """A job of a dry run: its rule, and its wildcards as Snakemake prints them (`task=NumberLine, style=cot`)."""
+    """A job of a dry run: its rule, and its wildcards as Snakemake prints them, e.g. `task=NumberLine, style=cot`."""
 
     rule: str
     wildcards: str = ""
@@ -43,7 +43,13 @@ class Workspace:
     def snakemake(
         self, *arguments: str, profile: str = "none", pythonpath: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here on this copy of the package; without a profile unless one is named."""
+        """Run Snakemake in this folder, with this copy of the package; without a profile by default.
+
+        Args:
+            arguments: words of the command line.
+            profile: folder of the workflow profile.
+            pythonpath: a folder of further packages.
+        """
         path = os.pathsep.join(str(item) for item in (self.folder, pythonpath) if item)
         return subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--workflow-profile", profile],
@@ -55,19 +61,19 @@ class Workspace:
         )
 
     def planned(self, *arguments: str) -> list[Job]:
-        """The jobs that a dry run would run, without the target itself."""
+        """The jobs that a dry run lists, without `all`."""
         done = self.snakemake("--dry-run", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
         jobs = []
         for rule, details in blocks:
             wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
-            # Most tasks have one set of games, which has no name.
+            # The first set of games has an empty name, and most tasks have no other.
             jobs.append(Job(rule, wildcards[1].removesuffix(", games=") if wildcards else ""))
         return sorted(job for job in jobs if job.rule != "all")
 
     def pretend_finished(self) -> None:
-        """Make every output up with a line of text, and have Snakemake record them all as made."""
+        """Write a line of text into every output, and let Snakemake record all outputs as made."""
         summary = self.snakemake("--summary")
         assert summary.returncode == 0, summary.stderr
         for line in summary.stdout.splitlines()[1:]:
@@ -81,7 +87,7 @@ class Workspace:
 
     @contextmanager
     def edited(self, name: str, old: str, new: str) -> Iterator[None]:
-        """While this lasts, the file has `new` in the one place where it had `old`."""
+        """Replace `old`, which the file must hold exactly once, by `new` inside a `with` block."""
         file = self.folder / name
         text = file.read_text()
         assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
@@ -92,11 +98,11 @@ class Workspace:
             file.write_text(text)
 
     @contextmanager
-    def commented(self, name: str) -> Iterator[None]:
-        """While this lasts, the source file has one comment more."""
+    def appended(self, name: str, line: str = "EDITED = True") -> Iterator[None]:
+        """Append a line to a file inside a `with` block: by default a statement, which changes the code of a module."""
         file = self.folder / name
         text = file.read_text()
-        file.write_text(f"{text}# edited\n")
+        file.write_text(f"{text}{line}\n")
         try:
             yield
         finally:
@@ -105,13 +111,13 @@ class Workspace:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy where nothing has run yet."""
+    """A copy in which nothing has run yet."""
     return Workspace(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy where everything seems to have run."""
+    """A copy in which everything seems to have run."""
     space = Workspace(tmp_path_factory.mktemp("finished"))
     space.pretend_finished()
     return space

@@ -84,7 +84,7 @@ def test_the_packed_config_is_the_one_that_the_run_had(unpacked: Path) -> None:
 
 def test_another_edit_or_commit_is_another_archive_and_nothing_else(space: Workspace) -> None:
     assert space.planned("archive", *CONFIGS) == []
-    with space.commented("config/config.yaml"):
+    with space.appended("config/config.yaml", "# a comment"):
         assert space.planned("archive", *CONFIGS) == [Job("archive")]
     assert space.planned("archive", *CONFIGS) == []
     (space.folder / "NOTES").write_text("a note\n")

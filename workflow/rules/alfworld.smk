@@ -1,10 +1,8 @@
-# ALFWorld's games: a folder that the config names, or generated ones.
+# ALFWorld's games, unless the config names a folder that holds them already.
 
 
 rule alfworld_games:
-    """Generate ALFWorld games, for those who have not the benchmark's."""
-    input:
-        sources=stage_sources("rl4vlm.envs.alfworld.generator", []),
+    """Generate ALFWorld games if you do not have the official ones."""
     output:
         directory(f"{RESULTS}/alfworld_games"),
     log:
@@ -15,6 +13,7 @@ rule alfworld_games:
     resources:
         **grant("alfworld_games"),
     params:
+        code=code_of("rl4vlm.envs.alfworld.generator"),
         settings=stage_arguments(GamesSettings, config["alfworld"]["generate"]),
     shell:
         "rl4vlm alfworld-games --out {output} --processes {threads} --set {params.settings} 2>&1 | tee {log}"

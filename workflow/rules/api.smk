@@ -1,11 +1,10 @@
-# Held-out evaluation over HTTP: of a checkpoint trained here, through a server on this machine, and of models elsewhere.
+# Held-out evaluation over HTTP: a checkpoint trained here, behind a server on this machine, and models elsewhere.
 
 
 rule evaluate_over_http:
-    """Held-out episodes with a checkpoint that is asked over HTTP, through a server on this machine."""
+    """Evaluate a PPO checkpoint on held-out episodes over HTTP, through a server on this machine."""
     input:
         checkpoint=rules.ppo.output.checkpoint,
-        sources=watched("rl4vlm.evaluation.run", "{task}", "served"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/http-{PPO_RUN}/episodes.jsonl",
@@ -19,6 +18,7 @@ rule evaluate_over_http:
     resources:
         **grant("evaluation"),
     params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "served"),
         out=subpath(output.summary, parent=True),
         settings=lambda wildcards: evaluation(http_settings(config, wildcards.task)),
     shell:
@@ -26,11 +26,10 @@ rule evaluate_over_http:
         " --set {params.settings} 2>&1 | tee {log}"
 
 
-# A replay of what was answered before costs nothing and needs no key; see docs/api-models.md.
+# Replies are cached: evaluating the same model again costs nothing and needs no key (docs/api-models.md).
 rule evaluate_api:
-    """Held-out episodes with a model behind someone's endpoint (`api_models`)."""
+    """Evaluate a model behind an API endpoint (`api_models` in the config) on held-out episodes."""
     input:
-        sources=watched("rl4vlm.evaluation.run", "{task}", "api"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/api-{{model}}-{{task}}{{games}}/episodes.jsonl",
@@ -46,6 +45,7 @@ rule evaluate_api:
     resources:
         **grant("api"),
     params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "api"),
         out=subpath(output.summary, parent=True),
         style=lambda wildcards: api_style(config, wildcards.model),
         settings=lambda wildcards: evaluation(

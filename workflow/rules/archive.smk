@@ -1,13 +1,12 @@
-# Results to hand on: one file from which a reader rebuilds every table and figure. Not part of `all`.
+# One file to publish, from which a reader can rebuild every table and figure. Not part of `all`.
 
 
 rule archive:
-    """Pack tables, figures, their metrics and records, and the code, without weights, into one file to check."""
+    """Pack tables, figures, their metrics and records, and the code, without weights, into one file."""
     input:
-        TABLES,
+        TABLE_FILES,
         FIGURE_FILES,
         GALLERY,
-        sources=stage_sources("rl4vlm.archive.pack", []),
     output:
         f"{RESULTS}/archive.zip",
     log:
@@ -18,9 +17,9 @@ rule archive:
         **grant("figures"),
     params:
         results=lambda wildcards: RESULTS,
-        # All of it, as it is resolved here, so that no file is read over it.
+        # The whole resolved config, so that the command reads no config file.
         config=lambda wildcards: settings_arguments(config),
-        # Another commit, edit or new file is another archive.
+        # The archive packs the code itself: any commit, edit or new file makes it stale, also a comment.
         code=packed_code,
     shell:
         "rl4vlm archive --results {params.results} --out {output} --config --set {params.config} 2>&1 | tee {log}"

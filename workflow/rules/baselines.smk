@@ -1,11 +1,10 @@
-# What the method is compared to: players that nothing is trained for (uniformly random play, and the solver, the task's
-# ceiling), and CNN+RL, a small network without language that PPO trains from scratch.
+# Baselines. Scripted policies need no training: uniformly random actions, the solver (the best score that a task allows)
+# and the dealer's rule in Blackjack. CNN+RL is a small network without language, trained from scratch by PPO.
 
 
 rule evaluate_scripted:
-    """Held-out episodes with players that nothing is trained for: random, the solver, stand on 17."""
+    """Evaluate a scripted policy on held-out episodes: random, the solver, or stand on 17."""
     input:
-        sources=watched("rl4vlm.evaluation.run", "{task}", "{policy}"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/{{policy}}-{{task}}{{games}}/episodes.jsonl",
@@ -16,11 +15,12 @@ rule evaluate_scripted:
     benchmark:
         f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
-        policy="random|solver|stand17",
+        policy="|".join(scripted_policies()),
     threads: threads_of("evaluation")
     resources:
         **grant("sft_data"),
     params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "{policy}"),
         out=subpath(output.summary, parent=True),
         settings=evaluation_arguments,
     shell:
@@ -31,7 +31,6 @@ rule evaluate_scripted:
 rule cnn:
     """Train CNN+RL, a small network without language, from scratch by PPO."""
     input:
-        sources=watched("rl4vlm.ppo.cnn", "{task}"),
         data=task_data,
     output:
         checkpoint=directory(f"{RESULTS}/cnn/{CNN_RUN}/checkpoint"),
@@ -42,14 +41,15 @@ rule cnn:
         f"{RESULTS}/logs/cnn/{CNN_RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/cnn/{CNN_RUN}.tsv"
-    # Needs nothing and takes minutes: not what a run should end with.
+    # Depends on nothing and takes minutes: start it early, so that it does not run alone at the end.
     priority: 1
     threads: threads_of("cnn")
     resources:
         **grant("cnn"),
     params:
+        code=code_of("rl4vlm.ppo.cnn", "{task}"),
         out=subpath(output.checkpoint, parent=True),
-        # As for PPO: a killed run goes on from here.
+        # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/cnn/{CNN_RUN}",
         settings=settings("cnn"),
     shell:
@@ -58,10 +58,9 @@ rule cnn:
 
 
 rule evaluate_cnn:
-    """Held-out episodes with a CNN+RL policy."""
+    """Evaluate a CNN+RL policy on held-out episodes."""
     input:
         checkpoint=rules.cnn.output.checkpoint,
-        sources=watched("rl4vlm.evaluation.run", "{task}", "cnn"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/episodes.jsonl",
@@ -75,6 +74,7 @@ rule evaluate_cnn:
     resources:
         **grant("cnn"),
     params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "cnn"),
         out=subpath(output.summary, parent=True),
         settings=lambda wildcards: evaluation(
             cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:]), only=[*CNN_EVALUATION, "temperature"]

@@ -1,4 +1,4 @@
-# Names of folders, and the input and params functions that all the other files use.
+# Names of folders, and the input and params functions that the other files use.
 
 import os
 import re
@@ -7,34 +7,37 @@ import sysconfig
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
-from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
-from rl4vlm.config.stages.figures import FigureSettings
-from rl4vlm.config.stages.gallery import GallerySettings
-from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
+from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
+    CNN_EVALUATION,
     api_settings,
     api_style,
-    CNN_EVALUATION,
     cnn_evaluation_settings,
-    default_lambda,
     evaluation_settings,
     http_settings,
     stage_settings,
+    thought_prob_coef,
 )
-from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
-from rl4vlm.config.code_digest import stage_sources
 from rl4vlm.config.schema import STAGES
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.figures import FigureSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
 
 RESULTS = config["results_dir"]
-# Ready weights of the embedded base models, a folder each; docs/log.md says how they were made. Beside this file, also
-# where the workflow is a module of one elsewhere; used by its address, it takes those that the installed package brought.
+# Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
+# file, also if another workflow loads this one as a module by its path. If it is loaded by its web address, there is no
+# such folder: the installed package brings a copy.
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
 BASES = base_models(config)
-# Only a model made here was asked what it reads.
+# Perception was only measured for base models that were made here.
 READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
@@ -42,38 +45,40 @@ BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READE
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
-# The `rl4vlm` that jobs call is that of the environment that runs Snakemake, whether or not it was activated.
+# Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
-# A signal that a scheduler sends to all of a job must not end the shell before the stage in it has saved its state: once
-# the shell is gone, so is everything else. The stage itself gets the signal as ever.
+# A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
+# over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
 
-# All that a job on another machine reads is a file by then, so it never asks the hub: compute nodes may have no network.
+# Compute nodes may have no network. All that a job there reads is a local file by then, so it need not ask the hub.
 if workflow.remote_exec:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 wildcard_constraints:
     task="[^/@-]+",
-    # Which set of games of `evaluation.sets`: nothing for the first.
+    # The set of games (`evaluation.sets` in the config); empty for the first set.
     games=r"(@\w+)?",
     style="cot|nocot",
     lam=r"\d+(\.\d+)?",
     seed=r"\d+",
 
 
-def watched(entry, *choices):
-    """Input function: the sources of a stage that starts in `entry`. Both may hold wildcards, as in `{task}`."""
-    return lambda wildcards: stage_sources(
-        entry.format(**wildcards),
-        [choice.format(**wildcards) for choice in choices],
-    )
+def code_of(entry, *choices):
+    """Params function: the digest of the code of a stage, so that a job reruns when that code changes.
+
+    Args:
+        entry: the module in which the stage starts.
+        choices: the registry entries that it looks up; wildcards are filled in, as in `{task}`.
+    """
+    return lambda wildcards: code_digest(entry, [choice.format(**wildcards) for choice in choices])
 
 
 def settings(stage, but=()):
     """Params function: all settings of a stage for the job's task, as `key=value` words of a command line.
 
-    Those named in `but` are left out: the job's name decides them.
+    Settings named in `but` are left out, because the job's wildcards decide them.
     """
     return lambda wildcards: stage_arguments(STAGES[stage], stage_settings(config, stage, wildcards.task), but=but)
 
@@ -84,53 +89,55 @@ def evaluation(found, only=None):
 
 
 def evaluation_arguments(wildcards):
-    """Params function: the settings of an evaluation, on the set of games that the job's name says."""
+    """Params function: the settings of an evaluation on the set of games of the job's wildcards."""
     return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
 
 
 def data_of(task):
-    """The folder of games that a task's environment reads, if it reads one: made by a rule, or there."""
+    """The folder of games that a task's environment reads, as a list; empty if it reads none."""
     data = stage_settings(config, "ppo", task).get("env", {}).get("data")
     return [data] if data else []
 
 
 def task_data(wildcards):
+    """Input function: the folder of games of the job's task, if any."""
     return data_of(wildcards.task)
 
 
 def bases(*kinds):
-    """The names of the base models that are got in one of these ways, as a pattern; it fits nothing where none is."""
+    """A pattern of the names of all base models of these kinds. `(?!)` matches nothing: there may be none."""
     return "|".join(re.escape(name) for name, model in BASES.items() if model.kind in kinds) or "(?!)"
 
 
 def base_of(wildcards):
-    """The checkpoint that a task's warm start begins with."""
+    """Input function: the base model that SFT of the job's task starts from."""
     return base_model(config, wildcards.task).folder(RESULTS)
 
 
 def threads_of(stage):
+    """The number of threads of a stage's job, from `resources` in the config."""
     return config["resources"][stage]["threads"]
 
 
 def grant(stage):
-    """What a job of a stage asks of the machine besides threads: memory in MB, minutes, GPUs."""
+    """The other resources of a stage's job: memory in MB, minutes, GPUs."""
     return {name: n for name, n in config["resources"][stage].items() if name not in ("threads", "processes")}
 
 
 def shown_runs(name):
-    """The PPO runs that a table or figure is made of."""
+    """The PPO runs that a table or figure shows."""
     return {"tables": ppo_runs, "lambda_ablation": ablation_runs}.get(name, main_runs)(config)
 
 
 def shown_cnn_runs(name):
-    """The CNN+RL runs that a table or figure is made of: the paper has the baseline in table 2 and figure 5."""
+    """The CNN+RL runs that a table or figure shows: the paper has the baseline in table 2 and figure 5."""
     return cnn_runs(config) if name in ("tables", "training_curves") else []
 
 
 def shown_evaluations(name):
-    """The evaluations that a table or figure is made of: of its runs, and of their tasks' warm starts and references.
+    """The evaluations that a table or figure shows: of its PPO runs, and of SFT and the baselines on the same tasks.
 
-    What was asked over HTTP is in tables and the gallery alone, and CNN+RL in those and the training curves.
+    Evaluations over HTTP appear only in tables and the gallery; CNN+RL also appears in the training curves.
     """
     runs = shown_runs(name)
     tasks = {run.task for run in runs}
@@ -140,10 +147,11 @@ def shown_evaluations(name):
 
 
 def packed_code(wildcards):
-    """Params function: the revision and the files that an archive packs; outside of a git checkout, why it cannot.
+    """Params function: the revision and the digest of the code that an archive packs.
 
-    It does not ask for the job's output: Snakemake reruns nothing for params that do.
+    Outside of a git checkout it is the error message, so that the workflow can still be listed and drawn.
     """
+    # Not by `output`: Snakemake never reruns a job for a param whose function asks for the output.
     try:
         return revision_and_tree(Path(), but=Path(RESULTS, "archive.zip"))
     except ValueError as error:
@@ -151,20 +159,20 @@ def packed_code(wildcards):
 
 
 def keep_report_beside_results():
-    """Send the report that follows a run to the folder of that run's results, and write none after a dry run.
+    """Write the report that follows a run into `results_dir`, and only after a real run of `all`.
 
-    A profile's `report:` is one fixed path, but `results_dir` is the config's; and Snakemake 9 tries to write the
-    report after a dry run too, which fails on a fresh clone. A run that was asked for less than all writes none: its
-    report would be of that alone, in place of the whole one.
+    A profile's `report:` is one fixed path, while `results_dir` comes from the config. Snakemake 9 also tries to write
+    the report after a dry run, which fails on a fresh clone. After a run of fewer targets, the report would show only
+    those, in place of the whole one (docs/decisions/0001-one-report-per-results-folder.md).
     """
     write_report = workflow.create_report
 
     def create_report(report_plugin, report_settings, *args, **kwargs):
-        # There is no DAG yet where a report is all that was asked for: then it is written as it was asked for.
+        # `snakemake --report` comes without a DAG: write what was asked for, where it was asked for.
         if workflow.dag is None:
             return write_report(report_plugin, report_settings, *args, **kwargs)
         asked = {job.rule.name for job in workflow.dag.targetjobs}
-        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLES + FIGURE_FILES)):
+        if workflow.dryrun or "all" not in asked or not all(map(os.path.exists, TABLE_FILES + FIGURE_FILES)):
             return
         if str(report_settings.path) == "results/report.html":
             report_settings.path = Path(RESULTS) / "report.html"

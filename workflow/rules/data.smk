@@ -1,13 +1,10 @@
-# The base models that everything starts from, and the demonstrations that SFT imitates. Workflows may share them through
-# a cache (docs/sharing.md), and what comes from there has no benchmark.
+# The base models that SFT starts from, and the demonstrations that it imitates. Several workflows can share them through
+# a cache (docs/sharing.md). These rules have no benchmark, because copying from a cache takes no time worth reporting.
 
 
 rule base_model:
-    """Build an embedded base model and pre-train it on reading pictures (source `pretrain`)."""
+    """Build an embedded base model and pre-train it to read the tasks' images (source `pretrain`)."""
     input:
-        sources=lambda wildcards: stage_sources(
-            "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
-        ),
         data=lambda wildcards: [
             folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)
         ],
@@ -22,13 +19,16 @@ rule base_model:
     resources:
         **grant("base_model"),
     params:
+        code=lambda wildcards: code_digest(
+            "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
+        ),
         settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
     shell:
         "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
 
 
 rule shipped_model:
-    """Copy the ready weights of an embedded base model (source `shipped`)."""
+    """Copy the pre-trained weights of an embedded base model that come with the project (source `shipped`)."""
     input:
         weights=lambda wildcards: sorted(map(str, Path(SHIPPED, wildcards.base).glob("*"))),
     output:
@@ -46,14 +46,14 @@ rule shipped_model:
         "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
 
 
-# Where compute nodes have no network, these run where Snakemake does.
+# Compute nodes may have no network: these rules run on the machine where Snakemake runs.
 localrules:
     download,
     prefetch,
 
 
 rule download:
-    """Download a base model by its Hugging Face name, so that no later job needs a network."""
+    """Download a base model by its Hugging Face name. No later job needs the network."""
     output:
         directory(f"{RESULTS}/base_model/{{base}}"),
     log:
@@ -71,16 +71,15 @@ rule download:
         "rl4vlm base-model --out {output} --download {params.source} {params.revision} 2>&1 | tee {log}"
 
 
-# Every download and nothing else, ahead of time: snakemake prefetch
 rule prefetch:
+    """Download every base model ahead of time, and run nothing else."""
     input:
         [model.folder(RESULTS) for model in BASES.values() if model.kind == "hub"],
 
 
 rule sft_data:
-    """Write the solver's demonstrations of a task, as LLaVA JSON with pictures."""
+    """Write the solver's demonstrations of a task: LLaVA's JSON format, with images."""
     input:
-        sources=watched("rl4vlm.sft.data", "{task}", "solver"),
         data=task_data,
     output:
         directory(f"{RESULTS}/sft_data/{{task}}-{{style}}"),
@@ -91,7 +90,8 @@ rule sft_data:
     resources:
         **grant("sft_data"),
     params:
-        # The cache knows a result by the command as written here, the parameters and the inputs, not by wildcards.
+        code=code_of("rl4vlm.sft.data", "{task}", "solver"),
+        # The cache identifies a result by its shell command, params and inputs, but not by its wildcards.
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),

@@ -1,11 +1,10 @@
-# Held-out evaluation of every trained checkpoint, on seeds that no training ever saw.
+# Held-out evaluation of every trained checkpoint of a vision-language model.
 
 
 rule evaluate_sft:
-    """Held-out episodes with a trained checkpoint, on seeds that no training saw."""
+    """Evaluate a trained checkpoint on held-out episodes, with seeds that no training used."""
     input:
         checkpoint=rules.sft.output.checkpoint,
-        sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/episodes.jsonl",
@@ -19,6 +18,7 @@ rule evaluate_sft:
     resources:
         **grant("evaluation"),
     params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
         out=subpath(output.summary, parent=True),
         settings=evaluation_arguments,
     shell:
@@ -29,7 +29,6 @@ rule evaluate_sft:
 use rule evaluate_sft as evaluate_ppo with:
     input:
         checkpoint=rules.ppo.output.checkpoint,
-        sources=watched("rl4vlm.evaluation.run", "{task}", "vlm"),
         data=task_data,
     output:
         episodes=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/episodes.jsonl",

@@ -1,17 +1,11 @@
-# Tables and figures, and README's copies of them. Each names the runs that it is made of, so that what an earlier config
-# left behind never shows up.
+# Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
+# left in the folder never appear.
 
-TABLES = expand(
-    f"{RESULTS}/tables/{{name}}.{{kind}}",
-    name=["main", "cot", "lambda", "perception"],
-    kind=["csv", "md", "tex"],
-)
-FIGURES = ["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"]
-FIGURE_FILES = expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["pdf", "png"])
-README_ASSETS = expand(
-    "{folder}/{name}", folder=config["assets_dir"], name=["games.png", "training_curves.png", "results.md"]
-)
-MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["tasks"]]
+TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
+FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
+README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
+# The λ of the method itself; the λ ablation trains a task with further ones.
+THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
 
 rule tables:
@@ -23,36 +17,24 @@ rule tables:
             run=shown_evaluations("tables"),
             file=["summary.json", "episodes.jsonl"],
         ),
-        metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs("tables")),
-        cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs("tables")),
-        sources=stage_sources("rl4vlm.results.tables", []),
+        runs=expand(
+            f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs("tables"), file=["metrics.jsonl", "run.json"]
+        ),
+        cnn_runs=expand(
+            f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs("tables"), file=["metrics.jsonl", "run.json"]
+        ),
     output:
-        [name for name in TABLES if not name.endswith(".csv")],
+        [name for name in TABLE_FILES if not name.endswith(".csv")],
+        [
+            report(
+                f"{RESULTS}/tables/{name}.csv",
+                caption=f"../report/table_{name}.rst",
+                category="Tables",
+                labels={"table": title},
+            )
+            for name, title in TABLES.items()
+        ],
         record=f"{RESULTS}/tables/run.json",
-        main=report(
-            f"{RESULTS}/tables/main.csv",
-            caption="../report/table_main.rst",
-            category="Tables",
-            labels={"table": "main results"},
-        ),
-        cot=report(
-            f"{RESULTS}/tables/cot.csv",
-            caption="../report/table_cot.rst",
-            category="Tables",
-            labels={"table": "with and without thoughts"},
-        ),
-        lam=report(
-            f"{RESULTS}/tables/lambda.csv",
-            caption="../report/table_lambda.rst",
-            category="Tables",
-            labels={"table": "weight of the thoughts"},
-        ),
-        perception=report(
-            f"{RESULTS}/tables/perception.csv",
-            caption="../report/table_perception.rst",
-            category="Tables",
-            labels={"table": "perception accuracy"},
-        ),
     log:
         f"{RESULTS}/logs/tables.log",
     benchmark:
@@ -60,16 +42,17 @@ rule tables:
     resources:
         **grant("figures"),
     params:
+        code=code_of("rl4vlm.results.tables"),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("tables")],
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
         base_perceptions=BASE_PERCEPTIONS,
         scale=config["label"],
-        main_lambda=MAIN_LAMBDA,
+        thought_prob_coef=THOUGHT_PROB_COEF,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} --base-perceptions {params.base_perceptions}"
+        " --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef} --scale {params.scale} --base-perceptions {params.base_perceptions}"
         " --out {params.results}/tables 2>&1 | tee {log}"
 
 
@@ -77,7 +60,7 @@ rule tables:
 for FIGURE in FIGURES:
 
     rule:
-        """Draw a figure of the paper as PDF and PNG, from metrics and episodes alone."""
+        """Draw a figure of the paper as PDF and PNG, from metrics and episodes."""
         name:
             FIGURE
         input:
@@ -87,9 +70,12 @@ for FIGURE in FIGURES:
                 run=shown_evaluations(FIGURE),
                 file=["summary.json", "episodes.jsonl"],
             ),
-            metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs(FIGURE)),
-            cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs(FIGURE)),
-            sources=stage_sources("rl4vlm.figures.draw", [FIGURE]),
+            runs=expand(
+                f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs(FIGURE), file=["metrics.jsonl", "run.json"]
+            ),
+            cnn_runs=expand(
+                f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs(FIGURE), file=["metrics.jsonl", "run.json"]
+            ),
         output:
             pdf=f"{RESULTS}/figures/{FIGURE}.pdf",
             record=f"{RESULTS}/figures/{FIGURE}.run.json",
@@ -106,6 +92,7 @@ for FIGURE in FIGURES:
         resources:
             **grant("figures"),
         params:
+            code=code_of("rl4vlm.figures.draw", FIGURE),
             name=FIGURE,
             results=lambda wildcards: RESULTS,
             evaluations=[run.name for run in shown_evaluations(FIGURE)],
@@ -113,21 +100,25 @@ for FIGURE in FIGURES:
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
             base_perceptions=BASE_PERCEPTIONS,
             scale=config["label"],
-            main_lambda=MAIN_LAMBDA,
+            thought_prob_coef=THOUGHT_PROB_COEF,
             style=stage_arguments(FigureSettings, config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
-            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda}"
+            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef}"
             " --scale {params.scale} --base-perceptions {params.base_perceptions}"
             " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
 
 
 rule readme_assets:
-    """Copy README's pictures and table from the results."""
+    """Write README's images and table, and the page of all results."""
     input:
-        tables=f"{RESULTS}/tables/main.md",
-        figures=f"{RESULTS}/figures/training_curves.png",
-        sources=stage_sources("rl4vlm.figures.assets", config["tasks"]),
+        tables=TABLE_FILES,
+        figures=[name for name in FIGURE_FILES if name.endswith(".png")],
+        record=rules.tables.output.record,
+        # The page says from which code, seeds and machine the runs came.
+        evaluations=expand(f"{RESULTS}/eval/{{run.name}}/run.json", run=shown_evaluations("tables")),
+        runs=expand(f"{RESULTS}/ppo/{{run.name}}/run.json", run=shown_runs("tables")),
+        cnn_runs=expand(f"{RESULTS}/cnn/{{run.name}}/run.json", run=shown_cnn_runs("tables")),
     output:
         README_ASSETS,
     log:
@@ -137,8 +128,9 @@ rule readme_assets:
     resources:
         **grant("figures"),
     params:
-        tables=subpath(input.tables, parent=True),
-        figures=subpath(input.figures, parent=True),
+        code=code_of("rl4vlm.figures.assets", *config["tasks"]),
+        tables=f"{RESULTS}/tables",
+        figures=f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
     shell:
         "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out} 2>&1 | tee {log}"

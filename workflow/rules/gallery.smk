@@ -1,18 +1,16 @@
-# Sample episodes step by step, as a page to open in a browser.
+# A page that shows sample episodes step by step.
 
 GALLERY = f"{RESULTS}/gallery/index.html"
 
 
 rule gallery:
-    """Show sample episodes step by step, as one page for a browser."""
+    """Write the gallery: one page for a browser that shows sample episodes step by step."""
     input:
         evaluations=expand(
             f"{RESULTS}/eval/{{run.name}}/{{file}}",
             run=shown_evaluations("gallery"),
             file=["summary.json", "episodes.jsonl", "run.json"],
         ),
-        # Every task's own sources: the episodes are played again.
-        sources=stage_sources("rl4vlm.gallery.build", config["tasks"]),
         data=[folder for task in config["tasks"] for folder in data_of(task)],
     output:
         page=GALLERY,
@@ -24,6 +22,8 @@ rule gallery:
     resources:
         **grant("figures"),
     params:
+        # The gallery plays the episodes again, so it runs the code of every task.
+        code=code_of("rl4vlm.gallery.build", *config["tasks"]),
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],

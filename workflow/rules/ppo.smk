@@ -1,11 +1,10 @@
-# PPO fine-tuning, one run a task, style, thought weight (lambda) and seed.
+# PPO fine-tuning: the method of the paper.
 
 
 rule ppo:
-    """Fine-tune a warm start by playing: one run a task, style, thought weight (lambda) and seed."""
+    """Fine-tune an SFT checkpoint by PPO: one run per task, style, lambda (`thought_prob_coef`) and seed."""
     input:
         init=rules.sft.output.checkpoint,
-        sources=watched("rl4vlm.ppo.train", "{task}"),
         data=task_data,
     output:
         checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
@@ -16,15 +15,16 @@ rule ppo:
         f"{RESULTS}/logs/ppo/{PPO_RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/ppo/{PPO_RUN}.tsv"
-    # The longest jobs: what is left at the end should be short.
+    # The longest jobs: start them first, so that only short jobs are left at the end.
     priority: 2
     threads: threads_of("ppo")
     resources:
         **grant("ppo"),
     params:
         rl4vlm=training_command(config, "ppo"),
+        code=code_of("rl4vlm.ppo.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
-        # No output: Snakemake removes those before a rerun, and a killed run goes on from here.
+        # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/ppo/{PPO_RUN}",
         settings=settings("ppo", but=["thought_prob_coef"]),
     shell:

@@ -1,14 +1,13 @@
-# The supervised warm start, one a task and style.
+# Supervised fine-tuning: the warm start of PPO.
 
 
 rule sft:
-    """Fine-tune the base model on demonstrations: the warm start of a task and style."""
+    """Fine-tune the base model on demonstrations: one run per task and style."""
     input:
         data=lambda wildcards: config["sft_data"]["given"].get(
             f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
         ),
         init=base_of,
-        sources=watched("rl4vlm.sft.train", "{task}"),
     output:
         checkpoint=directory(f"{RESULTS}/sft/{{task}}-{{style}}/checkpoint"),
         metrics=f"{RESULTS}/sft/{{task}}-{{style}}/metrics.jsonl",
@@ -17,15 +16,16 @@ rule sft:
         f"{RESULTS}/logs/sft/{{task}}-{{style}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/sft/{{task}}-{{style}}.tsv"
-    # Before any evaluation: PPO waits for it.
+    # PPO waits for this job: run it before any evaluation.
     priority: 1
     threads: threads_of("sft")
     resources:
         **grant("sft"),
     params:
         rl4vlm=training_command(config, "sft"),
+        code=code_of("rl4vlm.sft.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
-        # No output: Snakemake removes those before a rerun, and a killed run goes on from here.
+        # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/sft/{{task}}-{{style}}",
         init=base_of,
         settings=settings("sft"),

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import field
 
+from pydantic import model_validator
+
 from rl4vlm.config.fields import Count, Positive, Share, settings
+from rl4vlm.config.methods import colours
+from rl4vlm.config.settings import did_you_mean
+
+PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
+"""Colours of the two parts of a reply."""
+
+
+def known_colours() -> dict[str, str]:
+    """Every named colour of the figures: of the methods and of the parts of a reply."""
+    return {**colours(), **PART_COLOURS}
 
 
 @settings
@@ -34,3 +46,10 @@ class FigureSettings:
     show_published_curves: bool = False
     """Draw the paper's curves as well, read off by eye and stretched to the length of the reproduced run. The two axes
     count steps of different models."""
+
+    @model_validator(mode="after")
+    def _colours_are_known(self) -> FigureSettings:
+        for name in self.colours:
+            if name not in known_colours():
+                raise ValueError(f"no colour is named {name!r}; {did_you_mean(name, known_colours())}")
+        return self

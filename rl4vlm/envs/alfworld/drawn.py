@@ -1,4 +1,4 @@
-"""The backend `textworld`: ALFWorld's own text engine in a worker process, shown in this project's pictures."""
+"""The backend `textworld`: ALFWorld's text engine in a worker process, shown in images drawn by this project."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rl4vlm.envs.alfworld.games import BadGame, read_game
 from rl4vlm.envs.alfworld.image import draw_seen
 from rl4vlm.envs.alfworld.observation import Room, read_room, seen
 from rl4vlm.envs.alfworld.types import Images, Situation
-from rl4vlm.envs.alfworld.workers.pool import open_game
+from rl4vlm.envs.alfworld.workers.engine_pool import open_game
 
 
 class DrawnBackend:
     """Runs a game in the pool of workers that all environments of this process share.
 
-    Pickled, it holds the game and the commands given, and plays them again when it is unpickled.
+    Its pickle holds the game file and the commands given. They are replayed when it is unpickled.
     """
 
     images: ClassVar[Images] = Images.DRAWN
@@ -30,13 +30,13 @@ class DrawnBackend:
 
     def _open(self) -> None:
         self._game = open_game()
-        # An environment that is dropped without `close` must not keep its game, and with it the workers.
+        # An environment may be garbage-collected without `close`. Its game would then keep the workers alive.
         self._leave = weakref.finalize(self, self._game.close)
 
     def start(self, game_file: str) -> Situation:
-        """Begin a game. Raises BadGame when the engine cannot run it, or no map can be drawn of its room."""
+        """Start a game. Raises BadGame if the engine cannot run it, or its room has no map."""
         self._situation = self._game.start(game_file)
-        _room(game_file)
+        _room(game_file)  # fail here rather than at the first image
         return self._situation
 
     def send(self, command: str) -> None:
@@ -66,4 +66,4 @@ def _room(game_file: str) -> Room:
     try:
         return read_room(read_game(Path(game_file)).problem)
     except (ValueError, IndexError) as error:
-        raise BadGame(f"{game_file}: the problem's ids hold no map of the room ({error})") from error
+        raise BadGame(f"{game_file}: cannot read the room's map from the ids of the problem ({error})") from error

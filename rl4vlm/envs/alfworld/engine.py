@@ -1,7 +1,6 @@
-"""ALFWorld's own engine, one game at a time: its PDDL domain, its grammar, Fast Downward's state and planner.
+"""ALFWorld's own engine for one game at a time: its PDDL domain, its grammar, Fast Downward's state and planner.
 
-`translation` makes a game ready to start, `running` is one run of it; an engine starts them, and can come back to where
-one was.
+`translation` prepares a game, `running` is one run of it. An `Engine` starts runs and restores them.
 """
 
 from __future__ import annotations
@@ -21,71 +20,71 @@ from rl4vlm.envs.alfworld.types import Situation
 
 @dataclass(frozen=True)
 class EngineState:
-    """What an engine can be put back to exactly: the game and the commands that were given."""
+    """The state of a run: its game file and its commands. The engine is deterministic, so they determine everything."""
 
     game_file: str
     commands: tuple[str, ...]
 
 
 class Engine:
-    """Runs one game at a time, in this process. `close` leaves the library's copy to the next engine."""
+    """Runs one game at a time in this process."""
 
     def __init__(self) -> None:
         self._downward: Any = None
         self._run: RunningGame | None = None
 
     def start(self, game_file: str | Path) -> Situation:
-        """Begin a game anew.
+        """Start a game.
 
         Raises:
-            BadGame: the game cannot be read, translated or begun.
+            BadGame: the game cannot be read, translated or started.
         """
         translated = translate_file(Path(game_file))
         if self._downward is None:
             self._downward = _borrow_downward()
         self._run = None
-        with _blamed_on(translated.game, "cannot be begun"):
+        with _blamed_on(translated.game, "cannot be started"):
             run = RunningGame(self._downward, translated)
             now = run.situation(run.welcome())
         self._run = run
         return now
 
     def act(self, command: str) -> Situation:
-        """Give a command; one that is not admissible is answered by `ILLEGAL` and changes nothing but the count.
+        """Give a command. One that is not admissible is answered by `ILLEGAL` and only counts as a step.
 
         Raises:
             ValueError: no game has been started, or it is over.
-            BadGame: the game breaks at this command, and must be started anew.
+            BadGame: the command breaks the game, which must be started again.
         """
         run = self._started()
         if run.won:
             raise ValueError(f"{run.translated.game.file}: the game is over")
-        self._run = None
+        self._run = None  # kept only if the command succeeds
         with _blamed_on(run.translated.game, f"breaks at the command {command!r}"):
             now = run.situation(run.act(command))
         self._run = run
         return now
 
     def state(self) -> EngineState:
-        """What `restore` needs to come back here."""
+        """The argument with which `restore` returns here."""
         run = self._started()
         return EngineState(str(run.translated.game.file), tuple(run.commands))
 
     def restore(self, state: EngineState) -> Situation:
-        """Begin the game of `state` anew and give its commands again; the engine knows no chance.
+        """Start the game of `state` and repeat its commands.
 
         Raises:
-            BadGame: the game cannot be begun, or breaks at one of the commands.
+            BadGame: the game cannot be started, or one of the commands breaks it.
         """
         situation = self.start(state.game_file)
         run = self._started()
-        with _blamed_on(run.translated.game, "breaks where it is played again"):
+        with _blamed_on(run.translated.game, "breaks when its commands are repeated"):
             for command in state.commands[:-1]:
-                run.act(command)
+                run.act(command)  # `act` of the run alone: only the last situation is needed
         return self.act(state.commands[-1]) if state.commands else situation
 
     def close(self) -> None:
-        """Give back the library's copy. The engine can be started again."""
+        """Leave the copy of Fast Downward's library to the next engine. This engine can be started again."""
         self._run = None
         if self._downward is not None:
             _give_back_downward(self._downward)
@@ -98,12 +97,13 @@ class Engine:
 
 
 def solve_and_check(game: GameData) -> tuple[str, ...] | None:
-    """Commands that win a game, found by ALFWorld's planner and played to their end; None when there are none.
+    """Find commands that win a game with ALFWorld's planner, and check them by playing. None if there are none.
 
-    A blind search: seconds for a small game, minutes for a large one. The plan depends on Python's hash seed.
+    The planner's blind search takes seconds for a small game and minutes for a large one. Its plan depends on Python's
+    hash seed.
 
     Raises:
-        BadGame: the game cannot be translated, or breaks while it is planned or played.
+        BadGame: the game cannot be translated, or breaks during planning or play.
     """
     translated = translate(game)
     with _downward() as library, _blamed_on(game, "cannot be planned"):
@@ -117,24 +117,24 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
 
 
 def warm_up() -> None:
-    """Do what the first game of a process takes a second or more for: load the libraries, parse their grammar."""
+    """Load the libraries and parse the grammar, for which the first game of a process needs a second or more."""
     load_for_translation()
     load("textworld.generator.game")
 
 
 @contextmanager
 def _blamed_on(game: GameData, what: str) -> Iterator[None]:
-    """Turn what the libraries raise, as many things as a problem or grammar can lack, into BadGame with the file."""
+    """Turn any exception of the libraries into a BadGame that names the file."""
     try:
         yield
     except BadGame:
         raise
-    except Exception as error:
+    except Exception as error:  # the libraries have no error of their own: each missing entry raises something else
         raise BadGame(f"{game.file}: the game {what} ({type(error).__name__}: {error})") from error
 
 
 _idle_downward: list[Any] = []
-"""Copies of Fast Downward's library that no engine uses. One holds one game; none can be unloaded without a crash."""
+"""Unused copies of Fast Downward's library. A copy holds one game, and unloading one crashes, so they are reused."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""ALFWorld as a gymnasium environment: games of a folder, played in one of two backends."""
+"""ALFWorld as a Gymnasium environment: it plays the games of a folder in one of two backends."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """What runs a game and shows it. A command is sent, and its outcome received; in between, others can be sent to.
+    """Runs a game and shows it. Between `send` and `receive`, commands can be sent to other games.
 
-    `picture` is (300, 300, 3) uint8, a fresh array; `close` frees all resources. `pictures` says what they are.
+    `image` returns a new array, (300, 300, 3) uint8. `images` says whether they are drawings or frames. `close` frees
+    all resources.
     """
 
     images: ClassVar[Images]
@@ -55,27 +56,27 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"textworld": DrawnBackend, "thor":
 class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     """A household game of ALFWorld (Shridhar et al. 2021), with the rewards of the RL4VLM paper's public code.
 
-    Observation: a picture, (300, 300, 3) uint8. Action: the index of an admissible command in `view().actions`; the
-    commands change with the situation, and `action_space` with them. Reward: 50 when the game is won, plus the share of
-    the goal's conditions that hold now. An episode ends when the game is won and is cut off after 50 steps.
-    `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`,
+    Observation: an image, (300, 300, 3) uint8. Action: the index of an admissible command in `view().actions`; the
+    commands change with the situation, and `action_space` with them. Reward of a step: 50 if the game is won, plus the
+    fraction of the goal's conditions that hold. An episode terminates when the game is won and is truncated after 50
+    steps. `info`: `won`, `goal_condition_success_rate`, `admissible_commands`, `extra.gamefile`, `task_type`, `source`,
     `pictures`.
 
-    `reset(seed=…)` reproduces the game and all that follows, and seeds in a row play each game of the split once before
-    one comes again; `reset()` draws one at random. `reset(options={"game": …})` plays one game, named by its path below
-    the split's folder (or any part of it that no other game shares) or by the path of its folder or file.
+    `reset(seed=…)` reproduces the game and the whole episode. Consecutive seeds play every game of the split once
+    before any game comes again; `reset()` draws a game at random. `reset(options={"game": …})` plays one game, named by
+    the path of its file or folder, or by a part of its path below the split's folder that no other game shares.
 
     Args:
-        task: a registered task's name.
-        data: folder of games, laid out as `ALFWORLD_DATA` is; the value of that variable unless given.
+        task: name of a registered task.
+        data: folder of games in the layout of `ALFWORLD_DATA`, whose value is the default.
         split: `train`, `valid_seen` or `valid_unseen`.
-        backend: `textworld` (ALFWorld's text engine with this project's pictures) or `thor` (frames of AI2-THOR).
-        task_types: which of the six types to play.
-        show_text: whether the prompt describes the scene in words; without, the picture is all there is.
-        expert: whose advice `advice` gives: `planner`, which knows where everything is, or `explorer`, which knows what
-            the player is shown.
-        skip_bad_games: go on without games that cannot be read or begun; otherwise such a game is an error. One that
-            breaks in the middle of an episode is an error in any case.
+        backend: `textworld` (ALFWorld's text engine, images drawn by this project) or `thor` (frames of AI2-THOR).
+        task_types: which of the six task types to play.
+        show_text: whether the prompt describes the scene in words. Otherwise only the image shows it.
+        expert: who answers `expert_action`: `planner`, which knows where everything is, or `explorer`, which knows only
+            what the player is shown.
+        skip_bad_games: skip games that cannot be read or started; otherwise such a game is an error. A game that breaks
+            in the middle of an episode is always an error.
         render_mode: None or `rgb_array`.
     """
 
@@ -121,12 +122,12 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a game. Raises ValueError for an option that is unknown, or names no game or several."""
+        """Start a game. Raises ValueError for an unknown option, or if the option `game` names no game or several."""
         super().reset(seed=seed)
         self._episode = 1 if seed is not None else self._episode + 1
         self._over = True
-        drawn, chosen = self._draw() if seed is None else self._dealt(seed), self._chosen(options)
-        self._note(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
+        drawn, chosen = self._draw() if seed is None else self._game_of(seed), self._chosen(options)
+        self._set(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
         self._over = False
         return self._backend.image(), self._info()
 
@@ -135,7 +136,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return self.step_wait()
 
     def step_async(self, action: int) -> None:
-        """Send a command on its way; other games can be sent to before `step_wait` asks for its outcome."""
+        """Send a command. Commands can be sent to other environments before `step_wait` waits for the outcome."""
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over or has not begun: call reset first")
         actions = self._current().admissible
@@ -144,28 +145,28 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._backend.send(actions[action])
 
     def step_wait(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """The outcome of the command that was sent: what `step` returns.
+        """Wait for the outcome of the command that was sent. Returns what `step` returns.
 
         Raises:
-            BadGame: the game breaks here, of which only its start was known to go well. That ends the run, whatever
-                `skip_bad_games` says: results without an episode that was begun would be tilted.
+            BadGame: the command breaks the game, even with `skip_bad_games`.
         """
-        self._over = True
+        self._over = True  # unless the command succeeds
         try:
             now = self._backend.receive()
         except BadGame as error:
-            raise BadGame(f"{error} (its episode was begun, so skip_bad_games does not go on without it)") from error
-        self._note(now)
+            # Dropping an episode that has begun would bias the results.
+            raise BadGame(f"{error} (its episode had begun, so skip_bad_games does not skip it)") from error
+        self._set(now)
         truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
         self._over = now.won or truncated
         return self._backend.image(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
 
     def render(self) -> np.ndarray | None:
-        """The current picture in mode `rgb_array`, else None."""
+        """The current image in mode `rgb_array`, else None."""
         return self._backend.image() if self.render_mode == "rgb_array" else None
 
     def view(self) -> View:
-        """The admissible commands, in the order of `step`'s index, the task in words and, unless hidden, the scene."""
+        """The admissible commands in the order of `step`'s index, the goal and, with `show_text`, the scene."""
         now = self._current()
         said = [f"The scene in words: {_one_line(now.scene)}"]
         if now.steps:
@@ -174,9 +175,10 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return View(now.admissible, {"goal": now.goal_text, "scene": scene})
 
     def expert_action(self) -> ExpertAction:
-        """What the expert would do now, the same however often it is asked."""
+        """What the expert would do now. Asking again gives the same answer."""
         now = self._current()
         if self._expert == "explorer":
+            # A stream of its own per step: asking must not change what the environment draws later.
             game = "/".join(Path(now.game_file).parts[-3:])
             command, thoughts = experts.explore(now, stream(self._episode, "explorer", game, now.steps))
         else:
@@ -184,9 +186,9 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return ExpertAction({"thoughts": thoughts}, command)
 
     def perception(self) -> Mapping[str, str]:
-        """Where the agent is, what it holds and in which state that is, as the picture shows it.
+        """What the image shows of the agent: its place, the object in its hand and the state of that object.
 
-        Empty where the backend does not tell.
+        Empty if the backend does not report facts (`thor`).
         """
         now = self._current()
         if not now.facts:
@@ -196,7 +198,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Games left out as bad (`skip_bad_games`), file and reason: when games were looked for, and begun, so far."""
+        """The bad games skipped so far (`skip_bad_games`): the reason for each file."""
         return {str(file): why for file, why in (*self.games.skipped, *self._bad.items())}
 
     def close(self) -> None:
@@ -207,29 +209,30 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             raise gymnasium.error.ResetNeeded("call reset first")
         return self._situation
 
-    def _note(self, situation: Situation) -> None:
+    def _set(self, situation: Situation) -> None:
         self._situation = situation
         if self.action_space.n != max(len(situation.admissible), 1):
             self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
 
-    def _dealt(self, seed: int) -> Path:
-        """The seed's game: as many seeds in a row as there are games play each of them once."""
+    def _game_of(self, seed: int) -> Path:
+        """The game of a seed. As many consecutive seeds as there are games play each of them once."""
         files = self.games.files
-        shuffled = np.random.default_rng(0).permutation(len(files))  # in a row, or the first ones would be of one type
+        # The files are sorted by task type. Without shuffling, the first seeds would all play one type.
+        shuffled = np.random.default_rng(0).permutation(len(files))
         return files[shuffled[seed % len(files)]]
 
     def _draw(self) -> Path:
         return self.games.files[int(self.np_random.integers(len(self.games.files)))]
 
     def _started(self, drawn: Path) -> Situation:
-        """The game that was drawn or, where that is bad and may be skipped, the next drawn one that is not."""
+        """Start the drawn game. If it is bad and may be skipped, draw again until one can be started."""
         while True:
             try:
                 if drawn not in self._bad:
                     return self._backend.start(str(drawn))
             except BadGame as error:
                 if not self._skip_bad_games:
-                    raise BadGame(f"{error} (skip_bad_games goes on without it)") from error
+                    raise BadGame(f"{error} (skip_bad_games: true skips it)") from error
                 _LOG.warning("skipped: %s", error)
                 self._bad[drawn] = str(error)
                 if len(self._bad) == len(self.games.files):
@@ -239,7 +242,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def _chosen(self, options: Mapping[str, Any] | None) -> Path | None:
         for name in options or {}:
             if name != "game":
-                raise ValueError(f"unknown option {name!r}: there is 'game'")
+                raise ValueError(f"unknown option {name!r}: the only option is 'game'")
         wanted = (options or {}).get("game")
         return None if wanted is None else choose_game(self.games, split_folder(self.data, self.split), str(wanted))
 
@@ -257,10 +260,10 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
 
 
 def choose_game(games: GameSet, folder: Path, wanted: str) -> Path:
-    """The game that `wanted` names: its file, its folder, or a part of its path below `folder`.
+    """Find the game that `wanted` names: its file, its folder or a part of its path below `folder`.
 
     Raises:
-        ValueError: no game of the split is meant, or several are.
+        ValueError: `wanted` names no game of the split or several.
     """
     path = Path(wanted)
     exact = [file for file in games.files if path in (file, file.parent)]
@@ -271,7 +274,7 @@ def choose_game(games: GameSet, folder: Path, wanted: str) -> Path:
 
 
 def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
-    """Task types by name. Raises ValueError naming one that does not exist, or when there is no list of some."""
+    """Task types by name. Raises ValueError that names an unknown one, or if there is no list or an empty one."""
     if isinstance(names, str) or not isinstance(names, Collection):
         raise ValueError(f"task_types must be a list such as ['Pick', 'Heat'], not {names!r}")
     known = {task_type.value: task_type for task_type in TaskType}
@@ -287,8 +290,8 @@ def _data_folder(data: str | Path | None) -> Path:
     given = data if data is not None else os.environ.get("ALFWORLD_DATA")
     if given is None or given == "":
         raise ValueError(
-            "ALFWorld needs games: give the option data=FOLDER, or set ALFWORLD_DATA; docs/alfworld.md says how to "
-            "generate or download them"
+            "ALFWorld needs games: pass the option data=FOLDER or set ALFWORLD_DATA; docs/alfworld.md says how to "
+            "generate or download games"
         )
     if not isinstance(given, str | Path):
         raise ValueError(f"data must be the path of a folder, not {given!r}")
@@ -297,7 +300,7 @@ def _data_folder(data: str | Path | None) -> Path:
 
 @lru_cache(maxsize=16)
 def _games(data: str, split: str, task_types: tuple[TaskType, ...], skip_bad_games: bool) -> GameSet:
-    """The games of a split; each is read once a process, however many environments play them."""
+    """The games of a split. Each is read once per process, however many environments play it."""
     return find_games(Path(data), split, task_types, skip_bad_games=skip_bad_games)
 
 

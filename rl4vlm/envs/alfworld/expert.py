@@ -1,9 +1,8 @@
-"""The scripted experts of ALFWorld. From any situation each names one sensible command: fetch an object that the goal
-asks for, treat it, bring it, switch the lamp on.
+"""The scripted experts of ALFWorld: in any situation they name one command that makes sense for the goal.
 
-The planner plays the stored walkthrough, and a plan of its own once play has left it. It knows the whole true state, so
-it is a ceiling, never an observation. The explorer knows what the picture and the prompt show, and looks for what it
-does not see: what it demonstrates can be learned from what a player is shown.
+The planner plays the stored walkthrough or, once play has left it, a plan of its own. It knows the whole true state, so
+it is an upper bound that no player can observe. The explorer knows only what the image and the prompt show and searches
+for the rest. A player can therefore learn from its demonstrations.
 """
 
 from __future__ import annotations
@@ -12,38 +11,37 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from rl4vlm.envs.alfworld.goals import class_of
+from rl4vlm.envs.alfworld.goals import TREATED, class_of
 from rl4vlm.envs.alfworld.library import load
 from rl4vlm.envs.alfworld.observation import natural_order
 from rl4vlm.envs.alfworld.types import Situation, TaskType
 
 STATIONS = {TaskType.CLEAN: "sinkbasin", TaskType.HEAT: "microwave", TaskType.COOL: "fridge"}
 VERBS = {TaskType.CLEAN: "clean", TaskType.HEAT: "heat", TaskType.COOL: "cool"}
-TREATED = {TaskType.CLEAN: "isclean", TaskType.HEAT: "ishot", TaskType.COOL: "iscool"}
 WORDS = {TaskType.CLEAN: "clean", TaskType.HEAT: "hot", TaskType.COOL: "cold"}
 
 
 def advise(situation: Situation) -> tuple[str, str]:
-    """The command to give now, one of the admissible ones, and thoughts that explain it.
+    """The planner's admissible command, and thoughts that explain it.
 
-    The thoughts say where the agent is and what it holds, as a player could read off the picture, and what comes next.
+    The thoughts say where the agent is, what it holds (as the image shows) and what comes next.
     """
     command = situation.next_command
     if command not in situation.admissible:
         command = Planner(situation).next_command()
-    if not situation.facts:  # a backend that does not tell them
+    if not situation.facts:  # the backend `thor` reports none, and has an expert of its own
         return command or "look", "This is the next step of the task."
     return command, _thoughts(situation, command)
 
 
 def explore(situation: Situation, rng: np.random.Generator) -> tuple[str, str]:
-    """The explorer's command and thoughts, as `advise` gives the planner's; `rng` chooses where it looks next.
+    """The explorer's command and thoughts. `rng` chooses where it searches next.
 
     Raises:
-        ValueError: the backend does not tell what is in view.
+        ValueError: the backend does not report what is in view.
     """
     if not situation.facts:
-        raise ValueError("the explorer needs a backend that tells what is in view: textworld")
+        raise ValueError("the explorer needs a backend that reports what is in view: use backend 'textworld'")
     command = Explorer(situation, rng).next_command()
     return command, _thoughts(situation, command)
 
@@ -53,17 +51,17 @@ def _thoughts(situation: Situation, command: str) -> str:
 
 
 def place_and_hand(situation: Situation) -> str:
-    """One sentence of where the agent is and what is in its hand."""
+    """One sentence about the agent's place and the object in its hand."""
     return f"I am at {places(situation)} and hold {situation.held or 'nothing'}."
 
 
 def places(situation: Situation) -> str:
-    """The receptacles at the agent's place, in the order of the picture; `no receptacle` in the middle of the room."""
+    """The receptacles at the agent's place, in the order of the image; `no receptacle` in the middle of the room."""
     return " and ".join(sorted(situation.at, key=natural_order)) or "no receptacle"
 
 
 class Planner:
-    """What to do from a situation, worked out from its facts."""
+    """Finds the next command from the facts of a situation."""
 
     def __init__(self, situation: Situation) -> None:
         self.now = situation
@@ -77,7 +75,7 @@ class Planner:
         self.treated = {fact[1] for fact in facts if fact[0] == predicate}
 
     def next_command(self) -> str:
-        """A command that leads towards the goal; `look` where there is nothing to be done."""
+        """A command that leads towards the goal, or `look` if there is none."""
         held, now = self.now.held, self.now
         if held is not None and class_of(held) != self.goal.object_class:
             return self._put_away(held)
@@ -92,13 +90,15 @@ class Planner:
         return now.admissible[0] if target is None else self._put(held, target)
 
     def _fetch(self) -> str:
-        """Go to, uncover and take an object of the goal's class; one that is treated already comes first."""
+        """Go to an object of the goal's class, open its receptacle and take it."""
+        # For Pick2, an object that already lies in the right receptacle must stay there.
         target = self._target() if self.goal.task_type is TaskType.PICK2 else None
         wanted = [
             thing
             for thing, place in self.inside.items()
             if class_of(thing) == self.goal.object_class and place != target and place in self.receptacles
         ]
+        # First the objects that are already treated, then those at the agent's place.
         wanted.sort(key=lambda thing: (thing not in self.treated, self.inside[thing] not in self.now.at, thing))
         for thing in wanted:
             return self._at(self.inside[thing], [f"take {thing} from {self.inside[thing]}"], uncover=True)
@@ -112,11 +112,11 @@ class Planner:
         return self._search()
 
     def _search(self) -> str:
-        """What to do where nothing that is needed is known to be anywhere."""
+        """What to do if no object of the needed class is known."""
         return "look"
 
     def _target(self) -> str | None:
-        """Where the goal's objects go: of its class the receptacle that holds most of them, then the nearest."""
+        """The receptacle for the goal's objects: the one that holds most of them, then one at the agent's place."""
         goal = self.goal
         of_class = [name for name in self.receptacles if class_of(name) == goal.receptacle]
         there = [place for thing, place in self.inside.items() if class_of(thing) == goal.object_class]
@@ -124,7 +124,7 @@ class Planner:
         return of_class[0] if of_class else None
 
     def _put_away(self, held: str) -> str:
-        """Get rid of a thing that is not wanted: here if that can be, else at the first place that takes its class."""
+        """Put down an object that the goal does not need: here if possible, else in the first receptacle that fits."""
         here = [command for command in self.now.admissible if command.startswith((f"move {held} to", f"put {held} "))]
         if here:
             return here[0]
@@ -142,7 +142,7 @@ class Planner:
         return min(found, key=lambda name: (name not in self.now.at, natural_order(name)), default=kind)
 
     def _at(self, place: str, commands: Iterable[str], *, uncover: bool = False) -> str:
-        """Give the first admissible of `commands` at a place, after going there and, with `uncover`, opening it."""
+        """Go to a place, open it if `uncover` is set, and there give the first admissible one of `commands`."""
         if place not in self.now.at:
             wanted: list[str] = [f"go to {place}"]
         elif uncover and place in self.shut:
@@ -153,31 +153,31 @@ class Planner:
 
 
 class Explorer(Planner):
-    """A planner that knows of no thing but those in view and has no memory: it looks for others anywhere, at random."""
+    """A planner without memory that knows only the objects in view, and searches for others at random places."""
 
     def __init__(self, situation: Situation, rng: np.random.Generator) -> None:
         super().__init__(situation)
         self.inside = {
             thing: place for thing, place in self.inside.items() if place in self.now.at and place not in self.shut
         }
-        self.shut &= set(self.now.at)  # which of the others are is not shown
+        self.shut &= set(self.now.at)  # a player cannot see from afar which receptacles are closed
         self._rng = rng
 
     def _search(self) -> str:
-        """Open what is shut here, else go to another place."""
+        """Open a closed receptacle here, or go to another place."""
         shut = [f"open {place}" for place in self.now.at if f"open {place}" in self.now.admissible]
         places = [command for command in self.now.admissible if command.startswith("go to ")]
         return shut[0] if shut else places[int(self._rng.integers(len(places)))] if places else "look"
 
 
 def _takers(class_name: str) -> set[str]:
-    """The classes of receptacles that may hold a class, by ALFWorld's own table."""
+    """The classes of receptacles that may hold a class of objects, from ALFWorld's own table."""
     table = load("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
     return {taker.lower() for taker, taken in table.items() if class_name in {thing.lower() for thing in taken}}
 
 
 def _reason(situation: Situation, command: str) -> str:
-    """Why to give `command`: a template by its verb."""
+    """The reason for a command, from a template for its verb."""
     verb, _, rest = command.partition(" ")
     goal, held = situation.goal, situation.held
     match verb:

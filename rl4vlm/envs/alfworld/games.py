@@ -1,8 +1,8 @@
-"""Where games lie on disk, and reading one: `<data>/<split>/<type>-<Object>-None-<Receptacle>-<scene>/<trial>/`.
+"""Find and read games: `<data>/<split>/<type>-<Object>-None-<Receptacle>-<scene>/<trial>/`.
 
-A game is a pair of files, `traj_data.json` (what the task is) and `game.tw-pddl` (domain, grammar, problem). The
-benchmark's own data and this project's generated games have the same layout; generated ones say so in each
-`traj_data.json` (`"source": "generated"`), so that the label cannot be lost when folders are copied.
+A game is a pair of files, `traj_data.json` (the goal) and `game.tw-pddl` (domain, grammar, problem). The benchmark's
+games and this project's generated games have the same layout. Each `traj_data.json` of a generated game says
+`"source": "generated"`, so that the label is not lost when folders are copied.
 """
 
 from __future__ import annotations
@@ -22,27 +22,35 @@ SPLITS = ("train", "valid_seen", "valid_unseen")
 GAME = "game.tw-pddl"
 TRAJECTORY = "traj_data.json"
 OFFICIAL_FOLDER = "json_2.1.1"
-"""Where `alfworld-download` puts the splits below `ALFWORLD_DATA`."""
+"""The folder below `ALFWORLD_DATA` in which `alfworld-download` puts the splits."""
 NOT_PLAYABLE = ("movable", "Sliced")
-"""The text engine does not support these tasks; the benchmark leaves out every folder whose path has the word."""
+"""Words in the paths of games that the text engine does not support. The benchmark leaves them out, too."""
 
 _LOG = logging.getLogger(__name__)
 _GOAL_LINE = re.compile(r"Your task is to: ([^\"\n]*)\"")
 UNKNOWN_GOAL = "UNKNOWN GOAL."
-"""Stands for the task in the grammar that ALFWorld installs."""
+"""The placeholder for the goal in the grammar that ALFWorld ships."""
 _TYPES = {task_type.folder_prefix: task_type for task_type in TaskType}
 
 
 class BadGame(ValueError):
-    """A game that cannot be read or run; the message names its file. `skip_bad_games` goes on without it."""
+    """A game that cannot be read or run. The message names its file. With `skip_bad_games` it is skipped."""
 
 
 @dataclass(frozen=True)
 class GameData:
-    """A game as read from its two files: what the engine runs, and what is known of it.
+    """A game as read from its two files.
 
-    `walkthrough` holds commands that win the game, or None where the file has none (the benchmark's files).
-    `scene` is the number of the AI2-THOR floor plan, None where `traj_data.json` does not say.
+    Attributes:
+        file: path of its `game.tw-pddl`.
+        goal: the goal.
+        goal_text: the goal in words.
+        source: who made the game.
+        domain: text of the PDDL domain.
+        grammar: text of the grammar of the engine's sentences.
+        problem: text of the PDDL problem.
+        walkthrough: commands that win the game, or None if the file has none, as in the benchmark.
+        scene: number of the AI2-THOR floor plan, or None if `traj_data.json` does not give it.
     """
 
     file: Path
@@ -57,30 +65,30 @@ class GameData:
 
     @cached_property
     def goalless_grammar(self) -> str:
-        """The grammar with a placeholder for the task: the same text for all games of one version of the engine."""
+        """The grammar with a placeholder for the goal: one text for all games, so that it is parsed only once."""
         return self.grammar.replace(f"Your task is to: {self.goal_text}", f"Your task is to: {UNKNOWN_GOAL}")
 
     def with_goal(self, text: str) -> str:
-        """A text that was derived from `goalless_grammar`, with this game's task in it."""
+        """Insert this game's goal into a text that was derived from `goalless_grammar`."""
         return text.replace(f"Your task is to: {UNKNOWN_GOAL}", f"Your task is to: {self.goal_text}")
 
 
 @dataclass(frozen=True)
 class GameSet:
-    """The playable games of a split, sorted by path, and what was left out: file and reason."""
+    """The playable games of a split, sorted by path, and the skipped ones, each with its reason."""
 
     files: tuple[Path, ...]
     skipped: tuple[tuple[Path, str], ...] = ()
 
 
 def split_folder(data: Path, split: str) -> Path:
-    """The folder of a split below a data folder, given as `ALFWORLD_DATA` or as its `json_2.1.1`.
+    """The folder of a split. `data` is the folder that `ALFWORLD_DATA` names, or its `json_2.1.1`.
 
     Raises:
-        ValueError: an unknown split, or no such folder; the message names it.
+        ValueError: the split or its folder does not exist; the message names it.
     """
     if split not in SPLITS:
-        raise ValueError(f"no split {split!r} of ALFWorld's games: there are {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r} of ALFWorld's games: known are {', '.join(SPLITS)}")
     for folder in (data / OFFICIAL_FOLDER / split, data / split):
         if folder.is_dir():
             return folder
@@ -91,15 +99,20 @@ def split_folder(data: Path, split: str) -> Path:
 def find_games(
     data: Path, split: str, task_types: Collection[TaskType] = tuple(TaskType), *, skip_bad_games: bool = False
 ) -> GameSet:
-    """All playable games of a split with one of `task_types`, each read and checked.
+    """Find, read and check all playable games of a split.
 
-    As in the benchmark, folders with movable receptacles or sliced objects are left out, and so are those that hold a
-    trajectory and no game (of the official training set that is nearly half; how many is logged). A game that is
-    broken, unsolvable, never checked or of an unknown type is an error, although the benchmark leaves out unsolvable
-    and unchecked ones in silence; with `skip_bad_games` it is logged and listed in `skipped`.
+    As in the benchmark, games with movable receptacles or sliced objects are left out, and so are folders with a
+    trajectory but no game. Unlike in the benchmark, a game that is unsolvable or was never checked is an error, as is
+    one that is malformed or of an unknown type.
+
+    Args:
+        data: the folder that `ALFWORLD_DATA` names, or its `json_2.1.1`.
+        split: one of `SPLITS`.
+        task_types: leave out games of other types.
+        skip_bad_games: log a bad game and list it in `skipped`, in place of an error.
 
     Raises:
-        ValueError: a missing folder, a bad game (its file is named), or no game at all.
+        ValueError: the folder does not exist, a game is bad (the message names its file), or there is no game.
     """
     folder = split_folder(data, split)
     wanted, files, skipped, without_game = set(task_types), [], [], 0
@@ -107,21 +120,21 @@ def find_games(
         if any(word in trajectory.relative_to(folder).as_posix() for word in NOT_PLAYABLE):
             continue
         file = trajectory.with_name(GAME)
-        if not file.exists():
+        if not file.exists():  # nearly half of the official training set
             without_game += 1
             continue
         try:
             game = read_game(file)
         except BadGame as error:
             if not skip_bad_games:
-                raise BadGame(f"{error} (skip_bad_games goes on without it)") from error
+                raise BadGame(f"{error} (skip_bad_games: true skips it)") from error
             _LOG.warning("skipped: %s", error)
             skipped.append((file, str(error)))
             continue
         if game.goal.task_type in wanted:
             files.append(file)
     if without_game:
-        _LOG.warning("%s: %d trials without a %s are left out, as in the benchmark", folder, without_game, GAME)
+        _LOG.warning("%s: left out %d trials without a %s, as in the benchmark", folder, without_game, GAME)
     if not files:
         names, why = ", ".join(sorted(wanted)), f"{len(skipped)} were skipped as bad, {without_game} have no {GAME}"
         raise ValueError(f"no playable game of {names} in {folder}; {why}")
@@ -132,8 +145,8 @@ def read_game(file: Path) -> GameData:
     """Read and check one game, given as its `game.tw-pddl`.
 
     Raises:
-        BadGame: a file is missing, is no such JSON or lacks an entry, the task type is unknown, or the game is
-            marked as unsolvable or was never checked; the message names the file.
+        BadGame: a file is missing or malformed, the task type is unknown, or the game is marked as unsolvable or was
+            never checked to be solvable; the message names the file.
     """
     game = _read_json(file)
     trajectory_file = file.with_name(TRAJECTORY)
@@ -141,7 +154,7 @@ def read_game(file: Path) -> GameData:
     goal = _read_goal(trajectory, trajectory_file)
     for key in ("pddl_domain", "grammar", "pddl_problem"):
         if not isinstance(game.get(key), str):
-            raise BadGame(f"{file}: there is no text under {key!r}")
+            raise BadGame(f"{file}: the entry {key!r} is missing or no text")
     if game.get("solvable") is not True:
         why = "is marked as unsolvable" if "solvable" in game else "was never checked to be solvable"
         raise BadGame(f"{file}: the game {why}")
@@ -180,7 +193,7 @@ def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
     task_type = _TYPES[name]
     parameters = trajectory.get("pddl_params")
     if not isinstance(parameters, dict):
-        raise BadGame(f"{file}: there is no 'pddl_params'")
+        raise BadGame(f"{file}: the entry 'pddl_params' is missing")
     target, look = _word(parameters, "object_target", file), task_type is TaskType.LOOK
     return Goal(
         task_type=task_type,
@@ -191,7 +204,7 @@ def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:
 
 
 def _source(trajectory: Mapping[str, Any], file: Path) -> Source:
-    """Who made the game; the benchmark's own files do not say."""
+    """Who made the game. The benchmark's files do not say, so that is the default."""
     name = trajectory.get("source", Source.OFFICIAL)
     if name not in list(Source):
         raise BadGame(f"{file}: 'source' must be one of {', '.join(Source)}, not {name!r}")

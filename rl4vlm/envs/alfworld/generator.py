@@ -1,8 +1,7 @@
-"""Games for those who have none: all six task types, in ALFWorld's scenes, rules and words, each one solved.
+"""Generate ALFWorld games if you do not have the official ones: all six task types, each game checked to be solvable.
 
-Everything in a game but who lies where is ALFWorld's own: the domain, the grammar, the goals, the floor plans, the
-tables of what fits where. The arrangements are this project's, and so is the choice of rooms: results on these games
-are not results on the benchmark.
+The domain, the grammar, the goals, the floor plans and the tables of what fits where are ALFWorld's own. The choice of
+rooms and the positions of the objects are this project's, so results on these games are not results on the benchmark.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from rl4vlm.results.provenance import write_run_record
 STAGE = "alfworld_games"
 MANIFEST = "manifest.json"
 ROUNDS = 20
-"""How often a game is drafted anew that has no solution, before the settings are blamed."""
+"""How often a game without a solution is drafted again before an error blames the settings."""
 
 _DEVICES = {
     TaskType.CLEAN: ("Cleanable", "SinkBasin"),
@@ -40,18 +39,25 @@ _DEVICES = {
 _LAMP_STANDS = ("Desk", "Dresser", "SideTable", "Shelf", "DiningTable", "CoffeeTable")
 
 Solve = Callable[[Sequence[GameData]], list[tuple[str, ...] | None]]
-"""Finds each game's walkthrough, None where the planner finds none or the engine does not agree that it wins."""
+"""Finds a walkthrough for each game. None if the planner finds none, or the engine does not confirm that it wins."""
 
 
 def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> dict[str, Any]:
-    """Write a folder of games in the benchmark's layout; `out` appears when it is complete. Returns the manifest.
+    """Write a folder of games in the benchmark's layout.
 
-    They are solved in `processes` processes, by default one a core. The same settings write the same games, byte for
-    byte, whatever that number and Python's hash seed; only `run.json` tells of the machine and the time.
+    The same settings give the same bytes, whatever the number of processes and Python's hash seed. Only `run.json`
+    depends on the machine and the time.
+
+    Args:
+        out: the folder; it appears when it is complete.
+        settings: which games to generate.
+        processes: number of processes that solve the games, by default one per core.
+
+    Returns:
+        The manifest.
 
     Raises:
-        ValueError: the settings allow no game of some type, or `out` holds something other than earlier games of this
-            command.
+        ValueError: the settings allow no game of some type, or `out` holds anything but games of an earlier call.
     """
     from rl4vlm.envs.alfworld.workers.solvers import Solvers
 
@@ -65,7 +71,7 @@ def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> 
 
 
 def generate(folder: Path, settings: GamesSettings, solve: Solve) -> dict[str, Any]:
-    """Fill a folder with games and `manifest.json`: settings, games by split and type, and how many were dropped."""
+    """Write games and `manifest.json`: the settings, the games by split and type, and the number of dropped drafts."""
     known: set[Any] = set()
     manifest: dict[str, Any] = {
         "generator": "rl4vlm alfworld-games",
@@ -90,7 +96,7 @@ def generate(folder: Path, settings: GamesSettings, solve: Solve) -> dict[str, A
 def _solved_games(
     split: str, count: int, settings: GamesSettings, solve: Solve, known: set[Any]
 ) -> tuple[list[tuple[Draft, tuple[str, ...]]], int]:
-    """The games of a split with their walkthroughs, and how many drafts had none. `known` are all games so far."""
+    """The games of a split with their walkthroughs, and the number of dropped drafts. `known` are all games so far."""
     solved: dict[int, tuple[Draft, tuple[str, ...]]] = {}
     dropped = 0
     for attempt in range(ROUNDS + 1):
@@ -105,11 +111,13 @@ def _solved_games(
                 dropped += 1
             else:
                 solved[number] = (draft, walkthrough)
-    raise ValueError(f"{count - len(solved)} games of {split} could not be solved in {ROUNDS} rounds: change settings")
+    raise ValueError(
+        f"{count - len(solved)} games of {split} could not be solved in {ROUNDS} rounds: change the settings"
+    )
 
 
 def _new_draft(split: str, number: int, attempt: int, settings: GamesSettings, known: set[Any]) -> Draft:
-    """A game that no other one is the same as."""
+    """Draft a game that differs from all others."""
     task_type = tuple(TaskType)[number % len(TaskType)]
     for turn in range(100):
         rng = stream(settings.seed, "alfworld game", split, number, attempt, turn)
@@ -123,7 +131,7 @@ def _new_draft(split: str, number: int, attempt: int, settings: GamesSettings, k
 
 
 def _scenes(split: str, task_type: TaskType, settings: GamesSettings) -> list[Scene]:
-    """The rooms in which a task makes sense, of those that the split uses."""
+    """The rooms of a split in which a task makes sense."""
     held_out = split == "valid_unseen"
     rooms = settings.unseen_rooms if held_out else settings.rooms
     valid = constants().GOALS_VALID[task_type.folder_prefix]
@@ -138,16 +146,17 @@ def _scenes(split: str, task_type: TaskType, settings: GamesSettings) -> list[Sc
 def draft_game(
     scenes: Sequence[Scene], task_type: TaskType, distractors: int, rng: np.random.Generator, name: str
 ) -> Draft:
-    """A game at random: a task that some scene allows, its objects where it is not yet done, and other things around.
+    """Draft a random game: a goal, its objects at places where it is not yet reached, and other objects.
 
     Raises:
-        ValueError: none of the scenes allows the task.
+        ValueError: none of the scenes allows a task of this type.
     """
     possible = [(scene, *task) for scene in scenes for task in _tasks(scene, task_type)]
     if not possible:
         numbers = ", ".join(str(scene.number) for scene in scenes)
         raise ValueError(f"no game of {task_type} fits the scenes {numbers}: allow more rooms or receptacles")
-    number = _pick(rng, sorted({scene.number for scene, *_ in possible}))  # first the scene: not all allow as much
+    # Draw the scene first: some allow many more goals than others and would come too often.
+    number = _pick(rng, sorted({scene.number for scene, *_ in possible}))
     scene, target, goal = _pick(rng, [task for task in possible if task[0].number == number])
     room = _Room(scene, rng)
     copies = 2 if task_type is TaskType.PICK2 else 1
@@ -171,7 +180,7 @@ def draft_game(
 
 
 def _tasks(scene: Scene, task_type: TaskType) -> list[tuple[str, str | None]]:
-    """The pairs of object and receptacle classes that a task of this type can name in a scene."""
+    """The pairs of object class and receptacle class that a task of this type can have in a scene."""
     here = {receptacle.kind for receptacle in scene.receptacles}
     ability, device = _DEVICES.get(task_type, (None, None))
     if (device is not None and device not in here) or (task_type is TaskType.LOOK and not _stands(scene)):
@@ -184,6 +193,7 @@ def _tasks(scene: Scene, task_type: TaskType) -> list[tuple[str, str | None]]:
         if task_type is TaskType.LOOK:
             tasks.append((kind, None))
         else:
+            # The object needs a second class of receptacle to start in.
             tasks += [(kind, home) for home in fitting if home != device and len(fitting) > 1]
     return tasks
 
@@ -193,7 +203,7 @@ def _stands(scene: Scene) -> list[Receptacle]:
 
 
 class _Room:
-    """A scene being filled with objects."""
+    """A scene that is being filled with objects."""
 
     def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
         self.objects: list[Placed] = []
@@ -201,7 +211,7 @@ class _Room:
         self._fits = portable()
 
     def homes(self, kind: str, avoid: str | None = None) -> list[Receptacle]:
-        """The receptacles that an object of a class may lie in; none of the class `avoid`."""
+        """The receptacles that may hold an object of a class, without those of the class `avoid`."""
         kinds = self._fits.get(kind, ())
         return [r for r in self._scene.receptacles if r.kind in kinds and r.kind != avoid]
 
@@ -209,10 +219,11 @@ class _Room:
         self.put_on(kind, _pick(self._rng, self.homes(kind, avoid)))
 
     def put_on(self, kind: str, receptacle: Receptacle) -> None:
-        """Put an object of a class somewhere on a receptacle, at a spot that gives it an id of its own."""
+        """Put an object of a class at a random spot in or on a receptacle."""
         taken = {item.id for item in self.objects}
         while True:
             offset = (float(self._rng.integers(-30, 31)) / 100, float(self._rng.integers(-30, 31)) / 100)
+            # The id holds the coordinates. Draw again if another object has the same.
             (id,) = spot_ids(kind, receptacle, [offset])
             if id not in taken:
                 self.objects.append(Placed(id, kind, receptacle.id))

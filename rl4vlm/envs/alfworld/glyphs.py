@@ -1,8 +1,8 @@
-"""The small drawings that stand for ALFWorld's classes of things: one distinct drawing a class, drawn by this project.
+"""Small drawings of ALFWorld's classes of objects and receptacles, one per class, made for this project.
 
-A drawing is a line of strokes on a field of 32 by 32, later ones over earlier ones. A stroke is a letter, coordinates
-and a colour of `COLOURS`: `r`ectangle and `o`val (left top right bottom), `p`olygon (x y ...), `c`hord (box, first and
-last angle), and the lines `l`ine (x y ...) and `a`rc (box, first and last angle), which end with their width.
+A drawing is a list of strokes on a field of 32 by 32; later strokes cover earlier ones. A stroke is a letter,
+coordinates and a colour of `COLOURS`: `r`ectangle and `o`val (left top right bottom), `p`olygon (x y ...), `c`hord
+(box, first and last angle), `l`ine (x y ...) and `a`rc (box, first and last angle). Both lines end with their width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rl4vlm.envs.card_art import font
 
 FIELD = 32
 _SCALE = 4
-"""Drawn at four times the field and scaled down, which smooths the edges."""
+"""Drawings are made at four times the size and scaled down, which smooths the edges."""
 _INK = "#2b2b2b"
 
 COLOURS = {
@@ -37,13 +37,13 @@ COLOURS = {
     "silver": "#c3c9cf",
     "grey": "#7d858c",
     "black": "#22252a",
-    # The shade of a lamp: see `glyph`.
+    # The shade of a lamp, which `glyph` colours if the lamp is on.
     "lamp": "#b4b4b4",
 }
 _LIT = "#ffe600"
 
 DRAWINGS: dict[str, str] = {
-    # Things that can be carried.
+    # Objects that can be carried.
     "alarmclock": "o 4 3 12 11 red; o 20 3 28 11 red; o 5 7 27 29 white; l 16 18 16 10 black 2; l 16 18 22 21 black 2",
     "apple": "o 4 9 18 29 red; o 14 9 28 29 red; o 8 10 24 29 red; l 16 11 18 3 brown 3; p 18 7 26 2 25 9 green",
     "baseballbat": "p 5 25 9 29 29 9 29 4 25 3 tan; o 2 25 9 31 brown",
@@ -123,7 +123,7 @@ DRAWINGS: dict[str, str] = {
     "wateringcan": "r 9 13 23 29 green; l 23 20 31 9 green 3; a 0 11 16 27 100 260 green 3; l 28 6 32 12 green 3; "
     "a 9 5 23 21 180 360 green 3",
     "winebottle": "r 13 1 19 12 black; p 13 10 19 10 23 15 23 31 9 31 9 15 violet; r 9 18 23 26 cream",
-    # Things that stay where they are.
+    # Objects that cannot be moved.
     "armchair": "r 8 3 24 20 orange; r 3 12 9 28 orange; r 23 12 29 28 orange; r 8 17 24 26 yellow",
     "bathtubbasin": "p 1 12 31 12 27 27 5 27 white; r 0 9 32 13 sky; l 8 27 6 31 grey 3; l 24 27 26 31 grey 3; "
     "l 27 9 27 3 23 3 grey 2",
@@ -165,10 +165,12 @@ DRAWINGS: dict[str, str] = {
 
 @lru_cache(maxsize=1024)
 def glyph(class_name: str, size: int, lit: bool = False) -> Image.Image:
-    """The drawing of a class (`apple`, as commands write it), `size` by `size` pixels, with transparency.
+    """The drawing of a class, with transparency. It is cached: paste it, do not draw on it.
 
-    `lit` colours the shade of a lamp. A class without a drawing gets a card with its first letters, in a colour of
-    its own. The picture is shared: paste it, do not draw on it.
+    Args:
+        class_name: the class as commands write it, `apple`. A class without a drawing gets a card with its name.
+        size: width and height in pixels.
+        lit: colour the shade of a lamp.
     """
     image = Image.new("RGBA", (FIELD * _SCALE, FIELD * _SCALE))
     pen = ImageDraw.Draw(image)
@@ -205,7 +207,8 @@ def _draw(pen: ImageDraw.ImageDraw, stroke: list[str], lit: bool) -> None:
 
 
 def _draw_letters(pen: ImageDraw.ImageDraw, class_name: str) -> None:
-    """A card for a class that has no drawing: its first three letters on a colour made from its name."""
+    """A card for a class without a drawing: its first three letters on a colour derived from its name."""
+    # `hash` of a string differs from process to process, a checksum does not.
     mark = zlib.crc32(class_name.encode())
     colour = f"#{160 + mark % 90:02x}{160 + mark // 90 % 90:02x}{160 + mark // 8100 % 90:02x}"
     side = FIELD * _SCALE

@@ -1,8 +1,8 @@
-"""How far a game's goal is reached, from the facts of the true state.
+"""Which conditions of a game's goal hold, computed from the true state.
 
-Pick has 1 condition; Pick2 has 2, one for each object in the same receptacle; Look has 2 (the object is held; the lamp
-is on where the agent stands); Clean, Heat and Cool have 3 (an object of the class is in place; one is treated; both
-hold of the same object). These are ALFWorld's own, as its THOR backend counts them.
+These are ALFWorld's own conditions, as its THOR backend counts them. Pick has 1: an object is in place. Pick2 has 2:
+one for each of two objects in the same receptacle. Look has 2: the object is held, and a lamp is on at the agent's
+place. Clean, Heat and Cool have 3: an object is in place, an object is treated, and one object is both.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Iterable
 
 from rl4vlm.envs.alfworld.types import Fact, Goal, TaskType
 
-_TREATED = {TaskType.CLEAN: "isclean", TaskType.HEAT: "ishot", TaskType.COOL: "iscool"}
+TREATED = {TaskType.CLEAN: "isclean", TaskType.HEAT: "ishot", TaskType.COOL: "iscool"}
 
 
 def class_of(name: str) -> str:
-    """The class of a named thing: `sidetable` of `sidetable 2`."""
+    """The class of a named object: `sidetable` for `sidetable 2`."""
     return name.rpartition(" ")[0]
 
 
 def goal_conditions(goal: Goal, facts: Iterable[Fact]) -> tuple[bool, ...]:
-    """Which of the goal's conditions hold. All of them do exactly when the engine says that the game is won."""
+    """Whether each condition of the goal holds. All of them do exactly if the engine says that the game is won."""
     match goal.task_type:
         case TaskType.PICK:
             return (bool(_in_place(goal, facts)),)
@@ -34,14 +34,14 @@ def goal_conditions(goal: Goal, facts: Iterable[Fact]) -> tuple[bool, ...]:
             return _treated_in_place(goal, list(facts))
 
 
-def share_met(goal: Goal, facts: Iterable[Fact]) -> float:
-    """The share of the goal's conditions that hold, in [0, 1]."""
+def fraction_met(goal: Goal, facts: Iterable[Fact]) -> float:
+    """The fraction of the goal's conditions that hold, in [0, 1]."""
     conditions = goal_conditions(goal, facts)
     return sum(conditions) / len(conditions)
 
 
 def _placed(goal: Goal, facts: Iterable[Fact]) -> list[tuple[str, str]]:
-    """The (object, receptacle) pairs of the classes that the goal names, where one is in the other."""
+    """The (object, receptacle) pairs of the goal's classes in which the receptacle holds the object."""
     return [
         (fact[1], fact[2])
         for fact in facts
@@ -50,13 +50,13 @@ def _placed(goal: Goal, facts: Iterable[Fact]) -> list[tuple[str, str]]:
 
 
 def _in_place(goal: Goal, facts: Iterable[Fact]) -> Counter[str]:
-    """How many of the goal's objects each receptacle of the goal's class holds."""
+    """The number of the goal's objects in each receptacle of the goal's class."""
     return Counter(receptacle for _, receptacle in _placed(goal, facts))
 
 
 def _treated_in_place(goal: Goal, facts: list[Fact]) -> tuple[bool, ...]:
     placed = {thing for thing, _ in _placed(goal, facts)}
-    predicate = _TREATED[goal.task_type]
+    predicate = TREATED[goal.task_type]
     treated = {fact[1] for fact in facts if fact[0] == predicate and class_of(fact[1]) == goal.object_class}
     return bool(placed), bool(treated), bool(placed & treated)
 

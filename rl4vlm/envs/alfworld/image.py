@@ -1,6 +1,6 @@
-"""The picture of an ALFWorld situation, 300 by 300 pixels: what is at hand above, the room's map and the hand below.
+"""Draw an ALFWorld situation as an image of 300 by 300 pixels: the agent's place above, room map and hand below.
 
-Drawn by this project from what `observation.seen` lets through; it is not a frame of AI2-THOR.
+It is drawn by this project from what `observation.seen` lets through, and is not a frame of AI2-THOR.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ HAND: Box = (178, 178, 300, 300)
 PAPER, INK, FRAME, FLOOR, HERE = "#ffffff", "#111111", "#777777", "#f1ece2", "#e63946"
 MARK_COLOURS = {"hot": "#d62828", "cold": "#2f6fd0", "clean": "#2a9d8f", "on": "#b8860b", "sliced": "#8e5bd0"}
 MARK_LETTERS = {"hot": "H", "cold": "C", "clean": "W", "on": "ON", "sliced": "S"}
-"""How a state is marked where there is no room for its word (`W` for washed, since `C` is cold)."""
+"""Marks of states where the word does not fit. `W` is for washed, since `C` is for cold."""
 _NEAR = sorted(
     ((dx, dy) for dx in range(-60, 61, 4) for dy in range(-60, 61, 4)), key=lambda d: (d[0] ** 2 + d[1] ** 2, d)
 )
-"""Moves by up to 60 pixels, the smallest first."""
+"""Offsets of up to 60 pixels, the smallest first."""
 
 
 def draw_seen(view: Seen) -> np.ndarray:
-    """The picture of what is seen, (300, 300, 3) uint8, owned by the caller."""
+    """The image of what the agent sees: a new array, (300, 300, 3) uint8."""
     return np.array(_image(view))
 
 
@@ -47,7 +47,7 @@ def _image(view: Seen) -> Image.Image:
 
 @lru_cache(maxsize=256)
 def _background(room: Room) -> Image.Image:
-    """What stays the same through a game: the frames and the map with every receptacle."""
+    """What does not change during a game: the frames, and the map with every receptacle."""
     image = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(image)
     for left, top, right, bottom in (VIEW, MAP, HAND):
@@ -62,7 +62,7 @@ def _background(room: Room) -> Image.Image:
 
 
 def _draw_view(image: Image.Image, receptacles: Sequence[Receptacle]) -> None:
-    """A row of cells a receptacle: itself in the first column, then what is in it; long rows go on below."""
+    """One row of cells per receptacle: its own drawing, then its contents. Long rows continue below."""
     left, top, right, _ = VIEW
     if not receptacles:
         _text(image, "in the middle of the room", (left + 2, top + 60, right - 2, top + 84), 17)
@@ -86,7 +86,7 @@ def _draw_view(image: Image.Image, receptacles: Sequence[Receptacle]) -> None:
 
 
 def _cells(receptacles: Sequence[Receptacle]) -> tuple[int, int]:
-    """The fewest columns, so the largest cells, with which all rows fit; (columns, cell height in pixels)."""
+    """(columns, cell height in pixels) of the largest cells with which all rows fit."""
     free = VIEW[3] - VIEW[1] - 4
     for columns in range(5, 12):
         rows = sum(_rows(receptacle, columns) for receptacle in receptacles)
@@ -118,7 +118,7 @@ def _draw_thing(image: Image.Image, thing: Thing, cell: Box) -> None:
 
 
 def _draw_named(image: Image.Image, name: str, marks: Sequence[str], cell: Box) -> None:
-    """A cell: the drawing, the number at its upper right, the class's name below."""
+    """A cell: the drawing, its number at the upper right, its class below."""
     left, top, right, bottom = cell
     label = 10
     side = min(right - left - 4, bottom - top - label - 3)
@@ -134,7 +134,7 @@ def _draw_named(image: Image.Image, name: str, marks: Sequence[str], cell: Box) 
 
 @lru_cache(maxsize=256)
 def _map_places(room: Room) -> dict[str, tuple[int, int]]:
-    """Where on the picture each receptacle and each place of the agent is; what would overlap is moved apart."""
+    """The position in the image of each receptacle, in pixels. Receptacles that would overlap are moved apart."""
     to_pixels = _scale(room)
     taken: list[tuple[int, int]] = []
     places = {}
@@ -146,7 +146,7 @@ def _map_places(room: Room) -> dict[str, tuple[int, int]]:
 
 @lru_cache(maxsize=256)
 def _scale(room: Room) -> Callable[[float, float], tuple[int, int]]:
-    """The function from metres (x, z) to pixels: north is up, and one scale holds for both axes."""
+    """A function from metres (x, z) to pixels (x, y). North is up, and both axes have the same scale."""
     spots = [spot for _, spot in room.spots]
     xs = [x for _, x, _ in room.receptacles] + [spot.x for spot in spots] or [0.0]
     zs = [z for _, _, z in room.receptacles] + [spot.z for spot in spots] or [0.0]
@@ -164,17 +164,18 @@ def _scale(room: Room) -> Callable[[float, float], tuple[int, int]]:
 
 
 def _free_near(wanted: tuple[int, int], taken: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The free place nearest to the wanted one, in steps that keep drawings of 14 pixels readable."""
+    """The free position nearest to the wanted one."""
     for dx, dy in _NEAR:
         x, y = wanted[0] + dx, wanted[1] + dy
         inside = MAP[0] + 10 <= x <= MAP[2] - 11 and MAP[1] + 10 <= y <= MAP[3] - 11
+        # 12 pixels between centres keep drawings of 14 pixels readable.
         if inside and all(max(abs(x - other[0]), abs(y - other[1])) >= 12 for other in taken):
             return x, y
     return wanted
 
 
 def _draw_agent(image: Image.Image, view: Seen) -> None:
-    """Frame the receptacles at hand, and put the agent's arrow where it stands."""
+    """Frame the receptacles at the agent's place on the map, and draw an arrow where it stands."""
     pen = ImageDraw.Draw(image)
     places = _map_places(view.room)
     for receptacle in view.receptacles:
@@ -224,7 +225,7 @@ def _paste_glyph(image: Image.Image, class_name: str, size: int, x: int, y: int,
 
 @lru_cache(maxsize=2048)
 def _letters(text: str, size: int, bold: bool, width: int | None = None) -> Image.Image:
-    """A line of text as a mask, squeezed to `width` pixels where given."""
+    """A line of text as a mask, squeezed to `width` pixels if that is given."""
     left, top, right, bottom = map(int, font(size, bold).getbbox(text))
     mask = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
     ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(size, bold))
@@ -232,28 +233,28 @@ def _letters(text: str, size: int, bold: bool, width: int | None = None) -> Imag
 
 
 def _text(image: Image.Image, text: str, box: Box, size: int, narrowest: float = 0.5) -> None:
-    """A line of text in the middle of a box, squeezed to its width; where that is too narrow, it is cut short."""
+    """Write a line of text in the middle of a box. It is squeezed to the box, or cut off if that is too narrow."""
     width = box[2] - box[0]
     while len(text) > 1 and _letters(text, size, False).width * narrowest > width:
         text = text[:-1]
     mask = _letters(text, size, False)
     if mask.width > width:
         mask = _letters(text, size, False, width)
-    # Letters sit on one line whether or not they reach below it.
+    # Align baselines: a text with descenders must not sit higher than one without.
     base = box[1] + (box[3] - box[1] + font(size, False).getbbox("x")[3] - font(size, False).getbbox("l")[1]) // 2
     offset = font(size, False).getbbox("x")[3] - font(size, False).getbbox(text)[1]
     image.paste(INK, ((box[0] + box[2] - mask.width) // 2, int(base - offset)), mask)
 
 
 def _paste_haloed(image: Image.Image, mask: Image.Image, at: tuple[int, int]) -> None:
-    """Dark letters with a white rim, readable on any drawing."""
+    """Dark letters with a white outline, readable on any drawing."""
     for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1)):
         image.paste(PAPER, (at[0] + dx, at[1] + dy), mask)
     image.paste(INK, at, mask)
 
 
 def _tag(image: Image.Image, text: str, colour: str, x: int, y: int, size: int = 8) -> int:
-    """White letters on a coloured ground with its corner at (x, y); returns its width."""
+    """White letters on a coloured box with its corner at (x, y). Returns the width of the box."""
     mask = _letters(text, size, True)
     ImageDraw.Draw(image).rectangle((x, y, x + mask.width + 3, y + mask.height + 3), fill=colour)
     image.paste(PAPER, (x + 2, y + 2), mask)

@@ -1,4 +1,4 @@
-"""The optional libraries behind the engine, imported where they are needed, with what has to be done around that."""
+"""The optional libraries behind the engine: imported when they are needed, with workarounds for their side effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTALL = "it comes with this package's extra 'alfworld' (in a checkout: pip ins
 
 
 def require_installed() -> None:
-    """Raises ValueError, which says how to install it, when one of the libraries is missing. Imports none of them."""
+    """Raise a ValueError that says how to install the libraries if one is missing. Imports none of them."""
     for package in ("alfworld", "textworld", "fast_downward"):
         if find_spec(package) is None:
             raise ValueError(_missing(package))
@@ -27,13 +27,12 @@ def require_installed() -> None:
 
 @cache
 def load(module: str) -> ModuleType:
-    """A module of `alfworld`, `textworld` or `fast_downward`, imported without their side effects.
-
-    `alfworld` makes a folder in the home directory and sets `ALFWORLD_DATA` when it is imported; here it does neither.
+    """Import a module of `alfworld`, `textworld` or `fast_downward` without their side effects.
 
     Raises:
-        ValueError: the package is not installed; the message says how to.
+        ValueError: the package is not installed; the message says how to install it.
     """
+    # On import, `alfworld` creates a folder in the home directory and sets ALFWORLD_DATA, unless it is set.
     with _environment(ALFWORLD_DATA=tempfile.gettempdir()):
         try:
             return import_module(module)
@@ -43,18 +42,16 @@ def load(module: str) -> ModuleType:
 
 @cache
 def textgen() -> ModuleType:
-    """TextWorld's text generation, with its parsers' results kept, and at work under Python 3.13 too.
-
-    It parses the same few expressions of the grammar anew for each sentence, which is most of the time of a step. And
-    it gives names to `eval` by writing into `locals()`, which Python 3.13 made a copy (PEP 667).
-    """
+    """TextWorld's text generation, patched to cache parsed expressions and to work with Python 3.13."""
+    # Unpatched, it parses the same few expressions for every sentence, which takes most of the time of a step.
     logic, found = load("textworld.logic"), load("textworld.envs.pddl.textgen")
     keep = lru_cache(maxsize=4096)
     logic._parse_and_convert = keep(logic._parse_and_convert)  # type: ignore[attr-defined]
     parse = keep(found._parse_and_convert)
-    # Symbols are written to where they are used, so each use gets a copy.
+    # Derivation writes to the parsed symbols, so each use gets a copy of the cached ones.
     found._parse_and_convert = lambda *words, **options: deepcopy(parse(*words, **options))  # type: ignore[attr-defined]
 
+    # The library passes names to `eval` by writing to `locals()`, which is only a copy since Python 3.13 (PEP 667).
     def derive(symbol: Any, context: Any = None) -> list[Any]:
         names = dict((context or symbol.context)["variables"])
         return [found.TerminalSymbol(eval(symbol.expression, {"__builtins__": {}}, names))]
@@ -65,39 +62,45 @@ def textgen() -> ModuleType:
 
 @cache
 def shipped(name: str) -> str:
-    """A text that ALFWorld installs: `alfred.pddl`, the domain, or `alfred.twl2`, the grammar."""
+    """A text file that ALFWorld ships: `alfred.pddl`, the domain, or `alfred.twl2`, the grammar."""
     return Path(load("alfworld.info").BUILTIN_DATA_PATH, name).read_text(encoding="utf-8")
 
 
 def load_translator() -> None:
     """Load Fast Downward's translator ahead of its first use."""
-    with _argv_of_its_own():
+    with _translator_argv():
         load("fast_downward.translate.translate")
 
 
 def to_sas(domain: str, problem: str, *, optimize: bool = False) -> tuple[Any, bytes]:
-    """Fast Downward's translation of a PDDL task: the task and its SAS text.
+    """Translate a PDDL task with Fast Downward.
 
-    `optimize` leaves out what cannot matter to a plan; the engine needs all.
+    Args:
+        domain: text of the PDDL domain.
+        problem: text of the PDDL problem.
+        optimize: leave out what a plan cannot need. The engine needs everything.
+
+    Returns:
+        The task and its SAS text.
 
     Raises:
-        ValueError: the domain or the problem cannot be read.
+        ValueError: the domain or the problem is malformed.
     """
     downward, printed = load("fast_downward"), sys.stdout
     try:
-        with _argv_of_its_own():
+        with _translator_argv():
             task, sas = downward.pddl2sas(domain, problem, optimize=optimize)
     except (Exception, SystemExit) as error:
-        # Its parser fails in as many ways as a text can be broken, and leaves by sys.exit from some of them.
+        # Its parser raises many kinds of errors for malformed texts and calls sys.exit for some.
         raise ValueError(f"is not a planning task ({type(error).__name__}: {error})") from error
     finally:
-        sys.stdout = printed  # which it replaces, and after an error leaves so
+        sys.stdout = printed  # the translator replaces it, and does not restore it after an error
     return task, sas.encode()
 
 
 @contextmanager
-def _argv_of_its_own() -> Iterator[None]:
-    """The translator reads the command line when it is loaded, and writes one of its own when it is used."""
+def _translator_argv() -> Iterator[None]:
+    """Protect `sys.argv`: the translator parses it when it is loaded and overwrites it when it is called."""
     before = sys.argv
     sys.argv = ["translate.py", "domain", "task"]
     try:

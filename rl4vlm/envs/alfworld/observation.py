@@ -1,7 +1,7 @@
-"""What an agent in ALFWorld can see, and the map of its room: all that a picture is drawn from.
+"""What an agent in ALFWorld can see, and the map of its room: everything that an image is drawn from.
 
-`seen` is the one place where the true state becomes an observation. It keeps what is in the receptacles at the agent's
-place, unless they are closed, and what the agent holds; it never looks at the goal.
+`seen` is the only place where the true state becomes an observation. It keeps the contents of the open receptacles at
+the agent's place and the object in its hand. It never looks at the goal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rl4vlm.envs.alfworld.types import Fact, Situation
 
 _MARKS = {"ishot": "hot", "iscool": "cold", "isclean": "clean", "istoggled": "on", "issliced": "sliced"}
 MARKS = tuple(_MARKS.values())
-"""The visible states of a thing, in the order in which they are shown."""
+"""The visible states of an object, in the order in which they are shown."""
 
 _ID = re.compile(r"\b[a-z]\w*?_bar_\w+")
 _WORDS = {"_bar_": "|", "_minus_": "-", "_plus_": "+", "_dot_": ".", "_comma_": ","}
@@ -24,7 +24,7 @@ _WORDS = {"_bar_": "|", "_minus_": "-", "_plus_": "+", "_dot_": ".", "_comma_": 
 
 @dataclass(frozen=True)
 class Thing:
-    """A thing in view: its name (`apple 1`) and the states that can be seen on it, some of `MARKS`."""
+    """An object in view: its name (`apple 1`) and its visible states, some of `MARKS`."""
 
     name: str
     marks: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Receptacle:
-    """A receptacle at the agent's place. `is_open` is None where it cannot be opened; `things` is what is in view."""
+    """A receptacle at the agent's place. `is_open` is None if it cannot be opened; `things` are in view."""
 
     name: str
     is_open: bool | None
@@ -41,7 +41,7 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where an agent may stand: x and z on the floor in metres, and the quarter turns from north that it faces."""
+    """A place of the agent: x and z on the floor in metres, and its direction in quarter turns from north."""
 
     x: float
     z: float
@@ -50,9 +50,9 @@ class Spot:
 
 @dataclass(frozen=True)
 class Room:
-    """The map of a game's room: where each receptacle is (x, z in metres), by name, and each place of the agent.
+    """The map of a room: the positions of the receptacles (name, x and z in metres) and the places of the agent.
 
-    All of it is known to a player from the start: the first text lists the receptacles, and they do not move.
+    A player knows it from the start: the first text lists the receptacles, and they do not move.
     """
 
     receptacles: tuple[tuple[str, float, float], ...]
@@ -61,7 +61,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a picture shows: the receptacles at the agent's place, what it holds, the room and where it stands."""
+    """Everything that an image shows: the receptacles at the agent's place, its hand, the room and its location."""
 
     receptacles: tuple[Receptacle, ...]
     held: Thing | None
@@ -70,7 +70,7 @@ class Seen:
 
 
 def seen(situation: Situation, room: Room) -> Seen:
-    """What the agent can see in a situation: nothing of closed or distant receptacles, and nothing of the goal."""
+    """What the agent can see: nothing inside closed or distant receptacles, and nothing about the goal."""
     facts = situation.facts
     openable = {fact[1] for fact in facts if fact[0] == "openable"}
     opened = {fact[1] for fact in facts if fact[0] == "opened"}
@@ -86,7 +86,7 @@ def seen(situation: Situation, room: Room) -> Seen:
 
 
 def marks_of(situation: Situation, name: str) -> tuple[str, ...]:
-    """The states that can be seen on a thing, some of `MARKS`."""
+    """The visible states of an object, some of `MARKS`."""
     return _marks(situation.facts).get(name, ())
 
 
@@ -107,10 +107,13 @@ def _marks(facts: tuple[Fact, ...]) -> Mapping[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=512)
 def read_room(problem: str) -> Room:
-    """The map in a game's PDDL problem: its ids hold the coordinates, and ALFWorld numbers names in their order.
+    """Read the map of a room from the ids in a game's PDDL problem, which contain coordinates.
 
     Args:
-        problem: the text under `pddl_problem`.
+        problem: the text under `pddl_problem` in a game file.
+
+    Raises:
+        ValueError, IndexError: the problem has no such ids.
     """
     text = problem.lower()
     text = text[text.index("(:init") : text.index("(:goal")]
@@ -122,11 +125,11 @@ def read_room(problem: str) -> Room:
 
 
 def _names(ids: set[str]) -> dict[str, str]:
-    """Names as ALFWorld's demangler gives them: the first id of a class, in alphabetical order, has the last number."""
+    """The name of each id, as ALFWorld's demangler numbers them."""
     classes = {i: i.split("_bar_", 1)[0] + ("basin" if "basin" in i else "") for i in ids}
     left = Counter(classes.values())
     names = {}
-    for i in sorted(ids):
+    for i in sorted(ids):  # the demangler counts down: the first id in alphabetical order has the highest number
         names[i] = f"{classes[i]} {left[classes[i]]}"
         left[classes[i]] -= 1
     return names
@@ -144,6 +147,6 @@ def _receptacle_place(identifier: str) -> tuple[float, float]:
 
 
 def _spot(identifier: str) -> Spot:
-    """A place's id is `loc|x|z|turn|horizon` in steps of a quarter of a metre."""
+    """Read the id of a place, `loc|x|z|turn|horizon`, with x and z in steps of 0.25 m."""
     _, x, z, turn, _ = _parts(identifier)
     return Spot(int(x) / 4, int(z) / 4, int(turn) % 4)

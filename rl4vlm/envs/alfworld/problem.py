@@ -1,4 +1,4 @@
-"""A game as an idea (what lies where, what is asked for), and the official files that say it to the engine."""
+"""A drafted game (its goal and the positions of its objects), and the game files that describe it to the engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ABILITIES = ("Heatable", "Coolable", "Cleanable", "Toggleable", "Sliceable")
 
 @dataclass(frozen=True)
 class Placed:
-    """An object of a game: its id (`Apple|+01.81|+01.06|-01.19`), its class and the id of what it lies in or on."""
+    """An object of a game: its id (`Apple|+01.81|+01.06|-01.19`), its class and the id of its receptacle."""
 
     id: str
     kind: str
@@ -31,7 +31,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Draft:
-    """A game before it has been solved. `target` and `receptacle` are classes; `receptacle` is None for Look."""
+    """A game that is not yet solved. `target` and `receptacle` are classes; `receptacle` is None for Look."""
 
     name: str
     scene: Scene
@@ -44,13 +44,13 @@ class Draft:
 
     @property
     def folder(self) -> str:
-        """`<type>-<Object>-None-<Receptacle>-<scene>/<trial>`, as the benchmark names its games' folders."""
+        """`<type>-<Object>-None-<Receptacle>-<scene>/<trial>`, as in the benchmark."""
         last = self.receptacle or LAMP
         return f"{self.task_type.folder_prefix}-{self.target}-None-{last}-{self.scene.number}/{self.name}"
 
     @property
     def arrangement(self) -> tuple[Any, ...]:
-        """What makes two games the same to a player: the room, the task, and which class of object lies where."""
+        """The room, the goal, and which class of object lies where. Games that share them look alike to a player."""
         lying = tuple(sorted((item.kind, item.receptacle) for item in self.objects))
         return self.scene.number, self.task_type, self.target, self.receptacle, lying
 
@@ -75,7 +75,7 @@ class Draft:
         )
 
     def files(self, walkthrough: tuple[str, ...]) -> dict[str, str]:
-        """The texts of the game's two files, by name."""
+        """The contents of the game's two files, by file name."""
         game = self.game_data(walkthrough)
         content = {
             "pddl_domain": game.domain,
@@ -121,12 +121,12 @@ class Draft:
 
 
 def wordings(task_type: TaskType) -> tuple[str, ...]:
-    """ALFWorld's sentences for a task, with `{obj}`, `{recep}` and `{toggle}` to be filled in."""
+    """ALFWorld's sentences for a type of goal, with the fields `{obj}`, `{recep}` and `{toggle}`."""
     return tuple(load("alfworld.gen.goal_library").gdict[task_type.folder_prefix]["templates"])
 
 
 def portable() -> dict[str, tuple[str, ...]]:
-    """The classes of receptacles that each class of objects may lie in or on, both sorted; slices left out."""
+    """For each class of objects except slices, the classes of receptacles that may hold it. Both are sorted."""
     fits: dict[str, set[str]] = {}
     for receptacle, kinds in constants().VAL_RECEPTACLE_OBJECTS.items():
         for kind in kinds:
@@ -136,7 +136,7 @@ def portable() -> dict[str, tuple[str, ...]]:
 
 
 def can(ability: str, kind: str) -> bool:
-    """Whether a class of objects is `Heatable`, `Coolable`, `Cleanable`, `Toggleable` or `Sliceable`."""
+    """Whether a class of objects has an ability: `Heatable`, `Coolable`, `Cleanable`, `Toggleable` or `Sliceable`."""
     return kind in constants().VAL_ACTION_OBJECTS[ability]
 
 
@@ -154,7 +154,7 @@ def _object_facts(item: Placed, receptacle: Receptacle) -> list[str]:
     facts += [f"{ability.lower()} {item.id}" for ability in _ABILITIES if can(ability, item.kind)]
     if item.kind in constants().MOVABLE_RECEPTACLES_SET:
         facts.append(f"isReceptacleObject {item.id}")
-    if item.kind != LAMP:
+    if item.kind != LAMP:  # ALFWorld's lamps are used where they stand
         facts.append(f"pickupable {item.id}")
     return facts
 
@@ -171,7 +171,7 @@ def _fitting(receptacles: set[str], objects: set[str]) -> list[str]:
 
 @cache
 def _classes() -> str:
-    """The types of all objects and receptacles, which the domain takes to be declared."""
+    """Declarations of all types of objects and receptacles: the domain refers to types that a game may not have."""
     tables = constants()
     fixed = tables.RECEPTACLES - tables.MOVABLE_RECEPTACLES_SET
     lines = [f"{kind}Type - otype" for kind in sorted(tables.OBJECTS_SET - fixed)]
@@ -183,12 +183,12 @@ def _lines(items: Any) -> str:
 
 
 def _mangled(text: str) -> str:
-    """A line of the problem with its ids in PDDL's characters; the `-` before a type stays."""
+    """Escape the characters of ids that PDDL does not allow. The `-` before a type stays."""
     before, dash, after = text.partition(" - ")
     return re.sub(r"[-|+.,]", lambda found: _MANGLED[found[0]], before) + dash + after
 
 
 def spot_ids(kind: str, receptacle: Receptacle, offsets: Sequence[tuple[float, float]]) -> list[str]:
-    """Ids of objects of a class near a receptacle, `offsets` metres from its middle in x and z."""
+    """Ids of objects of a class in or on a receptacle, at `offsets` (x, z in metres) from its centre."""
     x, height, z = (float(number) for number in receptacle.id.split("|")[1:4])
     return [f"{kind}|{x + dx:+06.2f}|{height:+06.2f}|{z + dz:+06.2f}" for dx, dz in offsets]

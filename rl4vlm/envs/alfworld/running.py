@@ -1,7 +1,7 @@
-"""One run of a game: what holds now, what can be done, and the engine's words for it.
+"""One run of a game: its facts, its admissible commands and the engine's texts.
 
-TextWorld's `PddlEnv` parses its grammar anew for each sentence; here texts are kept, so that a step costs milliseconds.
-`tests/envs/alfworld/test_engine.py` compares every sentence and command with the unchanged `PddlEnv`.
+TextWorld's `PddlEnv` parses its grammar again for each sentence. Here texts are cached, so that a step takes
+milliseconds. `tests/envs/alfworld/test_engine.py` compares every sentence and command with the unchanged `PddlEnv`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from rl4vlm.envs.alfworld.games import TRAJECTORY, BadGame
-from rl4vlm.envs.alfworld.goals import share_met
+from rl4vlm.envs.alfworld.goals import fraction_met
 from rl4vlm.envs.alfworld.library import load, to_sas
 from rl4vlm.envs.alfworld.translation import TranslatedGame
 from rl4vlm.envs.alfworld.types import Fact, Goal, Situation
 
 ILLEGAL = "Nothing happens."
-"""What the engine says to a command that is not admissible; it counts as a step."""
+"""The engine's answer to a command that is not admissible. The command counts as a step."""
 
-SCENES_KEPT = 1000
-"""Descriptions that are kept of a game, a few kilobytes each at most."""
+SCENES_CACHED = 1000
+"""Number of descriptions cached per game, each at most a few kilobytes."""
 
-_RULES = ("cancontain", "objecttype", "receptacletype")
-"""What never changes and is said by a thing's name or by the admissible commands: left out of `Situation.facts`."""
+_STATIC = ("cancontain", "objecttype", "receptacletype")
+"""Static predicates, left out of `Situation.facts`: names of objects and admissible commands imply them."""
 
 
 class RunningGame:
-    """One run of a game: TextWorld's state for the grammar's questions, the library's for what can be done."""
+    """One run of a game. TextWorld's state answers the grammar, Fast Downward's state knows the admissible commands."""
 
     def __init__(self, downward: Any, translated: TranslatedGame) -> None:
         self.translated = translated
@@ -36,18 +36,20 @@ class RunningGame:
         self._downward = downward
         logic = load("textworld.logic")
         self._state = logic.State(logic.GameLogic())
-        self._state._logic = translated.logic  # which `State` would refuse: it is the PDDL backend's class of this name
+        # `State` accepts only the other of TextWorld's two classes named GameLogic, so this one is set afterwards.
+        self._state._logic = translated.logic
         self._state.add_facts(translated.initial)
         downward.load_sas(zlib.decompress(translated.sas))
         atoms = (_atom_type() * downward.get_state_size())()
         downward.get_state(atoms)
         self._state.add_facts(fact for fact in map(self._proposition, atoms) if not fact.name.startswith("not_"))
-        self._facts = {fact for fact in map(self._fact, self._state.facts) if _is_told(fact)}
-        self._denied: set[Fact] = set()  # `not_…` facts: texts may ask for them, but only for those that became so
-        self._look_around()
+        self._facts = {fact for fact in map(self._fact, self._state.facts) if _is_listed(fact)}
+        # `not_…` facts that an action made true. The grammar may ask for them, so descriptions depend on them.
+        self._negated: set[Fact] = set()
+        self._update()
 
     def act(self, command: str) -> str:
-        """Give a command; what the engine says to it."""
+        """Give a command. Returns the engine's answer."""
         self.commands.append(command)
         operator = self._admissible.get(command)
         if operator is None:
@@ -56,23 +58,23 @@ class RunningGame:
         self._downward.apply_operator(operator.id, effects)
         for proposition in map(self._proposition, effects):
             self._change(proposition)
-        self._look_around()
+        self._update()
         action, *things = operator.name.split()
         return self._say(self.translated.logic.actions[action].feedback_rule, action, things)
 
     def situation(self, feedback: str) -> Situation:
-        """What holds now, after `feedback`.
+        """The current situation, with the engine's last words.
 
         Raises:
-            BadGame: the engine and the goal that `traj_data.json` names disagree on whether the game is won.
+            BadGame: the engine and the goal in `traj_data.json` disagree on whether the game is won.
         """
         game, facts = self.translated.game, tuple(sorted(self._facts))
         location = next(fact[2] for fact in facts if fact[0] == "atlocation")
-        share = share_met(game.goal, facts)
+        share = fraction_met(game.goal, facts)
         if self.won != (share == 1):
-            raise BadGame(
-                f"{game.file}: {TRAJECTORY} does not fit the game: the share of the conditions of its goal "
-                f"({_in_words(game.goal)}) that are met is {share:g} where the game is {'' if self.won else 'not '}won"
+            raise BadGame(  # rewards would be wrong
+                f"{game.file}: {TRAJECTORY} does not fit the game: the fraction of the conditions of its goal "
+                f"({_in_words(game.goal)}) that hold is {share:g}, but the game is {'' if self.won else 'not '}won"
             )
         walkthrough, given = game.walkthrough or (), len(self.commands)
         on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
@@ -96,11 +98,11 @@ class RunningGame:
         )
 
     def welcome(self) -> str:
-        """The engine's first words: the room and the task."""
+        """The engine's welcome: the room and the task."""
         return self.translated.game.with_goal(self._say("#intro#", "", []))
 
     def plan(self) -> tuple[str, ...] | None:
-        """Commands that lead from here to the goal, by the library's planner; None when there are none."""
+        """Commands that lead from here to the goal, found by the library's planner. None if there are none."""
         game, downward = self.translated.game, self._downward
         _, sas = to_sas(game.domain, game.problem, optimize=True)
         downward.load_sas_replan(sas)
@@ -110,35 +112,38 @@ class RunningGame:
         downward.get_last_plan(operators)
         return tuple(self._command(*operator.name.split()) for operator in operators)
 
-    def _look_around(self) -> None:
-        """Note what can be done from here and whether the game is won."""
+    def _update(self) -> None:
+        """Update `won`, the admissible commands and the description of the place."""
         self.won = bool(self._downward.check_goal())
         operators = (_operator_type() * self._downward.get_applicable_operators_count())()
         self._downward.get_applicable_operators(operators)
         by_name = {operator.name: operator for operator in operators}
-        # Several operators may have one command; they lead to the same. The first by name, whatever their order.
+        # Several operators may share one command. They have the same effect; take the first by name, so that the
+        # choice does not depend on the library's order.
         self._admissible: dict[str, Any] = {}
         for name in sorted(by_name):
             self._admissible.setdefault(self._command(*name.split()), by_name[name])
-        self._scene = self._kept_description(sorted(by_name))
+        self._scene = self._cached_description(sorted(by_name))
 
-    def _kept_description(self, operators: Sequence[str]) -> str:
-        """The description, derived anew only where something here is not as it was in any earlier visit."""
+    def _cached_description(self, operators: Sequence[str]) -> str:
+        """The description of the place, derived again only if the facts here differ from every earlier visit."""
         location = next(fact[2] for fact in self._facts if fact[0] == "atlocation")
         here = {fact[1] for fact in self._facts if fact[0] == "receptacleatlocation" and fact[2] == location}
         here.add(location)
-        known = (fact for facts in (self._facts, self._denied) for fact in facts if fact[0] != "checked")
+        # Each `examine` adds a `checked` fact, on which no description depends.
+        known = (fact for facts in (self._facts, self._negated) for fact in facts if fact[0] != "checked")
         key = tuple(sorted(fact for fact in known if not here.isdisjoint(fact)))
         scenes = self.translated.scenes
         if key not in scenes:
-            if len(scenes) >= SCENES_KEPT:
+            if len(scenes) >= SCENES_CACHED:
                 scenes.clear()
             scenes[key] = self._describe(operators)
         return scenes[key]
 
     def _describe(self, operators: Sequence[str]) -> str:
-        """What `look` would say, and `examine` of each receptacle here; nothing is done, so nothing is checked off."""
-        sentences = [self._say("#look.feedback#", "", [])]  # without a place: else it sees nothing mid-room
+        """The texts of `look` and of `examine` for each receptacle here, without taking a step or changing a fact."""
+        # No place is given as an argument: with one, the text for the middle of the room would be empty.
+        sentences = [self._say("#look.feedback#", "", [])]
         for name in operators:
             action, *things = name.split()
             if action == "examinereceptacle":
@@ -146,7 +151,7 @@ class RunningGame:
         return " ".join(sentences)
 
     def _command(self, action: str, *things: str) -> str:
-        """The words for an operator. They depend on nothing that changes, so each is derived once a game."""
+        """The command of an operator. It does not depend on the state, so it is derived once per game."""
         template = self.translated.logic.actions[action].template
         placeholders = [parameter.name.strip("?") for parameter in self.translated.parameters[action]]
         used = [thing for name, thing in zip(placeholders, things, strict=False) if re.search(rf"\b{name}\b", template)]
@@ -156,7 +161,7 @@ class RunningGame:
         return self.translated.commands[key]
 
     def _say(self, rule: str, action: str, things: Sequence[str]) -> str:
-        """Derive a text from the grammar, with an action's placeholders standing for `things`."""
+        """Derive a text from the grammar, with `things` in place of an action's placeholders."""
         logic = load("textworld.logic")
         mapping = {
             logic.Placeholder(parameter.name.strip("?"), parameter.type_name): logic.Variable(
@@ -176,20 +181,20 @@ class RunningGame:
         return text
 
     def _change(self, proposition: Any) -> None:
-        """Note an effect: a fact that holds from now on, or, as `not_…`, one that no longer does."""
+        """Apply an effect: a fact that holds from now on or, as `not_…`, no longer holds."""
         opposite = proposition.negate()
         self._state.remove_fact(opposite)
         self._state.add_fact(proposition)
-        for facts in (self._facts, self._denied):
+        for facts in (self._facts, self._negated):
             facts.discard(self._fact(opposite))
         fact = self._fact(proposition)
         if proposition.name.startswith("not_"):
-            self._denied.add(fact)
-        elif _is_told(fact):
+            self._negated.add(fact)
+        elif _is_listed(fact):
             self._facts.add(fact)
 
     def _proposition(self, atom: Any) -> Any:
-        """A library atom, `Atom inreceptacle(a, b)` or `NegatedAtom …`, as a proposition."""
+        """Convert a library atom, `Atom inreceptacle(a, b)` or `NegatedAtom …`, to a proposition."""
         return atom.get_fact(self.translated.types)
 
     def _fact(self, proposition: Any) -> Fact:
@@ -202,14 +207,14 @@ def _in_words(goal: Goal) -> str:
 
 
 class _Shared(dict[Any, Any]):
-    """A mapping whose values TextWorld need not copy when it copies a context: it never writes into them."""
+    """A mapping that is copied shallowly. TextWorld deep-copies contexts, but never writes to their values."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
         return _Shared(self)
 
 
-def _is_told(fact: Fact) -> bool:
-    return not fact[0].startswith(("not_", "new-axiom")) and fact[0] not in _RULES
+def _is_listed(fact: Fact) -> bool:
+    return not fact[0].startswith(("not_", "new-axiom")) and fact[0] not in _STATIC
 
 
 def _atom_type() -> Any:

@@ -1,7 +1,8 @@
-"""The rooms that games are generated in: ALFWorld's scene layouts, cut down to the receptacles that a game keeps.
+"""The rooms of generated games: ALFWorld's scene layouts with some of their receptacles.
 
-The wheel has the floor plans of AI2-THOR's 120 rooms: each receptacle's id with its coordinates, and the point from
-which the agent uses it. It has none for stove burners, coffee machines and toasters, so no generated game has any.
+ALFWorld's wheel contains the layouts of AI2-THOR's 120 rooms: the id of each receptacle with its coordinates, and the
+point from which the agent uses it. Stove burners, coffee machines and toasters are missing, so no generated game has
+them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from rl4vlm.envs.alfworld.library import load
 
 KINDS = ("Kitchen", "LivingRoom", "Bedroom", "Bathroom")
 NEEDED = ("Fridge", "Microwave", "SinkBasin")
-"""What an object is cooled, heated and cleaned in: kept in every room that has one."""
+"""Receptacles that cool, heat and clean objects. Every room that has one keeps it."""
 
 
 @dataclass(frozen=True)
 class Receptacle:
-    """A receptacle of a scene: its id (`Fridge|+01.98|+00.00|-00.54`), class, and the place it is used from."""
+    """A receptacle of a scene: its id (`Fridge|+01.98|+00.00|-00.54`), its class, and the place it is used from."""
 
     id: str
     kind: str
@@ -32,10 +33,15 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class Scene:
-    """A room: AI2-THOR's floor plan `number`, what it is, what is in it.
+    """A room of AI2-THOR.
 
-    `places` are where the agent may start (`loc|x|z|quarter turns|tilt`, x and z in steps of 0.25 m), none of them a
-    receptacle's; `objects` the classes of things that belong here.
+    Attributes:
+        number: number of its floor plan.
+        kind: one of `KINDS`.
+        receptacles: the receptacles that are kept.
+        places: where the agent may start, `loc|x|z|quarter turns|tilt` with x and z in steps of 0.25 m. No receptacle
+            is used from there.
+        objects: the classes of objects that belong in this room.
     """
 
     number: int
@@ -49,31 +55,27 @@ class Scene:
 
 
 def constants() -> Any:
-    """ALFWorld's tables: what fits where, what can be done with what, which scenes are held out."""
+    """ALFWorld's tables: which receptacle holds what, which object allows which action, which scenes are held out."""
     return load("alfworld.gen.constants")
 
 
 def scene_numbers(kind: str, rooms: int, *, held_out: bool) -> tuple[int, ...]:
-    """The first `rooms` scenes of a kind, in ALFRED's own division of them; the held-out ones are never trained in.
+    """The first `rooms` scenes of a kind, from ALFRED's training scenes or from its held-out ones.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are fewer scenes.
     """
     tables = constants()
     division = tables.TEST_SCENE_NUMBERS if held_out else tables.TRAIN_SCENE_NUMBERS
     numbers = sorted(number for number in division if number in tables.SCENE_TYPE[kind])
     if not 1 <= rooms <= len(numbers):
-        raise ValueError(f"{rooms} rooms of the kind {kind} were asked for: there are 1 to {len(numbers)}")
+        raise ValueError(f"cannot use {rooms} rooms of the kind {kind}: there are 1 to {len(numbers)}")
     return tuple(numbers[:rooms])
 
 
 @cache
 def read_scene(number: int, receptacles: int) -> Scene:
-    """A scene with at most so many of its receptacles, the same ones each time.
-
-    What heats, cools and cleans comes first, then one of each class, then more; where several are used from one place,
-    all but one of them come last.
-    """
+    """Read a scene and keep at most `receptacles` of its receptacles, always the same ones."""
     import numpy as np
 
     folder = Path(constants().__file__).parent / "layouts"
@@ -93,7 +95,11 @@ def read_scene(number: int, receptacles: int) -> Scene:
 
 
 def _chosen(found: Sequence[Receptacle], most: int) -> tuple[Receptacle, ...]:
-    """The receptacles to keep, in the order in which they were found."""
+    """The receptacles to keep, in the order in which they were found.
+
+    The first ones to be kept are those in `NEEDED`, then one of each class, then others. Of several receptacles that
+    are used from one place, all but one come last.
+    """
     numbers: Counter[str] = Counter()
     ranked = []
     for receptacle in found:
@@ -110,7 +116,7 @@ def _chosen(found: Sequence[Receptacle], most: int) -> tuple[Receptacle, ...]:
 
 
 def _kind_of(id: str) -> str:
-    """The class of a receptacle; a basin is a part of its sink or bathtub and named after it."""
+    """The class of a receptacle. A basin's id begins with that of its sink or bathtub and ends with its own class."""
     parts = id.split("|")
     return parts[4] if len(parts) > 4 else parts[0]
 

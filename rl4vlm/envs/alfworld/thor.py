@@ -1,7 +1,7 @@
-"""The backend `thor`: frames of AI2-THOR through ALFWorld's `AlfredThorEnv`, where `alfworld[vis]` is installed.
+"""The backend `thor`: frames of AI2-THOR from ALFWorld's `AlfredThorEnv`. It needs `alfworld[vis]`.
 
-It needs ALFWorld's own data (scenes are restored from `traj_data.json`) and AI2-THOR's Unity build, which it downloads
-itself; generated games have neither. `AlfredThorEnv` tells no facts; its own handcoded expert gives the advice.
+It also needs ALFWorld's data, since scenes are restored from `traj_data.json`, and AI2-THOR's Unity build, which it
+downloads itself. Generated games cannot be played. `AlfredThorEnv` reports no facts and has its own handcoded expert.
 """
 
 from __future__ import annotations
@@ -19,49 +19,50 @@ from rl4vlm.envs.render import SIDE
 
 INSTALL = "pip install 'alfworld[vis]==0.4.2'"
 STEPS = 1000
-"""A step limit that `AlfredThorEnv` never reaches: ours is the environment's."""
+"""A step limit that is never reached: `ALFWorldEnv` has its own."""
 
 
 class ThorBackend:
-    """Runs a game in AI2-THOR. One simulator is started with the first game and kept until `close`."""
+    """Runs games in AI2-THOR. The simulator starts with the first game and stays until `close`."""
 
     images: ClassVar[Images] = Images.FRAMES
 
     def __init__(self) -> None:
-        _thor_class()  # fail at once where it is not installed, not with the first game
+        _thor_class()  # fail here if it is not installed, and not at the first game
         self._env: Any = None
         self._situation: Situation | None = None
         self._game: Any = None
 
     def start(self, game_file: str) -> Situation:
-        """Begin a game. Raises BadGame for a game whose files do not say how its scene is set up."""
+        """Start a game. Raises BadGame if its files do not describe the scene."""
         self._game = read_game(Path(game_file))
         trajectory = Path(game_file).with_name("traj_data.json")
         if '"object_poses"' not in trajectory.read_text(encoding="utf-8"):
             raise BadGame(
                 f"{trajectory}: backend 'thor' needs ALFWorld's own data, with the scene's object_poses; a game that "
-                "was generated, or cut to what the text engine reads, can be played with backend 'textworld'"
+                "was generated, or reduced to what the text engine reads, needs backend 'textworld'"
             )
         if self._env is None:
             self._env = _thor_class()(_config(), train_eval="train")
         self._env.json_file_list = [str(trajectory)]
         if not self._env.envs:
-            self._env.get_env_paths = lambda: None  # it would walk all of the data, and forget which game is wanted
+            # `init_env` would search all data for games and replace the list above.
+            self._env.get_env_paths = lambda: None
             self._env.init_env(batch_size=1)
         feedback, infos = self._env.reset()
-        return self._note(feedback[0], infos, steps=0)
+        return self._record(feedback[0], infos, steps=0)
 
     def send(self, command: str) -> None:
         assert self._situation is not None
         feedback, _, _, infos = self._env.step([command])
-        self._note(feedback[0], infos, steps=self._situation.steps + 1)
+        self._record(feedback[0], infos, steps=self._situation.steps + 1)
 
     def receive(self) -> Situation:
         assert self._situation is not None
         return self._situation
 
     def image(self) -> np.ndarray:
-        frame = np.ascontiguousarray(self._env.get_frames()[0][:, :, ::-1])  # it returns blue, green, red
+        frame = np.ascontiguousarray(self._env.get_frames()[0][:, :, ::-1])  # BGR to RGB
         return np.array(Image.fromarray(frame).resize((SIDE, SIDE)))
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class ThorBackend:
             self._env.close()
             self._env = None
 
-    def _note(self, feedback: str, infos: dict[str, Any], *, steps: int) -> Situation:
+    def _record(self, feedback: str, infos: dict[str, Any], *, steps: int) -> Situation:
         won = bool(infos["won"][0])
         plan = infos["extra.expert_plan"][0]
         self._situation = Situation(
@@ -95,7 +96,7 @@ class ThorBackend:
 
 @cache
 def _thor_class() -> Any:
-    """ALFWorld's environment of AI2-THOR. Raises ValueError that says what to install."""
+    """The class `AlfredThorEnv`. Raises ValueError that says what to install."""
     from rl4vlm.envs.alfworld.library import load
 
     try:
@@ -105,7 +106,7 @@ def _thor_class() -> Any:
 
 
 def _config() -> dict[str, Any]:
-    """The settings that `AlfredThorEnv` reads, as ALFWorld's own base config has them."""
+    """The settings that `AlfredThorEnv` reads, with the values of ALFWorld's base config."""
     return {
         "general": {"training_method": "dagger"},
         "dagger": {"training": {"max_nb_steps_per_episode": STEPS}},

@@ -1,6 +1,6 @@
-"""A game's PDDL problem and grammar, translated once for any number of starts.
+"""Translate a game's PDDL problem and grammar, once for any number of starts.
 
-TextWorld's `PddlEnv` translates a game four times for one start; here the same library calls are made once and kept.
+TextWorld's `PddlEnv` translates a game four times per start. Here the same library calls are made once and cached.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from rl4vlm.envs.alfworld.games import BadGame, GameData, read_game
 from rl4vlm.envs.alfworld.library import load, load_translator, shipped, textgen, to_sas
 from rl4vlm.envs.alfworld.types import Fact
 
-GAMES_KEPT = 128
-"""Translated games that a process keeps for the next start: about 0.3 MB each."""
+GAMES_CACHED = 128
+"""Number of translated games that a process keeps, about 0.3 MB each."""
 
 
 @dataclass(frozen=True)
 class TranslatedGame:
-    """A game as the engine needs it, ready to be started any number of times.
+    """A game that is ready to be started any number of times.
 
-    `parameters` are each action's placeholders, `types` each thing's type, `infos` and `names` what it is called in
-    texts and in facts; `initial` are the propositions that hold at the start, as far as the library's state does not
-    know them. `commands` and `scenes` are texts that were derived before.
+    Attributes:
+        game: the game as read from its files.
+        logic: TextWorld's logic of the grammar.
+        sas: the compressed SAS text of the problem, for Fast Downward.
+        parameters: the placeholders of each action.
+        types: the type of each object.
+        infos: TextWorld's record of each object, which texts use.
+        names: the name of each object in facts.
+        initial: the propositions that hold at the start.
+        commands: cache of the commands derived so far.
+        scenes: cache of the descriptions derived so far, by the facts that hold at the place.
     """
 
     game: GameData
@@ -43,7 +51,7 @@ class TranslatedGame:
 
 
 def translate_file(file: Path) -> TranslatedGame:
-    """A game's translation, made when it is first asked for and again when the file has changed.
+    """Translate a game file. The result is cached until the file changes.
 
     Raises:
         BadGame: the game cannot be read or translated.
@@ -56,19 +64,19 @@ def translate_file(file: Path) -> TranslatedGame:
 
 
 def translate(game: GameData) -> TranslatedGame:
-    """A game's translation, made anew. Raises BadGame when it cannot be made."""
+    """Translate a game. Raises BadGame if that fails."""
     try:
         task, sas = to_sas(game.domain, game.problem)
     except ValueError as error:
         raise BadGame(f"{game.file}: {error}") from error
     try:
         logic = _logic(game.goalless_grammar)
-    except Exception as error:  # whatever TatSu raises for a grammar that it cannot parse
+    except Exception as error:  # TatSu raises many kinds of errors for a malformed grammar
         raise BadGame(f"{game.file}: the grammar cannot be parsed ({type(error).__name__})") from error
     try:
         return _translated(game, logic, task, sas)
-    except Exception as error:  # the library takes it that a problem declares all that it speaks of
-        raise BadGame(f"{game.file}: the problem does not fit together ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the library does not check that a problem declares what it uses
+        raise BadGame(f"{game.file}: the problem is inconsistent ({type(error).__name__}: {error})") from error
 
 
 def _translated(game: GameData, logic: Any, task: Any, sas: bytes) -> TranslatedGame:
@@ -91,7 +99,7 @@ def _translated(game: GameData, logic: Any, task: Any, sas: bytes) -> Translated
 def _learn_types(logic: Any, task: Any) -> None:
     make = load("textworld.logic").Type
     for found in task.types:
-        with suppress(ValueError):  # it is known, from another game of the same grammar
+        with suppress(ValueError):  # already added by another game with the same grammar
             logic.types.add(make(found.name, found.supertype_names))
 
 
@@ -106,7 +114,7 @@ def _initial_propositions(task: Any, types: Mapping[str, str]) -> tuple[Any, ...
 
 
 def _infos(initial: Sequence[Any]) -> dict[str, Any]:
-    """What each thing is called: ALFWorld's own numbering, `apple 1`, in the order of the things' coordinates."""
+    """The names of the objects: `apple 1`, numbered by ALFWorld's own rule in the order of their coordinates."""
     make = load("textworld.generator.game").EntityInfo
     infos = {thing.name: make(thing.name, thing.type) for fact in initial for thing in fact.arguments}
     named = load("alfworld.agents.utils.misc").Demangler(game_infos=infos)
@@ -116,15 +124,15 @@ def _infos(initial: Sequence[Any]) -> dict[str, Any]:
 
 
 def load_for_translation() -> None:
-    """Load the libraries and parse the grammar that ALFWorld installs: a second or more, once a process."""
+    """Load the libraries and parse the grammar that ALFWorld installs. Takes a second or more, once per process."""
     load_translator()
     load("alfworld.agents.utils.misc")
     _logic(shipped("alfred.twl2"))
 
 
-@lru_cache(maxsize=GAMES_KEPT)
+@lru_cache(maxsize=GAMES_CACHED)
 def _translate_version(file: str, changed: int, size: int) -> TranslatedGame:
-    """`changed` and `size` tell a file from what it was before."""
+    """`changed` and `size` are part of the cache's key, so that an edited file is read again."""
     return translate(read_game(Path(file)))
 
 

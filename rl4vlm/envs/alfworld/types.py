@@ -1,4 +1,4 @@
-"""The frozen records of ALFWorld that cross processes and files: what a game is, and what is the case in one now."""
+"""Frozen dataclasses of ALFWorld that pass between processes: the goal of a game, and a situation in it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 Fact = tuple[str, ...]
-"""A predicate and its arguments, in the engine's lower-case words: `("inreceptacle", "apple 1", "fridge 1")`."""
+"""A predicate and its arguments, in lower case as the engine writes them: `("inreceptacle", "apple 1", "fridge 1")`."""
 
 
 class TaskType(StrEnum):
-    """The six task types, by the names of the paper's table."""
+    """The six task types, named as in the paper's table."""
 
     PICK = "Pick"
     LOOK = "Look"
@@ -22,7 +22,7 @@ class TaskType(StrEnum):
 
     @property
     def folder_prefix(self) -> str:
-        """What the folders of games of this type begin with, and `task_type` in their `traj_data.json`."""
+        """The beginning of the names of this type's game folders, and `task_type` in their `traj_data.json`."""
         return _PREFIXES[self]
 
 
@@ -37,14 +37,14 @@ _PREFIXES: Mapping[TaskType, str] = {
 
 
 class Source(StrEnum):
-    """Where a game comes from: this project's generator, or the benchmark's own data."""
+    """Where a game comes from: this project's generator or the benchmark's data."""
 
     GENERATED = "generated"
     OFFICIAL = "official"
 
 
 class Images(StrEnum):
-    """What shows a game: this project's drawings, or the benchmark's own frames of AI2-THOR."""
+    """Kinds of observations: images drawn by this project, or the benchmark's frames of AI2-THOR."""
 
     DRAWN = "drawn"
     FRAMES = "frames"
@@ -52,7 +52,7 @@ class Images(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """What a game asks for: classes in the engine's words without spaces or capitals (`alarmclock`, `sidetable`).
+    """The goal of a game. Classes are written as the engine writes them, in lower case (`alarmclock`, `sidetable`).
 
     `receptacle` is None for Look, `lamp` is None for all others.
     """
@@ -65,30 +65,30 @@ class Goal:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is the case in a running game after its start or a command. Frozen, picklable.
+    """A situation in a running game: after its start or after a command.
 
-    A player may be told `feedback`, `scene`, `goal_text` and `admissible`, and may be shown what `facts` say of the
-    place where the agent stands. `facts` are the whole true state, closed receptacles included; `next_command` and
-    `conditions_met` are for scripted policies and rewards: an observation must use none of them.
+    A player may be told `feedback`, `scene`, `goal_text` and `admissible`, and may be shown the part of `facts` that is
+    about the agent's place. `facts` is the whole true state, including what closed receptacles hold. `next_command` and
+    `conditions_met` are for scripted policies and rewards. No observation may use them.
 
     Attributes:
-        feedback: what the engine said to the last command; after the start, its welcome with the room and the task.
-        scene: what `look` says here and now, without spending a step: where the agent is and what stands around it;
-            at a receptacle also what is in view in or on it.
+        feedback: the engine's answer to the last command; after the start, its welcome with the room and the task.
+        scene: what `look` would answer, without taking a step: where the agent is and what stands around it; at a
+            receptacle also what is visible in or on it.
         goal_text: the task in words ("put a hot mug in coffeemachine.").
         admissible: the legal commands, sorted, each once.
-        facts: the true state, sorted; objects by the names that commands use (`apple 1`), places as `loc 3`.
+        facts: the true state, sorted. Objects have the names that commands use (`apple 1`), places are named `loc 3`.
         location: the place where the agent stands, as in `facts`.
         at: the receptacles at that place, sorted; empty in the middle of the room.
-        held: what the agent holds, or None.
+        held: the object that the agent holds, or None.
         won: whether the goal is reached.
-        done: whether the game is over: won, or the engine has ended it. The step limit is the environment's matter.
+        done: whether the game is over: won or ended by the engine. The environment, not the engine, limits the steps.
         steps: commands given since the start, illegal ones included.
-        conditions_met: the share of the goal's conditions that hold now, in [0, 1]; 1 exactly when won.
-        goal: what the game asks for.
+        conditions_met: the fraction of the goal's conditions that hold, in [0, 1]; 1 exactly if the game is won.
+        goal: the goal of the game.
         game_file: the path of its `game.tw-pddl`.
-        source: whether the game was generated or is the benchmark's own.
-        next_command: the stored walkthrough's next command; None once the game has left it, or without one.
+        source: whether the game was generated or belongs to the benchmark.
+        next_command: the next command of the stored walkthrough. None if there is no walkthrough or play has left it.
     """
 
     feedback: str

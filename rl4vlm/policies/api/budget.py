@@ -1,4 +1,4 @@
-"""What the replies of one evaluation cost, and when to stop."""
+"""Counts the cost of an evaluation's replies and stops play at the spending cap."""
 
 from __future__ import annotations
 
@@ -13,42 +13,62 @@ MILLION = 1_000_000
 
 
 class Budget:
-    """Adds up tokens and costs, from several threads at once.
+    """Adds up tokens and costs. Thread-safe.
 
-    The cap holds for everything the evaluation's replies cost, those in the cache included: a run that is killed and
-    started again spends no more than one that goes through.
+    The spending cap also counts replies from the cache, so that a run that was killed and restarted spends no more than
+    an uninterrupted one.
+
+    Args:
+        settings: prices and cap.
+        max_new_tokens: the longest reply, in tokens.
     """
 
     def __init__(self, settings: ApiSettings, max_new_tokens: int) -> None:
         self._settings = settings
         self._lock = Lock()
-        # What a reply may cost before any has come; its input is not known yet.
-        self._dearest = settings.output_price * max_new_tokens / MILLION
+        # Estimated cost of the next reply, in US dollars. Before the first reply, the cost of its input is unknown.
+        self._highest = settings.output_price * max_new_tokens / MILLION
         self._reserved = 0.0
         self.cost = self.new_cost = 0.0
         self.requests = self.new_requests = self.retries = self.unmetered = 0
         self.input_tokens = self.output_tokens = 0
 
     def reserve(self) -> float:
-        """Set aside what the dearest reply so far cost, for a new one, in US dollars; raises PlayStopped at the cap."""
+        """Reserve the cost of the most expensive reply so far for a new request.
+
+        Returns:
+            The reserved amount in US dollars.
+
+        Raises:
+            PlayStopped: the amount would exceed the cap.
+        """
         with self._lock:
-            self._check(self._reserved + self._dearest)
-            self._reserved += self._dearest
-            return self._dearest
+            self._check(self._reserved + self._highest)
+            self._reserved += self._highest
+            return self._highest
 
     def affords(self, replies: int) -> bool:
-        """Whether so many more replies as dear as the dearest so far keep within the cap."""
+        """Whether the cap allows this many more replies, each as expensive as the most expensive so far."""
         with self._lock:
             cap = self._settings.spending_cap
-            return cap is None or self.cost + replies * self._dearest <= cap
+            return cap is None or self.cost + replies * self._highest <= cap
 
     def release(self, reserved: float) -> None:
-        """Give back what was set aside for a reply that never came."""
+        """Release the amount reserved for a request that failed."""
         with self._lock:
             self._reserved -= reserved
 
     def charge(self, answer: Answer, retries: int, reserved: float | None = None) -> None:
-        """Count an answer; `reserved` is None for one from the cache, which stops play if it exceeds the cap."""
+        """Count an answer.
+
+        Args:
+            answer: the answer.
+            retries: how often the request was repeated.
+            reserved: the amount from `reserve`; None for an answer from the cache.
+
+        Raises:
+            PlayStopped: an answer from the cache exceeds the cap.
+        """
         with self._lock:
             cost = self._cost(answer)
             if reserved is None:
@@ -57,7 +77,7 @@ class Budget:
                 self._reserved -= reserved
                 self.new_cost += cost
                 self.new_requests += 1
-            self._dearest = max(self._dearest, cost)
+            self._highest = max(self._highest, cost)
             self.cost += cost
             self.requests += 1
             self.retries += retries
@@ -66,7 +86,7 @@ class Budget:
             self.output_tokens += answer.output_tokens or 0
 
     def totals(self) -> dict[str, Any]:
-        """Everything counted so far."""
+        """The totals so far, for `summary.json`."""
         with self._lock:
             return {
                 "requests": self.requests,
@@ -86,8 +106,9 @@ class Budget:
             raise PlayStopped(f"spending cap of {cap:g} US dollars reached: {self.cost:.4f} spent")
 
     def _cost(self, answer: Answer) -> float:
-        """Where the endpoint does not say, as much as the dearest so far, so that the cap holds all the same."""
+        """Cost of an answer in US dollars."""
+        # Without token counts, assume the highest cost so far, so that the cap still holds.
         if answer.input_tokens is None or answer.output_tokens is None:
-            return self._dearest
+            return self._highest
         prices = self._settings
         return (answer.input_tokens * prices.input_price + answer.output_tokens * prices.output_price) / MILLION

@@ -1,4 +1,4 @@
-"""Every request and its reply on disk, so that what was answered once is never asked, or paid for, again."""
+"""Stores every request and reply on disk, so that no question is asked, or paid for, twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl4vlm.core.files import atomic_write_text
 
 @dataclass(frozen=True)
 class Stored:
-    """An HTTP response: its status, its body word for word, and how often the request was tried again for it."""
+    """An HTTP response: status, unchanged body, and the number of retries before it."""
 
     status: int
     text: str
@@ -21,17 +21,17 @@ class Stored:
 
 
 class ReplyCache:
-    """A folder of JSON files, one a question, each written at once or not at all.
+    """A folder with one JSON file per question. Several processes may share it.
 
-    A file is named by its question's key and holds the whole exchange, the picture as a data URL: it can be read
-    without this package. No key or other header is ever in it. Several processes may share the folder.
+    A file is named by the question's key (`question_key`) and holds the whole exchange, with the image as a data URL.
+    It never holds an API key or other headers.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, key: str) -> Stored | None:
-        """The response to a question, or None. Raises ValueError naming a file that is not as `put` writes it."""
+        """The stored response, or None. Raises ValueError if the file is damaged; the message names it."""
         file = self._file(key)
         if not file.is_file():
             return None
@@ -39,10 +39,10 @@ class ReplyCache:
             response = json.loads(file.read_text(encoding="utf-8"))["response"]
             return Stored(int(response["status"]), str(response["text"]), int(response["retries"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged; delete it, and the question is asked again") from error
+            raise ValueError(f"{file} is damaged; delete it to ask the question again") from error
 
     def put(self, key: str, endpoint: str, body: Mapping[str, Any], repetition: int, stored: Stored) -> None:
-        """Keep a response with its question."""
+        """Store a response with its question."""
         exchange = {"endpoint": endpoint, "repetition": repetition, "request": body, "response": asdict(stored)}
         atomic_write_text(self._file(key), json.dumps(exchange, indent=1) + "\n")
 

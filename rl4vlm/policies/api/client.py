@@ -1,4 +1,4 @@
-"""Asks an endpoint, through the official client: its retries, its backoff, its reading of Retry-After."""
+"""Sends requests through the official OpenAI client, which handles retries, backoff and Retry-After."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
 
 FILTERED = ("content_filter", "content_policy_violation")
-"""Error codes of a request that was refused for its content: an answer of a kind, not a failure."""
-GO_ON = "; what was answered is kept, so run the same again to go on"
+"""Error codes for refused content. Such a response counts as an answer, not as a failure."""
+RERUN = "; all answers so far are stored, so run the same again to continue"
 
 
 class ApiError(ValueError):
-    """An endpoint that does not answer, and will not if asked again now."""
+    """The endpoint does not answer, and retrying did not help."""
 
 
 class RateLimit:
-    """Spaces the starts of requests evenly; shared by threads."""
+    """Spaces the starts of requests evenly. Thread-safe."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap = 60.0 / per_minute if per_minute else 0.0
@@ -31,7 +31,7 @@ class RateLimit:
         self._next = 0.0
 
     def wait(self) -> None:
-        """Return when the next request may start."""
+        """Wait until the next request may start."""
         with self._lock:
             start = max(time.monotonic(), self._next)
             self._next = start + self._gap
@@ -39,14 +39,14 @@ class RateLimit:
 
 
 class ApiClient:
-    """One model at one endpoint; its key is read from the environment and leaves it only in the request's header."""
+    """Asks one model at one endpoint. The API key comes from the environment and is sent only in headers."""
 
     def __init__(self, name: str, settings: ApiSettings) -> None:
         self.name = name
         self.settings = settings
         self._limit = RateLimit(settings.requests_per_minute)
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
-        # A made-up key for an endpoint without keys: the client wants one, and must not send that of another's.
+        # The client insists on a key. Pass a dummy so that it does not fall back to OPENAI_API_KEY.
         self._client = openai.OpenAI(
             api_key=self._key or "none",
             base_url=settings.base_url,
@@ -56,17 +56,16 @@ class ApiClient:
         )
 
     def ask(self, body: Mapping[str, Any]) -> Stored:
-        """Send a request and wait for its response, however broken.
+        """Send a request and return its response, even if the body is malformed.
 
         Raises:
-            ApiError: there is no key, the endpoint refuses the request for good, or it does not answer after all
-                retries.
+            ApiError: the key is missing, the endpoint rejects the request, or it does not answer after all retries.
         """
         if self.settings.key_env and not self._key:
             raise ApiError(f"API model {self.name!r} needs a key: set the environment variable {self.settings.key_env}")
         self._limit.wait()
         try:
-            # As a whole in `extra_body`, so that every field goes out as it is in the cache.
+            # Pass the whole body as `extra_body`, so that exactly what is stored in the cache is sent.
             raw = self._client.chat.completions.with_raw_response.create(
                 model=body["model"], messages=[], extra_body=dict(body)
             )
@@ -86,11 +85,11 @@ class ApiClient:
         tries = f"after {self.settings.max_retries} retries"
         place = f"API model {self.name!r} at {self.settings.base_url}"
         if isinstance(error, openai.APITimeoutError):
-            return ApiError(f"{place}: no answer within {self.settings.timeout:g} s, {tries}{GO_ON}")
+            return ApiError(f"{place}: no answer within {self.settings.timeout:g} s, {tries}{RERUN}")
         if isinstance(error, openai.APIStatusError):
-            return ApiError(f"{place}: HTTP {error.status_code}: {self._clean(error.message)[:300]}{GO_ON}")
-        return ApiError(f"{place}: no connection, {tries}: {self._clean(str(error.__cause__ or error))}{GO_ON}")
+            return ApiError(f"{place}: HTTP {error.status_code}: {self._clean(error.message)[:300]}{RERUN}")
+        return ApiError(f"{place}: no connection, {tries}: {self._clean(str(error.__cause__ or error))}{RERUN}")
 
     def _clean(self, text: str) -> str:
-        """`text` without the key, which an endpoint may repeat in what it says of it."""
+        """Remove the key from `text`: an endpoint may repeat it in an error message."""
         return text.replace(self._key, "[key]") if self._key else text

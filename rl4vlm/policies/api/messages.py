@@ -1,4 +1,4 @@
-"""What is sent to an endpoint, and what its answer is read as. Pure functions."""
+"""Builds request bodies and parses responses. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rl4vlm.config.stages.api import ApiSettings
 
 
 class Kind(StrEnum):
-    """What sort of answer came; all but `OK` and `CUT_OFF` have no text, and so lead to a fallback."""
+    """The kind of an answer. Only `OK` and `CUT_OFF` have text; the others lead to a fallback."""
 
     OK = "ok"
     CUT_OFF = "cut_off"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as read: `input_tokens` and `output_tokens` are None where the endpoint does not say."""
+    """A parsed answer. Token counts are None if the endpoint does not report them."""
 
     text: str
     kind: Kind
@@ -38,7 +38,7 @@ class Answer:
 
 
 def data_url(image: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as a PNG data URL, which loses nothing."""
+    """Encode an image, (H, W, 3) uint8, as a PNG data URL (lossless)."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -47,7 +47,7 @@ def data_url(image: np.ndarray) -> str:
 def request_body(
     image: np.ndarray, prompt: str, settings: ApiSettings, *, temperature: float, max_new_tokens: int
 ) -> dict[str, Any]:
-    """The body of a chat completion request: one user turn of the picture, then the prompt, as in training."""
+    """The body of a chat completion request: one user message with the image before the prompt, as in training."""
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [
@@ -67,17 +67,18 @@ def request_body(
 
 
 def question_key(endpoint: str, body: Mapping[str, Any], repetition: int) -> str:
-    """The name of a question in the cache: SHA-256 of where it is asked, of all its content, and of the repetition."""
+    """The name of a question in the cache: SHA-256 of endpoint, request body and repetition."""
     text = json.dumps([endpoint, body, repetition], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_answer(status: int, text: str) -> Answer:
-    """Read the body of an HTTP response, whatever it holds; an error status is a refusal of the content."""
+    """Parse the body of an HTTP response, whatever it holds. An error status means that the content was refused."""
     if status >= 400:
         return Answer("", Kind.REFUSAL)
     try:
         body = json.loads(text)
+    # Deeply nested JSON exceeds the recursion limit.
     except (ValueError, RecursionError):
         return Answer("", Kind.MALFORMED)
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
@@ -98,7 +99,7 @@ def read_answer(status: int, text: str) -> Answer:
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message's content, which is a text or a list of parts."""
+    """The text of a message's content, which is either a string or a list of parts."""
     parts = content if isinstance(content, list) else [content]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return "".join(text for text in texts if isinstance(text, str))

@@ -1,4 +1,4 @@
-"""A model behind an endpoint as a policy: many requests under way at once, every answer kept."""
+"""Plays with a model behind an endpoint. Sends several requests at once and stores every answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rl4vlm.policies.api.messages import Answer, question_key, read_answer, requ
 
 @dataclass(frozen=True)
 class Question:
-    """A request's body, which repetition of it this is, and its name in the cache."""
+    """A request's body, the number of its repetition, and its name in the cache."""
 
     body: Mapping[str, Any]
     repetition: int
@@ -30,9 +30,9 @@ class Question:
 class ApiPolicy:
     """Answers requests through an endpoint.
 
-    A sampled reply's repetition is a number from the request's own stream: the same episode asks the same question
-    again on a rerun and finds the answer in the cache, while another episode in the same state asks anew. At
-    temperature 0 every repetition would be the same, so it is asked once.
+    If replies are sampled, each request draws a repetition number from its own random stream. A rerun of an episode
+    draws the same number and finds the answer in the cache. Another episode in the same state draws another number and
+    gets a new sample. At temperature 0 all repetitions would be equal, so each question is asked once.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ApiPolicy:
         max_new_tokens: int,
         endpoint: str | None = None,
     ) -> None:
-        """`endpoint` names the endpoint in the cache, where that is not its address."""
+        """`endpoint` names the endpoint in the cache; its address if not given."""
         self.name = name
         self.settings = settings
         self.temperature = temperature
@@ -60,7 +60,7 @@ class ApiPolicy:
     def load(
         cls, name: str, *, temperature: float, max_new_tokens: int, api: Mapping[str, Any], **_: object
     ) -> ApiPolicy:
-        """A policy from the settings `api`, as `ApiSettings` has them. Raises ValueError naming what is wrong there."""
+        """Create a policy. `api` holds the fields of `ApiSettings`. Raises ValueError if one is invalid."""
         settings = build_settings(ApiSettings, api)
         return cls(name, settings, temperature=temperature, max_new_tokens=max_new_tokens)
 
@@ -68,8 +68,8 @@ class ApiPolicy:
         """Answer a batch.
 
         Raises:
-            PlayStopped: the spending cap is reached; what is under way is waited for and kept.
-            ApiError: an endpoint that does not answer; likewise.
+            PlayStopped: the spending cap is reached. Answers to requests already sent are stored.
+            ApiError: the endpoint does not answer. Answers to requests already sent are stored.
         """
         questions = [self._question(request) for request in requests]
         self._learn({question.key: question for question in questions if question.key not in self._known})
@@ -78,11 +78,11 @@ class ApiPolicy:
         return [Reply(answer.text, _numbers(answer)) for answer in given]
 
     def affords(self, replies: int) -> bool:
-        """Whether the spending cap allows so many more replies, each as dear as the dearest so far."""
+        """Whether the spending cap allows this many more replies; see `Budget.affords`."""
         return self.budget.affords(replies)
 
     def totals(self) -> dict[str, Any]:
-        """What the replies were and cost, so far; `replies` counts steps by kind, the rest counts distinct requests."""
+        """Totals so far. `replies` counts steps by kind of answer; all other numbers count distinct requests."""
         return {
             "model": self.settings.model,
             "endpoint": self.endpoint,
@@ -107,7 +107,7 @@ class ApiPolicy:
         return Question(body, repetition, question_key(self.endpoint, body, repetition))
 
     def _learn(self, questions: Mapping[str, Question]) -> None:
-        """Find out the answers by key: first those in the cache, in order, then the others, several at a time."""
+        """Get the answers: first those in the cache, in order, then the others, several at a time."""
         for key in questions:
             stored = self.cache.get(key)
             if stored is not None:

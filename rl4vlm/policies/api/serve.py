@@ -1,7 +1,7 @@
-"""`transformers serve` that ends when the process that started it does, however that ends.
+"""Runs `transformers serve` and ends when the process that started it ends.
 
-Run as `python -m rl4vlm.policies.api.serve ARGUMENTS`, with a pipe as standard input that nobody writes to: the system
-closes it when the other side dies, even by SIGKILL, where no clean-up code runs.
+Usage: `python -m rl4vlm.policies.api.serve ARGUMENTS`, with a pipe from the parent as standard input. The operating
+system closes the pipe when the parent ends, even by SIGKILL, when no clean-up code runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from threading import Thread
 
 
 def main() -> None:
-    """Run the command with this process's arguments."""
+    """Run `transformers serve` with this process's arguments."""
     Thread(target=_end_with_standard_input, daemon=True).start()
     from transformers.cli.transformers import main as transformers
 
@@ -21,6 +21,7 @@ def main() -> None:
 
 
 def _end_with_standard_input() -> None:
+    # Nobody writes to the pipe. An empty read means that the parent has ended.
     while os.read(0, 4096):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""A checkpoint of one's own, asked over HTTP: Hugging Face's OpenAI-compatible server runs while the policy plays."""
+"""Plays with a local checkpoint over HTTP: runs Hugging Face's OpenAI-compatible server beside the policy."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ STARTS = 3
 
 
 class Server:
-    """`transformers serve` with one checkpoint on a free port of this machine, running from `start` to `close`.
+    """Runs `transformers serve` with one checkpoint on a free local port, from `start` to `close`.
 
-    The checkpoint is served under a name made of its content's SHA-256, so that answers of an earlier checkpoint in the
-    same folder are never taken from the cache for this one's.
+    The model's name contains the SHA-256 of the checkpoint. So a new checkpoint in the same folder never gets answers
+    of the old one from the cache.
     """
 
     def __init__(self, checkpoint: Path, *, dtype: str, device: str) -> None:
@@ -47,7 +47,7 @@ class Server:
         self.port = 0
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises ValueError with what it printed if it does not."""
+        """Start the server and wait until it answers. Raises ValueError with its output if it does not."""
         folder = Path(self._open.enter_context(TemporaryDirectory(prefix="rl4vlm-serve-")))
         self._lay_out(folder / self.model)
         try:
@@ -57,7 +57,7 @@ class Server:
                 if self._is_ready(process):
                     return
                 printed = log.read_text(encoding="utf-8", errors="replace")
-                # Another process may have taken the port in between: then once more, on another.
+                # Another process may have taken the port in the meantime. Then try again on another port.
                 if process.poll() is None or "address already in use" not in printed:
                     break
             raise ValueError(f"transformers serve did not start; it printed:\n{printed[-2000:]}")
@@ -66,11 +66,11 @@ class Server:
             raise
 
     def close(self) -> None:
-        """Stop the server; nothing happens if it does not run."""
+        """Stop the server, if it runs."""
         self._open.close()
 
     def _lay_out(self, place: Path) -> None:
-        """Put the checkpoint where the server looks for it; an adapter is merged into its base model first."""
+        """Put the checkpoint where the server looks for it, with a LoRA adapter merged into its base model."""
         from rl4vlm.models.loading import write_merged
         from rl4vlm.models.lora import is_adapter
 
@@ -95,7 +95,7 @@ class Server:
         return process
 
     def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for an answer to `/health`; False if the process ends before, or takes too long."""
+        """Wait for an answer to `/health`. False if the process ends first or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if _is_healthy(self.port) and process.poll() is None:
@@ -105,7 +105,7 @@ class Server:
 
 
 class ServedPolicy:
-    """An `ApiPolicy` together with the server that it asks; `close` stops the server."""
+    """An `ApiPolicy` with the server that it asks. `close` stops the server."""
 
     def __init__(self, server: Server, policy: ApiPolicy) -> None:
         self.server = server
@@ -122,7 +122,11 @@ class ServedPolicy:
         device: str,
         api: Mapping[str, Any],
     ) -> ServedPolicy:
-        """Start serving a checkpoint folder; `api` holds further `ApiSettings`. Raises ValueError if it cannot be."""
+        """Start a server for a checkpoint folder. `api` holds further fields of `ApiSettings`.
+
+        Raises:
+            ValueError: the folder is missing or the server does not start.
+        """
         server = Server(Path(checkpoint), dtype=dtype, device=device)
         server.start()
         try:
@@ -134,7 +138,7 @@ class ServedPolicy:
                 settings,
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,
-                # Not its address: the port differs each time.
+                # The address would not do as a cache key: the port differs each time.
                 endpoint=f"transformers serve {version('transformers')} {dtype}",
             )
         except BaseException:
@@ -143,15 +147,15 @@ class ServedPolicy:
         return cls(server, policy)
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
-        """As `ApiPolicy.act`."""
+        """See `ApiPolicy.act`."""
         return self.policy.act(requests)
 
     def affords(self, replies: int) -> bool:
-        """As `ApiPolicy.affords`."""
+        """See `ApiPolicy.affords`."""
         return self.policy.affords(replies)
 
     def totals(self) -> dict[str, Any]:
-        """As `ApiPolicy.totals`."""
+        """See `ApiPolicy.totals`."""
         return self.policy.totals()
 
     def close(self) -> None:
@@ -161,7 +165,7 @@ class ServedPolicy:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """A local port that no process listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -190,7 +194,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _absolute_python_path() -> str:
-    """Where Python looks for packages, for a process in another folder."""
+    """PYTHONPATH with absolute entries, for a process in another working folder."""
     return os.pathsep.join(
         str(Path(item).resolve()) for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item
     )

@@ -1,4 +1,4 @@
-"""Games to test with: generated ones for all, the benchmark's own where a machine has them."""
+"""Games for the tests: generated ones, and the benchmark's if RL4VLM_OFFICIAL_GAMES names their folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rl4vlm.envs.alfworld.engine import solve_and_check
 from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
 from rl4vlm.envs.alfworld.generator import generate
 from rl4vlm.envs.alfworld.types import TaskType
-from rl4vlm.envs.alfworld.workers.pool import open_game
+from rl4vlm.envs.alfworld.workers.engine_pool import open_game
 from rl4vlm.envs.registration import make_env
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of generated games: one of each type in train, one seen, one unseen."""
+    """A data folder of generated games: one of each type in train, one in valid_seen, one in valid_unseen."""
     folder = tmp_path_factory.mktemp("generated")
     settings = GamesSettings(train=6, seen=1, unseen=1, rooms=1, unseen_rooms=1, receptacles=6, distractors=2)
     generate(folder, settings, lambda games: [solve_and_check(game) for game in games])
@@ -36,7 +36,7 @@ def by_type(generated: Path) -> dict[TaskType, GameData]:
 
 @pytest.fixture(scope="session")
 def official() -> Path:
-    """A data folder of the benchmark's own games."""
+    """A data folder of the benchmark's games."""
     folder = os.environ.get("RL4VLM_OFFICIAL_GAMES")
     if not folder:
         pytest.skip("RL4VLM_OFFICIAL_GAMES names no folder of official games")
@@ -45,7 +45,7 @@ def official() -> Path:
 
 @pytest.fixture(scope="module")
 def warm_pool() -> Iterator[None]:
-    """Keeps the workers from ending and starting anew with each test."""
+    """Keep the workers alive from one test to the next."""
     game = open_game()
     yield
     game.close()
@@ -53,7 +53,7 @@ def warm_pool() -> Iterator[None]:
 
 @pytest.fixture
 def make(generated: Path) -> Iterator[Callable[..., Any]]:
-    """Makes environments, on generated games unless told otherwise, and closes them after the test."""
+    """Makes environments, with generated games by default, and closes them after the test."""
     made: list[Any] = []
 
     def make(**options: object) -> Any:

@@ -1,11 +1,11 @@
-"""Hand-made situations: a small kitchen whose facts a test can arrange as it likes."""
+"""Hand-made situations in a small kitchen whose facts a test chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
 from rl4vlm.envs.alfworld.observation import Room, Spot
-from rl4vlm.envs.alfworld.types import Goal, Situation, Source, TaskType
+from rl4vlm.envs.alfworld.types import Fact, Goal, Situation, Source, TaskType
 
 PLACES = {
     "fridge 1": "loc 1",
@@ -36,9 +36,9 @@ def situation(
     admissible: tuple[str, ...] = (),
     **others: object,
 ) -> Situation:
-    """The kitchen with `inside` (things by receptacle); `at` is where the agent stands, None the middle of the room."""
+    """The kitchen with `inside` (objects by receptacle). `at` is the agent's receptacle, None for the middle."""
     location = PLACES[at] if at else "loc 8"
-    facts = {("receptacleatlocation", name, place) for name, place in PLACES.items()}
+    facts: set[Fact] = {("receptacleatlocation", name, place) for name, place in PLACES.items()}
     facts |= {("openable", name) for name in OPENABLE} | {("opened", name) for name in opened}
     facts |= {("inreceptacle", thing, place) for place, things in inside.items() for thing in things}
     facts |= {("atlocation", "agent1", location), *states}

@@ -1,4 +1,4 @@
-"""The engine: sentence for sentence the unchanged library, walkthroughs that win, states that come back."""
+"""The engine: its sentences equal those of the unchanged library, walkthroughs win, states can be restored."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from rl4vlm.envs.alfworld.engine import ILLEGAL, Engine, EngineState
 from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.types import TaskType
-from tests.envs.alfworld.copies import change_goal, copy_game
-from tests.envs.alfworld.library_says import assert_as_stock, needs_a_library_at_work
-from tests.envs.alfworld.walks import replay, walk
+from tests.envs.alfworld.compare_with_pddlenv import assert_matches_pddlenv, needs_working_library
+from tests.envs.alfworld.game_files import change_goal, copy_game
+from tests.envs.alfworld.random_walk import replay, walk
 
 
-@needs_a_library_at_work
+@needs_working_library
 def test_a_generated_game_says_what_the_library_says(by_type: dict[TaskType, GameData]) -> None:
-    assert_as_stock([by_type[TaskType.HEAT].file], steps=25)
+    assert_matches_pddlenv([by_type[TaskType.HEAT].file], steps=25)
 
 
 class TestWalkthroughs:
@@ -57,7 +57,7 @@ class TestWalkthroughs:
         assert game.walkthrough is not None
         assert list(dict.fromkeys(now.conditions_met for now in replay(game.file, game.walkthrough))) == shares
 
-    def test_leaving_the_walkthrough_ends_its_expert_action(self, by_type: dict[TaskType, GameData]) -> None:
+    def test_leaving_the_walkthrough_ends_it(self, by_type: dict[TaskType, GameData]) -> None:
         game, engine = by_type[TaskType.PICK], Engine()
         assert game.walkthrough is not None
         assert engine.start(game.file).next_command == game.walkthrough[0]
@@ -207,9 +207,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("key", "pattern", "text", "message"),
         [
-            ("pddl_problem", r"\(atLocation agent1 [^)]*\)", "", "the game cannot be begun"),
-            ("pddl_problem", r"\(:init", "(:init\n(openable Chest_bar_1)", "the problem does not fit together"),
-            ("grammar", "intro", "outro", "the game cannot be begun"),
+            ("pddl_problem", r"\(atLocation agent1 [^)]*\)", "", "the game cannot be started"),
+            ("pddl_problem", r"\(:init", "(:init\n(openable Chest_bar_1)", "the problem is inconsistent"),
+            ("grammar", "intro", "outro", "the game cannot be started"),
         ],
     )
     def test_a_game_with_a_hole_is_named(
@@ -224,7 +224,7 @@ class TestBadInput:
             engine.act("look")
         assert engine.start(source).steps == 0
 
-    def test_a_game_that_breaks_later_is_named_and_must_be_started_anew(
+    def test_a_game_that_breaks_later_is_named_and_must_be_started_again(
         self, by_type: dict[TaskType, GameData], tmp_path: Path
     ) -> None:
         source, engine = by_type[TaskType.PICK].file, Engine()
@@ -237,7 +237,7 @@ class TestBadInput:
         assert str(error.value).startswith(f"{file}: ")
         with pytest.raises(ValueError, match="no game has been started"):
             engine.act("look")
-        with pytest.raises(BadGame, match="the game breaks where it is played again") as error:
+        with pytest.raises(BadGame, match="the game breaks when its commands are repeated") as error:
             engine.restore(EngineState(str(file), ("look", "inventory", "look")))
         assert str(error.value).startswith(f"{file}: ")
         assert engine.start(file).steps == 0
@@ -246,7 +246,7 @@ class TestBadInput:
     def test_a_game_that_is_won_without_its_goal_is_named(
         self, by_type: dict[TaskType, GameData], tmp_path: Path, goal: dict[str, str]
     ) -> None:
-        """`traj_data.json` speaks of another task than the problem: its share of conditions would be 0 at the win."""
+        """`traj_data.json` names another goal than the problem, so that none of its conditions holds at the win."""
         game = by_type[TaskType.PICK]
         file = change_goal(copy_game(game.file, tmp_path), **goal)
         engine = Engine()
@@ -255,13 +255,13 @@ class TestBadInput:
         for command in game.walkthrough[:-1]:
             engine.act(command)
         with pytest.raises(
-            BadGame, match=r"traj_data\.json does not fit the game: .* met is 0 where the game is won"
+            BadGame, match=r"traj_data\.json does not fit the game: .* hold is 0, but the game is won"
         ) as error:
             engine.act(game.walkthrough[-1])
         assert str(error.value).startswith(f"{file}: ")
 
     def test_a_goal_that_is_met_without_a_win_is_named(self, by_type: dict[TaskType, GameData], tmp_path: Path) -> None:
-        """The thing is put in place without being cleaned: enough for the Pick that the file speaks of."""
+        """The object is put in place without being cleaned, which is enough for the Pick in `traj_data.json`."""
         game = by_type[TaskType.CLEAN]
         file = change_goal(copy_game(game.file, tmp_path), "pick_and_place_simple")
         engine = Engine()
@@ -270,7 +270,7 @@ class TestBadInput:
         commands = [command for command in game.walkthrough if not command.startswith("clean")]
         for command in commands[:-1]:
             engine.act(command)
-        with pytest.raises(BadGame, match=r"\(Pick .*\) that are met is 1 where the game is not won"):
+        with pytest.raises(BadGame, match=r"\(Pick .*\) that hold is 1, but the game is not won"):
             engine.act(commands[-1])
 
     def test_a_missing_game_is_named(self, tmp_path: Path) -> None:

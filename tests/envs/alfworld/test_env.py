@@ -1,41 +1,38 @@
+"""The environment: reproducible, picklable, and it shows a player no more than the player may see."""
+
 import gc
 import hashlib
-import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Outcome, Reply, SplitStepEnv, Style
-from rl4vlm.envs.alfworld.env import MAX_STEPS
+from rl4vlm.envs.alfworld.drawn import DrawnBackend
+from rl4vlm.envs.alfworld.env import MAX_STEPS, ALFWorldEnv
 from rl4vlm.envs.alfworld.games import read_game
 from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
-from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import run
 from rl4vlm.interaction.parse import parse_reply
-from rl4vlm.interaction.play import Slot, advance
+from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import render, write_reply
-from rl4vlm.policies.scripted import SolverPolicy
-from rl4vlm.tasks.registry import get_task
-from tests.envs.alfworld.copies import copy_game
-from tests.envs.alfworld.walks import play
+from rl4vlm.tasks.registry import get_task, get_task_entry
+from tests.envs.alfworld.random_walk import alfworld_env, play
 
 TASK = get_task("ALFWorld")
 pytestmark = pytest.mark.usefixtures("warm_pool")
 
 
 def digest(env, seed, choices):
-    """A digest of all that an episode shows."""
+    """A digest of everything that an episode shows."""
     found = hashlib.sha256()
     image, info = env.reset(seed=seed)
     found.update(image.tobytes() + repr(sorted(info.items())).encode())
@@ -50,14 +47,14 @@ def digest(env, seed, choices):
 
 
 def digests(data, seeds):
-    env = make_env("ALFWorld", data=data)
+    env = alfworld_env(data=data)
     found = [digest(env, seed, np.random.default_rng(seed)) for seed in seeds]
     env.close()
     return found
 
 
 def test_gymnasiums_checker_finds_nothing(generated):
-    env = gymnasium.make(TASK.gym_id, data=generated, task_types=["Look"])
+    env = gymnasium.make(get_task_entry("ALFWorld").gym_id, data=generated, task_types=["Look"])
     check_env(env.unwrapped, skip_close_check=True)
     env.close()
 
@@ -67,7 +64,8 @@ def test_it_is_made_by_its_id(generated):
     image, info = env.reset(seed=0)
     assert (image.shape, image.dtype) == ((300, 300, 3), np.uint8)
     assert (info["source"], info["pictures"]) == ("generated", "drawn")
-    assert env.action_space.n == len(info["admissible_commands"]) == len(env.unwrapped.view().actions)
+    made = cast(ALFWorldEnv, env.unwrapped)
+    assert made.action_space.n == len(info["admissible_commands"]) == len(made.view().actions)
     env.close()
 
 
@@ -185,7 +183,7 @@ def test_the_scenes_text_can_be_hidden(make):
 
 
 def test_hidden_facts_change_neither_image_nor_prompt(make):
-    """What lies in places that are not in view is exchanged for other things: nothing that a player gets changes."""
+    """Other objects in places out of view change nothing that a player is shown."""
     env = make()
     for seed in range(6):
         env.reset(seed=seed)
@@ -214,53 +212,6 @@ def test_hidden_facts_change_neither_image_nor_prompt(make):
         env._situation = env._backend._situation = now
 
 
-def test_perceptions_are_what_demonstrations_say(make):
-    slot = Slot(make(), TASK, Style.COT, TASK.prompt, 1)
-    for _ in range(20):
-        said = slot.env.perception()
-        (step,) = advance([slot], SolverPolicy(Style.COT))
-        for field, pattern in TASK.perception_patterns.items():
-            assert pattern.search(step.reply.text)[1] == said[field], step.reply.text
-
-
-def test_episodes_know_their_type_and_where_the_game_is_from(make):
-    slot = Slot(make(task_types=["Cool"]), TASK, Style.COT, TASK.prompt, 1)
-    step = next(step for step in iter(lambda: advance([slot], SolverPolicy(Style.COT))[0], None) if step.episode)
-    assert (step.episode.group, step.episode.data_source, step.episode.success) == ("Cool", "generated", True)
-
-
-def test_an_evaluation_counts_by_type_and_says_where_the_games_are_from(generated, tmp_path):
-    settings = EvaluationSettings(episodes=6, num_envs=3, env={"data": str(generated), "task_types": ["Pick", "Look"]})
-    summary = run(policy="solver", task="ALFWorld", style=Style.COT, out=tmp_path, settings=settings)
-    assert summary["success_rate"] == 100.0
-    assert summary["data_sources"] == ["generated"]
-    assert {name for name, group in summary["groups"].items() if group["episodes"]} <= {"Pick", "Look"}
-    assert sum(group["episodes"] for group in summary["groups"].values()) == 6
-    assert "skipped_games" not in summary
-    assert summary["groups"]["Heat"] == {**dict.fromkeys(summary["groups"]["Heat"]), "episodes": 0, "successes": 0}
-    assert summary["perception_accuracy"] == {"place": 1.0, "in hand": 1.0}
-    line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
-    assert line["group"] in ("Pick", "Look")
-    assert line["data_source"] == "generated"
-
-
-def test_an_evaluation_tells_which_games_it_left_out(generated, tmp_path):
-    """Those that cannot be read, and those that the engine finds out about when they are begun."""
-    shutil.copytree(generated / "train", tmp_path / "games" / "train")
-    files = sorted((tmp_path / "games").rglob("game.tw-pddl"))
-    for file in files[:5]:
-        copy_game(file, file.parent, pddl_problem="(define (problem")
-    files[0].write_text("{")
-    env = {"data": str(tmp_path / "games"), "skip_bad_games": True}
-    settings = EvaluationSettings(episodes=2, num_envs=2, env=env)
-    summary = run(policy="random", task="ALFWorld", style=Style.COT, out=tmp_path / "out", settings=settings)
-    told = json.loads((tmp_path / "out" / "summary.json").read_text())["skipped_games"]
-    assert summary["skipped_games"] == told
-    assert told["count"] == len(told["files"]) >= 2
-    assert str(files[0]) in told["files"]
-    assert set(told["files"]) <= {str(file) for file in files[:5]}
-
-
 def test_a_pickled_environment_plays_on(make):
     env = make()
     env.reset(seed=4)
@@ -274,7 +225,8 @@ def test_a_pickled_environment_plays_on(make):
 
 
 def test_an_environment_that_is_dropped_leaves_the_workers(generated):
-    env = make_env("ALFWorld", data=generated)
+    env = alfworld_env(data=generated)
+    assert isinstance(env._backend, DrawnBackend)
     game = env._backend._game
     env.reset(seed=0)
     del env
@@ -332,7 +284,7 @@ def test_official_games_with_the_old_wording_are_won_by_the_expert_action(make, 
 
 
 def check_map(env):
-    """The agent stands within reach of what it faces, so the numbers on the map are the game's own."""
+    """Every receptacle on the map lies within reach of the place from which the game says it is used."""
     now = env._situation
     room = read_room(read_game(Path(now.game_file)).problem)
     places = {fact[1]: fact[2] for fact in now.facts if fact[0] == "receptacleatlocation"}
@@ -342,7 +294,7 @@ def check_map(env):
         assert np.hypot(x - spots[places[name]].x, z - spots[places[name]].z) < 3.5, (now.game_file, name)
 
 
-def test_seeds_in_a_row_play_every_game_once(make):
+def test_consecutive_seeds_play_every_game_once(make):
     env = make()
     games = len(env.games.files)
     for first in (0, 2_000_000_003):
@@ -351,7 +303,7 @@ def test_seeds_in_a_row_play_every_game_once(make):
 
 
 def test_the_explorer_gives_the_same_expert_action_however_often_it_is_asked(make):
-    """And plays without the walkthrough: what it does is in no need of what it cannot see."""
+    """It plays without the walkthrough, from what it can see."""
     played = []
     for asked in (1, 3):
         env = make(expert="explorer")

@@ -1,4 +1,4 @@
-"""The environment's options, the choice of a game, and games that are bad."""
+"""The environment's options, the choice of a game, and bad games."""
 
 import json
 import re
@@ -9,9 +9,8 @@ import pytest
 
 from rl4vlm.envs.alfworld.env import ALFWorldEnv
 from rl4vlm.envs.alfworld.games import BadGame
-from rl4vlm.envs.registration import make_env
-from tests.envs.alfworld.copies import copy_game
-from tests.envs.alfworld.walks import play
+from tests.envs.alfworld.game_files import copy_game
+from tests.envs.alfworld.random_walk import alfworld_env, play
 
 pytestmark = pytest.mark.usefixtures("warm_pool")
 
@@ -63,13 +62,13 @@ def test_a_wrong_render_mode_is_named():
 
 def test_without_games_it_says_how_to_get_some(monkeypatch):
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
-    with pytest.raises(ValueError, match=r"data=FOLDER, or set ALFWORLD_DATA; docs/alfworld\.md"):
-        make_env("ALFWorld")
+    with pytest.raises(ValueError, match=r"data=FOLDER or set ALFWORLD_DATA; docs/alfworld\.md"):
+        alfworld_env()
 
 
 def test_the_games_may_come_from_the_benchmarks_own_variable(monkeypatch, generated):
     monkeypatch.setenv("ALFWORLD_DATA", str(generated))
-    env = make_env("ALFWorld")
+    env = alfworld_env()
     assert len(env.games.files) == 6
     env.close()
 
@@ -84,8 +83,8 @@ def test_a_bad_game_is_an_error_that_names_it_or_is_skipped(make, generated, tmp
     assert len(make(data=data, skip_bad_games=True).games.files) == 5
 
 
-def test_a_game_that_cannot_be_begun_is_an_error_or_skipped_and_never_drawn_again(make, generated, tmp_path, caplog):
-    """Its files are whole, so that only the engine finds out: the others are drawn as if it were not there."""
+def test_a_game_that_cannot_be_started_is_an_error_or_skipped_and_never_drawn_again(make, generated, tmp_path, caplog):
+    """Its files are well-formed, so only the engine notices. The other games are drawn as if it did not exist."""
     shutil.copytree(generated / "train", tmp_path / "train")
     files = sorted(tmp_path.rglob("game.tw-pddl"))
     for file in files[:-1]:
@@ -93,7 +92,7 @@ def test_a_game_that_cannot_be_begun_is_an_error_or_skipped_and_never_drawn_agai
         start = re.sub(r"\(atLocation agent1 [^)]*\)", "", content["pddl_problem"])
         file.write_text(json.dumps({**content, "pddl_problem": start}))
     env = make(data=tmp_path)
-    with pytest.raises(BadGame, match=r"game\.tw-pddl: .*\(skip_bad_games goes on without it\)") as error:
+    with pytest.raises(BadGame, match=r"game\.tw-pddl: .*\(skip_bad_games: true skips it\)") as error:
         env.reset(seed=1)
     assert str(tmp_path) in str(error.value)
     with pytest.raises(gymnasium.error.ResetNeeded):
@@ -112,13 +111,13 @@ def test_a_game_that_cannot_be_begun_is_an_error_or_skipped_and_never_drawn_agai
 
 
 def test_a_game_that_breaks_in_an_episode_ends_the_run_with_its_name(make, generated, tmp_path):
-    """Also where bad games may be skipped: results without an episode that was begun would be tilted."""
+    """Even with `skip_bad_games`: dropping an episode that has begun would bias the results."""
     source = sorted((generated / "train").rglob("game.tw-pddl"))[0]
     grammar = json.loads(source.read_text())["grammar"].replace('"inventory.feedback"', '"inventory.mood"')
     file = copy_game(source, tmp_path / "train" / "a" / "trial", grammar=grammar)
     env = make(data=tmp_path, skip_bad_games=True)
     env.reset(seed=0)
-    with pytest.raises(BadGame, match=r"breaks at the command 'inventory' .* skip_bad_games does not go on") as error:
+    with pytest.raises(BadGame, match=r"breaks at the command 'inventory' .* skip_bad_games does not skip it") as error:
         play(env, "inventory")
     assert str(error.value).startswith(f"{file}: ")
     with pytest.raises(gymnasium.error.ResetNeeded):

@@ -1,3 +1,5 @@
+"""The planner and the explorer."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,7 @@ CLEAN = Goal(TaskType.CLEAN, "mug", "desk")
 
 
 def commands(now):
-    """The admissible commands, by the rules, of a hand-made situation."""
+    """The admissible commands of a hand-made situation, by the rules."""
     opened = {fact[1] for fact in now.facts if fact[0] == "opened"}
     inside = [fact[1:] for fact in now.facts if fact[0] == "inreceptacle"]
     found = ["look", "inventory", *(f"go to {place}" for place in PLACES)]
@@ -105,7 +107,7 @@ def test_nothing_to_be_done_is_no_error():
 
 
 def explored(inside, seeds=40, **options):
-    """All that the explorer may do in a situation."""
+    """Every command that the explorer may give in a situation."""
     now = situation(inside, **options)
     now = situation(inside, **{**options, "admissible": commands(now)})
     return {explore(now, np.random.default_rng(seed))[0] for seed in range(seeds)}

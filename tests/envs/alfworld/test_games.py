@@ -67,13 +67,13 @@ class TestReadGame:
         [
             ({"solvable": False}, {}, "marked as unsolvable"),
             ({"solvable": None}, {}, "never checked"),
-            ({"grammar": None}, {}, "no text under 'grammar'"),
-            ({"pddl_problem": 3}, {}, "no text under 'pddl_problem'"),
+            ({"grammar": None}, {}, "the entry 'grammar' is missing or no text"),
+            ({"pddl_problem": 3}, {}, "the entry 'pddl_problem' is missing or no text"),
             ({"grammar": "{}"}, {}, "no line 'Your task is to"),
             ({"walkthrough": "look"}, {}, "must be a list of commands"),
             ({}, {"task_type": "pick_and_drop"}, "unknown task type 'pick_and_drop'; known are pick_and_place_simple"),
             ({}, {"task_type": ["x"]}, "unknown task type"),
-            ({}, {"pddl_params": None}, "no 'pddl_params'"),
+            ({}, {"pddl_params": None}, "the entry 'pddl_params' is missing"),
             ({}, {"pddl_params": {"object_target": ""}}, "'object_target'"),
             ({}, {"source": "guessed"}, "'source' must be one of generated, official, not 'guessed'"),
         ],
@@ -110,7 +110,7 @@ class TestFindGames:
     def test_leaves_out_trials_without_a_game_and_says_once_how_many(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Nearly half of the official training set's trajectories have none."""
+        """Nearly half of the trajectories in the official training set have no game."""
         for number in range(3):
             write_game(tmp_path / "train" / f"empty-{number}" / "trial", trajectory={"task_type": "?"}).unlink()
         with pytest.raises(ValueError, match=r"no playable game of .* 3 have no game\.tw-pddl"):
@@ -120,7 +120,7 @@ class TestFindGames:
         found = find_games(tmp_path, "train")
         assert (found.files, found.skipped) == ((kept,), ())
         assert [message for message in caplog.messages if "left out" in message] == [
-            f"{tmp_path / 'train'}: 3 trials without a game.tw-pddl are left out, as in the benchmark"
+            f"{tmp_path / 'train'}: left out 3 trials without a game.tw-pddl, as in the benchmark"
         ]
 
     def test_a_game_without_its_trajectory_is_no_game(self, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ class TestFindGames:
         with pytest.raises(ValueError, match="no playable game of Heat"):
             find_games(tmp_path, "train", [TaskType.HEAT])
 
-    def test_a_bad_game_is_an_error_unless_told_to_go_on(
+    def test_a_bad_game_is_an_error_unless_it_may_be_skipped(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         good = write_game(tmp_path / "train" / "good" / "trial")
@@ -153,7 +153,7 @@ class TestFindGames:
             find_games(tmp_path / "nowhere", "train")
         with pytest.raises(ValueError, match="/valid_seen: there is no such folder"):
             split_folder(tmp_path, "valid_seen")
-        with pytest.raises(ValueError, match=r"no split 'test' .* train, valid_seen, valid_unseen"):
+        with pytest.raises(ValueError, match=r"unknown split 'test' .* train, valid_seen, valid_unseen"):
             split_folder(tmp_path, "test")
 
 

@@ -1,4 +1,4 @@
-"""Generated games: every type, whole scenes held out, the same bytes from a seed, and ALFWorld's loader takes them."""
+"""Generated games: every type, held-out scenes, the same bytes from a seed, and playable by ALFWorld's loader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = GamesSettings(train=6, seen=6, unseen=6, rooms=1, unseen_rooms=1)
 
 
 def unsolved(games: Sequence[GameData]) -> list[tuple[str, ...] | None]:
-    """A solver for tests of all but solving."""
+    """Stands in for the solver in tests of everything else."""
     return [("look",) for _ in games]
 
 
@@ -94,7 +94,7 @@ class TestScenes:
             assert not set(scene.places) & {receptacle.place for receptacle in scene.receptacles}
 
     def test_too_many_rooms_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="25 rooms of the kind Kitchen were asked for: there are 1 to 24"):
+        with pytest.raises(ValueError, match="cannot use 25 rooms of the kind Kitchen: there are 1 to 24"):
             scene_numbers("Kitchen", 25, held_out=False)
 
 
@@ -158,7 +158,7 @@ class TestGenerate:
 
 
 def test_the_benchmarks_own_games_are_not_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--out $ALFWORLD_DATA` is refused before a game is made; an earlier output of the command is replaced."""
+    """`--out $ALFWORLD_DATA` is refused before any game is made. Earlier output of the command is replaced."""
     game = tmp_path / "data" / "json_2.1.1" / "train" / "pick-Mug" / "trial" / "game.tw-pddl"
     game.parent.mkdir(parents=True)
     game.write_text("{}")
@@ -175,7 +175,7 @@ def test_the_benchmarks_own_games_are_not_erased(tmp_path: Path, monkeypatch: py
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
-    """Over two hash seeds, with real planning in worker processes, one or two of them."""
+    """With two hash seeds, and with one or two worker processes that plan."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom rl4vlm.config.stages.alfworld import GamesSettings\n"
         "from rl4vlm.envs.alfworld.generator import run\n"
@@ -193,7 +193,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the library itself writes into locals(): not from 3.13 on")
 def test_alfworlds_own_environment_plays_them_to_the_end(generated: Path) -> None:
-    """Not this project's engine but `AlfredTWEnv`, as the benchmark runs it."""
+    """With `AlfredTWEnv`, as in the benchmark, instead of this project's engine."""
     program = """
 import json, sys, warnings
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Goal conditions by hand, for each type: from none through every partial value to all."""
+"""The conditions of each type of goal: none, some and all of them, worked out by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from rl4vlm.envs.alfworld.goals import class_of, goal_conditions, share_met
+from rl4vlm.envs.alfworld.goals import class_of, fraction_met, goal_conditions
 from rl4vlm.envs.alfworld.types import Fact, Goal, TaskType
 
 APPLE_IN_FRIDGE = ("inreceptacle", "apple 1", "fridge 1")
@@ -38,7 +38,7 @@ LOOK = Goal(TaskType.LOOK, "pen", lamp="desklamp")
     ],
 )
 def test_share_of_pick_pick2_and_look(goal: Goal, facts: list[Fact], share: float) -> None:
-    assert share_met(goal, facts) == share
+    assert fraction_met(goal, facts) == share
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_share_of_pick_pick2_and_look(goal: Goal, facts: list[Fact], share: floa
 def test_share_of_a_treated_object_in_place(task_type: TaskType, predicate: str) -> None:
     goal = Goal(task_type, "apple", "fridge")
     shares = [
-        share_met(goal, facts)
+        fraction_met(goal, facts)
         for facts in (
             [],
             [APPLE_IN_FRIDGE],
@@ -58,7 +58,7 @@ def test_share_of_a_treated_object_in_place(task_type: TaskType, predicate: str)
     ]
     assert shares == [0, 1 / 3, 1 / 3, 2 / 3, 1]
     others = {"isclean", "ishot", "iscool"} - {predicate}
-    assert share_met(goal, [APPLE_IN_FRIDGE, *((other, "apple 1") for other in others)]) == 1 / 3
+    assert fraction_met(goal, [APPLE_IN_FRIDGE, *((other, "apple 1") for other in others)]) == 1 / 3
 
 
 @pytest.mark.parametrize(("task_type", "count"), [("Pick", 1), ("Pick2", 2), ("Look", 2), ("Heat", 3)])

@@ -35,7 +35,7 @@ def test_shape_and_ownership():
 
 @st.composite
 def worlds(draw):
-    """Where each thing is, which receptacles are open, and which states hold."""
+    """The place of each object, the open receptacles, and the states that hold."""
     places = {thing: draw(st.sampled_from(sorted(PLACES))) for thing in THINGS}
     opened = draw(st.sets(st.sampled_from(OPENABLE)))
     states = draw(st.sets(st.tuples(st.sampled_from(STATES), st.sampled_from(THINGS))))
@@ -43,7 +43,7 @@ def worlds(draw):
 
 
 def facts_of(world, at):
-    """What of a world is in view at a place, as the rules have it, written here without `seen`."""
+    """What is in view at a place by the rules, written without `seen`."""
     places, opened, states = world
     near = [name for name, place in PLACES.items() if place == PLACES[at]]
     visible = {
@@ -70,7 +70,7 @@ GOALS = (Goal(TaskType.HEAT, "mug", "countertop"), Goal(TaskType.LOOK, "plate", 
 @settings(max_examples=30, deadline=None)
 @given(worlds(), worlds(), st.sampled_from(sorted(PLACES)))
 def test_hidden_facts_and_the_goal_change_nothing(one, other, at):
-    """The pictures of two worlds are the same exactly when what is in view is, whatever is hidden or asked for."""
+    """Two images are equal exactly if the objects in view are, whatever is hidden and whatever the goal is."""
     same = np.array_equal(draw_world(one, at, GOALS[0]), draw_world(other, at, GOALS[1]))
     assert same == (facts_of(one, at) == facts_of(other, at))
 
@@ -117,7 +117,7 @@ def test_shut_open_and_open_but_empty_differ():
 
 
 def test_any_number_of_things_fits():
-    """No cell lies outside the upper panel, however much there is; the panels below stay as they were."""
+    """However many objects there are, no cell leaves the upper panel, and the panels below stay the same."""
     below = shown({}, at="desk 1")[VIEW[3] :]
     for count in (1, 5, 9, 17, 23, 40):
         image = shown({"desk 1": [f"apple {number}" for number in range(1, count + 1)]}, at="desk 1")

@@ -1,4 +1,4 @@
-"""Two games of the real engine that differ in nothing but what a player cannot see: picture and prompt are the same."""
+"""Games in the real engine that differ only in what a player cannot see have the same images and prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rl4vlm.envs.alfworld.translation import translate
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.interaction.prompt import render
 from rl4vlm.tasks.registry import get_task
-from tests.envs.alfworld.copies import copy_game
+from tests.envs.alfworld.game_files import copy_game
 
 TASK = get_task("ALFWorld")
 pytestmark = pytest.mark.usefixtures("warm_pool")
@@ -25,7 +25,7 @@ LIES_IN = re.compile(r"\(inReceptacle (\S+) (\S+)\)\s*\n\(objectAtLocation \1 (\
 
 @dataclass(frozen=True)
 class House:
-    """A game's problem: where each receptacle stands, which can be opened, and where each object lies, all by id."""
+    """The problem of a game: the place of each receptacle, which ones open, and the place of each object, all by id."""
 
     problem: str
     standing: dict[str, str]
@@ -44,7 +44,7 @@ class House:
         return {item for item, where in self.lying.items() if where == receptacle}
 
     def shifted(self, among: Sequence[str], by: int) -> House:
-        """The same house with all that lies in one of `among` moved to the one `by` further on."""
+        """The same house, with everything in one of the receptacles `among` moved to the one `by` places later."""
         there = dict(zip(among, [*among[by:], *among[:by]], strict=True))
         lying = {item: there.get(receptacle, receptacle) for item, receptacle in self.lying.items()}
 
@@ -57,7 +57,7 @@ class House:
 
 @dataclass(frozen=True)
 class Told:
-    """All that a player gets: the picture, and the prompts with and without the scene's text, thoughts asked or not."""
+    """Everything a player is shown: the image, and the prompts of both styles with and without the scene in words."""
 
     image: bytes
     prompts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What is said where the optional libraries are missing, and that nothing is left behind."""
+"""Messages if the optional libraries are missing, and no side effects of importing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rl4vlm.cli import main
 from rl4vlm.envs.alfworld import library
-from rl4vlm.envs.alfworld.workers import pool, process
+from rl4vlm.envs.alfworld.workers import engine_pool, fork_server
 from rl4vlm.envs.registration import make_env
 from tests.envs.alfworld.test_games import write_game
 
@@ -20,10 +20,10 @@ MESSAGE = f"ALFWorld needs the package 'alfworld', which is not installed: {libr
 
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has no workers yet, on a machine where the libraries are not."""
+    """As in a process without workers, on a machine without the libraries."""
     monkeypatch.setattr(library, "find_spec", lambda name: None)
-    monkeypatch.setattr(process.Nursery, "_found", None)
-    monkeypatch.setattr(pool, "_shared", None)
+    monkeypatch.setattr(fork_server.ForkServer, "_current", None)
+    monkeypatch.setattr(engine_pool, "_shared", None)
 
 
 @pytest.mark.usefixtures("without_the_extra")

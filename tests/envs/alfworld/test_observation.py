@@ -1,3 +1,5 @@
+"""What is seen, and the map of a room."""
+
 import pytest
 
 from rl4vlm.envs.alfworld.observation import Receptacle, Spot, Thing, natural_order, read_room, seen

@@ -1,4 +1,4 @@
-"""The benchmark's own games: they say what the library says, their planner's solutions win, in both wordings."""
+"""The benchmark's games: the engine answers like the library, and its plans win, with the old and the new grammar."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rl4vlm.envs.alfworld.games import UNKNOWN_GOAL, GameData, find_games, read_
 from rl4vlm.envs.alfworld.library import shipped
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.envs.alfworld.workers.solvers import Solvers
-from tests.envs.alfworld.copies import copy_game
-from tests.envs.alfworld.library_says import assert_as_stock, needs_a_library_at_work
-from tests.envs.alfworld.walks import replay, walk
+from tests.envs.alfworld.compare_with_pddlenv import assert_matches_pddlenv, needs_working_library
+from tests.envs.alfworld.game_files import copy_game
+from tests.envs.alfworld.random_walk import replay, walk
 
 
 def games_of(official: Path, task_type: TaskType) -> list[GameData]:
@@ -24,7 +24,7 @@ def games_of(official: Path, task_type: TaskType) -> list[GameData]:
 
 
 def assert_wins(file: Path, commands: Sequence[str] | None) -> None:
-    """All goal conditions are met at the last command, and not before."""
+    """All conditions of the goal hold after the last command, and not before."""
     assert commands, file
     passed = replay(file, commands)
     assert [now.won for now in passed] == [False] * len(commands) + [True], file
@@ -33,14 +33,14 @@ def assert_wins(file: Path, commands: Sequence[str] | None) -> None:
 
 
 def newly_worded(game: GameData, commands: Sequence[str], folder: Path) -> tuple[Path, list[str]]:
-    """The game with the grammar that ALFWorld installs today, and commands for it: `move` where there was `put`."""
+    """A copy with the grammar that ALFWorld ships today, and the commands for it: `move` in place of `put`."""
     grammar = shipped("alfred.twl2").replace(UNKNOWN_GOAL, game.goal_text)
     worded = [re.sub(r"^put (.+) in/on (.+)$", r"move \1 to \2", command) for command in commands]
     return copy_game(game.file, folder, grammar=grammar), worded
 
 
 def wins_in_both_wordings(game: GameData, commands: Sequence[str] | None, folder: Path) -> int:
-    """Check that the commands win, in the game's words and in a copy with those of today; how many put a thing down."""
+    """Check that the commands win the game, and a copy with today's grammar. Returns how many put an object down."""
     assert_wins(game.file, commands)
     file, worded = newly_worded(game, commands or (), folder)
     assert_wins(file, worded)
@@ -59,9 +59,9 @@ def test_the_old_wording_is_put(official: Path) -> None:
     assert all(now.next_command is None for now in passed)
 
 
-@needs_a_library_at_work
+@needs_working_library
 def test_a_game_says_what_the_library_says(official: Path) -> None:
-    assert_as_stock([games_of(official, TaskType.LOOK)[0].file], steps=12)
+    assert_matches_pddlenv([games_of(official, TaskType.LOOK)[0].file], steps=12)
 
 
 def test_the_planner_wins_a_game(official: Path) -> None:
@@ -70,18 +70,18 @@ def test_the_planner_wins_a_game(official: Path) -> None:
 
 
 def test_the_planner_wins_a_small_pick_in_the_old_wording_and_the_new(official: Path, tmp_path: Path) -> None:
-    """Look has no command whose words have changed."""
+    """The commands of Look are the same in both grammars."""
     game = min(games_of(official, TaskType.PICK), key=lambda game: len(game.problem))
     assert wins_in_both_wordings(game, solve_and_check(game), tmp_path) == 1
 
 
 @pytest.mark.long
-@needs_a_library_at_work
+@needs_working_library
 @pytest.mark.parametrize("task_type", list(TaskType))
 def test_all_games_say_what_the_library_says(official: Path, task_type: TaskType) -> None:
     games = games_of(official, task_type)
     assert len(games) == 9
-    assert_as_stock([game.file for game in games], steps=60)
+    assert_matches_pddlenv([game.file for game in games], steps=60)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The backend `thor`, on a stand-in for AI2-THOR: its Unity build is a download, so no frame of it is seen here."""
+"""The backend `thor`, with a stand-in for AI2-THOR, whose Unity build would have to be downloaded."""
 
 import json
 import shutil
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from rl4vlm.envs.alfworld import library, thor
-from rl4vlm.envs.registration import make_env
+from tests.envs.alfworld.random_walk import alfworld_env
 
 MODULE = "alfworld.agents.environment.alfred_thor_env"
 
 
 @pytest.fixture(autouse=True)
 def fresh_imports():
-    """What was found, or not, is kept by the process; these tests change what there is."""
+    """The process caches which modules exist, and these tests change that."""
     for cached in (library.load, thor._thor_class):
         cached.cache_clear()
     yield
@@ -25,7 +25,7 @@ def fresh_imports():
 
 
 class StandIn:
-    """Answers as `AlfredThorEnv` does, in batches of one; frames are blue, green, red."""
+    """Answers like `AlfredThorEnv`, in batches of one. Its frames are BGR."""
 
     def __init__(self, config, train_eval):
         self.config, self.envs, self.json_file_list, self.commands = config, [], [], []
@@ -65,7 +65,7 @@ class StandIn:
 
 @pytest.fixture
 def full_games(generated, tmp_path):
-    """Games with what AI2-THOR restores a scene from, as the benchmark's own have."""
+    """Games with the entry from which AI2-THOR restores a scene, as in the benchmark."""
     shutil.copytree(generated / "train", tmp_path / "train")
     for file in (tmp_path / "train").rglob("traj_data.json"):
         content = json.loads(file.read_text())
@@ -77,24 +77,25 @@ def full_games(generated, tmp_path):
 @pytest.fixture
 def stand_in(monkeypatch):
     module = ModuleType(MODULE)
-    module.AlfredThorEnv = StandIn
+    module.__dict__["AlfredThorEnv"] = StandIn
     monkeypatch.setitem(sys.modules, MODULE, module)
 
 
 def test_without_ai2thor_it_says_what_to_install(generated, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai2thor", None)
     with pytest.raises(ValueError, match=r"backend 'thor' needs AI2-THOR.*pip install 'alfworld\[vis\]"):
-        make_env("ALFWorld", data=generated, backend="thor")
+        alfworld_env(data=generated, backend="thor")
 
 
 def test_games_without_a_scene_to_restore_are_refused(generated, stand_in):
-    env = make_env("ALFWorld", data=generated, backend="thor")
+    env = alfworld_env(data=generated, backend="thor")
     with pytest.raises(ValueError, match=r"traj_data\.json: backend 'thor' needs.*object_poses"):
         env.reset(seed=0)
 
 
 def test_an_episode(full_games, stand_in):
-    env = make_env("ALFWorld", data=full_games, backend="thor")
+    env = alfworld_env(data=full_games, backend="thor")
+    assert isinstance(env._backend, thor.ThorBackend)
     image, info = env.reset(seed=0)
     assert image.shape == (300, 300, 3)
     assert image[0, 0].tolist() == [0, 0, 200]

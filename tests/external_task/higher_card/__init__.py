@@ -1,1 +1,1 @@
-"""A task in a package of its own: what docs/add-a-task.md walks through, and what a test takes through every stage."""
+"""A task in a package of its own: the example of docs/add-a-task.md, which a test takes through every stage."""

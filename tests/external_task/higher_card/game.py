@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,10 +36,10 @@ class HigherCard(CardTask[Hand]):
         keys=("cards", "thoughts"),
         hints={"cards": "the ranks of both cards", "thoughts": "which is higher"},
     )
-    perception_patterns: Mapping[str, re.Pattern[str]] = {"cards": re.compile(r'"cards":\s*(\[[^\]]*\])')}
+    perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {"cards": re.compile(r'"cards":\s*(\[[^\]]*\])')}
 
     def __init__(self, rules: str = "strict") -> None:
-        """`rules` is what every card game is asked for; this one has no other."""
+        """Every card game is given `rules`; this one has only one set of them."""
 
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> Hand:
         left, right = rng.choice(len(RANKS), size=2, replace=False) + 1

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on this machine that misbehaves on demand."""
+"""A local OpenAI-compatible endpoint that fails on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPLY = '{"thoughts": "up it goes", "action": "up"}'
 
 
 def completion(content: Any = REPLY, finish: str = "stop", usage: Any = (100, 10), **message: Any) -> dict[str, Any]:
-    """The body of a good response."""
+    """The body of a valid response."""
     return {
         "id": "made-up",
         "object": "chat.completion",
@@ -28,9 +28,12 @@ def completion(content: Any = REPLY, finish: str = "stop", usage: Any = (100, 10
 
 
 class Endpoint:
-    """What it was asked, in order, and what it will do: `plan` names a fault for each coming request, then all is well.
+    """Records all requests, and fails as planned.
 
-    Faults: an HTTP status (429 with Retry-After `retry_after`), `hang`, `reset`, `broken_json`, or a body to send.
+    Args:
+        plan: a fault for each of the first requests, or None for a normal answer; later answers are all normal.
+            A fault is an HTTP status (429 with Retry-After `retry_after`), `hang`, `reset`, `broken_json`, or a body.
+        say: makes the body of a normal answer from the body of the request.
     """
 
     def __init__(self, *plan: Any, say: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
@@ -48,7 +51,7 @@ class Endpoint:
         self.url = ""
 
     def fault(self, body: dict[str, Any], key: str | None) -> Any:
-        """Note a request, and what to do with it."""
+        """Record a request and return its fault."""
         with self.lock:
             self.asked.append(body)
             self.times.append(monotonic())
@@ -58,11 +61,11 @@ class Endpoint:
 
 @contextmanager
 def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Run the endpoint while the block lasts; its address is `endpoint.url`."""
+    """Run the endpoint inside the block, at the address `endpoint.url`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Head and body in one packet: in two, the second waits 40 ms for the first to be acknowledged.
+        # Send head and body in one packet. A second packet would wait 40 ms until the first is acknowledged.
         wbufsize = -1
 
         def do_POST(self) -> None:
@@ -81,7 +84,7 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
                 endpoint.over.wait(30)
                 self.close_connection = True
             elif fault == "reset":
-                # Lingering for no time makes the close a reset.
+                # With a linger time of 0, closing the socket sends a reset.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
             elif fault == "broken_json":
@@ -110,7 +113,7 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """A client that was killed is no news."""
+            """Ignore clients that were killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

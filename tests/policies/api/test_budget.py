@@ -1,4 +1,4 @@
-"""Tokens, costs, and the cap."""
+"""Tokens, costs and the spending cap."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_tokens_and_dollars_add_up() -> None:
     assert totals["new_cost_usd"] == pytest.approx(COST)
 
 
-def test_the_cap_counts_what_is_under_way() -> None:
+def test_the_cap_counts_requests_that_are_under_way() -> None:
     spent = budget(cap=2.5 * COST)
     spent.charge(ANSWER, 0, spent.reserve())
     assert spent.reserve() == pytest.approx(COST)
@@ -39,7 +39,7 @@ def test_the_cap_counts_what_is_under_way() -> None:
         spent.reserve()
 
 
-def test_what_it_affords() -> None:
+def test_affords_as_many_replies_as_the_cap_allows() -> None:
     spent = budget(cap=4.5 * COST)
     spent.charge(ANSWER, 0, spent.reserve())
     assert spent.affords(3)
@@ -47,7 +47,7 @@ def test_what_it_affords() -> None:
     assert budget().affords(10**9)
 
 
-def test_what_never_came_is_given_back() -> None:
+def test_a_failed_request_releases_its_reservation() -> None:
     spent = budget(cap=2.5 * COST)
     spent.charge(ANSWER, 0, spent.reserve())
     spent.release(spent.reserve())
@@ -62,7 +62,7 @@ def test_answers_from_the_cache_count_too() -> None:
     assert spent.totals()["cost_usd"] == pytest.approx(COST)
 
 
-def test_an_answer_without_usage_costs_as_much_as_the_dearest() -> None:
+def test_an_answer_without_usage_counts_as_the_most_expensive_so_far() -> None:
     spent = budget()
     spent.charge(ANSWER, 0, spent.reserve())
     spent.charge(Answer("", Kind.MALFORMED), 0, spent.reserve())
@@ -70,5 +70,5 @@ def test_an_answer_without_usage_costs_as_much_as_the_dearest() -> None:
     assert spent.totals()["requests_without_usage"] == 1
 
 
-def test_before_the_first_answer_a_full_reply_is_set_aside() -> None:
+def test_before_the_first_answer_a_full_reply_is_reserved() -> None:
     assert budget().reserve() == pytest.approx(100 * 10.0 / 1e6)

@@ -1,4 +1,4 @@
-"""An endpoint that fails in every way that endpoints fail, seen by the policy and by an evaluation."""
+"""How the policy and an evaluation handle every way in which an endpoint can fail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def policy_for(endpoint: Endpoint, folder: Path, temperature: float = 0.2, **cha
 
 
 def requests(count: int, seed: int = 1) -> list[Request]:
-    """Requests of as many episodes; several show the same picture."""
+    """One request from each of `count` episodes; several show the same image."""
     found = [climb_slot(seed + place, endless=False).request for place in range(count)]
     return [request for request in found if request is not None]
 
@@ -51,8 +51,8 @@ def texts(policy: ApiPolicy, asked: list[Request]) -> list[str]:
     return [reply.text for reply in policy.act(asked)]
 
 
-class TestWhatPasses:
-    """A failure that goes away costs a retry, and nobody notices."""
+class TestTemporaryFailures:
+    """A temporary failure is retried and does not show in the replies."""
 
     @pytest.mark.parametrize(
         ("fault", "wait"), [(429, 0.4), (500, 0.3), (503, 0.3), ("reset", 0.3), ("hang", 0.3)], ids=str
@@ -74,7 +74,7 @@ class TestWhatPasses:
 
 
 class TestBrokenReplies:
-    """A reply without a text is an empty one, counted by its kind."""
+    """An answer without text gives an empty reply and is counted by its kind."""
 
     @pytest.mark.parametrize(
         ("fault", "kind"),
@@ -102,8 +102,8 @@ class TestBrokenReplies:
         assert policy.totals()["replies"] == {"refusal": 1}
 
 
-class TestWhatStays:
-    """A failure that does not go away is an error that says where and what, and how to go on."""
+class TestPermanentFailures:
+    """A failure that stays raises an error that names the endpoint and says how to continue."""
 
     @pytest.mark.parametrize("status", [400, 401, 404])
     def test_a_refused_request_is_not_repeated(self, status: int, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ class TestWhatStays:
         ("fault", "message"),
         [(500, "HTTP 500"), ("hang", "no answer within 0.2 s, after 1 retries"), ("reset", "no connection")],
     )
-    def test_after_the_last_retry_it_is_one(self, fault: Any, message: str, tmp_path: Path) -> None:
+    def test_after_the_last_retry_it_is_an_error(self, fault: Any, message: str, tmp_path: Path) -> None:
         with serving(Endpoint(fault, fault)) as endpoint, pytest.raises(ApiError, match=message):
             policy_for(endpoint, tmp_path, max_retries=1, timeout=0.2).act(requests(1))
 
-    def test_what_was_answered_beside_it_is_kept(self, tmp_path: Path) -> None:
+    def test_other_answers_are_stored(self, tmp_path: Path) -> None:
         with serving(Endpoint(None, None, 401)) as endpoint:
             with pytest.raises(ApiError, match="401"):
                 policy_for(endpoint, tmp_path, concurrency=1).act(requests(5))
@@ -186,7 +186,7 @@ class TestCache:
                 texts(policy_for(endpoint, tmp_path), requests(1))
 
 
-class TestPace:
+class TestConcurrencyAndRate:
     def test_requests_are_under_way_together_but_not_more_than_allowed(self, tmp_path: Path) -> None:
         def slowly(body: Mapping[str, Any]) -> dict[str, Any]:
             time.sleep(0.1)
@@ -233,7 +233,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def forward(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A reply to NumberLine that gets there now and then."""
+    """A reply to NumberLine that wins some episodes."""
     return completion('{"thoughts": "on", "action": "+"}')
 
 
@@ -260,12 +260,12 @@ class TestEvaluation:
         assert part["partial"] is True
         assert part["stopped"] == "what was left of the spending cap went to the episodes that were running"
         assert 2 < part["episodes"] < 8
-        # Not a reply was paid for in vain.
+        # Every paid reply belongs to a finished episode.
         assert part["api"]["requests"] == sum(line["length"] for line in lines_of(tmp_path / "part"))
         assert part["api"]["cost_usd"] <= cap
         assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")[: part["episodes"]]
 
-    def test_a_raised_cap_goes_on_from_there(self, tmp_path: Path) -> None:
+    def test_a_higher_cap_continues_from_there(self, tmp_path: Path) -> None:
         prices = {"input_price": 1.0, "output_price": 0.0}
         with serving(Endpoint(say=forward)) as endpoint:
             part = evaluate(endpoint, tmp_path, api={**prices, "spending_cap": 0.003})
@@ -301,7 +301,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
     def command(folder: str, endpoint: Endpoint) -> list[str]:
         api = {"model": "m", "base_url": endpoint.url, "cache": str(tmp_path / folder / "cache"), "concurrency": 2}
         words = setting_words({"episodes": 8, "num_envs": 2, "temperature": 0.0, "api": api})

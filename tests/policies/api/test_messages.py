@@ -1,10 +1,11 @@
-"""What is sent, and what is made of whatever comes back."""
+"""Request bodies, and parsed responses of every shape."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,23 +18,23 @@ from rl4vlm.policies.api.messages import Answer, Kind, data_url, question_key, r
 from tests.policies.api.endpoint import completion
 
 SETTINGS = ApiSettings(model="m", base_url="http://localhost/v1")
-PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
 
-def body_of(**changes: object) -> dict[str, object]:
+def body_of(**changes: object) -> dict[str, Any]:
     settings = ApiSettings(model="m", base_url="http://localhost/v1", **changes)  # type: ignore[arg-type]
-    return request_body(PICTURE, "What now?", settings, temperature=0.2, max_new_tokens=7)
+    return request_body(IMAGE, "What now?", settings, temperature=0.2, max_new_tokens=7)
 
 
-def test_the_image_arrives_as_it_is() -> None:
-    head, _, data = data_url(PICTURE).partition(",")
+def test_the_image_is_sent_without_loss() -> None:
+    head, _, data = data_url(IMAGE).partition(",")
     assert head == "data:image/png;base64"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), PICTURE)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
 
 
 def test_a_request_is_the_image_and_then_the_prompt() -> None:
     body = body_of()
-    (message,) = body["messages"]  # type: ignore[misc]
+    (message,) = body["messages"]
     assert [part["type"] for part in message["content"]] == ["image_url", "text"]
     assert message["content"][1]["text"] == "What now?"
     assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("m", 0.2, 7)
@@ -45,15 +46,15 @@ def test_fields_can_be_added_and_left_out() -> None:
     assert body["reasoning_effort"] == "low"
 
 
-def test_a_key_is_of_all_that_can_change_the_answer() -> None:
+def test_the_key_depends_on_all_that_can_change_the_answer() -> None:
     key = question_key("here", body_of(), 0)
     assert question_key("here", dict(reversed(body_of().items())), 0) == key
     others = [
         question_key("there", body_of(), 0),
         question_key("here", body_of(), 1),
         question_key("here", {**body_of(), "temperature": 0.3}, 0),
-        question_key("here", request_body(PICTURE[::-1], "What now?", SETTINGS, temperature=0.2, max_new_tokens=7), 0),
-        question_key("here", request_body(PICTURE, "What then?", SETTINGS, temperature=0.2, max_new_tokens=7), 0),
+        question_key("here", request_body(IMAGE[::-1], "What now?", SETTINGS, temperature=0.2, max_new_tokens=7), 0),
+        question_key("here", request_body(IMAGE, "What then?", SETTINGS, temperature=0.2, max_new_tokens=7), 0),
     ]
     assert len({key, *others}) == 6
 
@@ -72,7 +73,7 @@ def test_a_key_is_of_all_that_can_change_the_answer() -> None:
         (completion("", finish="content_filter"), Answer("", Kind.REFUSAL, 100, 10)),
         (completion(None), Answer("", Kind.EMPTY, 100, 10)),
         (completion(" \n"), Answer("", Kind.EMPTY, 100, 10)),
-        # All its tokens went into thinking.
+        # A reasoning model may use up all tokens before it writes text.
         (completion("", finish="length"), Answer("", Kind.EMPTY, 100, 10)),
         ({**completion(), "choices": []}, Answer("", Kind.EMPTY, 100, 10)),
         ({**completion(), "choices": [None]}, Answer("", Kind.MALFORMED, 100, 10)),
@@ -87,11 +88,11 @@ def test_every_answer_is_of_a_kind(body: object, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<html>", '{"choices": [', "[" * 100_000])
-def test_what_is_no_json_is_malformed(text: str) -> None:
+def test_a_body_that_is_not_json_is_malformed(text: str) -> None:
     assert read_answer(200, text) == Answer("", Kind.MALFORMED)
 
 
-def test_an_error_is_a_refusal() -> None:
+def test_an_error_status_is_a_refusal() -> None:
     assert read_answer(400, json.dumps(completion())) == Answer("", Kind.REFUSAL)
 
 
@@ -107,5 +108,5 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_nothing_that_is_json_breaks_the_perception(body: object) -> None:
+def test_any_json_is_parsed_without_an_error(body: object) -> None:
     assert isinstance(read_answer(200, json.dumps(body)), Answer)

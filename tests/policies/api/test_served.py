@@ -1,4 +1,4 @@
-"""A checkpoint asked over HTTP says what it says in this process, and its server never outlives its user."""
+"""A served checkpoint gives the same replies as in this process, and its server never outlives its parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import TEXTS
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of random weights, so large that its greedy replies differ from picture to picture."""
+    """A checkpoint with random weights, scaled up so that its greedy replies differ between images."""
     import torch
 
     from rl4vlm.base_model.tiny import build
@@ -36,7 +36,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weights in backbone.model.parameters():
             if weights.ndim > 1:
                 weights.mul_(12)
-        # It would say special tokens now and then, were they not suppressed.
+        # Make special tokens likely, so that the test fails if they are not suppressed.
         special = Encoder(backbone.processor).suppressed_ids()
         backbone.model.get_output_embeddings().weight[special] *= 2
     folder = tmp_path_factory.mktemp("talkative")
@@ -45,7 +45,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def played(policy: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:
-    """The summary, and each episode's actions and replies."""
+    """The summary, and the (action, reply) pairs of each episode."""
     settings = EvaluationSettings(
         episodes=6,
         num_envs=3,
@@ -64,12 +64,17 @@ def is_open(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def test_replies_over_http_are_those_in_process(
+def test_replies_over_http_equal_those_in_process(
     talkative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ports = []
+    ports: list[int] = []
     start = Server.start
-    monkeypatch.setattr(Server, "start", lambda server: (start(server), ports.append(server.port)))
+
+    def start_and_record(server: Server) -> None:
+        start(server)
+        ports.append(server.port)
+
+    monkeypatch.setattr(Server, "start", start_and_record)
     _, here = played(str(talkative), tmp_path / "here", tmp_path)
     summary, there = played(f"served:{talkative}", tmp_path / "there", tmp_path / "cache")
     assert there == here
@@ -82,7 +87,7 @@ def test_replies_over_http_are_those_in_process(
 
 
 @pytest.mark.long
-def test_an_adapter_is_served_as_it_plays_here(talkative: Path, tmp_path: Path) -> None:
+def test_a_served_adapter_plays_as_in_process(talkative: Path, tmp_path: Path) -> None:
     import torch
 
     from rl4vlm.config.stages.backbone import LoraSettings
@@ -105,7 +110,7 @@ def test_an_adapter_is_served_as_it_plays_here(talkative: Path, tmp_path: Path) 
     assert there == here != bare
 
 
-def test_the_server_ends_when_its_user_is_killed(talkative: Path) -> None:
+def test_the_server_ends_when_its_parent_is_killed(talkative: Path) -> None:
     user = (
         "import sys, time; from pathlib import Path; from rl4vlm.policies.api.served import Server;"
         "server = Server(Path(sys.argv[1]), dtype='float32', device='cpu'); server.start();"
@@ -122,7 +127,7 @@ def test_the_server_ends_when_its_user_is_killed(talkative: Path) -> None:
         process.stdout.close()
     deadline = time.monotonic() + 10
     while is_open(port):
-        assert time.monotonic() < deadline, "the server is still there"
+        assert time.monotonic() < deadline, "the server still runs"
         time.sleep(0.05)
 
 
@@ -134,7 +139,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) 
     assert not is_open(server.port)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint folder .*nowhere"):
         Server(tmp_path / "nowhere", dtype="float32", device="cpu")
 

@@ -1,4 +1,4 @@
-"""What the settings of an endpoint refuse."""
+"""Invalid settings of an endpoint are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 
-GOOD = {"model": "m", "base_url": "https://example.org/v1"}
+GOOD: dict[str, Any] = {"model": "m", "base_url": "https://example.org/v1"}
 
 
 @pytest.mark.parametrize(

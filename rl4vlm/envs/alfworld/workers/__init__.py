@@ -1,5 +1,6 @@
-"""Engines in processes of their own: many games at once on all cores, memory that stays bounded, crashes survived.
+"""Engines in worker processes: games run in parallel on all cores, in bounded memory, and survive a worker's death.
 
-`serving` is what such a process does, `process` starts and ends it, `protocol` is what goes in and out. `pool` gives
-games to processes and replaces those that die; `solvers` gives them plans to find.
+`fork_server` is the process that workers are forked from, `serving` is what runs inside of them, `worker` starts and
+stops them and talks to them in the words of `protocol`. `engine_pool` runs games in workers and replaces workers that
+die, `solvers` finds plans in them.
 """

@@ -1,4 +1,4 @@
-"""What is asked of a worker process, and what comes back."""
+"""The requests to a worker process, and its answers."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any, Literal
 from rl4vlm.envs.alfworld.games import BadGame
 
 Outcome = Literal["done", "wrong", "bad game", "failed", "crash"]
-"""How a request ended: well, by the asker's fault, the game's, the engine's, or with the death of two workers."""
+"""How a request ended: done, an invalid request, a bad game, an error in the engine, or the death of two workers."""
 
 Answer = tuple[Outcome, Any]
-"""The outcome, and what the call returned or what was wrong, in words."""
+"""The outcome, with what the call returned or the message of the error."""
 
 
 class EngineCrash(RuntimeError):
-    """A request killed the worker that served it, twice."""
+    """A request killed two workers in a row."""
 
 
 @dataclass(eq=False)
 class Request:
-    """A call on a game's engine (`start`, `act`, `restore`, `close`) or on none (`solve`), and later its answer.
+    """A call on a game's engine (`start`, `act`, `restore`, `close`) or without one (`solve`), and its answer.
 
     Attributes:
-        game: the number of the game in its pool.
-        call: a name from above.
-        arguments: what the call is given.
-        awaited: whether somebody will ask for the answer; a pool's own requests have nobody who does.
-        answer: None until it has come.
-        deaths: how many workers died of it.
+        game: number of the game in its pool.
+        call: one of the names above.
+        arguments: arguments of the call.
+        awaited: whether a game waits for the answer. Nobody waits for the requests that the pool itself makes.
+        answer: None until it has arrived.
+        deaths: number of workers that died of this request.
     """
 
     game: int
@@ -43,7 +43,7 @@ class Request:
         return self.call in ("start", "restore")
 
     def result(self) -> Any:
-        """What the call returned. Raises ValueError, BadGame, RuntimeError or EngineCrash where not."""
+        """What the call returned. Raises ValueError, BadGame, RuntimeError or EngineCrash if it failed."""
         assert self.answer is not None
         outcome, value = self.answer
         if outcome == "wrong":
@@ -53,5 +53,5 @@ class Request:
         if outcome == "crash":
             raise EngineCrash(value)
         if outcome == "failed":
-            raise RuntimeError(f"an ALFWorld engine failed:\n{value}")
+            raise RuntimeError(f"ALFWorld's engine failed in a worker process:\n{value}")
         return value

@@ -1,4 +1,4 @@
-"""Worker processes that plan: walkthroughs for many games at once."""
+"""Find walkthroughs for many games at once, in worker processes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from multiprocessing.connection import Connection, wait
 
 from rl4vlm.core.progress import progress
 from rl4vlm.envs.alfworld.games import GameData
-from rl4vlm.envs.alfworld.workers.process import Worker, checked_processes, stop_all
 from rl4vlm.envs.alfworld.workers.protocol import EngineCrash, Request
+from rl4vlm.envs.alfworld.workers.worker import Worker, checked_processes, stop_all
 
 
 class Solvers:
-    """Worker processes that plan. Call it with games; use it as a context manager."""
+    """Worker processes that plan. Use it as a context manager and call it with games."""
 
     def __init__(self, processes: int | None = None) -> None:
-        """`processes`: how many, by default as many as this process may use cores. Raises ValueError below one."""
+        """`processes`: number of workers, by default one per core. Raises ValueError if it is below 1."""
         self._processes = checked_processes(processes)
         self._workers: list[Worker] = []
 
@@ -28,7 +28,7 @@ class Solvers:
         stop_all(self._workers)
 
     def __call__(self, games: Sequence[GameData]) -> list[tuple[str, ...] | None]:
-        """Each game's walkthrough, found by the planner and played to its end; None where there is none.
+        """Find a walkthrough for each game and play it to its end. None for a game that the planner cannot solve.
 
         Raises:
             ValueError: a game cannot be translated; its file is named.

@@ -1,4 +1,4 @@
-"""Whether processes are there."""
+"""Check whether processes exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there, be it as a zombie."""
+    """Whether a process exists, even as a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

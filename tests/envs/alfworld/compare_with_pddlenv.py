@@ -1,4 +1,4 @@
-"""Holding the engine against the unchanged library: the same random walk, sentence for sentence."""
+"""Compare the engine with the unchanged library on the same random walks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.types import Situation
 
-STOCK = Path(__file__).with_name("stock.py")
-needs_a_library_at_work = pytest.mark.skipif(
-    sys.version_info >= (3, 13), reason="the library itself writes into locals(): not from 3.13 on"
+REFERENCE_ENV = Path(__file__).with_name("reference_env.py")
+needs_working_library = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="the unchanged library writes to locals(), which fails from Python 3.13 on"
 )
 
 
-def assert_as_stock(files: Sequence[Path], steps: int) -> None:
-    """Every command, sentence, fact and outcome of a random walk in each game is what `PddlEnv` gives."""
-    words = [sys.executable, str(STOCK), str(steps), *map(str, files)]
+def assert_matches_pddlenv(files: Sequence[Path], steps: int) -> None:
+    """Compare every command, sentence, fact and outcome of a random walk in each game with those of `PddlEnv`."""
+    words = [sys.executable, str(REFERENCE_ENV), str(steps), *map(str, files)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     played = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(played) == len(files)

@@ -1,4 +1,4 @@
-"""Copies of games, and changes in them."""
+"""Copy games and change the copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rl4vlm.envs.alfworld.games import GAME, TRAJECTORY
 
 
 def copy_game(file: Path, folder: Path, **changed: Any) -> Path:
-    """A copy of a game in `folder`, made if need be, with other entries in its `game.tw-pddl`; that file."""
+    """Copy a game to `folder`, with changed entries in its `game.tw-pddl`. Returns the path of that file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TRAJECTORY).write_text(file.with_name(TRAJECTORY).read_text())
     copy = folder / GAME
@@ -19,7 +19,7 @@ def copy_game(file: Path, folder: Path, **changed: Any) -> Path:
 
 
 def change_goal(file: Path, task_type: str | None = None, **parameters: str) -> Path:
-    """Change what a copy's trajectory says of the task, and nothing in the game; `file`."""
+    """Change the goal in the `traj_data.json` of a copy, but not in the game itself. Returns `file`."""
     trajectory = json.loads(file.with_name(TRAJECTORY).read_text())
     trajectory["task_type"] = task_type or trajectory["task_type"]
     trajectory["pddl_params"].update(parameters)

@@ -1,4 +1,4 @@
-"""Engine processes: the same games as in this process, crashes survived, memory bounded, nothing left behind."""
+"""Engines in workers: the same games as in this process, crashes survived, bounded memory, nothing left behind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import BadGame, GameData
 from rl4vlm.envs.alfworld.types import Situation, TaskType
-from rl4vlm.envs.alfworld.workers import pool as pools
-from rl4vlm.envs.alfworld.workers import process
-from rl4vlm.envs.alfworld.workers.pool import EnginePool, RemoteGame, open_game
+from rl4vlm.envs.alfworld.workers import engine_pool as pools
+from rl4vlm.envs.alfworld.workers import fork_server, worker
+from rl4vlm.envs.alfworld.workers.engine_pool import EnginePool, RemoteGame, open_game
 from rl4vlm.envs.alfworld.workers.protocol import EngineCrash
-from rl4vlm.envs.registration import make_env
+from tests.envs.alfworld.random_walk import alfworld_env
 from tests.envs.alfworld.workers.pids import alive, wait_until_gone
 
 
@@ -63,7 +63,7 @@ def test_games_are_those_of_an_engine_here(pool: EnginePool, by_type: dict[TaskT
     assert games[0].state() == engines[0].state()
 
 
-def test_a_killed_worker_is_replaced_and_its_games_go_on(
+def test_a_killed_worker_is_replaced_and_its_games_continue(
     pool: EnginePool, by_type: dict[TaskType, GameData], caplog: pytest.LogCaptureFixture
 ) -> None:
     games = [pool.game() for _ in range(4)]
@@ -72,7 +72,7 @@ def test_a_killed_worker_is_replaced_and_its_games_go_on(
         walk(game, game.start(file), steps=8, seed=2)
         walk(engine, engine.start(file), steps=8, seed=2)
     victim = pool.pids[0]
-    os.kill(victim, signal.SIGSTOP)  # so that it dies with questions unanswered
+    os.kill(victim, signal.SIGSTOP)  # so that it dies with requests unanswered
     for game in games:
         game.send_act("inventory")
     with caplog.at_level(logging.WARNING):
@@ -87,16 +87,16 @@ def test_a_killed_worker_is_replaced_and_its_games_go_on(
 
 
 def changed_workers(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Have workers that start from now on run `change`, lines of Python about the module `engine`, first."""
+    """Make all workers from now on run `change` first: lines of Python that patch the module `engine`."""
     imports = (
         "import os, sys\nfrom rl4vlm.envs.alfworld import engine\n"
-        "from rl4vlm.envs.alfworld.workers.serving import nurse\n"
+        "from rl4vlm.envs.alfworld.workers.fork_server import run\n"
     )
-    monkeypatch.setattr(process, "_PROGRAM", f"{imports}{change}nurse(int(sys.argv[1]))\n")
-    monkeypatch.setattr(process.Nursery, "_found", None)
+    monkeypatch.setattr(fork_server, "_PROGRAM", f"{imports}{change}run(int(sys.argv[1]))\n")
+    monkeypatch.setattr(fork_server.ForkServer, "_current", None)
 
 
-def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
+def test_a_request_that_kills_twice_is_an_error_and_other_games_continue(
     monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
 ) -> None:
     changed_workers(
@@ -119,10 +119,8 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_go_on(
     assert games[1].start(files(by_type)[1]) == starts[1]
 
 
-def test_a_worn_worker_makes_room_for_a_fresh_one(
-    by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "STARTS_PER_WORKER", 3)
+def test_an_exhausted_worker_is_replaced(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "STARTS_PER_WORKER", 3)
     file = by_type[TaskType.PICK].file
     with EnginePool(processes=1) as pool:
         game, other = pool.game(), pool.game()
@@ -142,7 +140,7 @@ def test_a_worn_worker_makes_room_for_a_fresh_one(
 
 
 def test_memory_is_a_reason_to_retire(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "MEGABYTES_PER_WORKER", 1)
+    monkeypatch.setattr(worker, "MEGABYTES_PER_WORKER", 1)
     with EnginePool(processes=1) as pool:
         game = pool.game()
         game.start(by_type[TaskType.PICK].file)
@@ -161,10 +159,10 @@ def test_bad_input_is_named_and_costs_no_worker(
         game.start(tmp_path / "nothing.tw-pddl")
     game.start(by_type[TaskType.PICK].file)
     game.send_act("look")
-    with pytest.raises(ValueError, match="has not been received"):
+    with pytest.raises(ValueError, match="before the answer to the last one"):
         game.send_act("look")
     assert game.receive().steps == 1
-    with pytest.raises(ValueError, match="nothing was sent"):
+    with pytest.raises(ValueError, match="no request was sent"):
         game.receive()
     game.close()
     game.close()
@@ -218,9 +216,11 @@ def test_a_forgotten_pool_leaves_nothing(by_type: dict[TaskType, GameData]) -> N
 
 @pytest.mark.long
 def test_memory_is_bounded_over_a_thousand_resets(generated: Path) -> None:
-    """That of the workers, and of this process, which keeps what it knows of the rooms and draws the pictures."""
-    envs = [make_env("ALFWorld", data=generated) for _ in range(4)]
+    """The memory of the workers, and of this process, which caches rooms and draws images."""
+    envs = [alfworld_env(data=generated) for _ in range(4)]
     rng, largest, here = random.Random(0), 0.0, []
+    shared = pools._shared
+    assert shared is not None
     for _ in range(250):
         for env in envs:
             env.reset(seed=rng.randrange(1000))
@@ -229,10 +229,9 @@ def test_memory_is_bounded_over_a_thousand_resets(generated: Path) -> None:
                 env.step_async(rng.randrange(len(env.view().actions)))
             for env in envs:
                 env.step_wait()
-        assert pools._shared is not None
-        largest = max(largest, pools._shared.megabytes)
+        largest = max(largest, shared.megabytes)
         here.append(psutil.Process().memory_info().rss / 1024**2)
-    assert pools._shared.replaced == 0
+    assert shared.replaced == 0
     for env in envs:
         env.close()
     assert largest < 400

@@ -1,6 +1,6 @@
-"""What the unchanged `PddlEnv` says on random walks, a line of JSON a game: `python stock.py STEPS GAME_FILE...`.
+"""Print what the unchanged `PddlEnv` answers on random walks, one line of JSON per game.
 
-Run in a process of its own, so that nothing that this package changes in the library can reach it.
+Run `python reference_env.py STEPS GAME_FILE...` in a process of its own: this package patches the library.
 """
 
 import json

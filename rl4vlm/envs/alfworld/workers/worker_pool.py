@@ -1,12 +1,12 @@
-"""The workers of a pool: who takes one more game, who is too worn to, who comes in place of the dead."""
+"""The workers of an engine pool: which one takes a new game, and which ones are retired or replaced."""
 
 from __future__ import annotations
 
-from rl4vlm.envs.alfworld.workers.process import Worker, stop_all
+from rl4vlm.envs.alfworld.workers.worker import Worker, stop_all
 
 
-class Crew:
-    """At most `processes` workers that take games, and retired ones that stay until their last game has left them."""
+class WorkerPool:
+    """At most `processes` active workers, and retired ones that stay until their last game has left."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -17,9 +17,9 @@ class Crew:
     def workers(self) -> list[Worker]:
         return [*self._active, *self._retired]
 
-    def take(self, game: int) -> Worker:
-        """The worker that has a game from now on: a new one while there may be more, else the least busy."""
-        self._retire_the_worn()
+    def assign(self, game: int) -> Worker:
+        """Give a game to a new worker if one more is allowed, else to the one with the fewest games."""
+        self._retire_exhausted()
         busy = all(worker.games for worker in self._active)
         if busy and len(self._active) < self.processes:
             self._active.append(Worker())
@@ -27,8 +27,8 @@ class Crew:
         worker.games.add(game)
         return worker
 
-    def release(self, worker: Worker, game: int) -> bool:
-        """Take a game from its worker; whether that goes on with others, or for others to come."""
+    def detach(self, worker: Worker, game: int) -> bool:
+        """Detach a game from its worker. Returns False if the worker was retired."""
         worker.games.discard(game)
         if worker in self._retired and not worker.games:
             self._retired.remove(worker)
@@ -36,22 +36,22 @@ class Crew:
         return worker in self._active
 
     def replace(self, dead: Worker) -> Worker:
-        """A fresh worker in a dead one's place, with its games."""
+        """Start a worker in place of a dead one. It takes over the games."""
         dead.stop(patience=0.5)
         fresh = Worker()
         fresh.games = set(dead.games)
-        among = self._active if dead in self._active else self._retired
-        among[among.index(dead)] = fresh
+        group = self._active if dead in self._active else self._retired
+        group[group.index(dead)] = fresh
         return fresh
 
     def stop(self) -> None:
-        """End all workers. Safe to call twice."""
+        """Stop all workers. Safe to call twice."""
         stop_all(self._active, self._retired)
 
-    def _retire_the_worn(self) -> None:
-        for worker in [worker for worker in self._active if worker.worn]:
+    def _retire_exhausted(self) -> None:
+        for worker in [worker for worker in self._active if worker.exhausted]:
             self._active.remove(worker)
-            if worker.games:
+            if worker.games:  # it serves these until they are started anew, elsewhere
                 self._retired.append(worker)
             else:
                 worker.stop()
