@@ -97,7 +97,8 @@ docs: $(INSTALLED)
 	mv docs/rules.md.new docs/rules.md
 	$(BIN)/rl4vlm settings-docs
 
-# The documents as a site, in site/: open site/index.html. A broken link or reference is an error.
+# The documents as a site: open site/index.html, or `python -m http.server -d site` to search in it as well.
+# A broken link or reference is an error.
 docs-site: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet
 
