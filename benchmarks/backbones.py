@@ -1,4 +1,4 @@
-"""Random-weight backbones to measure with, built from shapes: nothing is downloaded."""
+"""Builds backbones with random weights from their shapes, to measure with. Downloads nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig
 
-from rl4vlm.base_model.tiny import IMAGE, TinySizes, build_processor, train_tokenizer
+from rl4vlm.base_model.tiny import IMAGE, build_processor, train_tokenizer
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.core.types import PromptParts, Style, View
 from rl4vlm.interaction.prompt import render
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import Backbone
-from rl4vlm.models.lora import LoraSettings, ensure_adapter
+from rl4vlm.models.lora import ensure_adapter
 from rl4vlm.models.shapes import SHAPES as KNOWN
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.tasks.registry import TASKS, get_task
@@ -39,7 +41,7 @@ SMALL_TOWER = {
     "patch_size": 14,
 }
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    # LLaVA-1.6's picture (one view, 576 tokens) and vocabulary, and little behind them.
+    # The image tokens (one view, 576 tokens) and the vocabulary of LLaVA-1.6 with a small language model.
     "llava-23m": _llava(
         {
             "hidden_size": 256,
@@ -50,7 +52,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         },
         SMALL_TOWER,
     ),
-    # The same size with fewer words and more behind them: less is won by leaving logits out.
+    # The same size with a smaller vocabulary and a larger language model: skipping logits saves less here.
     "llava-23m-8k": _llava(
         {
             "hidden_size": 384,
@@ -61,7 +63,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         },
         SMALL_TOWER,
     ),
-    # For this benchmark's own tests.
+    # For the tests.
     "llava-test": _llava(
         {
             "hidden_size": 32,
@@ -82,7 +84,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "llava-mistral-7b": KNOWN["llava-v1.6-mistral-7b"],
 }
 VOCABULARY = 425
-"""Of the tokenizer, which is trained on the tasks' prompts: these come out at about 170 tokens, as with LLaVA's own."""
+"""Size of the tokenizer's vocabulary. With it, prompts have about 170 tokens, as with LLaVA's tokenizer."""
 
 
 def build(
@@ -95,7 +97,7 @@ def build(
     temperature: float = 0.2,
     seed: int = 0,
 ) -> ActorCritic:
-    """A model of one of `SHAPES` with a value head, all weights drawn from `seed`."""
+    """Build a model of one of `SHAPES` with a value head and random weights drawn from `seed`."""
     config = AutoConfig.for_model(**SHAPES[name])
     vision = config.vision_config
     tokenizer = train_tokenizer(prompts(), (), VOCABULARY)
@@ -117,12 +119,12 @@ def build(
 
 
 def config_of(model: ActorCritic) -> LlavaConfig:
-    """The shapes that a model was built with."""
+    """The config that a model was built from."""
     return model.model.config
 
 
 def prompts() -> list[str]:
-    """Every task's prompt with its texts unfilled, to train a tokenizer on."""
+    """Every task's prompt with unfilled placeholders, to train a tokenizer on."""
     return [_unfilled(get_task(name).prompt) for name in TASKS] * 20
 
 

@@ -1,10 +1,8 @@
-"""Arithmetic and memory traffic of a LLaVA, counted from its config's shapes: what the method needs, nothing wasted.
+"""Counts the least arithmetic and memory traffic that PPO needs for a LLaVA, from its config's shapes.
 
-A multiplication with the addition after it is two operations (FLOPs). Counted are matrix products and attention over
-the pairs that a causal mask leaves; norms, activations and softmax are not. Padding, logits that nobody reads and
-passes that are made twice are not needed, so they are not counted: they show as a smaller share of the ceiling.
-
-Legend: P prompt tokens with the picture's, R reply tokens.
+A multiplication and the addition after it count as two operations (FLOPs). Matrix products count, and so does attention
+over the pairs of tokens that a causal mask leaves. Norms, activations and softmax do not count. Neither does avoidable
+work, such as padding, unused logits and repeated passes: it shows as a smaller share of the ceiling.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ from transformers import LlavaConfig
 
 FLOAT32 = 4
 ADAM_PASSES = 7
-"""Values that an Adam step reads (weight, gradient, two moments) and writes (weight, two moments) for each weight."""
+"""Values that an Adam step reads (weight, gradient, two moments) and writes (weight, two moments) per weight."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs, and bytes between memory and processor; works add up."""
+    """FLOPs, and bytes moved between memory and processor."""
 
     flops: float
     bytes: float
@@ -31,13 +29,13 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def seconds(self, ceiling: Ceiling) -> float:
-        """The least time that it can take: arithmetic and traffic may overlap."""
+        """The least time in seconds. Arithmetic and traffic can overlap, so the slower one decides."""
         return max(self.flops / ceiling.flops, self.bytes / ceiling.bytes)
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the hardware does in a second, measured: FLOPs in large matrix products, bytes in large copies."""
+    """Measured limits of the hardware: FLOPs per second in large matrix products, bytes per second in large copies."""
 
     flops: float
     bytes: float
@@ -47,8 +45,11 @@ class Ceiling:
 class Part:
     """Linear layers and attention of a vision tower, a projector, a language model or a head.
 
-    `weights` are the sum of in*out over the linear layers, `adapters` that of rank*(in+out) where adapters are trained,
-    `trained` says whether the weights themselves are, and `attention` is layers * heads * head size.
+    Attributes:
+        weights: sum of in*out over the linear layers.
+        adapters: sum of rank*(in+out) over the LoRA adapters; 0 without adapters.
+        trained: whether the weights themselves are trained.
+        attention: layers * heads * head size.
     """
 
     weights: int
@@ -57,20 +58,28 @@ class Part:
     attention: int = 0
 
     def forward(self, tokens: float, pairs: float = 0) -> float:
-        """FLOPs: each weight meets each token once; queries meet keys, and scores values, in each pair of tokens."""
+        """FLOPs of a forward pass over `tokens` tokens, with attention over `pairs` pairs of tokens."""
         return 2 * tokens * (self.weights + self.adapters) + 4 * self.attention * pairs
 
     def backward(self, tokens: float, pairs: float = 0) -> float:
-        """FLOPs: the gradient of what came in, and where weights are trained theirs, each as costly as the forward."""
+        """FLOPs of a backward pass."""
+        # The gradient of the input costs as much as the forward pass. So does that of the weights, if they are trained.
         linear = 2 * tokens * ((1 + self.trained) * self.weights + 2 * self.adapters)
         return linear + 2 * 4 * self.attention * pairs
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A model's parts: FLOPs and bytes of what PPO does with it. `width` is the bytes of a weight, `patches` and
-    `places` what the vision tower sees of a picture and what the language model is given of it, `kv` the bytes of one
-    token's keys and values, `trained` the weights that the optimiser steps, of `trained_width` bytes."""
+    """The parts of a model, and the FLOPs and bytes of each phase of PPO.
+
+    Attributes:
+        patches: tokens of one image in the vision tower, with the class token.
+        places: tokens of one image in the language model.
+        width: bytes per weight.
+        kv: bytes per token of keys and values.
+        trained: number of weights that the optimizer updates.
+        trained_width: bytes per trained weight.
+    """
 
     patch: Part
     vision: Part
@@ -87,7 +96,7 @@ class Counted:
 
     @property
     def decoder_bytes(self) -> int:
-        """Bytes of the weights that each new token needs."""
+        """Bytes of the weights read for each generated token."""
         base = self.text.weights + self.head.weights
         return base * self.width + self.text.adapters * FLOAT32
 
@@ -98,54 +107,56 @@ class Counted:
         return sum(part.weights * self.width + part.adapters * FLOAT32 for part in parts)
 
     def image(self) -> float:
-        """FLOPs from one picture to what stands for it among the language model's tokens."""
+        """FLOPs from one image to its tokens in the language model."""
         seen = self.patches**2
         tower = self.patch.forward(self.places) + self.vision.forward(self.patches, seen)
         return tower + self.projector.forward(self.places)
 
     def prefill(self, prompt: float, batch: int) -> Work:
-        """`batch` prompts, up to the first reply token's logits and the critic's value."""
+        """Process `batch` prompts, up to the logits of the first reply token and the value."""
         text = self.text.forward(prompt, causal(prompt)) + self.head.forward(1) + self.value.forward(1)
         return Work(batch * (self.image() + text), self.all_bytes + batch * prompt * self.kv)
 
     def decode(self, prompt: float, reply: float, batch: int) -> Work:
-        """The tokens of `batch` replies but the first: weights are read once for all, keys and values by each."""
+        """Generate all tokens of `batch` replies except the first."""
+        # Each step reads the weights once for the whole batch, and the keys and values of every row.
         tokens, pairs = reply - 1, causal(prompt + reply - 1) - causal(prompt)
         flops = self.text.forward(tokens, pairs) + self.head.forward(tokens)
         return Work(batch * flops, tokens * self.decoder_bytes + batch * pairs * self.kv)
 
     def score(self, prompt: float, reply: float, batch: int) -> Work:
-        """`batch` stored replies: one forward pass, logits of the reply alone."""
+        """Score `batch` stored replies: one forward pass, with logits for the reply tokens only."""
         tokens = prompt + reply
         text = self.text.forward(tokens, causal(tokens)) + self.head.forward(reply) + self.value.forward(1)
         return Work(batch * (self.image() + text), self.all_bytes)
 
     def update(self, prompt: float, reply: float, batch: int) -> Work:
-        """Forward and backward pass of `batch` stored replies; weights are read once forward and twice back."""
+        """Forward and backward pass of `batch` stored replies."""
+        # The forward pass reads the weights once, the backward pass twice.
         tokens = prompt + reply
         vision = self.patch.backward(self.places) + self.vision.backward(self.patches, self.patches**2)
         text = self.text.backward(tokens, causal(tokens)) + self.head.backward(reply) + self.value.backward(1)
         back = vision + self.projector.backward(self.places) + text
         return self.score(prompt, reply, batch) + Work(batch * back, 2 * self.all_bytes)
 
-    def optimiser_step(self) -> Work:
-        """One step of Adam, which is all traffic."""
+    def optimizer_step(self) -> Work:
+        """One step of Adam. Its arithmetic is negligible next to its memory traffic."""
         return Work(0.0, ADAM_PASSES * self.trained * self.trained_width)
 
 
 def causal(tokens: float) -> float:
-    """Pairs of a token with itself or an earlier one."""
+    """Number of pairs of a token with itself or an earlier token."""
     return tokens * (tokens + 1) / 2
 
 
 def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequence[int] = (1024, 512)) -> Counted:
-    """The parts of a LLaVA with a CLIP tower and a Llama or Mistral, one view a picture.
+    """Count the parts of a LLaVA with a CLIP vision tower and a Llama or Mistral, with one view per image.
 
     Args:
         config: the shapes.
-        width: bytes of a weight: 4 in float32, 2 in bfloat16.
-        rank: of adapters on every linear layer but the head, in float32; 0 trains all weights.
-        value_sizes: the value head's hidden layers.
+        width: bytes per weight: 4 in float32, 2 in bfloat16.
+        rank: rank of float32 LoRA adapters on every linear layer except the head; 0 trains all weights.
+        value_sizes: sizes of the value head's hidden layers.
     """
     vision, text = config.vision_config, config.text_config
     places = (vision.image_size // vision.patch_size) ** 2
@@ -179,13 +190,13 @@ def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequen
 
 
 def part(layers: Sequence[tuple[int, int]], times: int, rank: int, attention: int = 0) -> Part:
-    """`times` blocks of linear layers (in, out), each with an adapter of `rank` where that is not 0."""
+    """Count `times` blocks of linear layers (in, out), with LoRA adapters if `rank` is not 0."""
     weights = times * sum(inner * outer for inner, outer in layers)
     adapters = times * rank * sum(inner + outer for inner, outer in layers)
     return Part(weights, adapters, not rank, attention)
 
 
 def used_layers(config: LlavaConfig) -> int:
-    """Layers of the vision tower up to the one whose output is used: LLaVA takes the last but one."""
+    """Number of vision layers up to the one whose output is used. LLaVA uses the last but one."""
     layer, there = config.vision_feature_layer, config.vision_config.num_hidden_layers
     return int(layer if layer >= 0 else there + 1 + layer)

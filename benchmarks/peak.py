@@ -1,4 +1,4 @@
-"""The most memory in use while something ran."""
+"""Measures the peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 
 RESET = "5"
-"""Written to `clear_refs`, it sets the peak of the resident memory back to what is resident now (man 5 proc)."""
+"""Writing this to `clear_refs` resets the peak resident memory to the current one (man 5 proc)."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """A context manager; `bytes` afterwards is the GPU's peak of allocated memory, or on a CPU the process's peak of
-    resident memory with all that was there before (None where the system does not tell)."""
+    """Measures peak memory inside a `with` block.
+
+    After the block, `bytes` is the peak allocated memory of the GPU. On a CPU it is the peak resident memory of the
+    process, including everything allocated before, or None if the system does not report it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

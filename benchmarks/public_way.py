@@ -1,7 +1,8 @@
-"""The public code's way of playing and scoring, as a policy of this project, so that both are measured in one run.
+"""Plays and scores like the public code, as a policy of this project, so that one run measures both.
 
-One sample at a time; every reply is scored once more after it was generated, padded to a fixed length, with logits for
-every token of prompt and padding and the hidden states of every layer; the vision tower runs without gradient.
+The public code handles one sample at a time. It scores every reply again after generating it, padded to a fixed
+length, with logits for all tokens of prompt and padding and with the hidden states of every layer. Its vision tower
+runs without gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem, split_log_probs
 
 
 class PublicWay(VLMPolicy):
-    """Plays and scores as the public code does, with replies padded to `padded` tokens."""
+    """Plays and scores like the public code, with replies padded to `padded` tokens."""
 
     def __init__(self, model: ActorCritic, padded: int = 512) -> None:
         super().__init__(model)
@@ -87,14 +88,14 @@ class PublicWay(VLMPolicy):
         all_logprobs = torch.log_softmax(scaled, dim=-1)
         first = len(prompt.input_ids)
         logprobs = all_logprobs[0, first - 1 : -1].gather(-1, ids[0, first:].unsqueeze(-1)).squeeze(-1)
-        # Padding may be a token that is never sampled: its log-probability is not asked for.
+        # The padding token may be suppressed. Its log-probability of -inf must not enter a sum.
         logprobs = logprobs.masked_fill(torch.arange(self.padded, device=device) >= len(reply), 0.0)
         return logprobs, self.model.value_head(out.hidden_states[-1][:, first - 1])[0]
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Without gradients for the weights of `module` inside."""
+    """Turn off gradients for the weights of `module` inside the block."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)

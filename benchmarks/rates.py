@@ -1,4 +1,4 @@
-"""What the repeats of a benchmark come to: rates, ratios between modes, hours of the paper's run, a table of them."""
+"""Summarises the repeats of a benchmark: rates, ratios between modes, hours of the paper's run, and their table."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
 
 @dataclass(frozen=True)
 class Phase:
-    """One timed phase: seconds by the clock and of processor time (all threads together), samples (environment steps or
-    replies scored), the tokens of their prompts and replies, the works that were needed, one after the other, and the
-    most memory that was in use, in bytes (None where it is not known)."""
+    """One timed phase.
+
+    Attributes:
+        seconds: wall time.
+        processor_seconds: CPU time of all threads together.
+        samples: environment steps, or scored replies.
+        prompt_tokens, reply_tokens: tokens of all prompts and of all replies.
+        works: the least work needed, one entry per step that cannot overlap with the others.
+        peak_memory: bytes, or None if unknown.
+    """
 
     seconds: float
     processor_seconds: float
@@ -28,7 +35,7 @@ class Phase:
     peak_memory: int | None
 
     def share(self, ceiling: Ceiling) -> float:
-        """The least time that the hardware allows, as a share of the time that it took."""
+        """The least time that the hardware allows, divided by the measured time."""
         return sum(work.seconds(ceiling) for work in self.works) / self.seconds
 
     @property
@@ -38,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Repeat:
-    """The three phases of one repeat of one mode, and how many distinct (picture, prompt) pairs were played."""
+    """The three phases of one repeat of one mode, and the number of distinct (image, prompt) pairs."""
 
     rollout: Phase
     score: Phase
@@ -77,8 +84,10 @@ def summary(repeats: Sequence[Repeat], ceiling: Ceiling) -> dict[str, Any]:
 
 
 def ratios(found: dict[str, list[Repeat]], unit: str = "seconds") -> dict[str, list[float]] | None:
-    """How many times the rate of mode `public` mode `ours` has, by phase, in each repeat; `unit` is a field of `Phase`,
-    of seconds. None where not both were measured."""
+    """The rate of mode `ours` divided by that of mode `public`, by phase, for each repeat.
+
+    `unit` is the field of `Phase` that holds the time. Returns None if only one mode was measured.
+    """
     if not all(found.get(name) for name in MODES):
         return None
     pairs = list(zip(found["ours"], found["public"], strict=False))
@@ -89,7 +98,7 @@ def ratios(found: dict[str, list[Repeat]], unit: str = "seconds") -> dict[str, l
 
 
 def per_sample(phase: Phase, unit: str = "seconds") -> float:
-    """Seconds, by the clock or of processor time."""
+    """Seconds per sample, in wall time or CPU time."""
     return float(getattr(phase, unit)) / phase.samples
 
 
@@ -103,8 +112,8 @@ def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
 
 
 COLUMNS: Sequence[tuple[str, str, Callable[[float], str]]] = (
-    ("environments", "envs", str),
-    ("micro-batch", "micro_batch", str),
+    ("environments", "num_envs", str),
+    ("micro-batch", "micro_batch_size", str),
     ("env steps/s", "env_steps_per_s", "{:.3g}".format),
     ("generated tokens/s", "generated_tokens_per_s", "{:,.0f}".format),
     ("scored samples/s", "scored_samples_per_s", "{:.3g}".format),
@@ -118,7 +127,7 @@ COLUMNS: Sequence[tuple[str, str, Callable[[float], str]]] = (
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown: what was measured on what, a row a mode, and the ratios."""
+    """The result as Markdown: what was measured on which machine, one row per mode, and the ratios."""
     settings, where, ceiling = result["settings"], result["hardware"], result["ceiling"]
     machine = (
         ", ".join(where["gpus"])
@@ -151,15 +160,15 @@ def table(result: dict[str, Any]) -> str:
     if result["profile"] is not None:
         seen = result["profile"]
         lines.append(
-            f"Profile of mode {settings['modes'][0]}: {seen['synchronisations_per_token']:.2f} synchronising calls a "
-            f"generated token, {seen['synchronisations_per_sample']:.2f} a sample of an update, "
+            f"Profile of mode {settings['modes'][0]}: {seen['synchronisations_per_token']:.2f} synchronising calls per "
+            f"generated token, {seen['synchronisations_per_sample']:.2f} per sample of an update, "
             f"{seen['compiled_graphs']} compiled graphs."
         )
     return "\n".join(lines)
 
 
 def ratio_row(title: str, found: dict[str, list[float]]) -> str:
-    """A row of the table: the median over the repeats, and the smallest and the largest."""
+    """A row of the table: median, smallest and largest of the repeats."""
 
     def shown(phase: str) -> str:
         taken = found[phase]

@@ -1,4 +1,4 @@
-"""pyproject.toml states the pins; the locks, conda's environment, `make` and the image hold to them."""
+"""The locks, conda's environment, `make` and the image all follow the pins in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tests.test_project_files import PROJECT, ROOT, make_would_run, run_make
 
 EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = ("cpu", "cuda")
-# Left out of the lock for CPU: what needs a GPU, and what needs an account elsewhere.
+# Extras that the CPU lock leaves out: one needs a GPU, the other an account.
 NOT_ON_CPU = {"quantized", "wandb"}
 PYTHONS = ("3.11", "3.12", "3.13")
-# The locks' machine, beside which only Python's version differs.
+# The platform that the locks are made for. Only the version of Python may differ.
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
-# Beginnings of the names of CUDA's packages.
+# Prefixes of the names of CUDA packages.
 OF_CUDA = ("cuda-", "nvidia-", "triton")
 
 
 def canonical(name: str) -> str:
-    """As PyPI compares names: `Fast_Downward.TextWorld` is `fast-downward-textworld`."""
+    """Normalise a name as PyPI does: `Fast_Downward.TextWorld` is `fast-downward-textworld`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
-    """Version by canonical name; every requirement must be an exact pin, with or without extras of its own."""
+    """Version by canonical name. Every requirement must be an exact pin."""
     found = [re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==(\S+)", line) for line in requirements]
     assert all(found), requirements
     return {canonical(match[1]): match[2] for match in found if match}
@@ -87,17 +87,17 @@ def test_the_cpu_lock_is_the_cuda_lock_without_torch_and_its_libraries() -> None
 
 
 def test_the_installed_environment_is_the_cpu_lock() -> None:
-    """What all the other tests run in. Both locks hold the same versions of these."""
+    """All other tests run in this environment. Both locks hold the same versions of its packages."""
     wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
-    # A local build's label, as in 2.13.0+cpu, is no part of the pin.
+    # The label of a local build, as in 2.13.0+cpu, is not part of the pin.
     assert {name: version(name).split("+")[0] for name in wanted} == wanted
 
 
 def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
-    """What of the pins' needs under a version of Python a lock lacks, or has in a version that does not fit.
+    """Requirements that a lock does not satisfy under a version of Python.
 
-    Followed from pyproject through what the installed packages say they require, with their extras. What is not
-    installed (CUDA's packages, on a machine without) is looked for in the lock, and its own needs are not known.
+    Starts at pyproject.toml and follows the metadata of the installed packages, with their extras. For packages that
+    are not installed (CUDA's, on most machines), only their presence in the lock is checked.
     """
     held = {"torch": locked("cuda")["torch"]} | locked(lock)
     held.pop(without, None)
@@ -118,7 +118,7 @@ def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
             package = distribution(name)
         except PackageNotFoundError:
             continue
-        if not SpecifierSet(package.metadata.get("Requires-Python", "")).contains(f"{python}.9"):
+        if not SpecifierSet(package.metadata["Requires-Python"] or "").contains(f"{python}.9"):
             problems.append(f"{name} is not for Python {python}")
         found = {(name, need, wished) for need in package.requires or () for wished in ("", *wanted.extras)} - seen
         seen |= found
@@ -129,13 +129,13 @@ def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_is_whole_under_every_python(lock: str, python: str) -> None:
-    """The locks are made for the first of these; markers could ask for more, or other versions, under the others."""
+    """The locks are made for the first Python. Markers may require other packages or versions under the others."""
     assert unmet(lock, python) == []
 
 
 def test_a_hole_in_a_lock_would_be_found() -> None:
     assert {line.split(" needs ")[0] for line in unmet("cpu", "3.13", without="numpy")} >= {"pyproject", "pandas"}
-    # Which only an extra of a pin asks for.
+    # Only an extra of a pin requires this package.
     assert 'snakemake needs pygments; extra == "reports", not None' in unmet("cpu", "3.12", without="pygments")
     assert "torch is not for Python 3.9" in unmet("cpu", "3.9")
 
@@ -145,7 +145,7 @@ def test_these_are_the_pythons_that_the_project_names() -> None:
 
 
 def test_the_cpu_lock_was_made_with_the_needs_of_the_installed_torch() -> None:
-    """uv is told them (requirements/cpu-torch.toml): PyPI's torch would bring CUDA's packages in."""
+    """requirements/cpu-torch.toml tells uv the requirements of torch: PyPI's torch would add CUDA's packages."""
     (told,) = tomllib.loads((ROOT / "requirements" / "cpu-torch.toml").read_text())["dependency-metadata"]
     needed = [line for line in requires("torch") or () if "extra ==" not in line and not line.startswith(OF_CUDA)]
     assert {str(Requirement(line)) for line in told["requires-dist"]} == {str(Requirement(line)) for line in needed}
@@ -161,14 +161,14 @@ def test_conda_installs_the_cuda_lock() -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_make_installs_the_lock_by_its_hashes(lock: str) -> None:
     commands = make_would_run("--always-make", "setup", f"LOCK={lock}")
-    # After what sets PATH for the builds.
+    # Skip the words that set PATH for the builds.
     (install,) = (line for line in commands if " -r " in line)
     assert install.endswith(f" .venv/bin/pip install --no-deps --require-hashes -r requirements/{lock}.txt")
     assert f"touch .venv/.installed-{lock}" in commands
 
 
 def test_the_cpus_torch_comes_before_the_lock_and_from_its_own_index() -> None:
-    """Later, what else needs torch would have pip take PyPI's, which is for CUDA."""
+    """If it came later, pip would install PyPI's torch for CUDA for the packages that require torch."""
     commands = make_would_run("--always-make", "setup", "LOCK=cpu")
     installs = [line.split(".venv/bin/pip install ")[1] for line in commands if ".venv/bin/pip install" in line]
     torch, lock, package = installs
@@ -201,7 +201,7 @@ chmod +x "$3/bin/pip"
 
 
 def test_an_environment_that_was_left_without_pip_is_made_again(tmp_path: Path) -> None:
-    """Debian's Python without python3-venv fails, but leaves .venv/bin/python."""
+    """Without python3-venv, Debian's `python3 -m venv` fails but leaves .venv/bin/python."""
     venv, log = tmp_path / ".venv", tmp_path / "log"
     (venv / "bin").mkdir(parents=True)
     shutil.copy2(sys.executable, venv / "bin" / "python")
@@ -227,7 +227,7 @@ def test_another_python_than_the_environments_is_no_silent_choice(tmp_path: Path
 
 
 def test_the_locked_tools_build_the_package_in_place(tmp_path: Path) -> None:
-    """As `pip install --no-build-isolation -e .` has them do, which adds no tool of its own."""
+    """Like `pip install --no-build-isolation -e .`, which installs no build tools."""
     build = "import sys; from hatchling.build import build_editable; print(build_editable(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", build, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
@@ -261,7 +261,7 @@ def test_the_image_installs_a_lock_by_its_hashes_from_a_pinned_base_and_is_not_r
     *_, user = re.findall(r"^USER (\S+)", text, flags=re.MULTILINE)
     assert user not in ("root", "0")
     assert 'ENTRYPOINT ["snakemake"]' in text
-    # Python asks these before it looks for the user among those that the system knows.
+    # Python reads these variables before it looks for the user in /etc/passwd.
     environment = re.findall(r"^    (\w+)=(\S+)(?: \\)?$", text, flags=re.MULTILINE)
     assert {"LOGNAME", "USER"} <= dict(environment).keys()
 

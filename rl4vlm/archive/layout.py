@@ -26,7 +26,7 @@ RUN_FILES = (
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")
 """Suffixes of weight files. The repository's weights are left out too; `archive.json` lists them with their SHA-256."""
 
-DRAWS = ("matplotlib", "numpy", "pandas", "pillow", "seaborn")
-"""Packages whose versions affect the bytes of tables and figures."""
-VERIFIES = (*DRAWS, "pydantic", "pyyaml", "tqdm")
-"""Packages that `verify` imports."""
+DRAWS = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "scipy", "seaborn", "tabulate")
+"""The packages whose versions decide the bytes of tables and figures."""
+VERIFIES = (*DRAWS, "packaging", "pydantic", "pyyaml", "tqdm")
+"""The packages that a verification imports."""

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from rl4vlm.config.reference import settings_help
 from rl4vlm.core.types import Style
+
+
+class StageParser(argparse.ArgumentParser):
+    """The parser of a subcommand; its help ends with the settings of the stage."""
+
+    settings: type[Any] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (settings_help(self.settings) if self.settings else "")
 
 
 def config_files(parser: argparse.ArgumentParser, what: str) -> None:
@@ -49,15 +60,15 @@ def results(parser: argparse.ArgumentParser) -> None:
         type=_task_file,
         default=[],
         metavar="TASK=FILE",
-        help="perception.json of the base model that a task started from; without it, the task has no row of it",
+        help="perception.json of the base model that a task started from; without it, that task has no row of it",
     )
     parser.add_argument(
-        "--main-lambda",
+        "--thought-prob-coef",
         nargs="*",
         type=_task_lambda,
         default=[],
         metavar="TASK=LAMBDA",
-        help="which lambda is the method's own, where a task was trained with several",
+        help="lambda of the method itself; needed for a task that was trained with several",
     )
 
 
@@ -109,15 +120,11 @@ def seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides everything that is random (default: 1)")
 
 
-def settings(
-    parser: argparse.ArgumentParser,
-    what: str = "settings that differ from the stage's defaults, as in the config; a wrong key lists the right ones",
-) -> None:
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=what,
-    )
+def settings(parser: StageParser, kind: type[Any]) -> None:
+    """`--set` for a settings class, whose settings the help lists at its end."""
+    parser.settings = kind
+    words(parser, "settings that differ from their defaults, as listed below; KEY.PART=VALUE sets a part of one")
+
+
+def words(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=what)

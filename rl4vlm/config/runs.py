@@ -8,14 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.config.load import api_style, default_lambda, evaluation_sets, lambda_ablation
+from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, thought_prob_coef
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Style
-
-SCRIPTED = ("random", "solver")
-"""Policies that are evaluated on every task without training."""
-
-SCRIPTED_OF_TASK = {"stand17": ("Blackjack",)}
-"""Further ones, with the tasks that they can play."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +19,12 @@ class PPORun:
 
     task: str
     style: str
-    lam: float
+    thought_prob_coef: float
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.task}-{self.style}-lambda{lambda_text(self.lam)}-seed{self.seed}"
+        return f"{self.task}-{self.style}-lambda{lambda_text(self.thought_prob_coef)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -61,28 +56,28 @@ class EvaluationRun:
     games: str = ""
 
 
-def lambda_text(lam: float) -> str:
-    """A thought weight as run names hold it: without an exponent or final zeros."""
-    return f"{lam:.6f}".rstrip("0").rstrip(".")
+def lambda_text(value: float) -> str:
+    """λ as the names of runs have it: without an exponent or final zeros."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """All PPO runs: every task, style and seed at the task's own lambda, then the lambda ablation (with thoughts).
+    """All PPO runs: every task, style and seed at the task's own λ, then the λ ablation (with thoughts).
 
     A run that both ask for comes once; the ablation of a task that is not among `tasks` is left out.
     """
     seeds = config["seeds"]
     main = [
-        PPORun(task, style, default_lambda(config, task), seed)
+        PPORun(task, style, thought_prob_coef(config, task), seed)
         for task in config["tasks"]
         for style in config["styles"]
         for seed in seeds
     ]
     ablation = [
-        PPORun(task, Style.COT.value, float(lam), seed)
+        PPORun(task, Style.COT.value, float(value), seed)
         for task, values in lambda_ablation(config).items()
         if task in config["tasks"]
-        for lam in values
+        for value in values
         for seed in seeds
     ]
     return list(dict.fromkeys(main + ablation))
@@ -105,9 +100,9 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ours = [
         *(
             EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
-            for name in (*SCRIPTED, *SCRIPTED_OF_TASK)
+            for name, method in scripted_policies().items()
             for task in tasks
-            if task in SCRIPTED_OF_TASK.get(name, tasks)
+            if method.plays(task)
         ),
         *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
         *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),
@@ -164,11 +159,11 @@ def _has_result(config: Mapping[str, Any], run: EvaluationRun) -> bool:
 
 
 def main_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """The PPO runs at their task's own lambda: all but the ablation."""
-    return [run for run in ppo_runs(config) if run.lam == default_lambda(config, run.task)]
+    """The PPO runs at their task's own λ: all but the ablation."""
+    return [run for run in ppo_runs(config) if run.thought_prob_coef == thought_prob_coef(config, run.task)]
 
 
 def ablation_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """The PPO runs that the lambda ablation compares, those at the task's own lambda included."""
+    """The PPO runs that the λ ablation compares, those at the task's own λ included."""
     tasks = lambda_ablation(config)
     return [run for run in ppo_runs(config) if run.task in tasks and run.style == Style.COT]

@@ -1,4 +1,4 @@
-"""Whether a player read the picture right: what its reply says of each field against what the picture shows."""
+"""Whether a policy reads the image right: the fields in its reply, compared with those that the image shows."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from rl4vlm.core.types import Policy, Reply, Request
 
 PREFIX = "read "
-"""Begins the names of reading results among a reply's numbers: 1 read right, 0 wrong or not found."""
+"""Prefix of these results among a reply's numbers: 1 for a field that was read right, 0 if it is wrong or missing."""
 
 
 @dataclass(frozen=True)
 class PerceptionExaminer:
-    """A policy that answers as `policy` does, and notes among each reply's numbers which fields it read right.
+    """A policy that replies as `policy` does and adds to each reply's numbers which fields it read right.
 
-    It looks at the environment when the question is put, since a moment later the environment has moved on. The
-    reply's `replay_item` is dropped: an evaluation trains nothing, and these items are large.
+    The reply's `replay_item` is dropped: an evaluation trains nothing, and these items are large.
     """
 
     policy: Policy
     patterns: Mapping[str, re.Pattern[str]]
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
+        # Ask the environment before the policy acts: its state may have changed when the replies are there.
         shown = [dict(request.env.perception()) for request in requests]
         return [
             replace(reply, numbers={**reply.numbers, **marks(reply.text, truth, self.patterns)}, replay_item=None)
@@ -32,7 +32,13 @@ class PerceptionExaminer:
 
 
 def marks(text: str, truth: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float]:
-    """Marks of one reply, named `PREFIX` + field, for every field that the picture shows and the task asks for."""
+    """Which fields a reply read right, 1.0 or 0.0 by `PREFIX` + field.
+
+    Args:
+        text: the reply.
+        truth: what the image shows, by field.
+        patterns: how to find a field in a reply. Fields that the image does not show are left out.
+    """
     return {
         f"{PREFIX}{field}": float(same_perception(said_of(pattern, text), truth[field]))
         for field, pattern in patterns.items()
@@ -41,11 +47,11 @@ def marks(text: str, truth: Mapping[str, str], patterns: Mapping[str, re.Pattern
 
 
 def said_of(pattern: re.Pattern[str], text: str) -> str | None:
-    """What a reply says of a field: the pattern's first group, or None."""
+    """A field as the reply has it (the first group of the pattern), or None."""
     match = pattern.search(text)
     return match[1] if match else None
 
 
 def same_perception(said: str | None, truth: str) -> bool:
-    """Whether two readings agree but for white space and case."""
+    """Whether a reply has the right value, apart from white space and case."""
     return said is not None and "".join(said.split()).lower() == "".join(truth.split()).lower()

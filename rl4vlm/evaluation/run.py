@@ -1,6 +1,6 @@
-"""Held-out evaluation: episodes from seeds that no training ever sees, counted with an interval.
+"""Held-out evaluation: success rate with a 95 % interval, over episodes with seeds that no training uses.
 
-The paper has no such protocol: it reports the peak of a rolling mean over training episodes.
+The paper has no such protocol. It reports the peak of a rolling mean over training episodes.
 """
 
 from __future__ import annotations
@@ -10,66 +10,30 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable
+from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable, read_json
 from rl4vlm.core.progress import progress
-from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.perception import PREFIX, PerceptionExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
-from rl4vlm.policies.registry import METHODS, SCRIPTED, checkpoint_of, make_policy
-from rl4vlm.policies.settings import PlaySettings
+from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.intervals import wilson
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.origin import Origin, origin_of_run
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
 from rl4vlm.tasks.registry import get_task
 
-EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 PROTOCOL = "held_out"
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(PlaySettings):
-    """How a policy is evaluated, besides how it plays anywhere.
-
-    Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `num_envs`
-    episodes are played at once. `games` is the name of the set of games that `env` chooses, where a task has several.
-    """
-
-    episodes: int = 200
-    num_envs: int = 64
-    seed_base: int = 1_000_000_000
-    games: str = ""
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes {self.episodes} is less than 1")
-        if not 0 <= self.seed_base <= TRAINING_SEEDS_FROM - self.episodes:
-            raise ValueError(f"seed_base {self.seed_base} leads into the seeds of training, from {TRAINING_SEEDS_FROM}")
-
-    @property
-    def seeds(self) -> range:
-        return range(self.seed_base, self.seed_base + self.episodes)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What made a policy: `kind` is scripted, sft, ppo, cnn, checkpoint (unknown), api (a model behind an endpoint) or
-    http (a checkpoint asked over HTTP); lambda only for what PPO fine-tuned, seed for what PPO trained."""
-
-    method: str
-    kind: str
-    lam: float | None = None
-    seed: int | None = None
 
 
 @runtime_checkable
 class Metered(Protocol):
-    """A policy that counts what its replies were and cost, and knows whether it can afford so many more."""
+    """A policy that counts its replies and their cost, and knows whether its budget covers more of them."""
 
     def totals(self) -> Mapping[str, Any]: ...
 
@@ -78,13 +42,16 @@ class Metered(Protocol):
 
 @runtime_checkable
 class Closable(Protocol):
-    """A policy that holds something open: connections, a server."""
+    """A policy that must be closed, because it holds connections or runs a server."""
 
     def close(self) -> None: ...
 
 
 class Allowance:
-    """Whether a policy affords another episode: as many running ones as long as the longest so far."""
+    """Stops new episodes before the budget of a policy is spent.
+
+    Another episode may begin while the budget covers all running episodes at the length of the longest one so far.
+    """
 
     def __init__(self, player: Policy, num_envs: int) -> None:
         self.player = player
@@ -93,10 +60,10 @@ class Allowance:
         self.stopped: str | None = None
 
     def covers_after(self, episode: Episode) -> bool:
-        """Whether another may begin after `episode`."""
+        """Whether another episode may begin after `episode`."""
         self.longest = max(self.longest, episode.length)
         if isinstance(self.player, Metered) and not self.player.affords(self.num_envs * self.longest):
-            self.stopped = "what was left of the spending cap went to the episodes that were running"
+            self.stopped = "the rest of the spending cap was kept for the episodes that were running"
         return self.stopped is None
 
 
@@ -109,25 +76,25 @@ def run(
     settings: EvaluationSettings,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Play the held-out episodes of `task`; writes `episodes.jsonl`, `run.json` and, last, `summary.json` to `out`.
+    """Play the held-out episodes of `task`, and write `episodes.jsonl`, `run.json` and, last, `summary.json` to `out`.
 
-    Where the policy cannot afford all episodes, the result is `partial`: no more begin when what is left would just
-    pay for those that run. Should it not (PlayStopped), the episodes before the first unfinished one count; finished
-    ones after it are the short ones of their batch, and would tilt the result.
+    If the budget of the policy does not cover all episodes, the result is `partial`: no episode begins that might not
+    be finished (`Allowance`). If the policy still stops play in the middle (PlayStopped), only the episodes before the
+    first unfinished one count. Finished ones after it are the short ones of their batch and would bias the result.
 
     Args:
-        policy: a name as `make_policy` takes it, or a policy.
-        task: a task's name.
+        policy: a policy, or its name as for `make_policy`.
+        task: name of the task.
         style: how replies are written.
-        out: folder to write to.
-        settings: see there.
-        origin: what made the policy; found out from its name and the record beside it unless given.
+        out: folder to write.
+        settings: how it is evaluated.
+        origin: what made the policy; by default, taken from its name and the record beside it.
 
     Returns:
         The summary.
 
     Raises:
-        ValueError: no such policy or task, or the policy stopped play before an episode was finished.
+        ValueError: there is no such policy or task, or the policy stopped play before an episode was finished.
     """
     with ExitStack() as opened:
         player = make_policy(policy, style, **settings.loading) if isinstance(policy, str) else policy
@@ -151,7 +118,7 @@ def _run(
         origin_of(policy, style, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
     )
     game = get_task(task)
-    # A reply without thoughts says nothing of the picture.
+    # A reply without thoughts does not say what it reads.
     patterns = game.perception_patterns if style is Style.COT else {}
     allowance = Allowance(player, settings.num_envs)
     envs: list[GameEnv] = []
@@ -170,13 +137,14 @@ def _run(
         settings.num_envs,
         allowance.covers_after,
     )
+    # A summary of an earlier evaluation must not outlive its episodes if this one is interrupted.
     for file in (SUMMARY, EPISODES):
         (out / file).unlink(missing_ok=True)
     lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", settings.episodes)
     summary = {
         "method": made_by.method,
         "kind": made_by.kind,
-        "lambda": made_by.lam,
+        "lambda": made_by.thought_prob_coef,
         "seed": made_by.seed,
         "policy": name,
         "task": task,
@@ -195,15 +163,22 @@ def _run(
         stage="evaluation",
         settings={"policy": name, "task": task, "style": style, **vars(settings)},
         seeds={"episodes": [settings.seeds[0], settings.seeds[-1]]},
-        inputs={} if not isinstance(policy, str) or policy in SCRIPTED else {"policy": Path(checkpoint_of(policy)[1])},
+        inputs=_inputs(policy),
         seconds=time.monotonic() - started,
     )
     atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
+def _inputs(policy: str | Policy) -> dict[str, Path]:
+    """The checkpoint of a policy that was loaded from one."""
+    if not isinstance(policy, str) or policy in scripted_policies():
+        return {}
+    return {"policy": Path(checkpoint_of(policy)[1])}
+
+
 def _skipped(envs: Sequence[GameEnv]) -> dict[str, Any]:
-    """`skipped_games`, what the environments left out as bad: how many games, and their files; nothing where none."""
+    """The entry `skipped_games`: number and files of the games that the environments skipped as bad; empty if none."""
     files = sorted({file for env in envs if isinstance(env, SkippingEnv) for file in env.skipped})
     return {"skipped_games": {"count": len(files), "files": files}} if files else {}
 
@@ -211,15 +186,17 @@ def _skipped(envs: Sequence[GameEnv]) -> dict[str, Any]:
 def _record(
     played: Iterator[tuple[Episode, list[Step]]], file: Path, title: str, total: int
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Write a line an episode while they are played; the lines, and why the policy stopped play if it did.
+    """Write one line per episode while they are played.
 
-    The file is begun with the first line: a policy that cannot play the task at all leaves nothing behind.
+    Returns:
+        The lines, and why the policy stopped play, if it did.
     """
     lines: list[dict[str, Any]] = []
     stopped, written = None, None
     with ExitStack() as opened, progress(total, title, unit="episode") as bar:
         try:
             for number, (episode, steps) in enumerate(played):
+                # Open the file only now: a policy that cannot play the task at all leaves nothing behind.
                 written = written or opened.enter_context(JsonLines(file))
                 lines.append(episode_line(number, episode, steps))
                 written.write(lines[-1])
@@ -233,7 +210,7 @@ def _record(
 
 
 def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
-    """The record of one episode; together with its seed enough to replay it."""
+    """The record of one episode, from which it can be replayed."""
     known_of_game = {"group": episode.group, "data_source": episode.data_source}
     perceptions: dict[str, list[int]] = {}
     for step in steps:
@@ -268,10 +245,12 @@ def step_entry(step: Step) -> dict[str, Any]:
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) -> dict[str, Any]:
-    """Totals over episode lines; rates and their Wilson 95 % bounds in percent, log-probs as means over steps.
+    """Totals over the lines of episodes: rates with Wilson 95 % bounds in percent, log-probabilities as step means.
 
-    A task with `groups` also gets `groups`, the rates of each (None where no episode was of it), so that the overall
-    rate is their average weighted by frequency; and `data_sources`, where the games came from.
+    Args:
+        lines: as `episode_line` makes them.
+        groups: kinds of episodes that the task is counted by. The summary has the rates of each, None for a kind
+            without any episode.
     """
     steps = [step for line in lines for step in line["steps"]]
     correct: Counter[str] = Counter()
@@ -298,13 +277,13 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
 
 
 def _by_group(lines: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
-    """The rates of each group; nothing for a task without groups."""
+    """The rates by kind of episodes; empty for a task that is not counted by kinds."""
     found = {name: _rates([line for line in lines if line["group"] == name]) for name in groups}
     return {"groups": found} if groups else {}
 
 
 def _rates(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many episodes were won, and the rate with its bounds; no rate of no episode."""
+    """Number of episodes and successes, and the rate with its bounds; None for rates without any episode."""
     successes = sum(line["success"] for line in lines)
     rates: tuple[float | None, ...] = (None, None, None)
     if lines:
@@ -322,27 +301,23 @@ def _mean_of(name: str, steps: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -> Origin:
-    """What made the policy of this name: from the record beside its checkpoint, where there is one.
+    """What made the policy of this name, by the record beside its checkpoint if there is one.
 
-    `api` holds the settings of a model behind an endpoint, its `method` among them.
+    Args:
+        policy: a name as for `make_policy`.
+        style: how it writes its replies.
+        api: settings of a model behind an endpoint; `method` is its name in tables.
     """
-    if policy in SCRIPTED:
-        return Origin(METHODS.get(policy, policy), "scripted")
+    if policy in scripted_policies():
+        return Origin(scripted_policies()[policy].name, "scripted")
     kind, checkpoint = checkpoint_of(policy)
     if kind == "api":
         return Origin((api or {}).get("method") or checkpoint, "api")
     made_by = _origin_of_checkpoint(checkpoint, style)
-    return replace(made_by, method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
+    return made_by._replace(method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
 
 
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
-    record = Path(checkpoint).parent / RECORD
-    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    ending = "" if style is Style.COT else "-noCoT"
-    if made.get("stage") == "sft":
-        return Origin(f"LLaVA-sft{ending}", "sft")
-    if made.get("stage") == "ppo":
-        return Origin(f"RL4VLM{ending}", "ppo", made["settings"]["thought_prob_coef"], made["seeds"]["ppo"])
-    if made.get("stage") == "cnn":
-        return Origin("CNN+RL", "cnn", seed=made["seeds"]["cnn"])
-    return Origin(Path(checkpoint).name, "checkpoint")
+    file = Path(checkpoint).parent / RECORD
+    found = origin_of_run(read_json(file), style, file) if file.is_file() else None
+    return found or Origin(Path(checkpoint).name, "checkpoint")

@@ -1,4 +1,4 @@
-"""README's pictures and table: the games as the model sees them, and copies of results."""
+"""What README and the results page show: images, tables, and the page itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rl4vlm.core.files import atomic_write_bytes, atomic_write_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
+from rl4vlm.results.names import FIGURES, GAMES_IMAGE
+from rl4vlm.results.page import existing, write_pages
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -18,31 +20,48 @@ SHOWN: dict[str, dict[str, object]] = {
     "Points24": {"cards": ["C3", "D8", "S5", "HA"]},
     "Blackjack": {"dealer": ["SK", "C7"], "player": ["H9", "D5"]},
 }
-"""The games in the picture, and the start that each is shown at."""
+"""The games in the image, each with the state that it is shown in."""
 
 MARGIN, LABEL = 12, 34
+"""Pixels between games, and above them for their names."""
 OPENING, CLOSING = "<!-- results-table -->", "<!-- /results-table -->"
 
 
 def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
-    """Write `games.png`, `training_curves.png` and `results.md` into `out`.
+    """Write what README shows (the image of the games, its table, copies of all figures) and the results page.
 
     Args:
         figures: folder of drawn figures.
-        tables: folder of built tables.
-        out: folder to write.
+        tables: folder of built tables, inside of a results folder.
+        out: folder to write. The results page may lie beside it (`page_in`).
 
-    Raises ValueError naming a figure or table that is missing.
+    Raises:
+        ValueError: a figure, a table or a run record is missing; the error names it.
     """
-    curves = _content(figures / "training_curves.png")
-    table = _content(tables / "main.md").decode("utf-8")
-    atomic_write_bytes(out / "games.png", games_image())
-    atomic_write_bytes(out / "training_curves.png", curves)
-    atomic_write_text(out / "results.md", table)
+    drawn = {name: figures / name for name in (f"{figure}.png" for figure in FIGURES)}
+    for name, file in drawn.items():
+        atomic_write_bytes(out / name, existing(file).read_bytes())
+    atomic_write_bytes(out / GAMES_IMAGE, games_image())
+    write_pages(tables=tables, out=out)
+
+
+def insert_table(readme: Path, table_md: Path) -> None:
+    """Put a table between the markers `<!-- results-table -->` and `<!-- /results-table -->` of a Markdown file.
+
+    Raises:
+        ValueError: the table is missing, or the file does not hold each marker once and in this order.
+    """
+    text = existing(readme).read_text(encoding="utf-8")
+    before, opening, rest = text.partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
+        raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
+    table = existing(table_md).read_text(encoding="utf-8").strip()
+    atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
 
 
 def games_image() -> bytes:
-    """A PNG of the games side by side, each as the model is shown it, under its name."""
+    """A PNG of the games side by side, each under its name and as the model sees it."""
     width = len(SHOWN) * SIDE + (len(SHOWN) + 1) * MARGIN
     sheet = Image.new("RGB", (width, LABEL + SIDE + MARGIN), "#ffffff")
     pen = ImageDraw.Draw(sheet)
@@ -57,23 +76,3 @@ def games_image() -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def insert_table(readme: Path, table_md: Path) -> None:
-    """Put a table between the markers `<!-- results-table -->` and `<!-- /results-table -->` of a Markdown file.
-
-    Raises ValueError where the table is missing, or where the file does not hold each marker once and in this order.
-    """
-    text = _content(readme).decode("utf-8")
-    before, opening, rest = text.partition(OPENING)
-    _, closing, after = rest.partition(CLOSING)
-    if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
-        raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
-    table = _content(table_md).decode("utf-8").strip()
-    atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
-
-
-def _content(file: Path) -> bytes:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    return file.read_bytes()

@@ -7,32 +7,32 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.read import Results
+from rl4vlm.results.collection import Results
 
 METHODS = ("RL4VLM", "RL4VLM-noCoT")
 STARTS = {"RL4VLM": "LLaVA-sft", "RL4VLM-noCoT": "LLaVA-sft-noCoT"}
 FIGURES = {"RL4VLM": "main", "RL4VLM-noCoT": "cot"}
-"""In which published figure each method's curve was read."""
+"""The published figure that each method's curve was read from."""
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
-    """Draw it, on the tasks that were trained without chain of thought."""
-    tasks = [task for task in results.tasks if results.headline_runs("RL4VLM-noCoT", task)]
+    """Draw the tasks that were trained without chain of thought."""
+    tasks = [task for task in results.tasks if results.main_runs("RL4VLM-noCoT", task)]
     if not tasks:
         return panels.empty(style, scale, "no training run without chain of thought")
     return panels.curves(results, tasks, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
-    end = panels.last_step(run for method in METHODS for run in results.headline_runs(method, task))
+    end = panels.last_step(run for method in METHODS for run in results.main_runs(method, task))
     for place, method in enumerate(METHODS):
         colour = style.colour(method)
-        panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
+        panels.training_curve(axis, results.main_runs(method, task), colour, f"{method}, training", style)
         curve = f"{method}, published curve"
         panels.published_curve(axis, results, FIGURES[method], task, method, curve, end, colour, style)
-        start = results.headline_evaluations(STARTS[method], task)
+        start = results.main_evaluations(STARTS[method], task)
         panels.held_out_point(axis, start, (-0.04 - 0.06 * place) * end, colour, f"{STARTS[method]}, held out", "s")
-        final = results.headline_evaluations(method, task)
+        final = results.main_evaluations(method, task)
         panels.held_out_point(axis, final, (1.04 + 0.06 * place) * end, colour, f"{method}, held out")
     panels.published_lines(axis, results, task, METHODS, style)
     panels.reference_lines(axis, results, task, style)

@@ -1,4 +1,4 @@
-"""Draws a figure by name."""
+"""Draws a figure by its name."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rl4vlm.figures.style import FigureStyle, drawing, save
+from rl4vlm.results.collection import Results, input_files, perceptions_record
+from rl4vlm.results.names import FIGURES
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.results.read import Results, input_files, perceptions_record
-
-FIGURES: dict[str, str] = {
-    "training_curves": "rl4vlm.figures.training_curves:figure",
-    "cot_ablation": "rl4vlm.figures.cot_ablation:figure",
-    "lambda_ablation": "rl4vlm.figures.lambda_ablation:figure",
-    "logprob_balance": "rl4vlm.figures.logprob_balance:figure",
-    "perception": "rl4vlm.figures.perception:figure",
-}
 
 
 def draw(
@@ -29,23 +22,24 @@ def draw(
     out: Path,
     scale: str,
     style: FigureStyle | None = None,
-    main_lambda: Mapping[str, float] | None = None,
+    thought_prob_coef: Mapping[str, float] | None = None,
 ) -> None:
     """Draw the figure `name` as `out`.pdf and `out`.png; the same inputs and style give the same bytes.
 
-    `out`.run.json beside them tells what made them, and when.
+    `out`.run.json beside them says what made them, and when.
 
     Args:
         name: a key of `FIGURES`.
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
-        training_runs: folders of PPO and CNN+RL runs (`metrics.jsonl`).
-        base_perceptions: by task, the `perception.json` of the base model that it started from, if that was asked.
+        training_runs: folders of PPO and CNN+RL runs (`run.json`, `metrics.jsonl`).
+        base_perceptions: by task, the `perception.json` of the base model that it started from, if there is one.
         out: path of the files, without a suffix.
-        scale: which config made the results, for the small print.
+        scale: label of the config that made the results, for the small print.
         style: colours, sizes and fonts.
-        main_lambda: by task, which λ is the method's own; see `Results`.
+        thought_prob_coef: by task, the λ of the method itself; see `Results`.
 
-    Raises ValueError that lists the known figures, or names an input file (and line) that is missing or broken.
+    Raises:
+        ValueError: there is no such figure, or an input file is missing or broken; the error names it and the line.
     """
     if name not in FIGURES:
         raise ValueError(f"unknown figure {name!r}: known are {', '.join(FIGURES)}")
@@ -55,7 +49,10 @@ def draw(
     style = style or FigureStyle()
     evaluations, training_runs = list(evaluations), list(training_runs)
     results = Results.load(
-        evaluations=evaluations, training_runs=training_runs, base_perceptions=base_perceptions, main_lambda=main_lambda
+        evaluations=evaluations,
+        training_runs=training_runs,
+        base_perceptions=base_perceptions,
+        thought_prob_coef=thought_prob_coef,
     )
     with drawing(style):
         save(figure(results, scale, style), out)
@@ -65,7 +62,7 @@ def draw(
         settings={
             "figure": name,
             "scale": scale,
-            "main_lambda": results.main_lambda,
+            "thought_prob_coef": results.thought_prob_coef,
             "base_perceptions": perceptions_record(base_perceptions),
             "style": style,
         },

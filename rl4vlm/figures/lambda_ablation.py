@@ -1,4 +1,4 @@
-"""The paper's figure 7: how much the thoughts weigh in an action's log-probability."""
+"""The paper's figure 7: learning under several λ, the weight of the thoughts' log-probability (equation 4)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.style import FigureStyle, Sheet
+from rl4vlm.results.collection import Results
 from rl4vlm.results.published import PAPER, published_lambda_peaks
-from rl4vlm.results.read import Results, Run
+from rl4vlm.results.read import Run
 
 METHOD = "RL4VLM"
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
-    """Draw it: for each task trained with several λ, the learning curves and, beside them, the held-out rates by λ."""
+    """Draw each task that was trained with several λ: its learning curves and, beside them, the held-out rates by λ."""
     tasks = [task for task in results.tasks if len(results.lambdas(task)) > 1]
     if not tasks:
         return panels.empty(style, scale, "no task was trained with more than one λ")
@@ -36,12 +37,11 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
 
 
 def _curves(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
-    weights = results.lambdas(task)
-    for weight, colour in zip(weights, style.lambda_colours(len(weights)), strict=True):
-        runs = _with(results.training_runs, task, weight)
-        panels.training_curve(axis, runs, colour, f"λ = {weight:g}", style)
+    for thought_prob_coef, colour in _coloured(results, task, style):
+        runs = _with(results.training_runs, task, thought_prob_coef)
+        panels.training_curve(axis, runs, colour, f"λ = {thought_prob_coef:g}", style)
         end = panels.last_step(runs)
-        method = f"{METHOD} lambda={weight:g}"
+        method = f"{METHOD} lambda={thought_prob_coef:g}"
         panels.published_curve(axis, results, "lambda", task, method, "published curves", end, colour, style)
     panels.reference_lines(axis, results, task, style)
     panels.steps_axis(axis)
@@ -50,19 +50,20 @@ def _curves(axis: Axes, results: Results, task: str, style: FigureStyle) -> None
 
 
 def _rates(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
-    weights = results.lambdas(task)
-    for weight, colour in zip(weights, style.lambda_colours(len(weights)), strict=True):
-        runs = _with(results.evaluations, task, weight)
-        panels.held_out_point(axis, runs, weight, colour, f"λ = {weight:g}")
+    lambdas = results.lambdas(task)
+    for thought_prob_coef, colour in _coloured(results, task, style):
+        runs = _with(results.evaluations, task, thought_prob_coef)
+        panels.held_out_point(axis, runs, thought_prob_coef, colour, f"λ = {thought_prob_coef:g}")
     published = [
-        (weight, rate.success_rate)
-        for weight in weights
+        (thought_prob_coef, rate.success_rate)
+        for thought_prob_coef in lambdas
         for rate in published_lambda_peaks()
-        if (rate.task, rate.method) == (task, f"{METHOD} lambda={weight:g}")
+        if (rate.task, rate.method) == (task, f"{METHOD} lambda={thought_prob_coef:g}")
     ]
-    beside = 0.03 * (weights[-1] - weights[0])
+    # A little to the right, so that the diamonds do not cover the points.
+    beside = 0.03 * (lambdas[-1] - lambdas[0])
     axis.plot(
-        [weight + beside for weight, _ in published],
+        [thought_prob_coef + beside for thought_prob_coef, _ in published],
         [rate for _, rate in published],
         linestyle="none",
         marker="D",
@@ -71,18 +72,24 @@ def _rates(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
         markeredgewidth=0.8,
         label="published peak (by eye)",
     )
-    start = results.headline_evaluations("LLaVA-sft", task)
+    start = results.main_evaluations("LLaVA-sft", task)
     panels.reference_lines(axis, results, task, style)
     if start:
         rate = sum(run.success_rate for run in start) / len(start)
         axis.axhline(
             rate, color=style.colour("LLaVA-sft"), linewidth=0.9, label="LLaVA-sft (start), held out", zorder=1
         )
-    axis.set_xticks(weights, [f"{weight:g}" for weight in weights])
-    margin = 0.15 * (weights[-1] - weights[0])
-    axis.set_xlim(weights[0] - margin, weights[-1] + margin)
+    axis.set_xticks(lambdas, [f"{thought_prob_coef:g}" for thought_prob_coef in lambdas])
+    margin = 0.15 * (lambdas[-1] - lambdas[0])
+    axis.set_xlim(lambdas[0] - margin, lambdas[-1] + margin)
     axis.set_xlabel("λ, weight of the thoughts")
 
 
-def _with(runs: Iterable[Run], task: str, weight: float) -> list[Run]:
-    return [run for run in runs if (run.task, run.method, run.thought_prob_coef) == (task, METHOD, weight)]
+def _coloured(results: Results, task: str, style: FigureStyle) -> list[tuple[float, panels.Colour]]:
+    """Every λ of a task with its colour."""
+    lambdas = results.lambdas(task)
+    return list(zip(lambdas, style.lambda_colours(len(lambdas)), strict=True))
+
+
+def _with(runs: Iterable[Run], task: str, thought_prob_coef: float) -> list[Run]:
+    return [run for run in runs if (run.task, run.method, run.thought_prob_coef) == (task, METHOD, thought_prob_coef)]

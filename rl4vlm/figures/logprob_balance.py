@@ -1,4 +1,4 @@
-"""The paper's table 1 as a figure: how much of a reply's log-probability its thoughts hold, and how much its action."""
+"""The paper's table 1 as a figure: how a reply's log-probability is shared by its thoughts and its action."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.style import FigureStyle, Sheet
-from rl4vlm.results.published import PAPER, published_balances
-from rl4vlm.results.read import Evaluation, Results
+from rl4vlm.results.collection import Results
+from rl4vlm.results.read import Evaluation
 
 STAGES = {"LLaVA-sft": ("after SFT", "s"), "RL4VLM": ("after PPO", "o")}
 FLOOR = 1e-4
-"""Nats; a smaller magnitude is drawn here, as a logarithmic axis has no zero. Its label tells its value."""
+"""In nats. A smaller magnitude is drawn here, because a logarithmic axis has no zero; its label says its value."""
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
-    """Draw it: a line of thoughts and action for each task and stage, magnitudes on a logarithmic axis."""
+    """Draw one line per task and stage, with the magnitudes of thoughts and action on a logarithmic axis."""
     rows = [
         (task, method, found)
         for task in results.tasks
         for method in STAGES
-        if (found := _measured(results.headline_evaluations(method, task)))
+        if (found := _measured(results.main_evaluations(method, task)))
     ]
     if not rows:
         return panels.empty(style, scale, "no evaluation with log-probabilities")
     note = (
-        f"Scale: {scale}. Mean over the steps of held-out episodes of |Σ log p| of a reply's thought tokens and of its "
-        f"action tokens, at the sampling temperature. Crosses: published, {PAPER}, table 1 (second-hand)."
+        f"Scale: {scale}. |Σ log p| of a reply's thought tokens and of its action tokens at the sampling temperature, "
+        "mean over the steps of held-out episodes."
     )
     sheet = Sheet(style, width=2.3 * style.panel_width, height=0.27 * max(len(rows), 3) + 0.6, note=note)
     axis = sheet.part.subplots()
@@ -57,7 +57,7 @@ def _row(axis: Axes, place: int, task: str, method: str, runs: Sequence[Evaluati
     axis.plot([max(action, FLOOR), max(thoughts, FLOOR)], [place, place], color="#cccccc", linewidth=1.0, zorder=1)
     for name, value, other in (("thoughts", thoughts, action), ("action", action, thoughts)):
         axis.plot(max(value, FLOOR), place, STAGES[method][1], color=style.colour(name), label=name, zorder=3)
-        # Away from the other value, so that labels of equal values do not meet either.
+        # The smaller value has its label on the left and the larger one on the right, so the labels never overlap.
         right = value > other or (value == other and name == "thoughts")
         axis.annotate(
             f"{value:.2g}",
@@ -69,12 +69,3 @@ def _row(axis: Axes, place: int, task: str, method: str, runs: Sequence[Evaluati
             fontsize=style.font_size - 2,
             color=style.colour(name),
         )
-    if method == "RL4VLM":
-        _published(axis, place, task, style)
-
-
-def _published(axis: Axes, place: int, task: str, style: FigureStyle) -> None:
-    for balance in published_balances():
-        if balance.task == task:
-            for name, value in (("thoughts", balance.thoughts), ("action", balance.action)):
-                axis.plot(value, place, "x", color=style.colour(name), label=f"{name}, published", zorder=2)

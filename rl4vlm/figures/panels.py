@@ -1,8 +1,9 @@
-"""What figures of learning curves share: a panel a task, curves with bands, held-out points, reference lines."""
+"""What figures of learning curves share: one panel per task, curves with bands, held-out points, reference lines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 
 import numpy as np
 import seaborn as sns
@@ -10,24 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.figures.style import FigureStyle, Sheet
-from rl4vlm.results.intervals import wilson
+from rl4vlm.results.collection import Results
+from rl4vlm.results.intervals import rate_interval, wilson
 from rl4vlm.results.published import PAPER, Rate, published_curves, published_rates, reference_rates
-from rl4vlm.results.rate_intervals import rate_interval
-from rl4vlm.results.read import Evaluation, Results, TrainingRun
+from rl4vlm.results.read import Evaluation, TrainingRun
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
 OFFICIAL = "official games"
-"""What `Results.games` says of the benchmark: its own games in its own frames, as the paper has them."""
+"""`Results.games` of the benchmark itself: its own games in its own images, as in the paper."""
 Colour = str | tuple[float, float, float]
 TITLE_LETTERS = 26
 """About how many letters of a title fit above a panel."""
 NOT_IN_PAPER = ("Points24",)
-"""Tasks that the paper's training curves leave out."""
+"""Tasks without training curves in the paper."""
+DASHES = ((0, (1, 1.5)), (0, (3, 1.5, 1, 1.5, 1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 3)), (0, (8, 2)))
+"""Line styles of the scripted policies, in turn."""
 
 
 def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -> list[Axes]:
-    """One panel a title in a row, the y label on the first."""
+    """One panel per title, side by side; the first one has the y label."""
     axes = list(part.subplots(1, len(titles), squeeze=False)[0])
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title("\n".join(_fitting(line) for line in title.split("\n")))
@@ -37,7 +41,7 @@ def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -
 
 
 def _fitting(line: str) -> str:
-    """A line of a title, broken at its commas where it is longer than a panel is wide."""
+    """A line of a title, broken at its commas if it is wider than a panel."""
     return line if len(line) <= TITLE_LETTERS else line.replace(", ", ",\n")
 
 
@@ -48,7 +52,7 @@ def curves(
     style: FigureStyle,
     draw: Callable[[Axes, Results, str, FigureStyle], None],
 ) -> Figure:
-    """A figure of success over environment steps, a panel a task that `draw` fills, with legend and note."""
+    """A figure of success over environment steps, with one panel per task that `draw` fills."""
     note = curve_note(results, scale, style, PUBLISHED_NOTE)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
     titles = [title(results, task, " (extra)" if task in NOT_IN_PAPER else "") for task in tasks]
@@ -59,13 +63,13 @@ def curves(
 
 
 def title(results: Results, task: str, more: str = "") -> str:
-    """What a panel or a line of a figure is called: the task, `more` of it, and which games where games are data."""
+    """Title of a panel or a line: the task, `more` about it, and which games it is about if they are data."""
     games = results.games(task)
     return f"{task}{more}\n({games})" if games else f"{task}{more}"
 
 
 def percent_axis(axis: Axes) -> None:
-    """y from a little below 0 to a little above the highest thing drawn, at most a little above 100."""
+    """Let y run from a little below 0 to a little above the highest thing drawn, at most a little above 100."""
     top = axis.dataLim.y1 if np.isfinite(axis.dataLim.y1) else 100.0
     top = min(max(top, 10.0), 100.0)
     axis.set_ylim(-0.04 * top, 1.06 * top)
@@ -73,7 +77,7 @@ def percent_axis(axis: Axes) -> None:
 
 
 def steps_axis(axis: Axes) -> None:
-    """x in environment steps, thousands as k, with room on both sides for the held-out points."""
+    """Write x in environment steps, thousands as k."""
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
@@ -81,9 +85,9 @@ def steps_axis(axis: Axes) -> None:
 
 
 def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, label: str, style: FigureStyle) -> None:
-    """The rolling success of a method against environment steps, with a band; nothing where there is no curve.
+    """Draw the rolling success of a method over environment steps, with a band; nothing without a curve.
 
-    One seed: the band is Wilson's 95 % interval of the window. Several: the line is the mean over seeds, on the steps
+    One seed: the band is Wilson's 95 % interval of the window. Several seeds: the line is their mean, over the steps
     that all of them reached, and the band goes from the lowest to the highest seed.
     """
     curves = [run.curve for run in runs if run.curve]
@@ -113,11 +117,11 @@ def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, labe
 def held_out_point(
     axis: Axes, runs: Sequence[Evaluation], x: float, colour: Colour, label: str, marker: str = "o"
 ) -> None:
-    """A held-out success rate with its 95 % interval, training seeds pooled; nothing where there is none."""
+    """Draw a held-out success rate with its 95 % interval, training seeds pooled; nothing without evaluations."""
     if not runs:
         return
     rate = 100 * sum(run.successes for run in runs) / sum(run.episodes for run in runs)
-    low, high = rate_interval([(run.successes, run.episodes) for run in runs])
+    low, high = rate_interval([run.counts for run in runs])
     axis.errorbar(
         [x],
         [rate],
@@ -133,12 +137,12 @@ def held_out_point(
 
 
 def as_published(results: Results, task: str) -> bool:
-    """Whether a task's results are of the paper's games: elsewhere, its numbers are not to be drawn beside them."""
+    """Whether a task was played on the paper's games. Published numbers are drawn beside no other ones."""
     return results.games(task) in (None, OFFICIAL)
 
 
 def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[str], style: FigureStyle) -> None:
-    """Dashed lines at the paper's rates of `methods` on `task`; none beside results on other games than the paper's."""
+    """Draw dashed lines at the paper's rates of `methods` on `task`; none beside results on other games."""
     if not as_published(results, task):
         return
     for method in methods:
@@ -154,16 +158,13 @@ def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[s
 
 
 def reference_lines(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
-    """Lines at random play and at the ceiling: exact where it is known, else this project's own measurement."""
-    for method, name, dashes in (
-        ("random", "random play", (0, (1, 1.5))),
-        ("stand on 17", "stand on 17", (0, (3, 1.5, 1, 1.5, 1, 1.5))),
-        ("solver", "ceiling", (0, (5, 1.5, 1, 1.5))),
-    ):
-        exact = [rate.success_rate for rate in _of(reference_rates(), task, method)]
-        measured = [run.success_rate for run in results.headline_evaluations(method, task)]
+    """Draw lines at the rates of the scripted policies: enumerated on the rules if known, otherwise measured here."""
+    for method, dashes in zip(scripted_policies().values(), cycle(DASHES), strict=False):
+        exact = [rate.success_rate for rate in _of(reference_rates(), task, method.name)]
+        measured = [run.success_rate for run in results.main_evaluations(method.name, task)]
         for value in (exact or measured)[:1]:
-            axis.axhline(value, color=style.colour(method), linestyle=dashes, linewidth=0.9, label=name, zorder=1)
+            colour = style.colour(method.name)
+            axis.axhline(value, color=colour, linestyle=dashes, linewidth=0.9, label=method.label, zorder=1)
 
 
 def published_curve(
@@ -177,8 +178,10 @@ def published_curve(
     colour: Colour,
     style: FigureStyle,
 ) -> None:
-    """The paper's curve, if the style asks for it, stretched so that it ends with the reproduced one; none beside
-    results on other games than the paper's."""
+    """Draw the paper's curve, stretched to end where the reproduced one does.
+
+    It is drawn only if the style asks for it, and beside no results on other games than the paper's.
+    """
     if not style.show_published_curves or not as_published(results, task):
         return
     for curve in published_curves():
@@ -196,12 +199,12 @@ def published_curve(
 
 
 def last_step(runs: Iterable[TrainingRun]) -> float:
-    """Where the longest run ends; 1 where nothing was trained, so that an axis still has a length."""
+    """Environment steps of the longest run; 1 without any run, so that the axis still has a length."""
     return max((float(point.env_steps) for run in runs for point in run.curve), default=1.0)
 
 
 def empty(style: FigureStyle, scale: str, what: str) -> Figure:
-    """A figure that says what there is none of: its rule runs although the config asks for no such runs."""
+    """A figure that only says what is missing. Its rule runs even if the config asks for no such runs."""
     sheet = Sheet(style, width=2 * style.panel_width, height=0.6, note=f"Scale: {scale}.")
     axis = sheet.part.subplots()
     axis.set_axis_off()
@@ -210,20 +213,20 @@ def empty(style: FigureStyle, scale: str, what: str) -> Figure:
 
 
 def curve_note(results: Results, scale: str, style: FigureStyle, published: str) -> str:
-    """The small print of a figure of learning curves: what each kind of mark means and where it comes from.
+    """The small print of a figure of learning curves: what each mark means and where its number comes from.
 
-    `published` tells which marks show the paper's numbers.
+    `published` says which marks are the paper's numbers.
     """
-    several = len({run.seed for run in results.headline_runs()}) > 1
-    windows = sorted({max(p.window for p in run.curve) for run in results.headline_runs() if run.curve})
+    several = len({run.seed for run in results.main_runs()}) > 1
+    windows = sorted({max(p.window for p in run.curve) for run in results.main_runs() if run.curve})
     episodes = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}" if windows else "no"
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
     band = "mean and range over seeds" if several else "band: 95 % Wilson interval of the window"
     return (
-        f"Scale: {scale}. Lines: success over the last {episodes} training episodes ({band}). Points: held-out "
-        f"episodes, 95 % interval. {published} Random play and ceiling: enumerated on the games' rules, else measured "
-        "here."
+        f"Scale: {scale}. Lines: success rate over the last {episodes} training episodes ({band}). Points: held-out "
+        f"episodes, with 95 % intervals. {published} Scripted policies: enumerated on the rules of the games, or "
+        "measured here."
     )
 
 

@@ -1,12 +1,11 @@
-"""How figures look, and how they are saved so that the same results give the same bytes."""
+"""How figures look, and how they are saved: the same results give the same bytes."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,72 +15,39 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from pydantic import model_validator
 
+from rl4vlm.config.fields import settings
+from rl4vlm.config.methods import OTHER_COLOUR
+from rl4vlm.config.stages.figures import FigureSettings, known_colours
 from rl4vlm.core.files import atomic_write_bytes
 
-COLOURS: Mapping[str, str] = {
-    # Okabe and Ito's palette: told apart with any colour vision, and one colour a method in every figure.
-    "RL4VLM": "#0072B2",
-    "RL4VLM-noCoT": "#D55E00",
-    "CNN+RL": "#009E73",
-    "LLaVA-sft": "#56B4E9",
-    "GPT4-V": "#CC79A7",
-    "Gemini": "#E69F00",
-    "base model": "#BBBBBB",
-    "random": "#777777",
-    "solver": "#000000",
-    "stand on 17": "#AA7744",
-    "thoughts": "#0072B2",
-    "action": "#D55E00",
-}
 
+@settings
+class FigureStyle(FigureSettings):
+    """The settings `figures.style` of the config, and what matplotlib makes of them.
 
-@dataclass(frozen=True)
-class FigureStyle:
-    """The settings `figures.style` of the config; sizes in inches, lengths and font sizes in points.
-
-    `colours` replaces single entries of `COLOURS`; `lambda_palette` is a seaborn palette for the values of λ.
-    `show_published_curves` adds the paper's curves, read by eye and stretched to the length of the reproduced run: the
-    two axes count steps of different models, so they are left out unless asked for.
-
-    Raises ValueError naming what is not a colour, a palette, a known entry or a positive size.
+    Raises ValueError naming what is not a colour or a palette.
     """
 
-    panel_width: float = 1.95
-    panel_height: float = 1.75
-    font: str = "DejaVu Sans"
-    font_size: float = 7.5
-    line_width: float = 1.4
-    marker_size: float = 4.0
-    band_alpha: float = 0.2
-    dpi: int = 220
-    colours: Mapping[str, str] = field(default_factory=dict)
-    lambda_palette: str = "viridis"
-    show_published_curves: bool = False
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> FigureStyle:
         for name, colour in self.colours.items():
-            if name not in COLOURS:
-                raise ValueError(f"no colour is named {name!r}: there are {', '.join(COLOURS)}")
             if not is_color_like(colour):
                 raise ValueError(f"{colour!r} (of {name}) is not a colour")
-        for name in ("panel_width", "panel_height", "font_size", "line_width", "marker_size", "dpi"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
-        if not 0 <= self.band_alpha <= 1:
-            raise ValueError(f"band_alpha must lie in 0..1, not {self.band_alpha!r}")
         self.lambda_colours(1)
+        return self
 
     def colour(self, method: str) -> str:
-        """A method's colour; a method without one is grey."""
-        return self.colours.get(method, COLOURS.get(method, "#999999"))
+        """The colour of a method, or of a part of a reply; grey for a name that has none."""
+        return self.colours.get(method, known_colours().get(method, OTHER_COLOUR))
 
     def lambda_colours(self, count: int) -> list[tuple[float, float, float]]:
-        """`count` colours from dark to light, without the ends that vanish on paper."""
+        """`count` colours from dark to light. The palette's ends are left out: the lightest would vanish on paper."""
         return list(sns.color_palette(self.lambda_palette, count))
 
     def rc(self) -> Any:
-        """The matplotlib settings of this style, by name: what `matplotlib.rcParams.update` takes."""
+        """This style as keyword arguments of `matplotlib.rcParams.update`."""
         small = self.font_size - 1
         return {
             **sns.axes_style("ticks"),
@@ -108,7 +74,7 @@ class FigureStyle:
             "axes.spines.right": False,
             "lines.linewidth": self.line_width,
             "lines.markersize": self.marker_size,
-            # TrueType fonts: text in the PDF stays text.
+            # TrueType fonts, so that text in the PDF stays text.
             "pdf.fonttype": 42,
             "savefig.dpi": self.dpi,
         }
@@ -116,7 +82,7 @@ class FigureStyle:
 
 @contextmanager
 def drawing(style: FigureStyle) -> Iterator[None]:
-    """matplotlib as the style wants it; a matplotlibrc of the user's has no part in figures."""
+    """Apply a style to matplotlib. A user's own matplotlibrc is ignored: it would change the bytes of figures."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style.rc())
@@ -124,15 +90,15 @@ def drawing(style: FigureStyle) -> Iterator[None]:
 
 
 class Sheet:
-    """A figure in the making: a part to draw on, a legend below it, and a note in small print at the foot.
+    """A figure to be drawn: a part with the panels, a legend below it, and a note in small print at the foot.
 
-    The part keeps its size; what is below it makes the figure higher.
+    The part keeps its size. The legend and the note make the figure higher.
     """
 
     def __init__(self, style: FigureStyle, width: float, height: float, note: str) -> None:
-        """`width` and `height`, in inches, are those of the part that is drawn on."""
+        """`width` and `height` are those of the part with the panels, in inches."""
         size = style.font_size - 1.5
-        # A letter of the figure font is a good half of its size wide.
+        # On average a letter of the figure font is 0.54 times as wide as the font size.
         text = textwrap.fill(note, int(width * 72 / (0.54 * size)))
         self._height = height
         self._foot = (text.count("\n") + 1.8) * 1.25 * size / 72
@@ -165,7 +131,7 @@ class Sheet:
                 self._grow(box.height / self.figure.dpi)
                 return
             legend.remove()
-            # As few columns as the rows need: none is left nearly empty.
+            # With one column less, the entries may need one row more. Use no more columns than these rows need.
             rows = -(-len(entries) // (columns - 1))
             columns = -(-len(entries) // rows)
 
@@ -176,8 +142,7 @@ class Sheet:
 
 
 def save(figure: Figure, out: Path) -> None:
-    """Write `out`.pdf and `out`.png, whole or not at all, without dates or program names."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Write `out`.pdf and `out`.png, without dates or program names, so that the same figure gives the same bytes."""
     nothing = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}
     for kind, metadata in nothing.items():
         buffer = io.BytesIO()

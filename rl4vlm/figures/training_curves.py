@@ -1,4 +1,4 @@
-"""The paper's figure 5: success during training, task by task, beside what others reach."""
+"""The paper's figure 5: success during training, task by task, beside other methods."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from matplotlib.figure import Figure
 
 from rl4vlm.figures import panels
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.read import Results
+from rl4vlm.results.collection import Results
 
 TRAINED = ("RL4VLM", "CNN+RL")
 PUBLISHED = ("RL4VLM", "LLaVA-sft", "CNN+RL", "GPT4-V", "Gemini")
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
-    """Draw it; a method or task that was not run is absent, and a task beyond the paper's panels says so."""
-    tasks = [task for task in results.tasks if any(results.headline_runs(method, task) for method in TRAINED)]
+    """Draw every task with a training run. A method that was not run is absent."""
+    tasks = [task for task in results.tasks if any(results.main_runs(method, task) for method in TRAINED)]
     if not tasks:
         return panels.empty(style, scale, "no training run")
     return panels.curves(results, tasks, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
-    methods = [method for method in TRAINED if results.headline_runs(method, task)]
-    end = panels.last_step(run for method in methods for run in results.headline_runs(method, task))
+    methods = [method for method in TRAINED if results.main_runs(method, task)]
+    end = panels.last_step(run for method in methods for run in results.main_runs(method, task))
     for method in methods:
         colour = style.colour(method)
-        panels.training_curve(axis, results.headline_runs(method, task), colour, f"{method}, training", style)
+        panels.training_curve(axis, results.main_runs(method, task), colour, f"{method}, training", style)
         curve = f"{method}, published curve"
         panels.published_curve(axis, results, "main", task, method, curve, end, colour, style)
-    start = results.headline_evaluations("LLaVA-sft", task)
+    start = results.main_evaluations("LLaVA-sft", task)
     panels.held_out_point(axis, start, -0.03 * end, style.colour("LLaVA-sft"), "LLaVA-sft (start), held out", "s")
     for place, method in enumerate(methods):
-        final = results.headline_evaluations(method, task)
+        final = results.main_evaluations(method, task)
         panels.held_out_point(axis, final, (1.04 + 0.05 * place) * end, style.colour(method), f"{method}, held out")
-    # One line more is worth its place only beside a curve to compare it with.
+    # The published CNN+RL line is worth its place only beside a curve of CNN+RL.
     shown = [method for method in PUBLISHED if method != "CNN+RL" or method in methods]
     panels.published_lines(axis, results, task, shown, style)
     panels.reference_lines(axis, results, task, style)

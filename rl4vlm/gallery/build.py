@@ -5,33 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
+from rl4vlm.gallery.choose import choose
 from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
-from rl4vlm.gallery.records import EPISODES, STEP_ENTRIES, SUMMARY, Evaluation, choose, read_evaluation
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
+from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"
 SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")
-
-
-@dataclass(frozen=True)
-class GallerySettings:
-    """How much the gallery shows: at most `episodes` of each evaluation."""
-
-    episodes: int = 12
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes {self.episodes} is less than 1")
 
 
 def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, settings: GallerySettings) -> Path:
@@ -52,7 +42,7 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     if not evaluations:
         raise ValueError("the gallery has no evaluation to show")
     started = time.monotonic()
-    read = [read_evaluation(folder) for folder in evaluations]
+    read = [load_recording(folder) for folder in evaluations]
     file = out / PAGE
     atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
     files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
@@ -67,12 +57,12 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     return file
 
 
-def gallery_data(evaluations: Sequence[Evaluation], scale: str, settings: GallerySettings) -> dict[str, Any]:
+def gallery_data(evaluations: Sequence[Recording], scale: str, settings: GallerySettings) -> dict[str, Any]:
     """The page's data: `runs` with their episodes, and the `images` and `prompts` that the steps refer to by index."""
     images, prompts = ImageTable(), _TextTable()
     runs = []
     with progress(len(evaluations), "gallery", unit="evaluation") as bar:
-        for evaluation, label in zip(evaluations, labels(evaluations), strict=True):
+        for evaluation, label in zip(evaluations, run_labels(evaluations), strict=True):
             chosen = choose(evaluation.episodes, settings.episodes)
             runs.append(
                 {
@@ -94,9 +84,9 @@ def _totals(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: summary.get(name) for name in SHOWN_TOTALS}, "games": played}
 
 
-def labels(evaluations: Sequence[Evaluation]) -> list[str]:
+def run_labels(evaluations: Sequence[Recording]) -> list[str]:
     """A label for each evaluation, unique within its task: the method, then lambda, seed and run name as needed."""
-    details: tuple[tuple[str, Callable[[Evaluation], Hashable]], ...] = (
+    details: tuple[tuple[str, Callable[[Recording], Hashable]], ...] = (
         (", lambda {}", lambda run: run.summary.get("lambda")),
         (", seed {}", lambda run: run.summary.get("seed")),
         (" ({})", lambda run: run.name),

@@ -15,10 +15,10 @@ import numpy as np
 
 from rl4vlm.core.types import Reply, Step
 from rl4vlm.envs.registration import make_env
-from rl4vlm.gallery.records import Evaluation
 from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
+from rl4vlm.results.read import Recording
 from rl4vlm.tasks.registry import get_task
 
 
@@ -37,7 +37,7 @@ class Replayed:
     last_image: np.ndarray
 
 
-def replay(evaluation: Evaluation, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
+def replay(evaluation: Recording, records: Sequence[Mapping[str, Any]]) -> Iterator[Replayed]:
     """Replay episodes of an evaluation.
 
     Raises:

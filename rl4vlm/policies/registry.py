@@ -7,17 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Policy, Style
-
-SCRIPTED: dict[str, str] = {
-    "random": "rl4vlm.policies.scripted:RandomPolicy",
-    "solver": "rl4vlm.policies.scripted:SolverPolicy",
-    "stand17": "rl4vlm.policies.stand17:StandOn17Policy",
-}
-"""Policies that need nothing but their name."""
-
-METHODS = {"stand17": "stand on 17"}
-"""A scripted policy's label in tables, if it is not its name."""
 
 LEARNED: dict[str, str] = {
     "vlm": "rl4vlm.policies.vlm:VLMPolicy",
@@ -57,8 +48,9 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
         ValueError: no such policy, no such folder, or an option of another kind of policy.
     """
     policy: Policy
-    if name in SCRIPTED:
-        policy = _load(SCRIPTED[name])(style)
+    scripted = scripted_policies().get(name)
+    if scripted and scripted.policy:
+        policy = _load(scripted.policy)(style)
     else:
         kind, checkpoint = checkpoint_of(name)
         for option in VLM_OPTIONS:
@@ -85,7 +77,8 @@ def checkpoint_of(name: str) -> tuple[str, str]:
     # A Hugging Face name is owner/model. results/... is always meant as a folder, so one that is missing is an error.
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "results/"))):
         return "vlm", name
-    raise ValueError(f"no policy {name!r}: it is neither {', '.join(SCRIPTED)} nor an existing checkpoint folder")
+    known = ", ".join(scripted_policies())
+    raise ValueError(f"no policy {name!r}: it is neither {known} nor an existing checkpoint folder")
 
 
 def _load(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a finished run of the workflow promises, said apart from the rules that make it."""
+"""The files that a finished run of the workflow leaves, and what is wrong with the ones that are there."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs
+from rl4vlm.core.files import RECORD
+from rl4vlm.results import names
+from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
 
-TABLES = ("main", "cot", "lambda", "perception")
-FIGURES = ("training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception")
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
-"""How files of these kinds begin."""
+"""First bytes of files by suffix."""
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
 
 
-def promised_files(config: Mapping[str, Any]) -> list[Path]:
-    """Every file that the README promises for a config: tables, figures, report, and each run's results and record."""
+def expected_files(config: Mapping[str, Any]) -> list[Path]:
+    """Every file that a finished run of a config leaves: tables, figures, the report, each run's results and record."""
     results, assets = Path(config["results_dir"]), Path(config["assets_dir"])
-    files = [results / "report.html", results / "gallery" / "index.html"]
-    files += [assets / name for name in ("games.png", "training_curves.png", "results.md")]
-    files += [results / "tables" / f"{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")]
-    files += [results / "figures" / f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "run.json")]
-    files += [results / folder / "run.json" for folder in ("tables", "gallery")]
+    training = (METRICS, "timing.jsonl", RECORD)
+    files = [results / "report.html", results / "gallery" / "index.html", *names.asset_files(assets)]
+    files += [results / "tables" / name for name in names.table_files()]
+    files += [results / "figures" / name for name in names.figure_files()]
+    files += [results / "figures" / f"{name}.{RECORD}" for name in names.FIGURES]
+    files += [results / folder / RECORD for folder in ("tables", "gallery")]
     for model in base_models(config).values():
         if model.kind != "folder":
             files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
         if model.kind in EMBEDDED:
-            files += [results / "base_model" / model.name / "perception.json"]
-    for run in evaluation_runs(config):
-        files += [results / "eval" / run.name / name for name in ("summary.json", "episodes.jsonl", "run.json")]
-    for training in ppo_runs(config):
-        folder = results / "ppo" / training.name
-        files += [folder / name for name in ("metrics.jsonl", "timing.jsonl", "run.json", "checkpoint/config.json")]
+            files += [results / "base_model" / model.name / PERCEPTION]
+    for evaluation in evaluation_runs(config):
+        files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
+    for run in ppo_runs(config):
+        files += [results / "ppo" / run.name / name for name in (*training, "checkpoint/config.json")]
     for baseline in cnn_runs(config):
-        folder = results / "cnn" / baseline.name
-        files += [folder / name for name in ("metrics.jsonl", "timing.jsonl", "run.json", "checkpoint/cnn.json")]
+        files += [results / "cnn" / baseline.name / name for name in (*training, "checkpoint/cnn.json")]
     for task in config["tasks"]:
         for style in config["styles"]:
             data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}"
             if f"{task}-{style}" not in config["sft_data"]["given"]:
-                files += [data / name for name in ("data.json", "manifest.json", "run.json")]
-            files += [tuned / name for name in ("metrics.jsonl", "run.json", "checkpoint/config.json")]
+                files += [data / name for name in ("data.json", "manifest.json", RECORD)]
+            files += [tuned / name for name in (METRICS, RECORD, "checkpoint/config.json")]
     return files
 
 
-def shortcomings(files: Sequence[Path]) -> list[str]:
-    """What is wrong with these files: missing, empty, or not of the kind that their names say."""
-    found = [(path, _shortcoming(path)) for path in files]
+def problems(files: Sequence[Path]) -> list[str]:
+    """What is wrong with each file, if anything: it is missing, empty, or not of the kind that its name says."""
+    found = [(path, _problem(path)) for path in files]
     return [f"{path}: {problem}" for path, problem in found if problem]
 
 
-def _shortcoming(path: Path) -> str | None:
+def _problem(path: Path) -> str | None:
     if not path.is_file():
         return "missing"
     content = path.read_bytes()

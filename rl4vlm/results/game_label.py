@@ -1,4 +1,4 @@
-"""How results say which games they are of, where games are data: in tables, in figures and on the screen alike."""
+"""In words, which games a result is about, for tasks whose games are data."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable
 
 
 def games_played(sources: Iterable[str], games: str | None = None) -> str | None:
-    """The games of `sources`, in words; None without any.
+    """Which games were played, e.g. `official games, drawn pictures, seen`.
 
     Args:
-        sources: what `Task.data_source` said of the episodes: `generated`, or `official, drawn pictures`.
-        games: which set of them was played, where there are several (`seen`).
+        sources: the values of `Task.data_source` over the episodes: `generated`, or `official, drawn pictures`.
+        games: the set of games that was played, if there are several (`seen`).
 
     Returns:
-        `generated games, seen`, or `official games, drawn pictures, seen`.
+        The words, or None without any source, as for games that are rules.
     """
-    named = [
-        f"{kind} games{comma}{more}" for kind, comma, more in (each.partition(",") for each in sorted(set(sources)))
-    ]
+    parts = (source.partition(",") for source in sorted(set(sources)))
+    named = [f"{kind} games{comma}{rest}" for kind, comma, rest in parts]
     return ", ".join([" and ".join(named), *([games] if games else [])]) if named else None

@@ -1,84 +1,89 @@
-"""Intervals for success rates."""
+"""95 % intervals of success rates: of one evaluation, pooled over training seeds, averaged over tasks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 10_000
+
+Counts = tuple[int, int]
+"""(successes, episodes) of one evaluation."""
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (low, high) of a proportion, in [0, 1].
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a success rate, without continuity correction.
 
     Args:
         successes: episodes won.
-        n: episodes played; with none the interval is (0, 1).
-        confidence: its coverage, between 0 and 1.
+        episodes: episodes played.
+
+    Returns:
+        Lower and upper bound in 0..1; (0, 1) without any episode.
 
     Raises:
-        ValueError: not 0 <= successes <= n, or no such confidence.
-
-    Source: E. B. Wilson (1927), without continuity correction.
+        ValueError: not 0 <= successes <= episodes.
     """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes in {n} episodes")
-    z = _quantile(confidence)
-    if n == 0:
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"{successes} successes in {episodes} episodes")
+    if episodes == 0:
         return 0.0, 1.0
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the ends the exact bound is 0 or 1, which rounding would miss.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    interval = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def bootstrap_mean(
-    groups: Sequence[Sequence[float]],
-    *,
-    weights: Sequence[float] | None = None,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Average of the groups' means with its percentile bootstrap interval: (mean, low, high).
+def rate_interval(seeds: Sequence[Counts]) -> tuple[float, float]:
+    """95 % interval of the success rate of one method on one task, in percent, training seeds pooled.
 
-    Each group (the episodes of one task) is resampled by itself, so the interval is that of these tasks.
+    One seed: Wilson's interval. Several seeds: a two-level bootstrap of seeds and of episodes within each, because
+    seeds differ by more than their episodes do. Two or three seeds underestimate that spread, so the interval is never
+    narrower than Wilson's interval of all episodes together.
 
     Args:
-        groups: one sequence of values a group; none may be empty.
-        weights: of the groups, in any unit; equal unless given.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: bootstrap samples.
-        seed: of the resampling; the same seed gives the same interval.
+        seeds: the counts of each training seed.
 
     Raises:
-        ValueError: no groups, an empty group, or weights that do not fit.
+        ValueError: there are no episodes.
     """
-    _quantile(confidence)
-    if not groups or any(len(group) == 0 for group in groups):
-        raise ValueError("an average needs groups with values in each")
-    shares = np.ones(len(groups)) if weights is None else np.asarray(weights, dtype=float)
-    if len(shares) != len(groups) or (shares < 0).any() or shares.sum() == 0:
-        raise ValueError(f"weights {list(shares)} do not fit {len(groups)} groups")
-    shares = shares / shares.sum()
-    rng = np.random.default_rng(seed)
-    means = [float(np.mean(group)) for group in groups]
-    drawn = np.stack([_resampled_means(np.asarray(group, dtype=float), resamples, rng) for group in groups])
-    low, high = np.quantile(shares @ drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(shares @ means), float(low), float(high)
+    successes, episodes = (sum(column) for column in zip(*seeds, strict=True)) if seeds else (0, 0)
+    if episodes == 0:
+        raise ValueError("an interval needs at least one episode")
+    low, high = (100 * bound for bound in wilson(successes, episodes))
+    if len(seeds) == 1:
+        return low, high
+    resampled_low, resampled_high = _percentiles(_resampled_rates(seeds, np.random.default_rng(0)))
+    return min(low, resampled_low), max(high, resampled_high)
 
 
-def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means (resamples,) of samples drawn from `values` with replacement, by how often each distinct value comes."""
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = rng.multinomial(len(values), counts / len(values), size=resamples)
-    means: np.ndarray = drawn @ distinct / len(values)
-    return means
+def average_interval(tasks: Sequence[Sequence[Counts]]) -> tuple[float, float]:
+    """95 % interval of an unweighted mean over tasks, in percent: a bootstrap of each task's seeds and episodes.
+
+    Args:
+        tasks: for each task the counts of each training seed.
+
+    Raises:
+        ValueError: a task has no episodes.
+    """
+    if not tasks or any(not seeds or any(episodes == 0 for _, episodes in seeds) for seeds in tasks):
+        raise ValueError("an average needs episodes of every task")
+    rng = np.random.default_rng(0)
+    return _percentiles(np.mean([_resampled_rates(seeds, rng) for seeds in tasks], axis=0))
 
 
-def _quantile(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+def _resampled_rates(seeds: Sequence[Counts], rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap samples of a pooled success rate, (RESAMPLES,) in 0..1.
+
+    `scipy.stats.bootstrap` resamples one level only. Here whole seeds are drawn first, then the episodes of each.
+    """
+    successes, episodes = np.array(seeds, dtype=np.int64).T
+    drawn = rng.integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    # Resampling n episodes of which k were won is a draw from the binomial distribution of n and k/n.
+    won = rng.binomial(episodes[drawn], (successes / episodes)[drawn])
+    return won.sum(axis=1) / episodes[drawn].sum(axis=1)
+
+
+def _percentiles(rates: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(100 * rates, [2.5, 97.5])
+    return float(low), float(high)

@@ -21,6 +21,13 @@ from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
 
 PACKAGE = "rl4vlm"
 
+EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
+"""What an evaluation writes beside its `run.json`."""
+METRICS = "metrics.jsonl"
+"""What a training writes beside its `run.json`."""
+PERCEPTION = "perception.json"
+"""What the base model reads off images, measured when it was made."""
+
 
 def write_run_record(
     folder: Path,
@@ -35,14 +42,14 @@ def write_run_record(
     """Write `run.json`: what ran, from which code and inputs, on which machine, and for how long.
 
     Args:
-        folder: where the results of the run lie.
+        folder: folder of the run's results.
         stage: name of the stage.
         settings: its settings, resolved.
         seeds: its seeds by purpose.
-        inputs: files and folders it read, by name; each is recorded with its SHA-256, or null when it is not a path
-            here (the name of a model on a hub).
+        inputs: files and folders that it read, by name. Each is recorded with its SHA-256, or with null if it is no
+            path on this machine (the name of a model on a hub).
         seconds: wall time.
-        name: of the file, where several runs write into one folder.
+        name: name of the file, if several runs write into one folder.
     """
     record = {
         "stage": stage,
@@ -59,10 +66,10 @@ def write_run_record(
 
 
 def code_revision() -> dict[str, Any]:
-    """The git revision of this package and whether its files differ from it; both null outside a git checkout."""
+    """The git revision of this package, and whether its files differ from it; both None outside of a git checkout."""
     root = Path(__file__).parents[1]
     nothing = {"revision": None, "changed": None}
-    # Installed into some other repository's folder, the package is not that repository's.
+    # Installed into a folder of another repository, the package is not tracked there: that revision is not ours.
     if _git(root, "ls-files", "--error-unmatch", "__init__.py") is None:
         return nothing
     revision, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", ".")
@@ -77,7 +84,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those of its requirements that are installed."""
+    """Versions of Python, of this package and of its installed requirements."""
     found = {"python": platform.python_version()}
     try:
         names = [PACKAGE, *(Requirement(line).name for line in requires(PACKAGE) or ())]
@@ -92,7 +99,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GB, and where torch is in use its threads and GPUs."""
+    """Processor, cores that this process may use, memory in GB, and the threads and GPUs of torch if it is loaded."""
     torch = sys.modules.get("torch")
     return {
         "platform": platform.platform(),

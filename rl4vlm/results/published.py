@@ -1,26 +1,17 @@
-"""The numbers that were not computed here: the paper's, and those of reference policies (see published/README.md)."""
+"""Numbers that were not computed here: the paper's, and those of reference policies (sources: `data/README.md`)."""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
+
+import pandas as pd
 
 PAPER = "arXiv 2405.10292"
 
-REFERENCE_METHODS = {
-    "uniform random": "random",
-    "optimal": "solver",
-    "solvable hands, exact arithmetic": "solver",
-    "maximise expected reward": "solver",
-    "stand on 17 or more": "stand on 17",
-}
-"""Reference policies that this project's own `random` and `solver` play; the others keep their names."""
 
-
-@dataclass(frozen=True)
-class Rate:
+class Rate(NamedTuple):
     """A success rate in percent of `method` on `task`."""
 
     method: str
@@ -28,8 +19,7 @@ class Rate:
     success_rate: float
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A published training curve, read by eye: environment steps of one process, success in percent (±1.5 points)."""
 
     figure: str
@@ -39,64 +29,42 @@ class Curve:
     success_rates: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Balance:
-    """Mean magnitude, in nats, of the summed log-probability of a reply's thoughts and of its action."""
-
-    task: str
-    thoughts: float
-    action: float
-
-
 @cache
 def published_rates() -> tuple[Rate, ...]:
-    """The paper's main table, its ablation without thoughts included, in the order of the file."""
-    return tuple(
-        Rate(row["method"], row["task"], float(row["success_rate_percent"])) for row in _rows("main_results.csv")
-    )
+    """The paper's tables 2 and 3, in the order of the file."""
+    return _rates("main_results.csv")
 
 
 @cache
 def reference_rates() -> tuple[Rate, ...]:
-    """Random, optimal and simple play, enumerated or measured on the games' rules."""
-    return tuple(
-        Rate(REFERENCE_METHODS.get(row["policy"], row["policy"]), row["task"], float(row["success_rate_percent"]))
-        for row in _rows("reference_policies.csv")
-    )
+    """Random, optimal and simple play, enumerated or measured on the rules of the games."""
+    return _rates("reference_policies.csv")
 
 
 @cache
 def published_curves() -> tuple[Curve, ...]:
     """The curves of figures 5 (`main`), 6 (`cot`) and 7 (`lambda`); λ runs are named `RL4VLM lambda=0.3`."""
-    points: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for row in _rows("curves_read_by_eye.csv"):
-        method = f"RL4VLM {row['series']}" if row["series"].startswith("lambda=") else row["series"]
-        point = float(row["env_steps"]), float(row["success_rate_percent"])
-        points.setdefault((row["figure"], row["task"], method), []).append(point)
-    return tuple(
-        Curve(*key, env_steps=tuple(x for x, _ in curve), success_rates=tuple(y for _, y in curve))
-        for key, curve in points.items()
-    )
+    points = _read("curves_read_by_eye.csv")
+    points["method"] = points["series"].where(~points["series"].str.startswith("lambda="), "RL4VLM " + points["series"])
+    curves = []
+    for key, curve in points.groupby(["figure", "task", "method"], sort=False):
+        figure, task, method = map(str, key)
+        curves.append(Curve(figure, task, method, tuple(curve["env_steps"]), tuple(curve["success_rate_percent"])))
+    return tuple(curves)
 
 
 @cache
 def published_lambda_peaks() -> tuple[Rate, ...]:
     """The peak of each published λ curve, read by eye off figure 7 (±1.5 points)."""
-    return tuple(
-        Rate(curve.method, curve.task, max(curve.success_rates))
-        for curve in published_curves()
-        if curve.figure == "lambda"
-    )
+    curves = [curve for curve in published_curves() if curve.figure == "lambda"]
+    return tuple(Rate(curve.method, curve.task, max(curve.success_rates)) for curve in curves)
 
 
-@cache
-def published_balances() -> tuple[Balance, ...]:
-    """What is known of the paper's table 1."""
-    return tuple(
-        Balance(row["task"], float(row["thoughts"]), float(row["action"])) for row in _rows("logprob_balance.csv")
-    )
+def _rates(file: str) -> tuple[Rate, ...]:
+    rows = _read(file)[["method", "task", "success_rate_percent"]]
+    return tuple(Rate(method, task, float(rate)) for method, task, rate in rows.itertuples(index=False))
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    text = files("rl4vlm.results").joinpath("data", file).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def _read(file: str) -> pd.DataFrame:
+    with files("rl4vlm.results").joinpath("data", file).open(encoding="utf-8") as content:
+        return pd.read_csv(content)

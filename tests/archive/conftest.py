@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 from rl4vlm.archive.pack import pack
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.expected import FIGURES
+from rl4vlm.results.names import FIGURES
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import make_results, write_json, write_lines
 
@@ -29,9 +30,11 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def add_record(folder: Path, stage: str, *inputs: str) -> None:
-    """Write a run's record that names its inputs."""
+    """Add to a run's record its stage and the paths that it was made from."""
     found = {f"input{place}": {"path": path, "sha256": None} for place, path in enumerate(inputs)}
-    write_json(folder / "run.json", {"stage": stage, "inputs": found, "code": {"revision": "abc", "changed": False}})
+    file = folder / "run.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    write_json(file, {**before, "stage": stage, "inputs": found, "code": {"revision": "abc", "changed": False}})
 
 
 def make_whole_results(root: Path) -> Path:
@@ -57,7 +60,7 @@ def make_whole_results(root: Path) -> Path:
         kind, _, run = folder.name.partition("-")
         trained = [f"results/{kind}/{run}/checkpoint"] if kind in ("ppo", "cnn", "sft") else []
         add_record(folder, "evaluation", *trained)
-    build_tables(out=results / "tables", scale="embedded", main_lambda={"NumberLine": 0.5}, **made.inputs)
+    build_tables(out=results / "tables", scale="embedded", **made.inputs)
     for name in FIGURES:
         draw(name, out=results / "figures" / name, scale="embedded", style=FigureStyle(dpi=40), **made.inputs)
     left = results / "ppo" / "EZPoints-cot-lambda0.9-seed7"

@@ -105,9 +105,9 @@ def test_every_change_changes_the_hashes(tmp_path: Path) -> None:
     seen.append(revision_and_tree(code))
     assert len(set(seen)) == 4
     assert seen[-1][1] == seen[-2][1]
-    # If `but` is tracked, its committed version counts.
+    # If `ignore` is tracked, its committed version counts.
     (code / "new.txt").write_text("newer\n")
-    assert revision_and_tree(code, but=code / "new.txt") == seen[-1]
+    assert revision_and_tree(code, ignore=code / "new.txt") == seen[-1]
 
 
 def test_executables_stay_executable(packed: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path
     [
         ("figures/perception.pdf", "figures/perception.pdf: missing"),
         ("tables/run.json", "tables/run.json: missing"),
-        (f"{RUN}/run.json", f"{RUN}/run.json is missing"),
+        (f"{RUN}/run.json", f"{RUN}/run.json: missing; tables/run.json says"),
         ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),
         (f"{RUN}/metrics.jsonl", f"{RUN}/metrics.jsonl: missing; tables/run.json says"),
     ],

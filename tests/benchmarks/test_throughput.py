@@ -1,23 +1,26 @@
-"""The benchmark end to end, tiny: its table is whole and its numbers are positive."""
+"""The benchmark from end to end at tiny size: its table is complete and its numbers are positive."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import throughput
+from benchmarks import modes, rates, throughput
 from benchmarks.public_way import PublicWay
+from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 
 TINY = ["--model", "llava-test", "--tokens", "5", "--padded", "12", "--threads", "1", "--repeats", "1"]
-FEW = [*TINY, "--envs", "3", "--public-steps", "2"]
+FEW = [*TINY, "--num-envs", "3", "--public-steps", "2"]
 
 
-def test_a_small_run_fills_the_whole_table(tmp_path, capsys):
+def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     throughput.main([*FEW, "--out", str(tmp_path / "made.json")])
     shown = capsys.readouterr().out.split("\n")
     header = next(line for line in shown if line.startswith("| mode"))
@@ -46,9 +49,20 @@ def test_a_small_run_fills_the_whole_table(tmp_path, capsys):
     assert made["processor_ratios"]["update"] == [pytest.approx(expected)]
 
 
-def test_the_large_models_path_at_tiny_size(tmp_path, capsys):
-    """What a GPU runs (bfloat16, adapters, only this project's way, a profile), on small shapes."""
-    arguments = ["--lora-rank", "4", "--dtype", "bfloat16", "--modes", "ours", "--envs", "2", "--rows", "2"]
+def test_the_large_models_path_at_tiny_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options of a GPU run (bfloat16, LoRA, mode ours only, a profile) on small shapes."""
+    arguments = [
+        "--lora-rank",
+        "4",
+        "--dtype",
+        "bfloat16",
+        "--modes",
+        "ours",
+        "--num-envs",
+        "2",
+        "--steps-per-env",
+        "2",
+    ]
     throughput.main([*TINY, *arguments, "--gradient-checkpointing", "--profile", str(tmp_path / "profile.txt")])
     shown = capsys.readouterr().out
     assert "15,000 environment steps, 4 epochs, extrapolated, mode ours" in shown
@@ -58,8 +72,8 @@ def test_the_large_models_path_at_tiny_size(tmp_path, capsys):
     assert "aten::" in tables.partition("update, mode ours")[2]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would be run")
-def test_without_a_gpu_it_says_that_it_was_not_run(tmp_path, capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so it would run")
+def test_without_a_gpu_it_says_that_it_was_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "made.json"
     throughput.main(["--device", "cuda", "--model", "llava-mistral-7b", "--out", str(out)])
     assert capsys.readouterr().out.startswith("Not run: --device cuda needs a GPU")
@@ -68,18 +82,19 @@ def test_without_a_gpu_it_says_that_it_was_not_run(tmp_path, capsys):
     assert "modes" not in made
 
 
-def test_the_large_models_defaults_are_the_papers():
+def test_the_large_models_defaults_are_the_papers() -> None:
     settings = throughput.settings_of(throughput.parse(["--device", "cuda", "--model", "llava-mistral-7b"]))
     assert (settings.dtype, settings.lora_rank, settings.tokens, settings.modes) == ("bfloat16", 128, 128, ("ours",))
 
 
-def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
-    mode = object.__new__(throughput.Mode)
-    mode.training = throughput.TrainingSettings(total_env_steps=8, num_envs=2, num_steps=8, micro_batch_size=8)
-    mode.slots, tried = [None, None], []
+def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    mode: Any = object.__new__(modes.Mode)
+    mode.training = modes.TrainingSettings(total_env_steps=8, num_envs=2, num_steps=8, micro_batch_size=8)
+    mode.slots = [None, None]
+    tried: list[int] = []
     mode.policy_optimizer = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None))
 
-    def repeat():
+    def repeat() -> None:
         tried.append(mode.training.micro_batch_size)
         if tried[-1] > 2:
             raise torch.OutOfMemoryError
@@ -87,22 +102,22 @@ def test_a_micro_batch_that_does_not_fit_is_halved(monkeypatch):
     monkeypatch.setattr(mode, "repeat", repeat, raising=False)
     mode.warm_up()
     assert tried == [8, 4, 2]
-    assert mode.about() == {"envs": 2, "micro_batch": 2}
+    assert mode.about() == {"num_envs": 2, "micro_batch_size": 2}
 
 
-def test_hours_are_extrapolated_from_whole_updates():
-    def phase(seconds):
-        return throughput.Phase(seconds, seconds, 10, 0, 0, (), None)
+def test_hours_are_extrapolated_from_whole_updates() -> None:
+    def phase(seconds: float) -> rates.Phase:
+        return rates.Phase(seconds, seconds, 10, 0, 0, (), None)
 
-    # 0.5 s a step to play, 0.25 s a sample to learn from, four times.
-    repeat = throughput.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
-    assert throughput.hours([repeat]) == pytest.approx(15_000 * 1.5 / 3600)
+    # 0.5 s per step to play; 0.25 s per sample and epoch to learn.
+    repeat = rates.Repeat(phase(5.0), phase(1.0), phase(2.5), 10)
+    assert rates.hours([repeat]) == pytest.approx(15_000 * 1.5 / 3600)
     again = repeat.score.seconds / repeat.score.samples
-    assert throughput.hours([repeat], rescored=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
+    assert rates.hours([repeat], rescored=True) == pytest.approx(15_000 * (1.5 + again) / 3600)
 
 
-def test_both_ways_score_the_same(actor_critic):
-    """The public way differs in what it wastes, not in what it computes."""
+def test_both_ways_score_the_same(actor_critic: ActorCritic) -> None:
+    """The public code's way computes the same numbers with more work."""
     rng = np.random.default_rng(0)
     encoder = actor_critic.encoder
     items = []
@@ -119,7 +134,7 @@ def test_both_ways_score_the_same(actor_critic):
     assert torch.equal(ours.old_logprob_action, public.old_logprob_action)
 
 
-def test_the_public_way_trains_no_vision_tower(actor_critic):
+def test_the_public_way_trains_no_vision_tower(actor_critic: ActorCritic) -> None:
     encoder = actor_critic.encoder
     prompt = encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")
     item = VLMReplayItem(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)

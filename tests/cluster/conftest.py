@@ -1,4 +1,4 @@
-"""A SLURM for the tests, and a copy of the project whose workflow is submitted to it."""
+"""A SLURM cluster for the tests, and a copy of the project that submits its workflow to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,14 +17,14 @@ import yaml
 from tests.cluster.slurm import CannotRun, Cluster, install, running_cluster
 from tests.workflow.conftest import Workspace
 
-# The shipped profile, but for the pace of its looks at the jobs: ours last seconds.
+# The shipped profile, with faster status checks because these jobs last seconds.
 PROFILE = ("--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "3")
 PACE = ("--seconds-between-status-checks", "3", "--latency-wait", "10")
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A SLURM of the tests' own, stopped at their end with whatever still runs."""
+    """A SLURM cluster for all tests of this folder."""
     try:
         install()
         with running_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
@@ -33,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 class Submission:
-    """Snakemake at work in a copy of the project, its output going to a file."""
+    """A Snakemake process that runs in a copy of the project and writes its output to a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
         self.process = process
@@ -46,13 +47,13 @@ class Submission:
         return self.process.poll() not in (None, 0)
 
     def finish(self, seconds: float) -> None:
-        """Wait for the end, which must be a good one."""
+        """Wait for the process to end; it must succeed."""
         code = self.process.wait(seconds)
         assert code == 0, self.output()[-6000:]
 
 
-def configured(space: Workspace, overlay: dict[str, object] | None) -> list[str]:
-    """Arguments that ask for the smoke config, and for an overlay of it, which is written into the copy."""
+def configured(space: Workspace, overlay: dict[str, Any] | None) -> list[str]:
+    """Arguments for the smoke config with an overlay, which is written into the copy."""
     configs = ["config/smoke.yaml"]
     if overlay:
         (space.folder / "overlay.yaml").write_text(yaml.safe_dump(overlay))
@@ -62,9 +63,9 @@ def configured(space: Workspace, overlay: dict[str, object] | None) -> list[str]
 
 @contextmanager
 def submitted(
-    space: Workspace, cluster: Cluster, *arguments: str, overlay: dict[str, object] | None = None
+    space: Workspace, cluster: Cluster, *arguments: str, overlay: dict[str, Any] | None = None
 ) -> Iterator[Submission]:
-    """The smoke workflow submitted to a cluster by the shipped profile, with an overlay; stopped with the block."""
+    """Submit the smoke workflow to the cluster with the shipped profile. Stops Snakemake when the block ends."""
     words = [sys.executable, "-m", "snakemake", *PROFILE, *PACE, *arguments, *configured(space, overlay)]
     output = space.folder / "snakemake.log"
     with output.open("wb") as sink:
@@ -79,7 +80,7 @@ def submitted(
             yield Submission(process, output)
         finally:
             if process.poll() is None:
-                # It cancels its jobs.
+                # On SIGINT, Snakemake cancels its jobs.
                 process.send_signal(signal.SIGINT)
                 try:
                     process.wait(60)

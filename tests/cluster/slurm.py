@@ -1,6 +1,6 @@
-"""A SLURM of its own on this machine: munge, controller and one node with two pretended GPUs, in one folder.
+"""Starts a SLURM cluster on this machine: munge, a controller and one node with two fake GPUs.
 
-Nothing of it is in /etc or /run, and its ports are free ones: it disturbs no cluster that this machine is part of.
+All its files are in one folder and it uses free ports, so it does not disturb a cluster that this machine belongs to.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Found = TypeVar("Found")
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 APT_PACKAGES = ("slurm-wlm", "munge")
-# More than the jobs ask for: what a third GPU job waits for must be the GPU. Nothing enforces it.
+# More CPUs and memory than the jobs request, so that a third GPU job waits for a GPU and nothing else. Not enforced.
 CPUS, MEMORY_MB, GPUS = 8, 64000, 2
-# A partition whose jobs displace those of the others. No profile names it.
+# A partition whose jobs preempt those of the others. The profile does not use it.
 URGENT = "urgent"
-# The null device's numbers. SLURM asks no more of a GPU than that its file is a character device.
+# Device number of /dev/null. SLURM accepts any character device as a GPU.
 NULL_DEVICE = os.makedev(1, 3)
-# How long a requeued job is held (by default 120 seconds) goes by how long a credential lasts.
+# SLURM holds a requeued job for as long as a credential lasts, which is 120 seconds by default.
 CREDENTIAL_SECONDS = 20
 
-# Process groups, as a site's control groups do, let nothing of a step live on once its first process has ended.
+# proctrack/pgid ends all processes of a step with its first one, as control groups do on real clusters.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -70,12 +70,12 @@ PartitionName={urgent} Nodes={host} MaxTime=7200 PriorityTier=10 State=UP
 
 
 class CannotRun(Exception):
-    """Why there can be no SLURM on this machine."""
+    """SLURM cannot run on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as `squeue` shows it; `restarts` counts requeues."""
+    """A job as `squeue` shows it. `restarts` counts requeues."""
 
     id: int
     comment: str
@@ -86,7 +86,7 @@ class Job:
 
 
 class Cluster:
-    """A running SLURM whose programs find it through `environment`."""
+    """A running SLURM cluster. SLURM's programs find it through the variables in `environment`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,28 +94,28 @@ class Cluster:
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
 
     def command(self, *words: str) -> str:
-        """What a SLURM program prints; raises CalledProcessError where it fails."""
+        """Run a SLURM program and return its output. Raises CalledProcessError if it fails."""
         done = subprocess.run(words, env=self.environment, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def jobs(self) -> list[Job]:
-        """Every job since the start, ended ones, too."""
+        """Every job since the start, including ended ones."""
         form = "JobID:|,Comment:|,State:|,Reason:|,Partition:|,RestartCnt:|"
         lines = self.command("squeue", "--noheader", "--states=all", "--sort=i", f"--Format={form}").splitlines()
         fields = [[field.strip() for field in line.split("|")] for line in lines]
         return [Job(int(f[0]), f[1], f[2], f[3], f[4], int(f[5])) for f in fields]
 
     def job(self, comment: str) -> Job | None:
-        """The latest job whose comment, in which Snakemake names rule and wildcards, holds this."""
+        """The latest job whose comment contains this text. Snakemake writes rule and wildcards into the comment."""
         found = [job for job in self.jobs() if comment in job.comment]
         return found[-1] if found else None
 
     def environments(self, job: Job, program: str) -> list[dict[str, str]]:
-        """The environment of each running process of a job whose command line holds `program`."""
+        """The environment of each running process of a job whose command line contains `program`."""
         try:
             listed = self.command("scontrol", "listpids", str(job.id)).splitlines()[1:]
         except subprocess.CalledProcessError:
-            # It has ended since.
+            # The job has ended in the meantime.
             return []
         found = []
         for pid in (line.split()[0] for line in listed):
@@ -129,13 +129,13 @@ class Cluster:
         return found
 
     def logs(self) -> str:
-        """The ends of the daemons' logs, for a failed start."""
+        """The last lines of the daemons' logs."""
         files = sorted(self.folder.glob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}" for file in files)
 
 
 def wait_for(find: Callable[[], Found | None], seconds: float, what: str) -> Found:
-    """What `find` returns once it is true; raises TimeoutError that names what was waited for."""
+    """Call `find` every second until its result is true, and return that. Raises TimeoutError naming `what`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := find():
@@ -145,9 +145,9 @@ def wait_for(find: Callable[[], Found | None], seconds: float, what: str) -> Fou
 
 
 def install() -> None:
-    """See to it that SLURM and munge are there. Raises CannotRun."""
+    """Install SLURM and munge if they are missing. Raises CannotRun."""
     if os.geteuid() != 0:
-        raise CannotRun("a SLURM cluster is started by root only")
+        raise CannotRun("only root can start a SLURM cluster")
     if all(map(find_program, PROGRAMS)):
         return
     if which("apt-get") is None:
@@ -160,20 +160,22 @@ def install() -> None:
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is; the daemons lie where not every user's PATH leads."""
+    """The path of a program. The daemons are in folders that are not on every user's PATH."""
     return which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
 
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """A SLURM that is stopped with all its jobs however the block ends.
+    """Run SLURM inside the block, then stop it with all its jobs.
 
-    Raises CannotRun where there can be none, and TimeoutError with the ends of the logs where it does not start.
+    Raises:
+        CannotRun: this machine cannot run SLURM.
+        TimeoutError: SLURM does not start; the message holds the last lines of the logs.
     """
     prepare(folder)
     cluster = Cluster(folder)
     with ExitStack() as opened:
-        # In foreground, as children: no pid to read, and the kernel ends them if this process is killed.
+        # Run the daemons in the foreground as children, so that the kernel ends them if this process is killed.
         opened.enter_context(
             daemon(
                 cluster,
@@ -199,7 +201,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def prepare(folder: Path) -> None:
-    """Write the settings, the key and the device files. Raises CannotRun where no device file may be made."""
+    """Write the settings, the key and the device files. Raises CannotRun if device files cannot be created."""
     for name in ("dev", "state", "spool", "bin"):
         (folder / name).mkdir(parents=True)
     values = {
@@ -217,7 +219,7 @@ def prepare(folder: Path) -> None:
     devices = f"{folder}/dev/nvidia[0-{GPUS - 1}]"
     (folder / "gres.conf").write_text(f"NodeName={values['host']} Name=gpu Type=h200 File={devices}\n")
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-    # Inside a job the executor plugin takes SLURM_CONF away from the srun that it calls.
+    # Inside a job, the executor plugin removes SLURM_CONF from the environment of srun.
     srun = folder / "bin" / "srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {find_program("srun")} "$@"\n')
     srun.chmod(0o755)
@@ -227,7 +229,7 @@ def prepare(folder: Path) -> None:
         for index in range(GPUS):
             os.mknod(folder / "dev" / f"nvidia{index}", 0o666 | stat.S_IFCHR, NULL_DEVICE)
     except PermissionError as error:
-        raise CannotRun("no device files may be made here") from error
+        raise CannotRun("device files cannot be created here") from error
 
 
 def free_port() -> int:
@@ -238,7 +240,7 @@ def free_port() -> int:
 
 @contextmanager
 def daemon(cluster: Cluster, name: str, *arguments: str) -> Iterator[None]:
-    """A daemon in the foreground, its output in a log file beside the others."""
+    """Run a daemon in the foreground inside the block, with its output in a log file."""
     words = ["setpriv", "--pdeathsig", "TERM", find_program(name) or name, *arguments]
     with (cluster.folder / f"{name}.output.log").open("w") as output:
         process = subprocess.Popen(words, env=cluster.environment, stdout=output, stderr=subprocess.STDOUT)
@@ -261,7 +263,8 @@ def node_is_idle(cluster: Cluster) -> bool:
 
 
 def cancel_all(cluster: Cluster) -> None:
-    """Cancel every job, and wait until the node has none: a step outlives the daemon that started it."""
+    """Cancel every job and wait until the node is idle."""
+    # A step outlives the daemon that started it, so it must end before the daemons do.
     active = [str(job.id) for job in cluster.jobs() if job.state in ("PENDING", "RUNNING", "COMPLETING")]
     if active:
         cluster.command("scancel", *active)

@@ -1,4 +1,4 @@
-"""The SLURM profile, as far as it can be looked at without a SLURM."""
+"""Checks of the SLURM profile that need no SLURM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_stage_of_every_config_fits_a_partition(overlay: Path) -> None:
         assert found == ("gpu" if amounts["gpu"] else "cpu"), stage
 
 
-def test_a_dry_run_takes_the_profile(tmp_path: Path) -> None:
+def test_a_dry_run_uses_the_profile(tmp_path: Path) -> None:
     done = Workspace(tmp_path / "copy").snakemake("--dry-run", profile="profiles/slurm")
     assert done.returncode == 0, done.stdout + done.stderr
     asked = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", done.stdout, flags=re.MULTILINE)
@@ -41,7 +41,7 @@ def test_a_dry_run_takes_the_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", CONFIGS, ids=lambda path: path.stem)
-def test_what_is_told_before_its_limit_has_run_for_long_by_then(overlay: Path) -> None:
+def test_time_limits_are_well_above_the_time_of_the_signal(overlay: Path) -> None:
     profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
     resources = load_config([ROOT / "config" / "config.yaml", overlay])["resources"]
     for rule, asked in profile["set-resources"].items():
@@ -56,6 +56,6 @@ def test_every_setting_has_a_comment() -> None:
     settings = [index for index, line in enumerate(lines) if line and line[0] not in "# "]
     assert len(settings) >= 10
     for index in settings:
-        # A setting may share its comment with the one above, as the report's two do.
+        # The two settings of the report share one comment.
         above = lines[index - 1]
         assert above.startswith(("# ", "report: ")), lines[index]

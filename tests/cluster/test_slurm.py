@@ -1,4 +1,4 @@
-"""The smoke workflow on a real SLURM: to its end, on GPUs of its own, and through a requeue."""
+"""The smoke workflow on a real SLURM: a full run, GPU jobs, signals, requeues and preemption."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,19 +20,18 @@ from tests.workflow.conftest import ROOT, Workspace
 
 pytestmark = pytest.mark.long
 
-# The command in a process whose package is that of the folder it runs in.
+# The `rl4vlm` command, with the package of the working folder.
 RL4VLM = (sys.executable, "-c", "from rl4vlm.cli import main; raise SystemExit(main())")
-ONE_GAME = {
+ONE_GAME: dict[str, Any] = {
     "tasks": ["NumberLine"],
     "styles": ["cot"],
     "ablations": {"lambda": {"NumberLine": []}},
     "base_model": {"defaults": {"source": "shipped"}},
 }
-# A GPU for each PPO run, which the pretended ones cannot compute on.
-ON_GPUS = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
-FROM_HUB = {"base_model": {"defaults": {"source": NAME}}}
-# A rule of one's own in the project's workflow, and its stage, which takes longer to save than Snakemake to end. Where
-# it has saved before, it ends at once.
+# Each PPO run requests a GPU but computes on the CPU, because the GPUs are fake.
+ON_GPUS: dict[str, Any] = {"ppo": {"defaults": {"device": "cpu"}}, "resources": {"ppo": {"gpu": 1}}}
+FROM_HUB: dict[str, Any] = {"base_model": {"defaults": {"source": NAME}}}
+# A rule whose stage saves more slowly than Snakemake ends. If an earlier run has saved, it ends at once.
 SLOW_RULE = """\
 include: "Snakefile"
 rule slow:
@@ -51,9 +51,9 @@ signal.signal(signal.SIGTERM, save)
 pathlib.Path("started").touch()
 time.sleep(300)
 """
-# The run that is requeued, and how many updates it makes.
+# The run to requeue, and its number of updates.
 RUN, UPDATES = "NumberLine-cot-lambda0.5-seed4", 16
-# RL4VLM_WHOLE_SMOKE=1 runs all of it, a quarter of an hour on two cores.
+# Set RL4VLM_WHOLE_SMOKE=1 for the whole smoke config: 15 minutes on two cores.
 WHOLE = bool(os.environ.get("RL4VLM_WHOLE_SMOKE"))
 
 
@@ -76,7 +76,7 @@ def test_the_smoke_workflow_runs_to_its_end(cluster: Cluster, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy whose base model was fetched from a hub that is gone since, with the warm start that PPO needs."""
+    """A copy that fetched its base model from a hub that has stopped since, and has finished the SFT that PPO needs."""
     space = Workspace(tmp_path_factory.mktemp("prefetched") / "copy")
     before = cluster.jobs()
     with serving(Hub(ROOT / "workflow" / "resources" / "base_model" / "cards")) as hub:
@@ -84,8 +84,8 @@ def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Wo
         with submitted(space, cluster, "prefetch", overlay=ONE_GAME | FROM_HUB) as run:
             run.finish(300)
     assert (space.folder / "results" / "smoke" / "base_model" / NAME.replace("/", "--") / "model.safetensors").is_file()
-    assert cluster.jobs() == before, "prefetch is no job of the cluster: its nodes may have no network"
-    # Quicker than as jobs of the cluster; the smoke run is there for that.
+    assert cluster.jobs() == before, "prefetch must not run as a cluster job: the nodes may have no network"
+    # Run SFT outside the cluster, which is faster; the smoke run covers it as a job.
     warm = space.snakemake("--until", "sft", *configured(space, ONE_GAME | FROM_HUB))
     assert warm.returncode == 0, warm.stdout[-3000:]
     return space
@@ -93,13 +93,13 @@ def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Wo
 
 def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefetched: Workspace) -> None:
     overlay = ONE_GAME | FROM_HUB | ON_GPUS | {"seeds": [1, 2, 3]}
-    earlier = {job.id for job in ppo_jobs(cluster)}  # the queue shows what has ended for some minutes more
+    earlier = {job.id for job in ppo_jobs(cluster)}  # squeue also lists jobs that ended a few minutes ago
     with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
         first = wait_for(lambda: two(ppo_environments(cluster), run.failed()), 300, "two PPO jobs to run")
         waiting = [job for job in ppo_jobs(cluster) if job.state == "PENDING"]
         assert sorted(env["CUDA_VISIBLE_DEVICES"] for env in first.values()) == ["0", "1"]
         assert [job.reason for job in waiting] == ["Resources"]
-        # Nor do they ask the hub, which is no longer there.
+        # The jobs must not ask the hub, which no longer runs.
         assert {env["HF_HUB_OFFLINE"] for env in first.values()} == {"1"}
 
         third = wait_for(lambda: ppo_environments(cluster).get(waiting[0].comment), 300, "the third PPO job to run")
@@ -108,8 +108,8 @@ def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefet
     assert {job.partition for job in ppo_jobs(cluster) if job.id not in earlier} == {"gpu"}
 
 
-def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: Workspace, tmp_path: Path) -> None:
-    # Without a signal there would be no state to go on from.
+def test_a_requeued_training_continues_where_it_was(cluster: Cluster, prefetched: Workspace, tmp_path: Path) -> None:
+    # Save only on a signal: there is no state to resume from unless the requeue sends one.
     settings = {"total_env_steps": UPDATES * 16, "save_every": UPDATES, "device": "cpu"}
     overlay = ONE_GAME | FROM_HUB | {"seeds": [4], "ppo": {"defaults": settings}}
     results = prefetched.folder / "results" / "smoke"
@@ -126,9 +126,9 @@ def test_a_requeued_training_goes_on_where_it_was(cluster: Cluster, prefetched: 
     assert ppo_jobs(cluster)[-1].state == "COMPLETED"
 
     log = (results / "logs" / "ppo" / f"{RUN}.log").read_text()
-    taken_up = re.search(r"going on from .*: update (\d+), ", log)
-    assert taken_up, log[-3000:]
-    assert int(taken_up[1]) >= 2
+    resumed = re.search(r"going on from .*: update (\d+), ", log)
+    assert resumed, log[-3000:]
+    assert int(resumed[1]) >= 2
     assert [line["update"] for line in lines(metrics)] == list(range(1, UPDATES + 1))
 
     elsewhere = command.replace(f"--out results/smoke/ppo/{RUN}", f"--out {tmp_path}")
@@ -146,24 +146,24 @@ def with_slow_rule(folder: Path) -> Workspace:
 
 
 def slow_job(run: Submission, space: Workspace, cluster: Cluster) -> Job:
-    """The job of the slow stage, once that has begun."""
+    """Wait for the slow stage to start, and return its job."""
     wait_for(lambda: run.failed() or (space.folder / "started").exists(), 200, "the job")
     job = cluster.job("rule_slow")
     assert job is not None, run.output()[-3000:]
     return job
 
 
-def test_a_stage_that_gets_a_signal_has_the_time_to_save(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_stage_has_time_to_save_after_a_signal(cluster: Cluster, tmp_path: Path) -> None:
     space = with_slow_rule(tmp_path / "copy")
     with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
         job = slow_job(run, space, cluster)
-        # What `--signal=TERM@300` comes to: all processes of the job's step get it, the shell among them.
+        # Like `--signal=TERM@300`: all processes of the job's step get the signal, including the shell.
         cluster.command("scancel", "--signal=TERM", str(job.id))
         wait_for(lambda: (job := cluster.job("rule_slow")) and job.state == "FAILED", 60, "the job's end")
     assert (space.folder / "saved").exists()
 
 
-def test_a_preempted_stage_saves_and_comes_back_under_its_number(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_preempted_stage_saves_and_is_requeued_under_its_number(cluster: Cluster, tmp_path: Path) -> None:
     space = with_slow_rule(tmp_path / "copy")
     with submitted(space, cluster, "--snakefile", "with_slow.smk", "--retries", "0", "slow") as run:
         job = slow_job(run, space, cluster)
@@ -187,7 +187,7 @@ def ppo_jobs(cluster: Cluster) -> list[Job]:
 
 
 def ppo_environments(cluster: Cluster) -> dict[str, dict[str, str]]:
-    """The environment of `rl4vlm ppo` in each job that runs it now, by the job's comment."""
+    """The environment of each running `rl4vlm ppo`, by the job's comment."""
     running = [job for job in ppo_jobs(cluster) if job.state == "RUNNING"]
     found = {job.comment: cluster.environments(job, "rl4vlm ppo") for job in running}
     return {comment: environments[0] for comment, environments in found.items() if environments}

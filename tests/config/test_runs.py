@@ -49,8 +49,8 @@ class TestRuns:
         runs = evaluation_runs(CONFIG)
         names = [run.name for run in runs]
         assert len(set(names)) == len(names)
-        assert names[:4] == ["random-NumberLine", "random-Blackjack", "solver-NumberLine", "solver-Blackjack"]
-        assert names[4] == "stand17-Blackjack"
+        assert names[:3] == ["random-NumberLine", "random-Blackjack", "stand17-Blackjack"]
+        assert names[3:5] == ["solver-NumberLine", "solver-Blackjack"]
         assert names[5:9] == ["sft-NumberLine-cot", "sft-NumberLine-nocot", "sft-Blackjack-cot", "sft-Blackjack-nocot"]
         assert names[9:] == [f"ppo-{run.name}" for run in ppo_runs(CONFIG)]
         assert runs[-1].ppo == PPORun("NumberLine", "cot", 1.0, 2)

@@ -1,4 +1,4 @@
-"""One image for all tests here, and a clone of the project that it works in."""
+"""One image for all tests of this folder, and a clone of the project to work in."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
         buildah.build()
         yield buildah
     finally:
-        # Gigabytes, which pytest would keep for three runs.
+        # pytest would keep these gigabytes for three runs.
         shutil.rmtree(store)
 
 
 @pytest.fixture(scope="session")
 def settings(image: Buildah) -> dict[str, object]:
-    """What the image says of itself: `User`, `Entrypoint`, `Cmd`, `WorkingDir`, `Env`."""
+    """The image's config: `User`, `Entrypoint`, `Cmd`, `WorkingDir`, `Env`."""
     config = json.loads(image("inspect", "--type=image", IMAGE))["OCIv1"]["config"]
     assert isinstance(config, dict)
     return config
@@ -41,7 +41,7 @@ def settings(image: Buildah) -> dict[str, object]:
 
 @pytest.fixture
 def clone(tmp_path: Path, settings: dict[str, object]) -> Path:
-    """What is committed, owned by the image's user."""
+    """A clone of the repository, owned by the image's user."""
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     user = int(str(settings["User"]))

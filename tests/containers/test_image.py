@@ -1,4 +1,4 @@
-"""The image does what its documents say: the right user and entry point, the tests, the workflow, rules run in it."""
+"""The image works as documented: user, entry point, tests, workflow, and rules that run in it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.workflow.conftest import Workspace
 
 pytestmark = pytest.mark.long
 
-# Stands in for apptainer: `exec` of a command runs it in the image that buildah built, the working folder shared as
-# apptainer shares it. Which image was asked for, and with which arguments, is kept.
+# A substitute for apptainer: `exec` runs the command in the image that buildah built, with the working folder shared.
+# It logs its other arguments, among them the image.
 APPTAINER = """#!{python}
 import subprocess, sys
 if "--version" in sys.argv:
@@ -43,14 +43,14 @@ def test_python_is_on_the_path_and_everything_installed_fits(image: Buildah) -> 
     assert "NumberLine" in image.run("rl4vlm", "tasks")
 
 
-def test_what_it_runs_is_the_project_that_it_works_in(image: Buildah, clone: Path) -> None:
+def test_it_runs_the_package_of_the_working_folder(image: Buildah, clone: Path) -> None:
     where = ("python", "-c", "import rl4vlm; print(rl4vlm.__file__)")
     assert image.run(*where, work=clone).strip() == "/work/rl4vlm/__init__.py"
     assert image.run(*where).startswith("/opt/venv/")
 
 
-def test_a_user_that_the_image_does_not_know_runs_a_job(image: Buildah, clone: Path) -> None:
-    """As `docker run --user "$(id -u):$(id -g)" -e HOME=/tmp` does, in a folder of that user."""
+def test_a_user_without_an_entry_in_the_image_can_run_a_job(image: Buildah, clone: Path) -> None:
+    """Like `docker run --user "$(id -u):$(id -g)" -e HOME=/tmp`, in a folder owned by that user."""
     for path in (clone, *clone.rglob("*")):
         os.chown(path, 4242, 4242, follow_symlinks=False)
     target = "results/smoke/eval/random-NumberLine/summary.json"
@@ -59,7 +59,7 @@ def test_a_user_that_the_image_does_not_know_runs_a_job(image: Buildah, clone: P
     assert (clone / target).stat().st_uid == 4242
 
 
-def test_the_torch_of_the_cpus_lock_is_the_small_one(image: Buildah) -> None:
+def test_the_torch_of_the_cpu_lock_has_no_cuda(image: Buildah) -> None:
     assert image.run("python", "-c", "import torch; print(torch.version.cuda)").strip() == "None"
 
 
@@ -79,11 +79,11 @@ def test_rules_run_in_the_image_by_the_software_deployment_of_apptainer(
     image: Buildah, settings: dict[str, object], tmp_path: Path
 ) -> None:
     space = Workspace(tmp_path / "copy")
-    (space.folder / "rl4vlm.sif").write_text("the command below knows where the image is")
+    (space.folder / "rl4vlm.sif").write_text("not read: the substitute knows the image")
     log, programs = tmp_path / "apptainer.log", tmp_path / "bin"
     programs.mkdir()
     place = [f"--root={image.store / 'root'}", f"--runroot={image.store / 'run'}"]
-    # As root, whose folder it is: apptainer keeps the user of the host.
+    # Run as root, who owns the folder: apptainer keeps the host's user.
     run = ["buildah", "--storage-driver=vfs", *place, "run", "--isolation=chroot", "--user=0", "--network=host"]
     run += [f"--volume={space.folder}:{space.folder}", f"--workingdir={space.folder}", "tried", "--"]
     (programs / "apptainer").write_text(APPTAINER.format(python=sys.executable, log=str(log), run=run))

@@ -1,4 +1,4 @@
-"""The locks can be installed by every Python that the project says it runs on (asks the package index)."""
+"""The locks can be installed under every supported Python. Asks the package index."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from tests.test_project_files import ROOT
 
 pytestmark = pytest.mark.long
 
-# Published as source only, for whatever Python: ALFWorld's planner and Jericho are compiled, the others are
-# plain Python.
+# Packages without wheels. ALFWorld's planner and Jericho are compiled; the others are pure Python.
 SOURCES = ("connection-pool", "docopt", "fast-downward-textworld", "jericho")
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import EvaluationSettings, Origin, origin_of, run, summarise
+from rl4vlm.evaluation.run import Origin, origin_of, run, summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.tasks.registry import get_task

@@ -1,6 +1,7 @@
-"""README's pictures and table."""
+"""README's images, and that all assets are written together."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,18 +9,25 @@ from PIL import Image
 
 from rl4vlm.envs.registration import make_env
 from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_image, insert_table, readme_assets
+from rl4vlm.results.names import FIGURES, asset_files
+from rl4vlm.results.tables import build_tables
+from tests.results.synthetic import make_results, write_json
 
 
 @pytest.fixture
-def results(tmp_path):
-    for name, content in (("figures/training_curves.png", b"picture"), ("tables/main.md", b"| table |\n")):
-        file = tmp_path / name
-        file.parent.mkdir()
-        file.write_bytes(content)
-    return tmp_path
+def results(tmp_path: Path) -> Path:
+    root = tmp_path / "results"
+    made = make_results(root, tasks=["NumberLine"], episodes=10)
+    for folder in made.evaluations:
+        write_json(folder / "run.json", {"stage": "evaluation"})
+    build_tables(**made.inputs, out=root / "tables", scale="embedded")
+    (root / "figures").mkdir()
+    for name in FIGURES:
+        (root / "figures" / f"{name}.png").write_bytes(name.encode())
+    return root
 
 
-def test_games_image_shows_each_game_as_the_model_sees_it():
+def test_games_image_shows_each_game_as_the_model_sees_it() -> None:
     sheet = np.array(Image.open(io.BytesIO(games_image())))
     for place, (task, options) in enumerate(SHOWN.items()):
         image, _ = make_env(task).reset(options=options)
@@ -28,32 +36,36 @@ def test_games_image_shows_each_game_as_the_model_sees_it():
         assert (sheet[:LABEL, x : x + 300] < 128).any(), f"{task} has no label"
 
 
-def test_games_image_is_the_same_every_time():
+def test_games_image_is_the_same_every_time() -> None:
     assert games_image() == games_image()
 
 
-def test_assets_are_copied(results, tmp_path):
-    readme_assets(figures=results / "figures", tables=results / "tables", out=tmp_path / "assets")
-    assert sorted(file.name for file in (tmp_path / "assets").iterdir()) == [
-        "games.png",
-        "results.md",
-        "training_curves.png",
-    ]
-    assert (tmp_path / "assets" / "training_curves.png").read_bytes() == b"picture"
-    assert (tmp_path / "assets" / "results.md").read_text() == "| table |\n"
+def test_assets_are_all_written(results: Path, tmp_path: Path) -> None:
+    assets = tmp_path / "docs" / "assets"
+    readme_assets(figures=results / "figures", tables=results / "tables", out=assets)
+    assert {file for file in (tmp_path / "docs").rglob("*") if file.is_file()} == set(asset_files(assets))
+    assert (assets / "training_curves.png").read_bytes() == b"training_curves"
 
 
-def test_missing_figure_is_named(results, tmp_path):
-    (results / "figures" / "training_curves.png").unlink()
-    with pytest.raises(ValueError, match=r"training_curves\.png is missing"):
+@pytest.mark.parametrize("missing", ["figures/training_curves.png", "tables/main.csv", "tables/lambda.md"])
+def test_missing_file_is_named(results: Path, tmp_path: Path, missing: str) -> None:
+    (results / missing).unlink()
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
         readme_assets(figures=results / "figures", tables=results / "tables", out=tmp_path / "assets")
 
 
-def test_table_replaces_what_stands_between_the_markers(results, tmp_path):
-    readme = tmp_path / "README.md"
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "table.md"
+    file.write_text("| table |\n")
+    return file
+
+
+def test_table_replaces_what_stands_between_the_markers(table: Path) -> None:
+    readme = table.with_name("README.md")
     readme.write_text("before\n<!-- results-table -->\nold\n<!-- /results-table -->\nafter\n")
     for _ in range(2):
-        insert_table(readme, results / "tables" / "main.md")
+        insert_table(readme, table)
         assert readme.read_text() == "before\n<!-- results-table -->\n| table |\n<!-- /results-table -->\nafter\n"
 
 
@@ -66,9 +78,9 @@ def test_table_replaces_what_stands_between_the_markers(results, tmp_path):
         "<!-- results-table --><!-- /results-table --><!-- results-table --><!-- /results-table -->",
     ],
 )
-def test_file_without_one_pair_of_markers_is_refused_and_left_alone(results, tmp_path, text):
-    readme = tmp_path / "README.md"
+def test_file_without_one_pair_of_markers_is_refused_and_left_alone(table: Path, text: str) -> None:
+    readme = table.with_name("README.md")
     readme.write_text(text)
     with pytest.raises(ValueError, match=r"README\.md must hold"):
-        insert_table(readme, results / "tables" / "main.md")
+        insert_table(readme, table)
     assert readme.read_text() == text

@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.core.files import sha256_of
-from rl4vlm.figures.draw import FIGURES, draw
+from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle, drawing
-from rl4vlm.results.read import Results
+from rl4vlm.results.collection import Results
+from rl4vlm.results.names import FIGURES
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results, write_lines
 
 STYLE = FigureStyle(dpi=60)
@@ -80,7 +81,7 @@ from rl4vlm.figures.style import FigureStyle
 import rl4vlm.results.tables, rl4vlm.figures.assets
 draw("training_curves", evaluations=map(Path, {[str(p) for p in made.evaluations]}),
      training_runs=map(Path, {[str(p) for p in made.training_runs]}), base_perceptions={{task: Path(file) for task, file
-     in {perceptions}.items()}},
+     in {perceptions}.items()}}, thought_prob_coef={made.thought_prob_coef},
      out=Path({str(tmp_path / "there")!r}), scale="embedded", style=FigureStyle(dpi=60))
 assert "torch" not in sys.modules
 """
@@ -104,13 +105,13 @@ def test_training_curves_show_every_task_with_its_lines(made):
         "Gemini, published",
         "random play",
         "stand on 17",
-        "ceiling",
+        "ceiling (solver)",
     }
     lines = lines_of(axes[2])
     assert lines["stand on 17"].get_ydata()[0] == 40.77
     assert lines["GPT4-V, published"].get_ydata()[0] == 25.5
     assert lines["random play"].get_ydata()[0] == 28.06
-    assert lines["ceiling"].get_ydata()[0] == 42.95
+    assert lines["ceiling (solver)"].get_ydata()[0] == 42.95
     assert "Scale: embedded" in note_of(figure)
 
 
@@ -149,7 +150,7 @@ def test_every_panel_is_as_long_as_its_longest_run(tmp_path):
 def test_several_seeds_are_drawn_as_mean_and_range(tmp_path):
     made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(1, 2), episodes=20)
     figure = make("training_curves", made)
-    runs = Results.load(**made.inputs).headline_runs("RL4VLM")
+    runs = Results.load(**made.inputs).main_runs("RL4VLM")
     mean = [(a.success_rate + b.success_rate) / 2 for a, b in zip(runs[0].curve, runs[1].curve, strict=True)]
     assert list(lines_of(axes_of(figure)[0])["RL4VLM, training"].get_ydata()) == pytest.approx(mean)
     assert "range over seeds" in note_of(figure)
@@ -216,6 +217,7 @@ def test_every_other_figure_says_which_games_too(household, name):
     made = household("official, drawn pictures")
     run = "ALFWorld-cot-lambda0.5-seed1"
     add_training_run(made, run, 0.1, 0.4, 1)
+    made.thought_prob_coef["ALFWorld"] = 0.5
     extra = {"overall": "alfworld_avg", "data_sources": ["official, drawn pictures"], "games": "seen", "lambda": 0.5}
     add_evaluation(made, f"ppo-{run}", "ALFWorld", "RL4VLM", "ppo", 0.4, 20, seed=1, reads=True, **extra)
     figure = make(name, made)
@@ -239,16 +241,17 @@ def test_lambda_ablation_draws_every_lambda_and_no_other_task(made):
 
 
 def test_logprob_balance_draws_magnitudes(made):
-    axis = axes_of(make("logprob_balance", made))[0]
+    figure = make("logprob_balance", made)
+    axis = axes_of(figure)[0]
     labels = [text.get_text() for text in axis.get_yticklabels()]
     assert labels[:2] == ["NumberLine, after SFT", "NumberLine, after PPO"]
-    places = {"thoughts": [], "action": [], "thoughts, published": [], "action, published": []}
+    places = {"thoughts": [], "action": []}
     for line in axis.lines:
         if line.get_label() in places:
             places[line.get_label()].append((line.get_ydata()[0], line.get_xdata()[0]))
     assert places["thoughts"][:2] == [(0, 26.0), (1, 12.0)]
     assert places["action"][:2] == [(0, 0.21), (1, 0.013)]
-    assert places["thoughts, published"] == [(labels.index("Blackjack, after PPO"), 37.6)]
+    assert legend_of(figure) == ["thoughts", "action"]
 
 
 @pytest.mark.parametrize(("thoughts", "action"), [(-1.8, -1.9), (-1.9, -1.8), (-2.0, -2.0), (-30.0, -0.02)])

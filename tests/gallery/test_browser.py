@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data
-from rl4vlm.gallery.records import read_evaluation
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.gallery.build import build_gallery, gallery_data
 from rl4vlm.gallery.replay import replay
+from rl4vlm.results.read import load_recording
 from tests.gallery.browser import CHROMIUM, Page, browser
 from tests.gallery.conftest import HOSTILE
 
@@ -36,7 +37,7 @@ def built(evaluated: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def data(evaluated: list[Path]) -> dict[str, Any]:
-    return gallery_data([read_evaluation(folder) for folder in evaluated], "embedded", SETTINGS)
+    return gallery_data([load_recording(folder) for folder in evaluated], "embedded", SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_steps_through_an_episode_to_its_end(page: Page, data: dict[str, Any]) -
 
 
 def test_shows_exactly_the_image_that_the_player_saw(page: Page, evaluated: list[Path]) -> None:
-    evaluation = read_evaluation(evaluated[3])
+    evaluation = load_recording(evaluated[3])
     (played,) = replay(evaluation, evaluation.episodes[:1])
     choose(page, "task", "EZPoints")
     choose(page, "run", evaluation.name)

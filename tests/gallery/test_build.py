@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import sha256_of
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data, labels
-from rl4vlm.gallery.records import read_evaluation
+from rl4vlm.gallery.build import build_gallery, gallery_data, run_labels
+from rl4vlm.results.read import load_recording
 
 
 @pytest.fixture(scope="module")
 def data(evaluated: list[Path]) -> dict[str, Any]:
-    return gallery_data([read_evaluation(folder) for folder in evaluated], "embedded", GallerySettings(episodes=6))
+    return gallery_data([load_recording(folder) for folder in evaluated], "embedded", GallerySettings(episodes=6))
 
 
 def test_shows_every_evaluation_with_the_requested_number_of_episodes(
@@ -37,7 +38,7 @@ def test_names_the_games_of_tasks_whose_games_are_data(data: dict[str, Any]) -> 
 
 
 def test_steps_equal_the_record(data: dict[str, Any], evaluated: list[Path]) -> None:
-    records = {each["episode"]: each for each in read_evaluation(evaluated[1]).episodes}
+    records = {each["episode"]: each for each in load_recording(evaluated[1]).episodes}
     outcomes = set()
     for episode in data["runs"][1]["episodes"]:
         record = records[episode["number"]]
@@ -71,7 +72,7 @@ def test_the_same_evaluations_give_the_same_bytes(evaluated: list[Path], tmp_pat
 
 
 def test_labels_tell_the_runs_of_a_task_apart(evaluated: list[Path]) -> None:
-    run = read_evaluation(evaluated[1])
+    run = load_recording(evaluated[1])
 
     def like(method: str, lam: float | None, seed: int | None, task: str = "NumberLine", name: str = "run") -> Any:
         summary = {"method": method, "lambda": lam, "seed": seed}
@@ -85,7 +86,7 @@ def test_labels_tell_the_runs_of_a_task_apart(evaluated: list[Path]) -> None:
         like("mine", None, None, name="a"),
         like("mine", None, None, name="b"),
     ]
-    assert labels(runs) == [
+    assert run_labels(runs) == [
         "RL4VLM, lambda 0.5, seed 1",
         "RL4VLM, lambda 0.5, seed 2",
         "RL4VLM, lambda 0.3",
@@ -98,7 +99,7 @@ def test_labels_tell_the_runs_of_a_task_apart(evaluated: list[Path]) -> None:
 def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no evaluation"):
         build_gallery(evaluations=[], scale="s", out=tmp_path, settings=GallerySettings())
-    with pytest.raises(ValueError, match="episodes 0"):
+    with pytest.raises(ValueError, match="episodes"):
         GallerySettings(episodes=0)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rl4vlm.core.types import Style
-from rl4vlm.gallery.records import choose, read_evaluation
+from rl4vlm.gallery.choose import choose
+from rl4vlm.results.read import load_recording
 
 
 def episode(number: int, *, won: bool = False, fallbacks: int = 0) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def test_fills_up_with_what_there_is() -> None:
 
 
 def test_reads_what_an_evaluation_wrote(evaluated: list[Path]) -> None:
-    found = read_evaluation(evaluated[2])
+    found = load_recording(evaluated[2])
     assert (found.name, found.task, found.style) == ("ppo-nocot-NumberLine", "NumberLine", Style.ACTION_ONLY)
     assert found.summary["method"] == "<b>RL4VLM</b>-noCoT"
     assert [each["episode"] for each in found.episodes] == list(range(24))
@@ -47,7 +48,7 @@ def test_names_a_missing_file(evaluated: list[Path], tmp_path: Path, name: str) 
     folder = edited(evaluated, tmp_path)
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
-        read_evaluation(folder)
+        load_recording(folder)
 
 
 def test_names_the_line_that_is_broken(evaluated: list[Path], tmp_path: Path) -> None:
@@ -56,19 +57,19 @@ def test_names_the_line_that_is_broken(evaluated: list[Path], tmp_path: Path) ->
     lines = file.read_text().split("\n")
     file.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]))
     with pytest.raises(ValueError, match=r"episodes\.jsonl, line 2 is not JSON"):
-        read_evaluation(folder)
+        load_recording(folder)
     incomplete = json.loads(lines[2])
     del incomplete["steps"][0]["reply"]
     file.write_text("\n".join([*lines[:2], json.dumps(incomplete)]))
     with pytest.raises(ValueError, match=r"line 3 has no 'reply'"):
-        read_evaluation(folder)
+        load_recording(folder)
 
 
 def test_names_an_entry_that_a_record_lacks(evaluated: list[Path], tmp_path: Path) -> None:
     folder = edited(evaluated, tmp_path)
     (folder / "summary.json").write_text("[]")
     with pytest.raises(ValueError, match=r"summary\.json is no JSON object"):
-        read_evaluation(folder)
+        load_recording(folder)
     (folder / "run.json").write_text('{"settings": {"task": "NumberLine"}}')
     with pytest.raises(ValueError, match=r"run\.json has no 'style'"):
-        read_evaluation(folder)
+        load_recording(folder)

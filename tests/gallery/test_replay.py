@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Reply, Request, Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
-from rl4vlm.gallery.records import Evaluation, read_evaluation
+from rl4vlm.evaluation.run import run
 from rl4vlm.gallery.replay import replay
+from rl4vlm.results.read import Recording, load_recording
 from tests.gallery.conftest import Scribbler
 
 
@@ -34,7 +35,7 @@ def test_shows_what_the_player_saw(tmp_path: Path, task: str) -> None:
     witness = Witness()
     settings = EvaluationSettings(episodes=6, num_envs=1, env={"rules": "upstream"}, prompt={"role": "You play."})
     run(policy=witness, task=task, style=Style.COT, out=tmp_path, settings=settings)
-    evaluation = read_evaluation(tmp_path)
+    evaluation = load_recording(tmp_path)
     steps = [step for played in replay(evaluation, evaluation.episodes) for step in played.steps]
     assert len(steps) == len(witness.shown)
     assert any(step.fallback for step in steps)
@@ -45,22 +46,22 @@ def test_shows_what_the_player_saw(tmp_path: Path, task: str) -> None:
 
 
 def test_the_last_image_is_of_the_end(evaluated: list[Path]) -> None:
-    evaluation = read_evaluation(evaluated[0])
+    evaluation = load_recording(evaluated[0])
     for played in replay(evaluation, evaluation.episodes[:5]):
         assert not np.array_equal(played.last_image, played.steps[-1].request.image)
 
 
 @pytest.fixture
-def evaluation(evaluated: list[Path]) -> Evaluation:
+def evaluation(evaluated: list[Path]) -> Recording:
     """A copy of the evaluation with fallbacks, for tests to edit."""
-    found = read_evaluation(evaluated[1])
+    found = load_recording(evaluated[1])
     return replace(found, episodes=copy.deepcopy(found.episodes))
 
 
 @pytest.mark.parametrize(
     ("entry", "value"), [("action", "/"), ("reward", 0.5), ("outcome", "ambiguous_action"), ("fallback", None)]
 )
-def test_a_step_that_differs_is_named(evaluation: Evaluation, entry: str, value: Any) -> None:
+def test_a_step_that_differs_is_named(evaluation: Recording, entry: str, value: Any) -> None:
     record: Any = evaluation.episodes[1]
     record["steps"][1][entry] = value
     with pytest.raises(ValueError, match=rf"episodes\.jsonl, episode 1, step 2: the replay's {entry} is"):
@@ -68,14 +69,14 @@ def test_a_step_that_differs_is_named(evaluation: Evaluation, entry: str, value:
 
 
 @pytest.mark.parametrize(("entry", "value"), [("success", None), ("return", 7.0), ("fallbacks", 99)])
-def test_an_ending_that_differs_is_named(evaluation: Evaluation, entry: str, value: Any) -> None:
+def test_an_ending_that_differs_is_named(evaluation: Recording, entry: str, value: Any) -> None:
     record: Any = evaluation.episodes[3]
     record[entry] = value
     with pytest.raises(ValueError, match=rf"episodes\.jsonl, episode 3: the replay's {entry} is"):
         list(replay(evaluation, evaluation.episodes))
 
 
-def test_another_seed_is_noticed(evaluation: Evaluation) -> None:
+def test_another_seed_is_noticed(evaluation: Recording) -> None:
     records: Any = evaluation.episodes
     for record in records:
         record["seed"] += 1
@@ -83,7 +84,7 @@ def test_another_seed_is_noticed(evaluation: Evaluation) -> None:
         list(replay(evaluation, records))
 
 
-def test_a_record_that_is_too_short_or_too_long_is_named(evaluation: Evaluation) -> None:
+def test_a_record_that_is_too_short_or_too_long_is_named(evaluation: Recording) -> None:
     record: Any = evaluation.episodes[2]
     steps = record["steps"]
     record["steps"] = steps[:-1]

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from rl4vlm.base_model.tiny import TinySizes, build
+from rl4vlm.base_model.tiny import build
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import TinySizes
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.models import loading
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone, quantization
-from rl4vlm.models.lora import LoraSettings, trainable
-from rl4vlm.models.memory import MemorySettings, base_bytes
-from rl4vlm.ppo.train import PPOSettings
-from rl4vlm.sft.train import SFTSettings
+from rl4vlm.models.lora import trainable
+from rl4vlm.models.memory import base_bytes
 from tests.conftest import TEXTS
 
 

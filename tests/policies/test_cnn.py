@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.core.types import Outcome, Style
 from rl4vlm.interaction.play import advance
-from rl4vlm.models.cnn import CONFIG_FILE, CNNActorCritic, CNNSizes
+from rl4vlm.models.cnn import CONFIG_FILE, CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.policies.registry import MARKS, checkpoint_of, make_policy
 from tests.fakes import climb_slot

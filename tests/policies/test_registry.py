@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rl4vlm.config.methods import scripted_policies
 from rl4vlm.core.types import Style
 from rl4vlm.policies import registry
 from rl4vlm.policies.registry import checkpoint_of, make_policy
@@ -38,7 +39,7 @@ def test_a_folder_or_a_hub_name_is_a_vlm_and_a_kind_may_come_first(tmp_path: Pat
 @pytest.mark.parametrize("name", ["rnadom", "./nowhere/checkpoint", "/no/where", "results/ppo", "a/b/c"])
 def test_anything_else_is_named_with_what_there_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a run's results would make some of these names real
-    with pytest.raises(ValueError, match=rf"no policy '{name}'.*random, solver"):
+    with pytest.raises(ValueError, match=rf"no policy '{name}'.*random, stand17, solver"):
         make_policy(name, Style.COT)
 
 
@@ -57,7 +58,8 @@ class Loaded:
 
 
 def test_every_registered_object_is_there() -> None:
-    for path in (*registry.SCRIPTED.values(), *registry.LEARNED.values()):
+    scripted = [method.policy for method in scripted_policies().values() if method.policy]
+    for path in (*scripted, *registry.LEARNED.values()):
         assert hasattr(registry._load(path), "act")
 
 

@@ -11,12 +11,13 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.seeding import stream
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
+from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.cnn import CNNSettings, build_model, run
+from rl4vlm.ppo.cnn import build_model, run
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
@@ -44,7 +45,7 @@ def metrics_of(folder):
 
 def collect(slots, policy, settings):
     """One rollout of the settings' length."""
-    steps = [rollout_step(slots, policy, settings) for _ in range(settings.rows)]
+    steps = [rollout_step(slots, policy, settings) for _ in range(settings.steps_per_env)]
     return compute_advantages(steps, policy.values([slot.request for slot in slots]), settings)
 
 

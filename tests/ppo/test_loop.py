@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rl4vlm.models.cnn import CNNSizes
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo import loop
-from rl4vlm.ppo.cnn import CNNSettings, build_model
+from rl4vlm.ppo.cnn import build_model
 from rl4vlm.ppo.loop import initial_state, make_slots, train
 from tests.fakes import climb_slot
 

@@ -12,12 +12,11 @@ from dataclasses import replace
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.ppo import cnn, rollout, train, update
-from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder

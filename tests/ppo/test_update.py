@@ -10,12 +10,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import parameter_groups
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 

@@ -46,6 +46,7 @@ class Synthetic:
     evaluations: list[Path] = field(default_factory=list)
     training_runs: list[Path] = field(default_factory=list)
     base_perceptions: dict[str, Path] = field(default_factory=dict)
+    thought_prob_coef: dict[str, float] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -53,6 +54,7 @@ class Synthetic:
             "evaluations": self.evaluations,
             "training_runs": self.training_runs,
             "base_perceptions": self.base_perceptions,
+            "thought_prob_coef": self.thought_prob_coef,
         }
 
 
@@ -65,8 +67,10 @@ def make_results(
     episodes: int = 200,
     cnn: bool = False,
 ) -> Synthetic:
-    """Everything that a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation, reading,
-    and with `cnn` the runs and evaluations of the CNN+RL baseline."""
+    """What a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation and perception.json.
+
+    With `cnn`, also the runs and evaluations of the CNN+RL baseline.
+    """
     made = Synthetic(root)
     for task in tasks:
         for name, rates in SCRIPTED.items():
@@ -102,8 +106,9 @@ def make_results(
                     run = f"{task}-{style}-lambda{weight:g}-seed{seed}"
                     last = LAMBDAS[weight] if len(weights) > 1 else end
                     add_training_run(made, run, start, last, seed)
+                    made.thought_prob_coef.setdefault(task, 0.5 if 0.5 in weights else weights[0])
                     extra = {"logprob_thoughts": -2.0 - len(task), "logprob_action": -0.013, "lambda": weight}
-                    method = f"RL4VLM{suffix}" + (f" lambda={weight:g}" if weight != 0.5 else "")
+                    method = f"RL4VLM{suffix}"
                     rate = max(last - 0.01 * (seed - 1), 0.0)
                     add_evaluation(
                         made,
@@ -167,6 +172,7 @@ def add_evaluation(
             "success_rate": 100 * successes / episodes,
             "ci_low": 100 * low,
             "ci_high": 100 * high,
+            "lambda": None,
             "mean_return": 2.0 * successes / episodes - 1.0,
             "fallback_rate": 0.01,
             "protocol": "held_out",
@@ -180,8 +186,17 @@ def add_evaluation(
 
 
 def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
-    """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first."""
-    folder = made.root / ("ppo" if "-lambda" in run else "cnn") / run
+    """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first.
+
+    `run` is named as in the workflow: `<task>-<style>-lambda<λ>-seed<n>` for PPO, `<task>-seed<n>` for CNN+RL.
+    """
+    stage = "ppo" if "-lambda" in run else "cnn"
+    folder = made.root / stage / run
+    task, *rest = run.split("-")
+    settings = {"task": task}
+    if stage == "ppo":
+        settings |= {"style": rest[0], "thought_prob_coef": float(rest[1].removeprefix("lambda"))}
+    write_json(folder / "run.json", {"stage": stage, "settings": settings, "seeds": {stage: seed}})
     rng = np.random.default_rng([seed, *run.encode()])
     lines: list[dict[str, Any]] = []
     for update in range(1, updates + 1):

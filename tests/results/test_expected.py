@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.config.load import load_config
-from rl4vlm.results.expected import promised_files, shortcomings
+from rl4vlm.results.expected import expected_files, problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +35,12 @@ def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, content: bytes 
     file = tmp_path / name
     if content is not None:
         file.write_bytes(content)
-    found = shortcomings([file])
+    found = problems([file])
     assert found == [] if problem is None else len(found) == 1 and problem in found[0] and str(file) in found[0]
 
 
-def test_the_default_config_promises_what_the_design_names() -> None:
-    files = {path.as_posix() for path in promised_files(load_config([ROOT / "config" / "config.yaml"]))}
+def test_the_default_config_expects_what_the_design_names() -> None:
+    files = {path.as_posix() for path in expected_files(load_config([ROOT / "config" / "config.yaml"]))}
     assert {
         "results/report.html",
         "results/tables/main.csv",
@@ -55,4 +55,6 @@ def test_the_default_config_promises_what_the_design_names() -> None:
         "results/figures/training_curves.run.json",
         "results/gallery/run.json",
         "docs/assets/games.png",
+        "docs/assets/perception.png",
+        "docs/results.md",
     } <= files

@@ -3,7 +3,6 @@
 import pytest
 
 from rl4vlm.results.published import (
-    published_balances,
     published_curves,
     published_lambda_peaks,
     published_rates,
@@ -48,9 +47,3 @@ def test_lambda_peaks_are_the_highest_points_read():
         "RL4VLM lambda=0.7": 34,
         "RL4VLM lambda=0.9": 34,
     }
-
-
-def test_balance_is_known_of_blackjack_alone():
-    assert [(balance.task, balance.thoughts, balance.action) for balance in published_balances()] == [
-        ("Blackjack", 37.6, 0.4)
-    ]

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from rl4vlm.results.intervals import wilson
-from rl4vlm.results.tables import NOT_THE_BENCHMARK, TASK_ORDER, build_tables
+from rl4vlm.results.rows import TASK_ORDER
+from rl4vlm.results.tables import NOT_THE_BENCHMARK, build_tables
 from rl4vlm.tasks.alfworld import ALFWorld
 from tests.results.synthetic import add_evaluation, add_training_run, make_results
 
@@ -35,6 +36,11 @@ def tables(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("tables")
     build_tables(**made.inputs, out=out, scale="embedded")
     return out
+
+
+def cells(line):
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def read(folder, name):
@@ -184,9 +190,8 @@ def test_partial_results_are_marked_and_explained(tmp_path):
     add_evaluation(made, "api-m-NumberLine", "NumberLine", "GPT-4o", "api", 0.5, 10, partial=False)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
-    assert "| 50.0 [" in line
-    assert "| 50.0† [" in line
+    (line,) = [cells(line) for line in text.splitlines() if line.startswith("| GPT-4o ")]
+    assert [cell[:6] for cell in line if cell.startswith("50.0")] == ["50.0 [", "50.0† "]
     assert text.count("†") == 2
     assert "† Partial: the policy stopped" in text
     assert (tmp_path / "tables" / "main.tex").read_text(encoding="utf-8").count(r"\dag{}") == 2
@@ -201,14 +206,14 @@ def test_an_average_over_a_partial_result_is_partial(tmp_path):
         add_evaluation(made, f"api-m-{task}", task, "GPT-4o", "api", 0.5, 4, partial=task == "EZPoints")
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     text = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("| GPT-4o |")]
-    assert [cell.count("†") for cell in line.split("|")[3:8]] == [0, 1, 0, 0, 1]
+    (line,) = [cells(line) for line in text.splitlines() if line.startswith("| GPT-4o ")]
+    assert [cell.count("†") for cell in line[2:7]] == [0, 1, 0, 0, 1]
 
 
 def test_the_record_names_every_file_that_was_read(made, tables):
     record = json.loads((tables / "run.json").read_text())
     assert (record["stage"], record["settings"]["scale"]) == ("tables", "embedded")
-    files = len(made.evaluations) * 2 + len(made.training_runs) + 1
+    files = len(made.evaluations) * 2 + len(made.training_runs) * 2 + 1
     assert len(record["inputs"]) == files
     assert all(len(read["sha256"]) == 64 for read in record["inputs"].values())
 
@@ -231,13 +236,14 @@ def test_perception_table(tables):
 
 
 def test_markdown_sets_reproduced_beside_published(tables):
-    lines = (tables / "main.md").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "| method | source | NumberLine | EZPoints | Points24 | Blackjack | card average |"
-    start = next(k for k, line in enumerate(lines) if line.startswith("| RL4VLM |"))
-    assert lines[start].startswith("| RL4VLM | reproduced (embedded), held out | 95.0 [91.0, 97.3] | 62.0 [")
-    assert lines[start + 1].startswith("|  | reproduced (embedded), rolling peak | ")
-    assert lines[start + 2] == "|  | published (paper) | 89.4 | 50.0 | 2.3 | 40.2 | 45.5 |"
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    lines = [cells(line) for line in (tables / "main.md").read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == ["method", "source", "NumberLine", "EZPoints", "Points24", "Blackjack", "card average"]
+    start = next(k for k, line in enumerate(lines) if line[0] == "RL4VLM")
+    assert lines[start][1:3] == ["reproduced (embedded), held out", "95.0 [91.0, 97.3]"]
+    assert lines[start][3].startswith("62.0 [")
+    assert lines[start + 1][:2] == ["", "reproduced (embedded), rolling peak"]
+    assert lines[start + 2] == ["", "published (paper)", "89.4", "50.0", "2.3", "40.2", "45.5"]
+    assert {len(line) for line in lines[: lines.index([""])]} == {7}
 
 
 def test_latex_is_escaped_and_balanced(tables):
@@ -273,7 +279,8 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     add_household(made, f"ppo-{run}", {"Pick": (3, 4), "Look": (0, 0), "Heat": (0, 2), "Cool": (0, 0)}, games="seen")
     add_household(made, f"ppo-{run}@unseen", {"Pick": (1, 4), "Look": (1, 2), "Heat": (0, 2)}, games="unseen")
     add_training_run(made, run, 0.1, 0.4, 1)
-    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded", main_lambda={"ALFWorld": 0.2})
+    made.thought_prob_coef["ALFWorld"] = 0.2
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     rows = pick(read(tmp_path / "tables", "main"), method="RL4VLM", source="reproduced")
     seen = pick(rows, scale="embedded, generated games, seen")
     assert [(row["task"], row["success_rate"], row["episodes"]) for row in seen] == [
@@ -288,12 +295,11 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert one(pick(rows, protocol="held_out"), task="NumberLine")["scale"] == "embedded"
     wide = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8")
     assert "reproduced (embedded, generated games, seen), held out" in wide
-    headings = [cell.strip() for cell in wide.splitlines()[0].strip("|").split("|")]
+    headings = cells(wide.splitlines()[0])
     assert headings[3:] == ["Pick", "Look", "Heat", "Cool", "ALFWorld average"]
     (line,) = [line for line in wide.splitlines() if "games, seen" in line]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
     # No episode was of the types Look and Cool.
-    assert [bool(cell) for cell in cells[3:]] == [True, False, True, False, True]
+    assert [bool(cell) for cell in cells(line)[3:]] == [True, False, True, False, True]
     assert "Cool" not in {row["task"] for row in rows}
     assert "Generated games are this project's, not the benchmark's" in wide
     assert "Drawn pictures" not in wide
@@ -305,7 +311,7 @@ def test_a_task_that_is_not_published_is_counted_by_its_own_kinds_in_its_own_ord
     add_evaluation(made, "ppo-x", "Maze", "RL4VLM", "ppo", 0.75, 4, groups=groups, overall="all_mazes")
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     heading = (tmp_path / "tables" / "main.md").read_text(encoding="utf-8").splitlines()[0]
-    assert [cell.strip() for cell in heading.strip("|").split("|")][3:] == ["left", "back", "Maze average"]
+    assert cells(heading)[3:] == ["left", "back", "Maze average"]
 
 
 def test_alfworlds_columns_are_the_tasks_own():
@@ -323,18 +329,18 @@ def test_perception_says_which_games_were_read(tmp_path):
     rows = read(tmp_path / "tables", "perception")
     assert {row["games"] for row in pick(rows, task="NumberLine")} == {""}
     assert {row["games"] for row in pick(rows, task="ALFWorld", stage="ppo")} == {"generated games"}
-    # What the base model was probed on is not known from its reading.json.
+    # What the base model was probed on is not known from its perception.json.
     assert {row["games"] for row in pick(rows, task="ALFWorld", stage="pretraining")} == {""}
     wide = (tmp_path / "tables" / "perception.md").read_text(encoding="utf-8")
     (line,) = [line for line in wide.splitlines() if "ALFWorld" in line and "place" in line]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+    assert cells(line) == [
         "ALFWorld (generated games)",
         "place",
         "25.0 (200)",
         "",
         "90.0 (40)",
     ]
-    assert "those that it was made on" in wide
+    assert "the games that it was made on" in wide
 
 
 @pytest.mark.parametrize(

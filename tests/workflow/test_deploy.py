@@ -115,10 +115,12 @@ def test_conda_is_promised_only_if_rules_name_environments() -> None:
     assert yaml.safe_load(CATALOG.read_text())["usage"]["software-stack-deployment"]["conda"] is named
 
 
-def test_the_configs_page_has_every_key_and_file() -> None:
-    page = (ROOT / "config" / "README.md").read_text()
-    keys = {key for path in (ROOT / "config").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
+def test_every_key_and_file_of_the_config_is_explained() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    scales = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "scales").glob("*.yaml")]
+    keys = {key for path in scales for key in yaml.safe_load(path.read_text())}
     assert {key for key in keys if f"`{key}`" not in page} == set()
+    page = (ROOT / "config" / "README.md").read_text()
     files = [path.relative_to(ROOT / "config") for path in (ROOT / "config").rglob("*.yaml")]
     assert [str(file) for file in files if f"`{file}`" not in page] == []
 

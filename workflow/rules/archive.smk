@@ -4,7 +4,7 @@
 rule archive:
     """Pack tables, figures, their metrics and records, and the code, without weights, into one file."""
     input:
-        TABLES,
+        TABLE_FILES,
         FIGURE_FILES,
         GALLERY,
     output:

@@ -1,17 +1,11 @@
 # Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
 # left in the folder never appear.
 
-TABLES = expand(
-    f"{RESULTS}/tables/{{name}}.{{kind}}",
-    name=["main", "cot", "lambda", "perception"],
-    kind=["csv", "md", "tex"],
-)
-FIGURES = ["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"]
-FIGURE_FILES = expand(f"{RESULTS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["pdf", "png"])
-README_ASSETS = expand(
-    "{folder}/{name}", folder=config["assets_dir"], name=["games.png", "training_curves.png", "results.md"]
-)
-MAIN_LAMBDA = [f"{task}={default_lambda(config, task)}" for task in config["tasks"]]
+TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
+FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
+README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
+# The λ of the method itself; the λ ablation trains a task with further ones.
+THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
 
 rule tables:
@@ -23,35 +17,24 @@ rule tables:
             run=shown_evaluations("tables"),
             file=["summary.json", "episodes.jsonl"],
         ),
-        metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs("tables")),
-        cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs("tables")),
+        runs=expand(
+            f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs("tables"), file=["metrics.jsonl", "run.json"]
+        ),
+        cnn_runs=expand(
+            f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs("tables"), file=["metrics.jsonl", "run.json"]
+        ),
     output:
-        [name for name in TABLES if not name.endswith(".csv")],
+        [name for name in TABLE_FILES if not name.endswith(".csv")],
+        [
+            report(
+                f"{RESULTS}/tables/{name}.csv",
+                caption=f"../report/table_{name}.rst",
+                category="Tables",
+                labels={"table": title},
+            )
+            for name, title in TABLES.items()
+        ],
         record=f"{RESULTS}/tables/run.json",
-        main=report(
-            f"{RESULTS}/tables/main.csv",
-            caption="../report/table_main.rst",
-            category="Tables",
-            labels={"table": "main results"},
-        ),
-        cot=report(
-            f"{RESULTS}/tables/cot.csv",
-            caption="../report/table_cot.rst",
-            category="Tables",
-            labels={"table": "with and without thoughts"},
-        ),
-        lam=report(
-            f"{RESULTS}/tables/lambda.csv",
-            caption="../report/table_lambda.rst",
-            category="Tables",
-            labels={"table": "weight of the thoughts"},
-        ),
-        perception=report(
-            f"{RESULTS}/tables/perception.csv",
-            caption="../report/table_perception.rst",
-            category="Tables",
-            labels={"table": "perception accuracy"},
-        ),
     log:
         f"{RESULTS}/logs/tables.log",
     benchmark:
@@ -65,11 +48,11 @@ rule tables:
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
         base_perceptions=BASE_PERCEPTIONS,
-        scale=config["scale"],
-        main_lambda=MAIN_LAMBDA,
+        scale=config["label"],
+        thought_prob_coef=THOUGHT_PROB_COEF,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda} --scale {params.scale} --base-perceptions {params.base_perceptions}"
+        " --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef} --scale {params.scale} --base-perceptions {params.base_perceptions}"
         " --out {params.results}/tables 2>&1 | tee {log}"
 
 
@@ -87,8 +70,12 @@ for FIGURE in FIGURES:
                 run=shown_evaluations(FIGURE),
                 file=["summary.json", "episodes.jsonl"],
             ),
-            metrics=expand(f"{RESULTS}/ppo/{{run.name}}/metrics.jsonl", run=shown_runs(FIGURE)),
-            cnn_metrics=expand(f"{RESULTS}/cnn/{{run.name}}/metrics.jsonl", run=shown_cnn_runs(FIGURE)),
+            runs=expand(
+                f"{RESULTS}/ppo/{{run.name}}/{{file}}", run=shown_runs(FIGURE), file=["metrics.jsonl", "run.json"]
+            ),
+            cnn_runs=expand(
+                f"{RESULTS}/cnn/{{run.name}}/{{file}}", run=shown_cnn_runs(FIGURE), file=["metrics.jsonl", "run.json"]
+            ),
         output:
             pdf=f"{RESULTS}/figures/{FIGURE}.pdf",
             record=f"{RESULTS}/figures/{FIGURE}.run.json",
@@ -112,21 +99,26 @@ for FIGURE in FIGURES:
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
             base_perceptions=BASE_PERCEPTIONS,
-            scale=config["scale"],
-            main_lambda=MAIN_LAMBDA,
-            style=settings_arguments(config["figures"]["style"]),
+            scale=config["label"],
+            thought_prob_coef=THOUGHT_PROB_COEF,
+            style=stage_arguments(FigureSettings, config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
-            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --main-lambda {params.main_lambda}"
+            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef}"
             " --scale {params.scale} --base-perceptions {params.base_perceptions}"
             " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
 
 
 rule readme_assets:
-    """Copy README's images and table from the results."""
+    """Write README's images and table, and the page of all results."""
     input:
-        tables=f"{RESULTS}/tables/main.md",
-        figures=f"{RESULTS}/figures/training_curves.png",
+        tables=TABLE_FILES,
+        figures=[name for name in FIGURE_FILES if name.endswith(".png")],
+        record=rules.tables.output.record,
+        # The page says from which code, seeds and machine the runs came.
+        evaluations=expand(f"{RESULTS}/eval/{{run.name}}/run.json", run=shown_evaluations("tables")),
+        runs=expand(f"{RESULTS}/ppo/{{run.name}}/run.json", run=shown_runs("tables")),
+        cnn_runs=expand(f"{RESULTS}/cnn/{{run.name}}/run.json", run=shown_cnn_runs("tables")),
     output:
         README_ASSETS,
     log:
@@ -137,8 +129,8 @@ rule readme_assets:
         **grant("figures"),
     params:
         code=code_of("rl4vlm.figures.assets", *config["tasks"]),
-        tables=subpath(input.tables, parent=True),
-        figures=subpath(input.figures, parent=True),
+        tables=f"{RESULTS}/tables",
+        figures=f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
     shell:
         "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out} 2>&1 | tee {log}"

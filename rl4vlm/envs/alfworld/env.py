@@ -81,6 +81,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"backend": tuple(BACKENDS), "split": SPLITS, "expert": EXPERTS}
 
     def __init__(
         self,
@@ -96,13 +97,9 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
-        for name, word, known in (
-            ("backend", backend, tuple(BACKENDS)),
-            ("split", split, SPLITS),
-            ("expert", expert, EXPERTS),
-        ):
-            if word not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {word!r}")
+        for name, word in (("backend", backend), ("split", split), ("expert", expert)):
+            if word not in self.choices[name]:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices[name]))}, not {word!r}")
         for name, switch in (("show_text", show_text), ("skip_bad_games", skip_bad_games)):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} must be true or false, not {switch!r}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
-from rl4vlm.policies.api.settings import ApiSettings
 
 FILTERED = ("content_filter", "content_policy_violation")
 """Error codes for refused content. Such a response counts as an answer, not as a failure."""
@@ -39,7 +39,7 @@ class RateLimit:
 
 
 class ApiClient:
-    """Asks one model at one endpoint. The API key comes from the environment and goes only into the request header."""
+    """Asks one model at one endpoint. The API key comes from the environment and is sent only in headers."""
 
     def __init__(self, name: str, settings: ApiSettings) -> None:
         self.name = name

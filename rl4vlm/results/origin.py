@@ -1,0 +1,53 @@
+"""What made a policy, from the `run.json` beside its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rl4vlm.core.types import Style
+
+
+class Origin(NamedTuple):
+    """What made a policy.
+
+    Attributes:
+        method: name of the method in tables.
+        kind: scripted, sft, ppo, cnn, api (a model behind an endpoint), http (a checkpoint asked over HTTP), or
+            checkpoint if it is unknown.
+        thought_prob_coef: λ, of PPO runs only.
+        seed: training seed, of PPO and CNN+RL runs only.
+    """
+
+    method: str
+    kind: str
+    thought_prob_coef: float | None = None
+    seed: int | None = None
+
+
+def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: Path) -> Origin | None:
+    """What the `run.json` of a training says of the policy that it made; None for other records.
+
+    Args:
+        record: content of the file.
+        style: how the policy writes its replies; None takes the style of the record.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: an older version wrote the record, so λ is unknown.
+    """
+    stage, settings = record.get("stage"), record.get("settings", {})
+    ending = "-noCoT" if (style or settings.get("style")) == Style.ACTION_ONLY else ""
+    if stage == "sft":
+        return Origin(f"LLaVA-sft{ending}", "sft")
+    if stage == "ppo":
+        if "thought_prob_coef" not in settings:
+            raise ValueError(
+                f"{where} has no settings.thought_prob_coef (λ), so an older version of rl4vlm wrote it: rerun this "
+                "training"
+            )
+        return Origin(f"RL4VLM{ending}", "ppo", float(settings["thought_prob_coef"]), record["seeds"]["ppo"])
+    if stage == "cnn":
+        return Origin("CNN+RL", "cnn", seed=record["seeds"]["cnn"])
+    return None

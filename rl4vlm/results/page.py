@@ -1,0 +1,180 @@
+"""README's table, and the page with all results: `docs/results.md`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rl4vlm.config.methods import label_of
+from rl4vlm.core.files import RECORD, atomic_write_text, read_json
+from rl4vlm.results.lineage import place_of, runs_behind
+from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
+from rl4vlm.results.provenance import METRICS, SUMMARY
+from rl4vlm.results.rows import CARD_TASKS
+from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
+
+SHOWN = ("random", "solver", "CNN+RL", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
+"""The reproduced rows of README's table; the paper's RL4VLM follows."""
+ALFWORLD = "alfworld_avg"
+
+SIZES = {"ppo": "total_env_steps", "cnn": "total_env_steps", "evaluation": "episodes"}
+"""The setting that says how long a run of a stage is."""
+STAGES = ("base_model", "alfworld_games", "sft_data", "sft", "ppo", "cnn", "evaluation")
+
+
+def write_pages(*, tables: Path, out: Path) -> None:
+    """Write README's table and the page with all results, from built tables and the records of the runs behind them.
+
+    Args:
+        tables: folder of built tables, inside of a results folder.
+        out: folder of assets, with copies of the figures; the page may lie beside it, see `page_in`.
+
+    Raises:
+        ValueError: a table or a record is missing; the error names it.
+    """
+    page = page_in(out)
+    images = Path(os.path.relpath(out, page.parent)).as_posix()
+    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_json(tables / RECORD)) + "\n")
+    atomic_write_text(page, results_page(tables, images))
+
+
+def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
+    """README's table in Markdown: seven methods by the four card games and ALFWorld.
+
+    Args:
+        main_csv: the main table.
+        record: the `run.json` of the tables.
+    """
+    rows = pd.read_csv(existing(main_csv)).assign(partial=False)
+    held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == "held_out")]
+    unseen = held_out["scale"].str.endswith("unseen")
+    # A task with several sets of games has its unseen ones here, another task its only set.
+    chosen = held_out[unseen | ~held_out["task"].isin(held_out.loc[unseen, "task"])]
+    published = rows[(rows["source"] == "published") & (rows["method"] == "RL4VLM")]
+    lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
+    lines.append(_line("RL4VLM, published", published))
+    heading = "ALFWorld (unseen games)" if unseen.any() else "ALFWorld"
+    table = (
+        pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns={ALFWORLD: heading})
+    )
+    notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
+    caption = (
+        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, held-out episodes, with 95 % "
+        "intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during training)."
+    )
+    caption += "".join(f" {note}, not the benchmark's: do not compare the published rate with these." for note in notes)
+    return f"{markdown(table, words=1)}\n\n{caption}"
+
+
+def _line(label: str, rows: pd.DataFrame) -> dict[str, str]:
+    return {"method": label, **{str(row["task"]): rate_cell(row) for _, row in rows.iterrows()}}
+
+
+def results_page(tables: Path, images: str) -> str:
+    """The page with all tables and figures, and what made them.
+
+    Args:
+        tables: folder of built tables, inside of a results folder.
+        images: path from the page to the folder with the figures.
+    """
+    record = read_json(tables / RECORD)
+    files = [place_of(entry["path"]) for entry in record["inputs"].values()]
+    folders = {os.path.dirname(file) for file in files if file.endswith((SUMMARY, METRICS))}
+    records = [read_json(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
+    parts = [
+        "# Results",
+        f"All numbers here are of scale `{record['settings']['scale']}`. The rule `readme_assets` makes this page from "
+        "tables, figures and run records; do not edit it by hand.",
+        "## How to read them",
+        READING,
+        "## What made them",
+        markdown(_runs_table(records), words=1),
+        _versions(record),
+    ]
+    for name, title in TABLES.items():
+        table = existing(tables / f"{name}.md").read_text(encoding="utf-8").strip()
+        parts += [f"## Table: {title}", table]
+    for name in FIGURES:
+        title = name.replace("_", " ")
+        parts += [f"## Figure: {title}", f"![{title}]({images}/{name}.png)"]
+    return "\n\n".join(parts) + "\n"
+
+
+READING = """\
+- *Held out*: success rate over episodes with fixed seeds that no training uses. In brackets, its 95 % interval:
+  Wilson's for one training seed, a bootstrap over seeds and episodes for several and for averages over games.
+- *Rolling peak*: the paper's protocol, the highest success rate over the last training episodes at any update. As a
+  maximum it tends to exceed the held-out rate of the same run.
+- *Published*: the paper's numbers, by that protocol, of a 7B model.
+- *Reference*: rates of simple policies, enumerated or measured on the rules of the games.
+- λ, `thought_prob_coef` in the config, weighs the log-probability of the thoughts in PPO (the paper's equation 4)."""
+
+
+def _runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One line per stage: its runs, their training seeds and sizes, the code and the machine that made them."""
+    rows = pd.DataFrame(
+        [
+            {
+                "stage": record["stage"],
+                "seed": (record.get("seeds") or {}).get(record["stage"]),
+                "size": (record.get("settings") or {}).get(SIZES.get(record["stage"], "")),
+                "seconds": record.get("seconds", 0.0),
+                "revision": _revision(record),
+                "hardware": _hardware(record.get("hardware", {})),
+            }
+            for record in records
+        ]
+    )
+    lines = [
+        {
+            "stage": stage,
+            "runs": str(len(found)),
+            "training seeds": _list(found["seed"]) if stage in ("ppo", "cnn") else "",
+            "env steps or episodes": _span(found["size"]),
+            "hours": f"{found['seconds'].sum() / 3600:.2f}",
+            "code": _list(found["revision"]),
+            "machine": _list(found["hardware"]),
+        }
+        for stage in STAGES
+        if len(found := rows[rows["stage"] == stage])
+    ]
+    return pd.DataFrame(lines)
+
+
+def _revision(record: Mapping[str, Any]) -> str | None:
+    code = record.get("code", {})
+    return f"{code['revision'][:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
+
+
+def _hardware(machine: Mapping[str, Any]) -> str | None:
+    if not machine:
+        return None
+    return ", ".join([*machine["gpus"], f"{machine['processor']}", f"{machine['cores']} cores"])
+
+
+def _list(values: pd.Series) -> str:
+    found = values.dropna().unique()
+    return "; ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in sorted(found))
+
+
+def _span(values: pd.Series) -> str:
+    found = sorted({int(value) for value in values.dropna()})
+    return "" if not found else f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+    """The versions of the main packages, as the tables' record has them."""
+    names = ("python", "torch", "transformers", "peft", "gymnasium", "alfworld", "numpy")
+    found: Iterator[str] = (f"{name} {record['packages'][name]}" for name in names if name in record["packages"])
+    return f"Versions: {', '.join(found)}. Every run's own `{RECORD}` has all of its settings, seeds and versions."
+
+
+def existing(file: Path) -> Path:
+    """The same file. Raises ValueError if it is missing."""
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    return file

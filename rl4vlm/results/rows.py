@@ -1,0 +1,262 @@
+"""The rows of the result tables, as data frames.
+
+Each row says where it comes from. A method that was not run has no `reproduced` row; a published number never stands in
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rl4vlm.config.methods import method_order, rank
+from rl4vlm.results.collection import Results
+from rl4vlm.results.intervals import average_interval, rate_interval
+from rl4vlm.results.published import Rate, published_lambda_peaks, published_rates, reference_rates
+from rl4vlm.results.read import Evaluation, TrainingRun
+
+CARD_AVERAGE = "gym_cards_avg"
+CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+TASK_ORDER = tuple(dict.fromkeys([*CARD_TASKS, CARD_AVERAGE, *(rate.task for rate in published_rates())]))
+"""The card games first, then the other columns of the published table: ALFWorld's task types and its average."""
+COT_METHODS = ("LLaVA-sft-noCoT", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
+SOURCES = ("reproduced", "published", "reference")
+STAGES = ("pretraining", "sft", "ppo")
+
+
+class Row(NamedTuple):
+    """One success rate, in percent.
+
+    Attributes:
+        source: one of `SOURCES`.
+        scale: the config that made it, with the games if they are data; `paper` for published rates.
+        episodes: how many; None if unknown.
+        seeds: training seeds, separated by blanks.
+        protocol: `held_out` (fixed evaluation seeds, 95 % interval) or `rolling_peak` (the paper's, the best rolling
+            success during training); None for reference rates, which were enumerated.
+        partial: an evaluation in it played fewer episodes than asked for. Not a column of the CSV.
+    """
+
+    method: str
+    task: str
+    source: str
+    scale: str | None
+    success_rate: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    mean_return: float | None = None
+    episodes: int | None = None
+    seeds: str | None = None
+    protocol: str | None = None
+    partial: bool = False
+
+
+COLUMNS = [name for name in Row._fields if name != "partial"]
+PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
+
+MethodName = Callable[[Evaluation | TrainingRun], str]
+"""Name of a run's method in a table."""
+by_method = attrgetter("method")
+
+
+def lambda_method_name(run: Evaluation | TrainingRun) -> str:
+    """Name of a run's method in the λ ablation, e.g. `RL4VLM lambda=0.3`."""
+    return f"{run.method} lambda={run.thought_prob_coef:g}"
+
+
+def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
+    """The tables of success rates, by name.
+
+    Returns:
+        `main`: every method on every task (paper, table 2), reproduced by both protocols, published, and reference.
+        `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
+        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ.
+    """
+    rows = [
+        *_held_out(results.evaluations_on_all_games(), scale, by_method),
+        *_rolling_peaks(results.main_runs(), results, scale, by_method),
+        *_published(published_rates()),
+    ]
+    swept = {task for task in results.tasks if len(results.lambdas(task)) > 1}
+    evaluations = [run for run in results.evaluations if run.task in swept and run.method == "RL4VLM"]
+    runs = [run for run in results.training_runs if run.task in swept and run.method == "RL4VLM"]
+    lambda_rows = [
+        *_held_out(evaluations, scale, lambda_method_name),
+        *_rolling_peaks(runs, results, scale, lambda_method_name),
+        *_published(published_lambda_peaks()),
+    ]
+    return {
+        # The paper's main table has no warm start without thoughts.
+        "main": _frame(row for row in [*rows, *_reference()] if row.method != "LLaVA-sft-noCoT"),
+        "cot": _frame(row for row in rows if row.method in COT_METHODS),
+        "lambda": _frame(lambda_rows),
+    }
+
+
+def perception_rows(results: Results, scale: str) -> pd.DataFrame:
+    """How often each field of the image was read right, in percent of `n`: of the base model, after SFT, after PPO.
+
+    `games` is None for a base model, because its `perception.json` does not say which games it read.
+    """
+    rows: list[tuple[Any, ...]] = [
+        ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, None)
+        for task, perception in results.base_perceptions.items()
+        for name, share in perception.tasks.get(task, {}).items()
+    ]
+    counts = pd.DataFrame(
+        [
+            (run.kind, run.method, run.task, name, *counts)
+            for run in results.main_evaluations()
+            if run.kind != "scripted"
+            for name, counts in run.perception.items()
+        ],
+        columns=["stage", "method", "task", "field", "correct", "asked"],
+    )
+    for (stage, method, task, name), pooled in groups(counts, "stage", "method", "task", "field"):
+        correct, asked = int(pooled["correct"].sum()), int(pooled["asked"].sum())
+        if asked:
+            rows.append((stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
+    rows.sort(key=lambda row: (rank(row[2], TASK_ORDER), rank(row[0], STAGES), row[1]))
+    return pd.DataFrame(rows, columns=PERCEPTION_COLUMNS)
+
+
+def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[Row]:
+    """Held-out rows, training seeds pooled, and each method's average over the card games if it played all of them.
+
+    A task that is counted by kinds has a row for each kind that an episode was of, and one for all of them. Different
+    sets of games are different rows, told apart by their scale.
+    """
+    parts = pd.DataFrame(
+        [(name(run), _scale(scale, run.games_label), run.task, *part) for run in runs for part in _parts(run)],
+        columns=["method", "scale", "game", "task", "successes", "episodes", "mean_return", "seed", "partial"],
+    )
+    parts = parts.iloc[parts.groupby(["method", "game", "scale"], sort=False).ngroup().argsort(kind="stable")]
+    rows = [
+        _held_out_row(method, task, label, part)
+        for (method, _, label, task), part in groups(parts, "method", "game", "scale", "task")
+    ]
+    for (method,), played in groups(parts[parts["task"].isin(CARD_TASKS)], "method"):
+        games = [played[played["task"] == task] for task in CARD_TASKS]
+        if all(len(game) for game in games):
+            rows.append(_average_row(method, scale, games))
+    return rows
+
+
+def _parts(run: Evaluation) -> Iterator[tuple[str, int, int, float | None, int | None, bool]]:
+    """An evaluation by kind of episodes, and as a whole. Returns are not known by kind."""
+    for kind, group in run.groups.items():
+        if group.episodes:
+            yield kind, *group.counts, None, run.seed, run.partial
+    yield run.overall or run.task, *run.counts, run.mean_return, run.seed, run.partial
+
+
+def _held_out_row(method: str, task: str, scale: str, parts: pd.DataFrame) -> Row:
+    low, high = rate_interval(_counts(parts))
+    episodes = int(parts["episodes"].sum())
+    total_return = (parts["mean_return"] * parts["episodes"]).sum(skipna=False)
+    return Row(
+        method,
+        task,
+        "reproduced",
+        scale,
+        success_rate=100 * int(parts["successes"].sum()) / episodes,
+        ci_low=low,
+        ci_high=high,
+        mean_return=None if pd.isna(total_return) else float(total_return) / episodes,
+        episodes=episodes,
+        seeds=_seeds(parts["seed"]),
+        protocol="held_out",
+        partial=bool(parts["partial"].any()),
+    )
+
+
+def _average_row(method: str, scale: str, games: Sequence[pd.DataFrame]) -> Row:
+    """The unweighted mean over the card games, as in the paper. Returns of different games have no common unit."""
+    low, high = average_interval([_counts(game) for game in games])
+    together = pd.concat(games)
+    return Row(
+        method,
+        CARD_AVERAGE,
+        "reproduced",
+        scale,
+        success_rate=sum(100 * int(game["successes"].sum()) / int(game["episodes"].sum()) for game in games)
+        / len(games),
+        ci_low=low,
+        ci_high=high,
+        episodes=int(together["episodes"].sum()),
+        seeds=_seeds(together["seed"]),
+        protocol="held_out",
+        partial=bool(together["partial"].any()),
+    )
+
+
+def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, name: MethodName) -> list[Row]:
+    """The paper's statistic: peaks averaged over seeds, by method and task, and their average over the card games.
+
+    A peak over correlated windows has no meaningful interval, so these rows have none.
+    """
+    peaks = pd.DataFrame(
+        [(name(run), run.task, run.peak.success_rate, run.peak.window, run.seed) for run in runs if run.peak],
+        columns=["method", "task", "success_rate", "window", "seed"],
+    )
+    rows = {
+        (method, task): Row(
+            method,
+            results.overall_name(task),
+            "reproduced",
+            _scale(scale, results.games(task)),
+            success_rate=sum(found["success_rate"]) / len(found),
+            episodes=int(found["window"].sum()),
+            seeds=_seeds(found["seed"]),
+            protocol="rolling_peak",
+        )
+        for (method, task), found in groups(peaks, "method", "task")
+    }
+    for (method,), found in groups(peaks[peaks["task"].isin(CARD_TASKS)], "method"):
+        if set(found["task"]) == set(CARD_TASKS):
+            rate = sum(rows[method, task].success_rate for task in CARD_TASKS) / len(CARD_TASKS)
+            seeds, protocol = _seeds(found["seed"]), "rolling_peak"
+            average = Row(method, CARD_AVERAGE, "reproduced", scale, rate, seeds=seeds, protocol=protocol)
+            rows[method, CARD_AVERAGE] = average
+    return list(rows.values())
+
+
+def _published(rates: Iterable[Rate]) -> list[Row]:
+    return [Row(*rate[:2], "published", "paper", rate.success_rate, protocol="rolling_peak") for rate in rates]
+
+
+def _reference() -> list[Row]:
+    return [Row(*rate[:2], "reference", None, rate.success_rate) for rate in reference_rates()]
+
+
+def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows that agree in `columns`, with what they agree in, in the order of their first rows."""
+    for key, found in rows.groupby(list(columns), sort=False):
+        yield tuple(key), found
+
+
+def _scale(scale: str, games: str | None) -> str:
+    return scale if games is None else f"{scale}, {games}"
+
+
+def _counts(parts: pd.DataFrame) -> list[tuple[int, int]]:
+    return [(int(won), int(played)) for won, played in zip(parts["successes"], parts["episodes"], strict=True)]
+
+
+def _seeds(seeds: pd.Series) -> str | None:
+    return " ".join(str(int(seed)) for seed in sorted(seeds.dropna().unique())) or None
+
+
+def _frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows in the order of the tables: by method, then source and protocol, then task."""
+    methods = method_order()
+
+    def place(row: Row) -> tuple[Any, ...]:
+        return rank(row.method, methods), SOURCES.index(row.source), row.protocol or "", rank(row.task, TASK_ORDER)
+
+    ordered: list[Row] = sorted(rows, key=place)
+    # Int64 keeps episodes whole numbers although some rows have none.
+    return pd.DataFrame(ordered, columns=Row._fields).astype({"episodes": "Int64"})

@@ -1,0 +1,72 @@
+"""A method is one row: a policy that is added there is evaluated, tabled and drawn without any other edit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.cli.parser import build_parser
+from rl4vlm.config.methods import METHODS, Method, label_of, method_order
+from rl4vlm.config.runs import evaluation_runs
+from rl4vlm.core.types import Style
+from rl4vlm.evaluation.run import origin_of
+from rl4vlm.figures.style import FigureStyle
+from rl4vlm.figures.training_curves import figure
+from rl4vlm.policies.registry import make_policy
+from rl4vlm.policies.scripted import RandomPolicy
+from rl4vlm.results.collection import Results
+from rl4vlm.results.origin import Origin
+from rl4vlm.results.tables import build_tables
+from tests.results.synthetic import add_evaluation, make_results
+
+CONFIG: dict[str, Any] = {
+    "tasks": ["NumberLine", "EZPoints"],
+    "styles": ["cot"],
+    "seeds": [1],
+    "ppo": {"defaults": {"thought_prob_coef": 0.5}},
+}
+
+
+@pytest.fixture
+def cautious(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more scripted policy, for EZPoints."""
+    policy = "rl4vlm.policies.scripted:RandomPolicy"
+    row = Method("stop early", "stops early", "#123456", policy, tasks=("EZPoints",))
+    monkeypatch.setitem(METHODS, "cautious", row)
+
+
+@pytest.mark.usefixtures("cautious")
+def test_it_is_run_and_played_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [run.name for run in evaluation_runs(CONFIG) if run.kind == "scripted"]
+    assert "cautious-EZPoints" in names
+    assert "cautious-NumberLine" not in names
+    assert isinstance(make_policy("cautious", Style.COT), RandomPolicy)
+    assert origin_of("cautious", Style.COT) == Origin("stop early", "scripted")
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["evaluate", "--help"])
+    assert "`cautious` (EZPoints)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("cautious")
+def test_it_is_tabled_and_drawn(tmp_path: Path) -> None:
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=20)
+    add_evaluation(made, "cautious-EZPoints", "EZPoints", "stop early", "scripted", 0.25, 20)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    with (tmp_path / "tables" / "main.csv").open(encoding="utf-8") as file:
+        methods = list(dict.fromkeys(row["method"] for row in csv.DictReader(file) if row["source"] == "reproduced"))
+    assert methods == sorted(methods, key=method_order().index)
+    assert methods[-1] == "stop early"
+    drawn = figure(Results.load(**made.inputs), "embedded", FigureStyle(dpi=40))
+    lines = {line.get_label(): line for part in drawn.subfigs for axis in part.axes for line in axis.lines}
+    assert lines["stops early"].get_color() == "#123456"
+    assert list(lines["stops early"].get_ydata()) == [25.0, 25.0]
+
+
+def test_rows_are_consistent() -> None:
+    assert len({method.name for method in METHODS.values()}) == len(METHODS)
+    assert all(method.policy or key == method.name for key, method in METHODS.items())
+    assert label_of("RL4VLM-noCoT") == "RL4VLM without thoughts"
+    assert label_of("GPT-5") == "GPT-5"

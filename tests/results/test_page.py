@@ -1,0 +1,94 @@
+"""README's table and the page of all results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rl4vlm.core.files import RECORD, read_json
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, page_in
+from rl4vlm.results.page import readme_table, write_pages
+from rl4vlm.results.tables import build_tables
+from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_json
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """A results folder with tables, and two sets of ALFWorld games."""
+    made = make_results(tmp_path_factory.mktemp("made") / "results", episodes=40, cnn=True)
+    for method, kind in (("random", "scripted"), ("RL4VLM", "ppo")):
+        for games, won in (("seen", 3), ("unseen", 1)):
+            groups = {"Pick": {"successes": won, "episodes": 4}}
+            extra = {"overall": "alfworld_avg", "data_sources": ["generated"], "groups": groups, "games": games}
+            name = f"{kind}-ALFWorld" + ("" if games == "seen" else f"@{games}")
+            add_evaluation(made, name, "ALFWorld", method, kind, won / 4, 4, **extra)
+    machine = {"processor": "A Processor", "cores": 2, "gpus": ["A GPU"]}
+    for place, folder in enumerate((*made.evaluations, *made.training_runs)):
+        record = read_json(folder / RECORD) if (folder / RECORD).exists() else {"stage": "evaluation", "seeds": {}}
+        record["settings"] = {"episodes": 40, "total_env_steps": 8192, **record.get("settings", {})}
+        code = {"revision": "abcdef0123456789", "changed": place == 0}
+        write_json(folder / RECORD, {**record, "code": code, "hardware": machine, "seconds": 36.0})
+    write_json(made.root / "base_model" / "cards" / RECORD, {"stage": "base_model", "seconds": 3600.0})
+    build_tables(**made.inputs, out=made.root / "tables", scale="embedded")
+    return made
+
+
+def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Synthetic) -> None:
+    lines = readme_table(made.root / "tables" / "main.csv", read_json(made.root / "tables" / RECORD)).splitlines()
+    assert cells(lines[0]) == ["method", "NumberLine", "EZPoints", "Points24", "Blackjack", "ALFWorld (unseen games)"]
+    rows = {row[0]: row[1:] for row in map(cells, lines[2:9])}
+    assert list(rows) == [
+        "random play",
+        "ceiling (solver)",
+        "CNN+RL",
+        "LLaVA-sft",
+        "RL4VLM without thoughts",
+        "RL4VLM",
+        "RL4VLM, published",
+    ]
+    assert rows["RL4VLM"][0].startswith("95.0 [")
+    assert rows["RL4VLM"][4].startswith("25.0 ["), "1 of 4 unseen games, not 3 of 4 seen ones"
+    assert rows["CNN+RL"][4] == "", "a method that was not run there has no rate"
+    assert rows["RL4VLM, published"] == ["89.4", "50.0", "2.3", "40.2", "21.7"]
+    assert "scale `embedded`" in lines[-1]
+    assert "Generated games are this project's, not the benchmark's" in lines[-1]
+
+
+def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
+    out = tmp_path / "docs" / "assets"
+    write_pages(tables=made.root / "tables", out=out)
+    text = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in TABLES:
+        assert (made.root / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() in text
+    for name in FIGURES:
+        assert f"(assets/{name}.png)" in text
+    by_stage = {row[0]: row[1:] for row in map(cells, text.splitlines()) if len(row) == 7}
+    ppo = len([run for run in made.training_runs if run.parent.name == "ppo"])
+    assert by_stage["ppo"] == [f"{ppo}", "1", "8192", f"{ppo / 100:.2f}", "abcdef0123", "A GPU, A Processor, 2 cores"]
+    assert by_stage["evaluation"][0] == str(len(made.evaluations))
+    assert by_stage["evaluation"][4] == "abcdef0123; abcdef0123, changed"
+    assert "base_model" not in by_stage, "it is in no record of these runs' inputs"
+
+
+def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Path) -> None:
+    write_pages(tables=made.root / "tables", out=tmp_path / "results" / "smoke" / "assets")
+    written = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert written == {"results/smoke/assets/results.md", "results/smoke/assets/page.md"}
+    assert "(./training_curves.png)" in (tmp_path / "results/smoke/assets/page.md").read_text(encoding="utf-8")
+    assert page_in(Path("docs/assets")) == Path("docs/results.md")
+    assert {file.parent for file in asset_files(Path("results/smoke/assets"))} == {Path("results/smoke/assets")}
+
+
+def test_a_missing_record_is_named(made: Synthetic, tmp_path: Path) -> None:
+    (tmp_path / "main.csv").write_bytes((made.root / "tables" / "main.csv").read_bytes())
+    record = read_json(made.root / "tables" / RECORD)
+    record["inputs"] = {"x": {"path": "results/eval/nowhere/summary.json"}}
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"nowhere.run\.json is missing"):
+        write_pages(tables=tmp_path, out=tmp_path / "assets")
