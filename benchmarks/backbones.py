@@ -17,7 +17,7 @@ from rl4vlm.interaction.prompt import render
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.lora import ensure_adapter
-from rl4vlm.models.shapes import SHAPES as KNOWN
+from rl4vlm.models.memory import SHAPES as KNOWN
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.tasks.registry import TASKS, get_task
 

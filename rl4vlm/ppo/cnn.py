@@ -15,9 +15,9 @@ from rl4vlm.config.stages.cnn import CNNSettings
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder

@@ -30,7 +30,7 @@ from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import check_finite, fused
-from rl4vlm.training.tracking import metric_sinks
+from rl4vlm.training.tracking import metric_trackers
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
         JsonLines(processes.file(out / "timing.jsonl"), append=state.update > 1) as timing,
-        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        metric_trackers(accelerator, settings.loggers, out, settings) as track,
         processes.shown() as screen,
         progress(settings.updates * settings.num_steps, title, unit="step", stream=screen) as bar,
     ):
@@ -106,7 +106,7 @@ def train(
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
             rollout_s, update_s = update_started - rollout_started, time.monotonic() - update_started
             timing.write({"update": state.update, "rollout_s": rollout_s, "update_s": update_s})
-            sinks.log(line, step=line["env_steps"])
+            track(line, line["env_steps"])
             bar.describe(success=line["success_rate"])
             state.next_update()
             on_step(state)

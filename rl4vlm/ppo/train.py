@@ -10,9 +10,9 @@ from accelerate.utils import set_seed
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder

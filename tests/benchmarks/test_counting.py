@@ -95,7 +95,7 @@ def test_the_count_agrees_with_torchs_own(model: ActorCritic, counted: Counted) 
 def test_the_large_models_weights() -> None:
     """LLaVA-1.6-mistral-7b: 32 layers of 218,103,808 weights (4096 by 4096 twice, by 1024 twice, by 14336 thrice)."""
     from benchmarks.backbones import SHAPES
-    from rl4vlm.models.shapes import shape_of
+    from rl4vlm.models.memory import shape_of
 
     counted = count(shape_of("llava-v1.6-mistral-7b"), width=2, rank=128)
     assert SHAPES["llava-mistral-7b"]["text_config"]["hidden_size"] == 4096

@@ -216,7 +216,7 @@ def write_qwen3(folder: Path) -> None:
 
 
 def write_idefics(folder: Path, processor: Any, images: Any, model: Any, config: Any) -> None:
-    """Idefics3 and SmolVLM: a picture in tiles and as a whole, each of 4 tokens between marks of its place."""
+    """Idefics3 and SmolVLM: an image as tiles and as a whole, each of 4 tokens between tokens that name its place."""
     places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     special = ["<|endoftext|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", *places]
     tokens = tokenizer(special, end="<end_of_utterance>", pad="<|endoftext|>")
@@ -238,7 +238,8 @@ def write_idefics3(folder: Path) -> None:
 
 
 def write_smolvlm(folder: Path) -> None:
-    kind = partial(without_videos(SmolVLMProcessor), video_processor=None)
+    processor: Any = without_videos(SmolVLMProcessor)
+    kind = partial(processor, video_processor=None)
     write_idefics(folder, kind, SmolVLMImageProcessorPil, SmolVLMForConditionalGeneration, SmolVLMConfig)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(checkpoint: Path, **options: object) -> ActorCritic:
+def load(checkpoint: Path, **options: Any) -> ActorCritic:
     torch.manual_seed(0)
     return ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=10, value_sizes=(16,), **options)
 

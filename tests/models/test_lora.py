@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import ensure_adapter, target_layers, trainable
 
-LORA = {"rank": 4, "alpha": 8}
+LORA: dict[str, Any] = {"rank": 4, "alpha": 8}
 
 
 def test_all_linear_is_every_linear_layer_but_the_head(tiny_checkpoint: Path) -> None:

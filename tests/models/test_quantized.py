@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_another_number_of_bits_is_named() -> None:
 
 @pytest.mark.parametrize("settings", [SFTSettings, PPOSettings])
 def test_quantised_weights_are_not_trained(settings: type) -> None:
-    with pytest.raises(ValueError, match="set lora, too"):
+    with pytest.raises(ValueError, match="set lora too"):
         settings(quantize="4bit")
     settings(quantize="4bit", lora=LoraSettings())
 
@@ -60,7 +61,7 @@ def test_a_quantised_model_plays_and_its_adapters_learn(kind: str, tmp_path: Pat
     """QLoRA for real: the shape of a block is 64 weights, so the layers are that wide."""
     sizes = TinySizes(image_size=60, patch=15, width=128, vision_layers=1, language_layers=2, heads=2, mlp=256)
     build(TEXTS, sizes, seed=0).save(tmp_path / "base")
-    options = {"temperature": 0.7, "max_new_tokens": 8, "dtype": "bfloat16"}
+    options: dict[str, Any] = {"temperature": 0.7, "max_new_tokens": 8, "dtype": "bfloat16"}
     torch.manual_seed(0)
     lora = LoraSettings(rank=4, alpha=8)
     model = ActorCritic.load(tmp_path / "base", quantize=kind, value_sizes=(16,), lora=lora, **options)

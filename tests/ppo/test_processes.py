@@ -286,7 +286,7 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     done = len(metrics_of(tmp_path / "broken"))
     assert 3 <= done < 20
     again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=600)
-    assert again.stderr.count("going on from") == 1
+    assert again.stderr.count("continuing from") == 1
     written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
     assert written[0] == written[1]
     weights = [(tmp_path / name / "checkpoint" / "cnn.safetensors").read_bytes() for name in ("whole", "broken")]
