@@ -230,7 +230,7 @@ def verify_archive(args: argparse.Namespace) -> None:
 
 
 def settings_docs(args: argparse.Namespace) -> None:
-    from rl4vlm.config.reference import write_settings_page
+    from rl4vlm.cli.reference import write_settings_page
 
     write_settings_page(args.out)
 

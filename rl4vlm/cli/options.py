@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.config.reference import settings_help
+from rl4vlm.cli.reference import settings_help
 from rl4vlm.core.types import Style
 
 

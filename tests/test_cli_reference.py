@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import main
-from rl4vlm.config.reference import CHAPTERS, meaning, settings_of, settings_page
+from rl4vlm.cli.reference import CHAPTERS, meaning, settings_of, settings_page
 from rl4vlm.config.schema import STAGES, Config
 from rl4vlm.config.stages.memory import MemorySettings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HELP = {"sft-data": "sft_data", "sft": "sft", "ppo": "ppo", "cnn": "cnn", "evaluate": "evaluation"}
 
 
