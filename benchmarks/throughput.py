@@ -49,7 +49,7 @@ def measure(
     """
     device, begun = choose_device(settings.device), time.monotonic()
     ceilings = [measure_ceiling(device, DTYPES[settings.dtype], settings.tiny)]
-    lora = LoraSettings(settings.lora_rank, 2.0 * settings.lora_rank) if settings.lora_rank else None
+    lora = LoraSettings(rank=settings.lora_rank, alpha=2.0 * settings.lora_rank) if settings.lora_rank else None
     model = build(
         settings.model,
         dtype=DTYPES[settings.dtype],

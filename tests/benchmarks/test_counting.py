@@ -23,7 +23,7 @@ VALUE = 2 * 557_568
 
 
 def build_model(rank: int = 0) -> ActorCritic:
-    lora = LoraSettings(rank, 2.0 * rank) if rank else None
+    lora = LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None
     return build("llava-test", dtype=torch.float32, device=torch.device("cpu"), lora=lora, max_new_tokens=4)
 
 
