@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_a_quantised_model_plays_and_its_adapters_learn(kind: str, tmp_path: Pat
     model = ActorCritic.load(tmp_path / "base", quantize=kind, value_sizes=(16,), lora=lora, **options)
     frozen = [p for name, p in model.model.named_parameters() if "lora_" not in name]
     plain = load_backbone(tmp_path / "base", dtype="bfloat16").model
-    foreseen = base_bytes(plain, MemorySettings(quantize=kind))
+    foreseen = base_bytes(plain, MemorySettings(quantize=cast(Literal["4bit", "8bit"], kind)))
     assert foreseen == pytest.approx(sum(p.numel() * p.element_size() for p in frozen), rel=0.05)
     assert foreseen < 0.8 * base_bytes(plain, MemorySettings())
     prompt = model.encoder.prompt(np.zeros((60, 60, 3), np.uint8), "Play Blackjack.")

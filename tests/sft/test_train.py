@@ -165,5 +165,5 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint: Path, tmp_path
     AutoModelForImageTextToText.from_pretrained(tmp_path / "two" / "checkpoint")
     one, two = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
     assert len(one) == len(two) == 3
-    for alone, together in zip(one, two, strict=True):
-        assert json.loads(together) == pytest.approx(json.loads(alone), rel=1e-9)
+    for line, other in zip(one, two, strict=True):
+        assert json.loads(other) == pytest.approx(json.loads(line), rel=1e-9)
