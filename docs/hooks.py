@@ -120,7 +120,11 @@ def packages() -> dict[str, list[str]]:
 
 def api_page(package: str, modules: list[str]) -> str:
     """A page with the docstrings of a package's modules, which mkdocstrings fills in."""
-    return "\n\n".join([f"# rl4vlm.{package}", f"::: rl4vlm.{package}"] + [f"::: rl4vlm.{name}" for name in modules])
+    names = [f"rl4vlm.{name}" for name in modules]
+    # A package without anything of its own would be an empty heading.
+    if (ROOT / "rl4vlm" / package / "__init__.py").read_text().strip():
+        names.insert(0, f"rl4vlm.{package}")
+    return "\n\n".join([f"# {package}", *(f"::: {name}" for name in names)])
 
 
 def command_line() -> str:

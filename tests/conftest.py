@@ -23,7 +23,8 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny LLaVA with random weights."""
-    from rl4vlm.base_model.tiny import TinySizes, build
+    from rl4vlm.base_model.tiny import build
+    from rl4vlm.config.stages.pretrain import TinySizes
 
     folder = tmp_path_factory.mktemp("tiny")
     sizes = TinySizes(

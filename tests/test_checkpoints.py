@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_ppo
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings
 from rl4vlm.sft.train import run as run_sft
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)

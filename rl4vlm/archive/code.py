@@ -34,12 +34,12 @@ class Snapshot:
     left_out: Mapping[str, str]
 
 
-def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]:
+def revision_and_tree(root: Path, *, ignore: Path | None = None) -> tuple[str, str]:
     """The last commit of a checkout and the git tree hash of its current files. Together they determine `snapshot`.
 
     Args:
         root: top folder of a git checkout of this project.
-        but: a file that is about to be written. It counts only as committed, because it is not code.
+        ignore: a file that is about to be written. It counts only as committed, because it is not code.
 
     Raises:
         ValueError: `root` is not a git checkout of this project.
@@ -55,14 +55,14 @@ def revision_and_tree(root: Path, *, but: Path | None = None) -> tuple[str, str]
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         _git(root, "read-tree", "HEAD", **index)
         _git(root, "add", "--all", **index)
-        if but is not None and (place := but.parent.resolve() / but.name).is_relative_to(root.resolve()):
+        if ignore is not None and (place := ignore.parent.resolve() / ignore.name).is_relative_to(root.resolve()):
             _git(root, "reset", "--quiet", "--", f":(top,literal){place.relative_to(root.resolve())}", **index)
         return revision, _git(root, "write-tree", **index).decode().strip()
 
 
-def snapshot(root: Path, *, but: Path | None = None) -> Snapshot:
+def snapshot(root: Path, *, ignore: Path | None = None) -> Snapshot:
     """Read the code without changing the checkout. Arguments and errors are those of `revision_and_tree`."""
-    revision, tree = revision_and_tree(root, but=but)
+    revision, tree = revision_and_tree(root, ignore=ignore)
     patch = _git(root, "diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "HEAD", tree)
     files, executable = _unpacked(_git(root, "archive", "--format=tar", tree))
     weights = {name: content for name, content in files.items() if name.endswith(WEIGHTS)}

@@ -33,7 +33,7 @@ from rl4vlm.archive.layout import (
     SUMS,
     VERIFIES,
 )
-from rl4vlm.archive.records import Shown, differences, read_shown
+from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.core.files import RECORD, atomic_file, read_json
 from rl4vlm.results.lineage import runs_behind
 from rl4vlm.results.names import FIGURES, figure_files, table_files
@@ -69,7 +69,7 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
         ValueError: files are missing, or inputs of a table or figure have changed since; the message names each.
     """
     chosen = results_files(results)
-    code_now = snapshot(code, but=out)
+    code_now = snapshot(code, ignore=out)
     texts = {
         ABOUT: json.dumps(_about(results, chosen, code_now), indent=2) + "\n",
         README: _readme(results, code_now),
@@ -90,24 +90,24 @@ def results_files(results: Path) -> list[str]:
 
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
-    promised = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
-    promised += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
+    expected = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
+    expected += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
     if (results / GALLERY_RECORD).is_file():
-        promised += [GALLERY_RECORD, "gallery/index.html"]
-    missing = [f"{results / name}: missing" for name in promised if not (results / name).is_file()]
+        expected += [GALLERY_RECORD, "gallery/index.html"]
+    missing = [f"{results / name}: missing" for name in expected if not (results / name).is_file()]
     if missing:
         raise ValueError("\n".join(missing))
-    shown = [read_shown(results, name) for name in promised if name.endswith(RECORD)]
-    stale = [difference for item in shown for difference in differences(results, item)]
+    records = [read_output_record(results, name) for name in expected if name.endswith(RECORD)]
+    stale = [difference for item in records for difference in differences(results, item)]
     if stale:
         raise ValueError("\n".join([*dict.fromkeys(stale), "run snakemake, then pack again"]))
-    folders = runs_behind(results, _run_folders(shown))
+    folders = runs_behind(results, _run_folders(records))
     found = [f"{folder}/{name}" for folder in folders for name in RUN_FILES if (results / folder / name).is_file()]
-    return sorted(promised + found)
+    return sorted(expected + found)
 
 
-def _run_folders(shown: list[Shown]) -> Iterator[str]:
-    for item in shown:
+def _run_folders(records: list[OutputRecord]) -> Iterator[str]:
+    for item in records:
         yield from (name.rpartition("/")[0] for name in item.inputs)
 
 

@@ -12,7 +12,7 @@ from rl4vlm.results.lineage import place_of
 
 
 @dataclass(frozen=True)
-class Shown:
+class OutputRecord:
     """A figure, or the tables of a results folder, as the record beside it describes it.
 
     Attributes:
@@ -38,12 +38,12 @@ class Shown:
         return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith("/metrics.jsonl")]
 
 
-def read_shown(results: Path, record: str) -> Shown:
+def read_output_record(results: Path, record: str) -> OutputRecord:
     """Read the record of the tables, of a figure or of the gallery. Raises ValueError if it is not such a record."""
     found = read_json(results / record)
     try:
         settings, entries = dict(found["settings"]), dict(found["inputs"])
-        return Shown(
+        return OutputRecord(
             record=record,
             settings=settings,
             packages=dict(found["packages"]),
@@ -56,11 +56,11 @@ def read_shown(results: Path, record: str) -> Shown:
         raise ValueError(f"{results / record} is no record of a table or figure: {error!r}") from error
 
 
-def differences(results: Path, shown: Shown) -> Iterator[str]:
+def differences(results: Path, output: OutputRecord) -> Iterator[str]:
     """Each file that it was made of and that is missing here, or has changed since."""
-    for name, sha256 in shown.inputs.items():
+    for name, sha256 in output.inputs.items():
         found = sha256_of(results / name)
         if found is None:
-            yield f"{name}: missing; {shown.record} says that it was used"
+            yield f"{name}: missing; {output.record} says that it was used"
         elif found != sha256:
-            yield f"{name}: not the file that {shown.record} was made from (sha256 {found}, not {sha256})"
+            yield f"{name}: not the file that {output.record} was made from (sha256 {found}, not {sha256})"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
-from rl4vlm.archive.records import Shown, differences, read_shown
+from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.config.settings import build_settings
 from rl4vlm.core.files import RECORD, sha256_of
 from rl4vlm.figures.draw import draw
@@ -47,16 +47,16 @@ def verify(folder: Path) -> Verdict:
     if problems:
         return Verdict(len(sums), 0, tuple(problems))
     results = folder / RESULTS
-    tables = read_shown(results, f"tables/{RECORD}")
-    figures = {name: read_shown(results, f"figures/{name}.{RECORD}") for name in FIGURES}
-    problems = [difference for shown in (tables, *figures.values()) for difference in differences(results, shown)]
+    tables = read_output_record(results, f"tables/{RECORD}")
+    figures = {name: read_output_record(results, f"figures/{name}.{RECORD}") for name in FIGURES}
+    problems = [difference for output in (tables, *figures.values()) for difference in differences(results, output)]
     if problems:
         return Verdict(len(sums), 0, tuple(dict.fromkeys(problems)))
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch)
         made = [*_rebuild_tables(results, tables, again), *_rebuild_figures(results, figures, again)]
-        different = [(name, shown) for name, shown in made if not _same(results / name, again / name)]
-    return Verdict(len(sums), len(made), tuple(_difference(results, name, shown) for name, shown in different))
+        different = [(name, output) for name, output in made if not _same(results / name, again / name)]
+    return Verdict(len(sums), len(made), tuple(_difference(results, name, output) for name, output in different))
 
 
 def read_sums(file: Path) -> dict[str, str]:
@@ -91,39 +91,39 @@ def _added(folder: Path, sums: dict[str, str]) -> Iterator[str]:
             yield f"{name}: not in {SUMS}"
 
 
-def _inputs(results: Path, shown: Shown) -> dict[str, Any]:
+def _inputs(results: Path, output: OutputRecord) -> dict[str, Any]:
     return {
-        "evaluations": [results / name for name in shown.evaluations],
-        "training_runs": [results / name for name in shown.training_runs],
-        "base_perceptions": {task: results / name for task, name in shown.base_perceptions.items()},
-        "scale": shown.settings["scale"],
-        "thought_prob_coef": shown.settings["thought_prob_coef"],
+        "evaluations": [results / name for name in output.evaluations],
+        "training_runs": [results / name for name in output.training_runs],
+        "base_perceptions": {task: results / name for task, name in output.base_perceptions.items()},
+        "scale": output.settings["scale"],
+        "thought_prob_coef": output.settings["thought_prob_coef"],
     }
 
 
-def _rebuild_tables(results: Path, shown: Shown, again: Path) -> list[tuple[str, Shown]]:
-    build_tables(out=again / "tables", **_inputs(results, shown))
-    return [(f"tables/{name}", shown) for name in table_files()]
+def _rebuild_tables(results: Path, output: OutputRecord, again: Path) -> list[tuple[str, OutputRecord]]:
+    build_tables(out=again / "tables", **_inputs(results, output))
+    return [(f"tables/{name}", output) for name in table_files()]
 
 
-def _rebuild_figures(results: Path, figures: dict[str, Shown], again: Path) -> list[tuple[str, Shown]]:
-    for name, shown in figures.items():
-        style = build_settings(FigureStyle, shown.settings["style"])
-        draw(name, out=again / "figures" / name, style=style, **_inputs(results, shown))
-    return [(f"figures/{name}.{kind}", shown) for name, shown in figures.items() for kind in FIGURE_KINDS]
+def _rebuild_figures(results: Path, figures: dict[str, OutputRecord], again: Path) -> list[tuple[str, OutputRecord]]:
+    for name, output in figures.items():
+        style = build_settings(FigureStyle, output.settings["style"])
+        draw(name, out=again / "figures" / name, style=style, **_inputs(results, output))
+    return [(f"figures/{name}.{kind}", output) for name, output in figures.items() for kind in FIGURE_KINDS]
 
 
 def _same(packed: Path, rebuilt: Path) -> bool:
     return packed.is_file() and packed.read_bytes() == rebuilt.read_bytes()
 
 
-def _difference(results: Path, name: str, shown: Shown) -> str:
+def _difference(results: Path, name: str, output: OutputRecord) -> str:
     if not (results / name).is_file():
         return f"{RESULTS}/{name}: missing"
     others = [
-        f"{package} {here or 'none'} here, {shown.packages[package]} then"
+        f"{package} {here or 'none'} here, {output.packages[package]} then"
         for package in DRAWS
-        if package in shown.packages and (here := _installed(package)) != shown.packages[package]
+        if package in output.packages and (here := _installed(package)) != output.packages[package]
     ]
     why = f" ({'; '.join(others)})" if others else ""
     return f"{RESULTS}/{name}: the file rebuilt from the packed results differs{why}"

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import torch
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
-from rl4vlm.base_model.tiny import IMAGE, TinySizes, build
+from rl4vlm.base_model.tiny import IMAGE, build
+from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -39,27 +40,6 @@ from rl4vlm.tasks.registry import get_task
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
 """Lessons per forward pass."""
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """How the base model is made. `tasks` are those whose pictures it reads; `corpus` states of each task train the
-    tokenizer; `probe` states of each task measure the reading afterwards.
-    `max_grad_norm` is the largest gradient norm, None for no clipping."""
-
-    pretrain_tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 6e-4
-    warmup: float = 0.05
-    max_grad_norm: float | None = 1.0
-    corpus: int = 400
-    probe: int = 200
-    seed: int = 1
-    device: str = "auto"
-    weights: dict[str, float] = field(default_factory=dict)
-    task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sizes: TinySizes = field(default_factory=TinySizes)
 
 
 @dataclass(frozen=True)

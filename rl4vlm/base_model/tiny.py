@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.models.loading import Backbone
 
 PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
@@ -34,31 +34,6 @@ CHAT_TEMPLATE = (
     "{% if message['role'] != 'user' %}{{ '" + END + "' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class TinySizes:
-    """Sizes of the tiny model; `picture` and `patch` in pixels.
-
-    `spread` is the standard deviation of new weights and `rope` the base of the rotary positions, both as the classes
-    have them unless told. A wider spread and a smaller base let so small a model find sooner how to copy from its
-    prompt.
-    """
-
-    image_size: int = 160
-    patch: int = 20
-    width: int = 128
-    vision_layers: int = 3
-    language_layers: int = 3
-    heads: int = 4
-    mlp: int = 384
-    vocabulary: int = 1024
-    spread: float = 0.02
-    rope: float = 10_000.0
-
-    @property
-    def image_tokens(self) -> int:
-        return (self.image_size // self.patch) ** 2
 
 
 def kept_apart(words: Collection[str] = ()) -> str:

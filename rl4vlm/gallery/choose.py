@@ -1,4 +1,4 @@
-"""Which episodes of an evaluation the gallery shows."""
+"""Chooses the episodes that the gallery shows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def choose(episodes: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """At most `count` episodes, in order: the first ones of each kind, as many of each kind as there are.
+    """Choose at most `count` episodes, with about as many of each kind, and sort them by number.
 
-    The kinds are: with a fallback, won without one, lost without one.
+    The kinds are: won without a fallback, lost without a fallback, with a fallback. The first episodes of each kind are
+    chosen. If one kind has too few, the others fill up.
     """
     kinds: dict[str, list[Mapping[str, Any]]] = {"won": [], "lost": [], "fallback": []}
     for episode in episodes:

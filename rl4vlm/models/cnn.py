@@ -24,46 +24,11 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.cnn import KERNELS, STRIDES, CNNSizes
 from rl4vlm.core.types import View
 
 CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"
 BYTES = 256
-KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
-
-
-@dataclass(frozen=True)
-class CNNSizes:
-    """How large the network is.
-
-    `picture` is the side in pixels of what the convolutions see, `channels` what each of the three gives, `width` the
-    layer that joins picture and text. `text_embedding` and `text_width` are the sizes of a byte's vector and of the
-    GRU's state; of a longer text only the last `text_limit` bytes are read. `word_buckets` and `word_width` are the
-    number of vectors for words and their size, for a network that reads words.
-    """
-
-    image_size: int = 100
-    channels: tuple[int, int, int] = (16, 32, 32)
-    width: int = 128
-    text_embedding: int = 32
-    text_width: int = 64
-    text_limit: int = 256
-    word_buckets: int = 2048
-    word_width: int = 64
-
-    def __post_init__(self) -> None:
-        if self.map_side < 1:
-            raise ValueError(f"image_size {self.image_size} is too small for convolutions of {KERNELS} pixels")
-        for name in ("text_limit", "word_buckets", "word_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
-
-    @property
-    def map_side(self) -> int:
-        """Side of the last feature map."""
-        side = self.image_size
-        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
-            side = (side - kernel) // stride + 1
-        return side
 
 
 @dataclass(frozen=True)

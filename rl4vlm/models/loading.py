@@ -27,8 +27,9 @@ from transformers import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models.encode import Encoder
-from rl4vlm.models.lora import LoraSettings, base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-ALL_LINEAR = "all-linear"
+from rl4vlm.config.stages.backbone import ALL_LINEAR, LoraSettings
+
 ADAPTER_FILE = "adapter_config.json"
 PROJECTOR = "projector"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Which low-rank adapters are trained; the defaults are the paper's (public code).
-
-    `targets` is `all-linear`, every linear layer of vision tower, projector and language model but the output head, or
-    a regular expression that the whole name of a linear layer must match. Dropout is 0: PPO compares the same network
-    before and after an update.
-    """
-
-    rank: int = 128
-    alpha: float = 256.0
-    targets: str = ALL_LINEAR
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank} is less than 1")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha {self.alpha} is not above 0")
-        try:
-            re.compile(self.targets)
-        except re.error as error:
-            raise ValueError(f"targets {self.targets!r} is no regular expression: {error}") from error
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -183,9 +159,3 @@ def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]
 def trainable(module: nn.Module) -> list[torch.nn.Parameter]:
     """The parameters with a gradient, in the module's order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def check_trainable(quantize: str | None, lora: LoraSettings | None) -> None:
-    """Raise ValueError if settings would train quantised weights, which have no gradient."""
-    if quantize is not None and lora is None:
-        raise ValueError(f"quantize {quantize!r}: quantised weights cannot be trained; set lora too")

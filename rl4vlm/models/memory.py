@@ -18,8 +18,10 @@ import yaml
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from rl4vlm.models.loading import DTYPES, QUANTIZED
-from rl4vlm.models.lora import ALL_LINEAR, check_trainable, target_layers, target_matrices
+from rl4vlm.config.stages.backbone import ALL_LINEAR
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.models.loading import DTYPES
+from rl4vlm.models.lora import target_layers, target_matrices
 
 SHAPES: Mapping[str, Mapping[str, Any]] = yaml.safe_load((files("rl4vlm.models") / "shapes.yaml").read_text())
 """Configs of well-known backbones by name."""
@@ -30,37 +32,6 @@ KEPT_PER_TOKEN = 34
 """Vectors of the hidden width that a layer stores per token for the backward pass. Korthikanti et al. 2022 (equation 2)
 count 34 bytes per token and channel, thus 17 values of 2 bytes, if attention stores no score matrix; doubled here for
 today's gated MLPs, which are about 3.5 times as wide as the hidden state."""
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """What is to be estimated.
-
-    `lora_rank` 0 trains all weights, `train` false only plays. `tokens` is prompt and reply together, picture included,
-    of which `reply` may be generated, `patches` what the vision tower sees of the picture; `micro_batch_size` samples
-    are trained on and `num_envs` played at a time.
-    """
-
-    dtype: str = "bfloat16"
-    quantize: str | None = None
-    lora_rank: int = 128
-    targets: str = ALL_LINEAR
-    train: bool = True
-    gradient_checkpointing: bool = True
-    tokens: int = 1024
-    reply: int = 256
-    patches: int = 577
-    micro_batch_size: int = 1
-    num_envs: int = 16
-    value_sizes: tuple[int, ...] = (1024, 512)
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        if self.quantize is not None and self.quantize not in QUANTIZED:
-            raise ValueError(f"quantize {self.quantize!r} is not one of {', '.join(QUANTIZED)}")
-        if self.train and not self.lora_rank:
-            check_trainable(self.quantize, None)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from rl4vlm.config.stages.evaluation import PlaySettings
 from rl4vlm.core.files import atomic_write_bytes
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
@@ -21,7 +22,6 @@ from rl4vlm.play.gif import encode_gif
 from rl4vlm.play.human import HumanPolicy, Quit
 from rl4vlm.play.terminal import Screen, half_blocks, printable
 from rl4vlm.policies.registry import make_policy
-from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.game_label import games_played
 from rl4vlm.tasks.registry import get_task
 
@@ -72,7 +72,7 @@ def play(
         if source is not None:
             display.write(f"Played on {games_played([source])}.")
         try:
-            episode = _play(slot, _Shown(player, display))
+            episode = _play(slot, _ShowRequests(player, display))
         except (Quit, PlayStopped) as stop:
             episode = None
             display.write("\n".join(map(printable, map(str, stop.args))))
@@ -89,16 +89,16 @@ def _player(policy: str | Policy, style: Style, settings: PlaySettings, ask: Cal
     return HumanPolicy(style, ask) if policy == HUMAN else make_policy(policy, style, **settings.loading)
 
 
-def _play(slot: Slot, shown: _Shown) -> Episode:
+def _play(slot: Slot, player: _ShowRequests) -> Episode:
     while True:
-        (step,) = advance([slot], shown)
-        shown.display.answered(step)
+        (step,) = advance([slot], player)
+        player.display.answered(step)
         if step.episode is not None:
             return step.episode
 
 
 @dataclass
-class _Shown:
+class _ShowRequests:
     """Shows each request before `player` answers it."""
 
     player: Policy

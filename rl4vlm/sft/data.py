@@ -11,13 +11,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step, Style
@@ -33,30 +34,6 @@ DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
 """Steps in a row without a solvable state, after which a task is taken to have none."""
-
-
-@dataclass(frozen=True)
-class SFTDataSettings:
-    """How demonstrations are made.
-
-    `samples` question-and-answer pairs are recorded. With probability `action_noise` the demonstrator writes and plays
-    a uniformly random legal action while its thoughts stay the solver's: the knob that makes the warm start as weak as
-    the paper's. `env` holds keyword arguments of the environment, `demonstrator` further ones for demonstrations alone
-    (which expert is asked), `prompt` texts that replace the task's own.
-    """
-
-    samples: int = 20_000
-    seed: int = 1
-    action_noise: float = 0.0
-    env: dict[str, Any] = field(default_factory=dict)
-    demonstrator: dict[str, Any] = field(default_factory=dict)
-    prompt: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples {self.samples} is less than 1")
-        if not 0.0 <= self.action_noise <= 1.0:
-            raise ValueError(f"action_noise {self.action_noise} is not a probability")
 
 
 @dataclass(frozen=True)

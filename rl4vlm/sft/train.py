@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.core.files import JsonLines, atomic_directory
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -33,29 +34,8 @@ from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.model_state import ModelState
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
 from rl4vlm.training.resume import resumable
-from rl4vlm.training.settings import BackboneSettings, RunSettings
 from rl4vlm.training.store import StateFolder
 from rl4vlm.training.tracking import metric_trackers
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTSettings(BackboneSettings, RunSettings):
-    """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
-
-    `batch_size` samples make one optimiser step, all processes together, each processing `micro_batch_size` at a time.
-    `save_every` counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error,
-    since cutting it would cut the action.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    micro_batch_size: int = 64
-    learning_rate: float = 2e-5
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_length: int = 2048
-    seed: int = 1
-    save_every: int = 100
 
 
 @dataclass

@@ -105,9 +105,9 @@ def test_every_change_changes_the_hashes(tmp_path: Path) -> None:
     seen.append(revision_and_tree(code))
     assert len(set(seen)) == 4
     assert seen[-1][1] == seen[-2][1]
-    # If `but` is tracked, its committed version counts.
+    # If `ignore` is tracked, its committed version counts.
     (code / "new.txt").write_text("newer\n")
-    assert revision_and_tree(code, but=code / "new.txt") == seen[-1]
+    assert revision_and_tree(code, ignore=code / "new.txt") == seen[-1]
 
 
 def test_executables_stay_executable(packed: Path) -> None:

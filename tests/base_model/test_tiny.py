@@ -15,7 +15,6 @@ from rl4vlm.base_model.pretrain import (
     READ_PROMPT,
     Glimpse,
     Lesson,
-    PretrainSettings,
     build_base,
     copy_shipped,
     glimpses,
@@ -24,7 +23,8 @@ from rl4vlm.base_model.pretrain import (
     run,
     train,
 )
-from rl4vlm.base_model.tiny import TinySizes, build, train_tokenizer
+from rl4vlm.base_model.tiny import build, train_tokenizer
+from rl4vlm.config.stages.pretrain import PretrainSettings, TinySizes
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, write_reply

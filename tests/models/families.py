@@ -76,7 +76,7 @@ class Family:
 
 
 def tokenizer(special: Sequence[str], *, end: str, pad: str, begin: str | None = None, **named: str) -> Any:
-    """A byte-level BPE trained on the tests' texts, with a family's special tokens; it adds `begin`, if given, to texts."""
+    """A byte-level BPE trained on the tests' texts, with special tokens; it adds `begin`, if given, to texts."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.core.types import View
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes, downscale, text_of, word_buckets
+from rl4vlm.models.cnn import CNNActorCritic, downscale, text_of, word_buckets
 
 SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ACTIONS = ("1", "10", "+", "=")
@@ -210,7 +211,7 @@ def test_each_small_pixel_is_the_mean_of_those_it_stands_for() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"image_size": 30}, "image_size 30"), ({"text_limit": 0}, "text_limit 0"), ({"word_width": 0}, "word_width 0")],
+    [({"image_size": 30}, "image_size 30"), ({"text_limit": 0}, "text_limit"), ({"word_width": 0}, "word_width")],
 )
 def test_sizes_that_cannot_be_are_named(changes, word) -> None:
     with pytest.raises(ValueError, match=word):

@@ -13,17 +13,18 @@ import pytest
 import torch
 from transformers import AutoProcessor, GenerationConfig, ProcessorMixin
 
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models import actor_critic
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import load_backbone, write_merged
-from rl4vlm.models.lora import LoraSettings, ensure_adapter, trainable
-from rl4vlm.ppo.train import PPOSettings
+from rl4vlm.models.lora import ensure_adapter, trainable
 from rl4vlm.ppo.train import run as run_ppo
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings
 from rl4vlm.sft.train import run as run_sft
 from tests.models.families import FAMILIES
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models.loading import choose_device, load_backbone
-from rl4vlm.models.lora import LoraSettings
 from tests.models.families import FAMILIES, write_llava_next
 
 

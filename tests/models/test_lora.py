@@ -15,10 +15,11 @@ from transformers import AutoModelForImageTextToText
 from rl4vlm.cli import main
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone
-from rl4vlm.models.lora import LoraSettings, ensure_adapter, target_layers, trainable
-from rl4vlm.sft.train import SFTSettings
+from rl4vlm.models.lora import ensure_adapter, target_layers, trainable
 
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8}
 
@@ -44,8 +45,8 @@ def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_checkpoint
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rank": 0}, "rank 0 is less than 1"),
-        ({"alpha": 0}, "alpha 0.0 is not above 0"),
+        ({"rank": 0}, "lora.rank=0"),
+        ({"alpha": 0}, "lora.alpha=0"),
         ({"targets": "("}, "no regular expression"),
         ({"rnak": 4}, "unknown setting 'lora.rnak'; did you mean rank"),
     ],

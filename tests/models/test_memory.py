@@ -9,9 +9,11 @@ import torch
 from transformers import AutoConfig, DynamicCache
 
 from rl4vlm.config.overrides import parse_settings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.lora import LoraSettings, trainable
-from rl4vlm.models.memory import SHAPES, MemorySettings, estimate, estimate_of, optimizer_bytes, report, table
+from rl4vlm.models.lora import trainable
+from rl4vlm.models.memory import SHAPES, estimate, estimate_of, optimizer_bytes, report, table
 from rl4vlm.training.model_state import ModelState, write
 from tests.models.families import FAMILIES
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import Backbone, load_backbone
-from rl4vlm.models.lora import LoraSettings
 from tests.models.families import write_idefics3, write_llava_next
 
 

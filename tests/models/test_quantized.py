@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 import torch
 
-from rl4vlm.base_model.tiny import TinySizes, build
+from rl4vlm.base_model.tiny import build
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import TinySizes
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.models import loading
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone, quantization
-from rl4vlm.models.lora import LoraSettings, trainable
-from rl4vlm.models.memory import MemorySettings, base_bytes
-from rl4vlm.ppo.train import PPOSettings
-from rl4vlm.sft.train import SFTSettings
+from rl4vlm.models.lora import trainable
+from rl4vlm.models.memory import base_bytes
 from tests.conftest import TEXTS
 
 
@@ -64,7 +67,7 @@ def test_a_quantised_model_plays_and_its_adapters_learn(kind: str, tmp_path: Pat
     model = ActorCritic.load(tmp_path / "base", quantize=kind, value_sizes=(16,), lora=lora, **options)
     frozen = [p for name, p in model.model.named_parameters() if "lora_" not in name]
     plain = load_backbone(tmp_path / "base", dtype="bfloat16").model
-    foreseen = base_bytes(plain, MemorySettings(quantize=kind))
+    foreseen = base_bytes(plain, MemorySettings(quantize=cast(Literal["4bit", "8bit"], kind)))
     assert foreseen == pytest.approx(sum(p.numel() * p.element_size() for p in frozen), rel=0.05)
     assert foreseen < 0.8 * base_bytes(plain, MemorySettings())
     prompt = model.encoder.prompt(np.zeros((60, 60, 3), np.uint8), "Play Blackjack.")

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -122,7 +123,7 @@ def test_replies_do_not_depend_on_who_shares_the_batch(tiny_checkpoint, texts_to
 
 
 def numbers(sample: Sample) -> list[float]:
-    item = sample.item
+    item: Any = sample.item
     return [item.logprob_thoughts, item.logprob_action, item.value, sample.advantage, sample.value_target]
 
 
@@ -222,6 +223,7 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(strategy, loss, t
     left, lost = launched.processes
     try:
         await_lines(tmp_path / "out" / "metrics.jsonl", left.is_alive, 1)
+        assert lost.pid is not None
         os.kill(lost.pid, loss)
         left.join(120)
         assert left.exitcode == 1

@@ -12,12 +12,11 @@ from dataclasses import replace
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.ppo import cnn, rollout, train, update
-from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -82,10 +81,17 @@ def unbroken(tmp_path_factory, tiny_checkpoint):
 @pytest.fixture
 def steps(monkeypatch):
     """The batched environment steps and optimiser steps, in the order in which they are made."""
-    made = []
-    advance, optimise = rollout.advance, update._optimiser_step
-    monkeypatch.setattr(rollout, "advance", lambda *args: made.append("play") or advance(*args))
-    monkeypatch.setattr(update, "_optimiser_step", lambda *args: made.append("optimise") or optimise(*args))
+    made: list[str] = []
+
+    def noting(name, function):
+        def noted(*args):
+            made.append(name)
+            return function(*args)
+
+        return noted
+
+    monkeypatch.setattr(rollout, "advance", noting("play", rollout.advance))
+    monkeypatch.setattr(update, "_optimiser_step", noting("optimise", update._optimiser_step))
     return made
 
 
@@ -147,7 +153,12 @@ def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, cap
     words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
     command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     command += ["--state", str(tmp_path / "state"), "--set", *words]
-    with on_step_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+
+    def stop_in_update_two(state):
+        if state.update == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with on_step_hook(stop_in_update_two):
         assert main(command) == 143
     assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command continues from {tmp_path}" in (
         capsys.readouterr().err

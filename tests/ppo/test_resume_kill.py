@@ -18,9 +18,9 @@ import time
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
 from tests.launch import FORK_SERVER, Launched
 

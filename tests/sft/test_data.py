@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.sft import data
-from rl4vlm.sft.data import Demonstration, SFTDataSettings, demonstrations, load_samples, run
+from rl4vlm.sft.data import Demonstration, demonstrations, load_samples, run
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import ClimbEnv, ClimbTask
 

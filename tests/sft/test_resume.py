@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models.lora import LoraSettings
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings, run
+from rl4vlm.sft.train import run
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder

@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft import train
-from rl4vlm.sft.data import SFTDataSettings, load_samples
+from rl4vlm.sft.data import load_samples
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
+from rl4vlm.sft.train import reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.store import StateFolder
 from tests.launch import STRATEGIES, Launched

@@ -1,7 +1,7 @@
 """The process that workers are forked from: it loads the libraries once, so that each worker starts in milliseconds.
 
 This is what multiprocessing's `forkserver` is for, and it does not do all that is needed here:
-docs/decisions/0005-fork-server.md lists what was tried.
+docs/decisions/0006-fork-server.md lists what was tried.
 """
 
 from __future__ import annotations
