@@ -78,16 +78,12 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     last = batch.prompt_length - 1
     # A model computes logits for at least one row. For prompts without replies that row is dropped below.
     rows = torch.arange(last, last + max(1, batch.reply_ids.shape[1]), device=batch.reply_ids.device)
+    own = counts_positions(bare)
+    inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
     with first_head_input(bare) as seen:
-        # No KV cache: nothing is generated, and the cache would keep activations alive.
-        logits = model(**forward_inputs(bare, batch), logits_to_keep=rows, use_cache=False).logits
+        # Nothing is generated, so keys and values need not be kept.
+        logits = model(**inputs, logits_to_keep=rows, use_cache=False).logits
     return logits[:, : batch.reply_ids.shape[1]], seen[0][:, 0]
-
-
-def forward_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch's inputs for a forward pass, without position ids if the model counts positions itself (M-RoPE)."""
-    own = counts_positions(model)
-    return {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
 
 
 def counts_positions(model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from PIL import Image
+from torch.nn.functional import pad
 from transformers import ProcessorMixin
 
 IGNORED_LABEL = -100
@@ -173,7 +174,10 @@ def collate(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     images = {name: _stack([p.images[name] for p in prompts]) for name in prompts[0].images}
     # Processors mark text and padding with 0.
-    marks = {name: torch.stack([_between(p.marks[name], longest, width) for p in prompts]) for name in prompts[0].marks}
+    marks = {
+        name: torch.stack([pad(p.marks[name], (longest - len(p.input_ids), width)) for p in prompts])
+        for name in prompts[0].marks
+    }
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **images}
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())
@@ -189,12 +193,6 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _filled(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    if list(tensor.shape[1:]) == list(sizes):
-        return tensor
-    full = tensor.new_zeros(tensor.shape[0], *sizes)
-    full[(slice(None), *(slice(length) for length in tensor.shape[1:]))] = tensor
-    return full
-
-
-def _between(marks: torch.Tensor, longest: int, width: int) -> torch.Tensor:
-    return torch.nn.functional.pad(marks, (longest - len(marks), width))
+    # `pad` takes the amounts before and after each dimension, from the last dimension to the second.
+    missing = [want - have for have, want in zip(tensor.shape[1:], sizes, strict=True)]
+    return pad(tensor, [amount for after in reversed(missing) for amount in (0, after)])

@@ -35,21 +35,12 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 QUANTIZED = ("4bit", "8bit")
-CPU_REPACKING = "support_avx512bf16_for_cpu"
-"""The attribute of a bitsandbytes layer that allows it to repack its weights."""
 LLAVA_SHARED = (
-    "vision_config",
-    "text_config",
-    "image_token_id",
-    "projector_hidden_act",
-    "vision_feature_select_strategy",
-    "vision_feature_layer",
-    "multimodal_projector_bias",
-    "tie_word_embeddings",
-)
+    "vision_config", "text_config", "image_token_id", "projector_hidden_act", "tie_word_embeddings",
+    "vision_feature_select_strategy", "vision_feature_layer", "multimodal_projector_bias",
+)  # fmt: skip
 """Config fields that LLaVA and LLaVA-NeXT share."""
-WRONG_SHOWN = 3
-"""Number of wrong weights that an error message names."""
+WRONG_SHOWN = 3  # weights that an error message names
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -197,8 +188,8 @@ def _keep_gradients(model: PreTrainedModel) -> None:
     It repacks a layer when that first runs in evaluation mode, which PPO trains in; no gradient passes it from then on.
     """
     for module in model.modules():
-        if hasattr(module, CPU_REPACKING):
-            setattr(module, CPU_REPACKING, False)
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rl4vlm.config.stages.backbone import ALL_LINEAR
 from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.lora import target_layers, target_matrices
+from rl4vlm.models.value_head import ValueHead
 
 SHAPES: Mapping[str, Mapping[str, Any]] = yaml.safe_load((files("rl4vlm.models") / "shapes.yaml").read_text())
 """Configs of well-known backbones by name."""
@@ -68,10 +68,8 @@ class Memory:
 
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
     """The memory that a checkpoint, or one of `SHAPES`, needs. Raises ValueError if there is no config at `source`."""
-    if source in SHAPES:
-        return estimate_of(shape_of(str(source)), settings)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source)
     except OSError as error:
         known = ", ".join(SHAPES)
         raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error
@@ -99,11 +97,12 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
     # On the meta device: shapes without memory.
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(config)
+        value_head = ValueHead(model.get_output_embeddings().in_features, settings.value_sizes)
     model.tie_weights()
     width = DTYPES[settings.dtype].itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adapters = adapter_parameters(model, settings) if settings.lora_rank else 0
-    head = value_head_parameters(model.get_output_embeddings().in_features, settings.value_sizes)
+    head = sum(parameter.numel() for parameter in value_head.parameters())
     base_trained = 0 if settings.lora_rank else parameters
     # Adapters and value head are float32. Gradients and Adam's moments have the dtype of their weights.
     trained_bytes = base_trained * width + (adapters + head) * FLOAT32
@@ -153,12 +152,6 @@ def adapter_parameters(model: PreTrainedModel, settings: MemorySettings) -> int:
     return sum(settings.lora_rank * sum(weight.shape) for weight in [*layers, *matrices])
 
 
-def value_head_parameters(hidden: int, sizes: tuple[int, ...]) -> int:
-    """Number of weights in the value head."""
-    widths = [hidden, *sizes, 1]
-    return sum((inner + 1) * outer for inner, outer in pairwise(widths))
-
-
 def cache_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
     """Bytes of the keys and values of `num_envs` sequences. Layers with a sliding window are counted in full."""
     text = config.get_text_config()
@@ -180,9 +173,3 @@ def activation_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
     # Once in the weights' dtype, three times in float32: scaled, as log-probabilities, and as the gradient of those.
     logits = settings.micro_batch_size * settings.reply * text.vocab_size * (width + 3 * FLOAT32)
     return int(sum(kept) + logits)
-
-
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimiser's moments. After the first step they should equal `Memory.optimizer`."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.ndim)

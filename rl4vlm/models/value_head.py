@@ -42,13 +42,9 @@ class ValueHead(nn.Module):
     def load(cls, folder: Path) -> ValueHead:
         """Read a value head that `save` wrote. Its sizes follow from the shapes of the stored weights."""
         weights = load_file(folder / FILE)
-        layers = _linear_weights(weights)
+        # Names are `layers.0.weight`, `layers.2.weight`, ... (ReLUs take the odd numbers): sort by number, not as text.
+        names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
+        layers = [weights[name] for name in names]
         head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
         head.load_state_dict(weights)
         return head
-
-
-def _linear_weights(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    # Names are `layers.0.weight`, `layers.2.weight`, ... (the ReLUs take the odd numbers); sort by number, not as text.
-    names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
-    return [weights[name] for name in names]
