@@ -1,4 +1,4 @@
-"""What a training run writes is the model that it trained: loaded by Hugging Face alone, it gives the same logits."""
+"""A saved checkpoint is the model that was trained: loaded with transformers alone, it gives the same logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPT = "You see a number line. Answer in JSON."
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every actor-critic or backbone that is saved, as it is in memory."""
+    """The objects whose `save` is called."""
     seen: list[Any] = []
     for kind in (ActorCritic, Backbone):
 
@@ -50,7 +50,7 @@ def last_hidden_and_logits(model: Any, processor: Any) -> tuple[torch.Tensor, to
 
 
 def logits_apart(folder: Path, backbone: Backbone, init: Path) -> None:
-    """The loaded model gives what the trained one does, and not what the one that training began with does."""
+    """The loaded model has the logits of the trained one, and not those of the one before training."""
     hidden, logits = last_hidden_and_logits(backbone.model, backbone.processor)
     loaded = last_hidden_and_logits(
         AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -95,7 +95,7 @@ def test_of_ppo_with_its_value_head(tiny_checkpoint: Path, tmp_path: Path, saved
     values = trained.values(prompts)
     assert np.array_equal(again.values(prompts), values)
     assert len(set(values)) == 2
-    # The value head alone, on what Hugging Face's own model gives it.
+    # The loaded value head, on the hidden states of transformers' own model.
     hidden, _ = last_hidden_and_logits(trained.model, trained.encoder.processor)
     head = ValueHead.load(checkpoint)
     assert torch.equal(head(hidden[:, 0]), trained.value_head(hidden[:, 0]))

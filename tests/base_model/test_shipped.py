@@ -1,4 +1,4 @@
-"""The ready weights of the embedded base models: small, whole, and made by the settings that the config tells."""
+"""The shipped base models: small, complete, and made with the settings in the config."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_loads_and_is_small(folder) -> None:
 def test_alfworlds_was_made_by_the_settings_of_the_config() -> None:
     own = SECTION["per_task"]["ALFWorld"]
     made = json.loads((ROOT / "workflow/resources/base_model" / own["name"] / "run.json").read_text())["settings"]
-    # The record keeps the names that these settings had when the weights were made.
+    # The record has the names that the settings had when the weights were made.
     former = {"pretrain_tasks": "tasks", "batch_size": "batch", "image_size": "picture"}
     for key, value in own["settings"].items():
         then = made[former.get(key, key)]

@@ -1,4 +1,4 @@
-"""The embedded base model: its size, tokenizer, processor, and that it learns to read."""
+"""The embedded base model: its size, tokenizer and processor, and that it learns to read."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -
 
 
 def test_somebodys_files_are_not_erased(tmp_path: Path) -> None:
-    """Nor is the model built first."""
+    """Before the model is built."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "config.json").write_text("{}")
     settings = PretrainSettings(pretrain_tasks=("no such task",))
@@ -144,7 +144,7 @@ def test_without_words_a_tokenizer_is_what_it_was() -> None:
 
 
 def test_lesson_loss_is_that_of_each_lesson_alone() -> None:
-    """Neither the order of the lessons nor the padding of those taken together counts."""
+    """Neither the order of the lessons nor their padding changes the loss."""
     sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     backbone = build([COMMANDS], sizes, seed=1)
     encoder, model = Encoder(backbone.processor), backbone.model.eval()

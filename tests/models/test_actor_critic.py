@@ -1,4 +1,4 @@
-"""What is generated and what is re-scored are the same policy, whatever the batch."""
+"""Generation and scoring use the same policy, whatever the batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_replies_do_not_depend_on_the_batch(actor_critic: ActorCritic, prompts: 
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_replies_do_not_depend_on_how_many_prompts_are_read_at_a_time(
+def test_replies_do_not_depend_on_prefilling_in_parts(
     actor_critic: ActorCritic, prompts: list[Encoded], monkeypatch: pytest.MonkeyPatch, size
 ) -> None:
     whole = actor_critic.generate(prompts, streams(3))
@@ -90,7 +90,7 @@ def test_special_tokens_are_never_sampled(actor_critic: ActorCritic, prompts: li
 
 
 def test_distribution_of_samples_is_the_softmax(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
-    """First tokens of many replies occur as often as the policy says (exact sampling)."""
+    """The first tokens of many replies are as frequent as the policy says: sampling is exact."""
     actor_critic.max_new_tokens = 1
     count = 2000
     rng = [np.random.default_rng([7, i]) for i in range(count)]
@@ -105,7 +105,7 @@ def test_distribution_of_samples_is_the_softmax(actor_critic: ActorCritic, promp
     assert (error < 4 * (top.values * (1 - top.values) / count).sqrt() + 1e-3).all()
 
 
-def test_a_token_has_the_part_of_the_unit_interval_that_its_probability_says() -> None:
+def test_a_token_is_chosen_by_its_interval_of_the_cumulative_probability() -> None:
     logprobs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).log()
     numbers = [0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53]
     chosen = [int(sample(logprobs, torch.tensor([[number]], dtype=torch.float64))) for number in numbers]
@@ -113,16 +113,14 @@ def test_a_token_has_the_part_of_the_unit_interval_that_its_probability_says() -
 
 
 @pytest.mark.parametrize("total", [0.999999, 1.0, 1.0000001])
-def test_a_token_of_no_probability_is_not_sampled_where_probabilities_round(total) -> None:
+def test_a_token_of_probability_zero_is_not_sampled_if_the_sum_is_not_exactly_1(total) -> None:
     probabilities = torch.tensor([[0.0, total, 0.0]])
     for number in (0.0, 0.5, 1 - 2**-53):
         assert int(sample(probabilities.log(), torch.tensor([[number]], dtype=torch.float64))) == 1
 
 
-def test_a_reply_takes_as_much_of_its_stream_however_long_it_is(
-    actor_critic: ActorCritic, prompts: list[Encoded]
-) -> None:
-    """Each row has the numbers of its own stream alone, and greedy play takes none."""
+def test_every_reply_draws_equally_many_numbers(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
+    """Each row draws only from its own generator, and greedy decoding draws nothing."""
     rngs, alone = streams(3), streams(3)
     actor_critic.generate(prompts, rngs)
     drawn = uniforms(alone, actor_critic.max_new_tokens)

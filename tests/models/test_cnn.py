@@ -20,7 +20,7 @@ ACTIONS = ("1", "10", "+", "=")
 def model(request):
     torch.manual_seed(0)
     made = CNNActorCritic(ACTIONS, reads_text=request.param, sizes=SIZES, temperature=0.5)
-    # Far from uniform, so that a wrong probability shows.
+    # Far from uniform, so that wrong probabilities show.
     torch.nn.init.normal_(made.policy_head.weight)
     return made
 
@@ -124,7 +124,7 @@ COMMANDS = (("go to shelf 1", "take apple 1 from shelf 10"), ("look",), ("open f
 
 @pytest.fixture
 def reader():
-    """A network that chooses among each step's own commands, far from uniform."""
+    """A network that chooses among the commands of each step, far from uniform."""
     torch.manual_seed(0)
     made = CNNActorCritic(None, reads_text=False, sizes=SIZES, temperature=0.5, fields=("goal", "scene"))
     torch.nn.init.normal_(made.policy_head.weight)
@@ -191,7 +191,7 @@ class TestChangingActions:
 
 
 def test_words_are_the_same_everywhere() -> None:
-    # CRC-32 of "shelf", "shelf 1" and "look", as any other implementation of it gives them.
+    # CRC-32 of "shelf", "shelf 1" and "look", from another implementation.
     assert word_buckets("Shelf 1, look!", 2**32).tolist() == [2772917219, 208255859, 725275650]
     assert word_buckets("", 8).tolist() == []
 

@@ -1,4 +1,4 @@
-"""A cache with room holds what the library's own would, without copying."""
+"""A preallocated cache returns the same keys and values as transformers' own, without copying."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def states(tokens, seed):
 
 @pytest.mark.parametrize("capacity", [9, 6, 2])
 def test_it_returns_what_a_growing_layer_does(capacity) -> None:
-    """Also where there turns out to be too little room."""
+    """Also if the tokens exceed the capacity."""
     ours, theirs = PreallocatedLayer(capacity), DynamicLayer()
     for seed, tokens in enumerate((5, 1, 1, 2)):
         assert ours.get_mask_sizes(tokens) == theirs.get_mask_sizes(tokens)

@@ -1,4 +1,4 @@
-"""Loading a backbone and choosing where it runs."""
+"""Loading a backbone, and choosing its device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.models.families import FAMILIES, write_llava_next
 
 
 def rewrite(folder, change):
-    """Put what `change` makes of a checkpoint's weights in their place."""
+    """Replace a checkpoint's weights by what `change` returns for them."""
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
@@ -87,7 +87,7 @@ def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path: Path) -> None:
 
 
 def as_on_the_hub(name):
-    """A weight's name in the checkpoints that the paper's model is published in."""
+    """A weight's name in the published checkpoint of the paper's model."""
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
@@ -97,7 +97,7 @@ def test_the_published_names_of_weights_are_understood(one_view, tmp_path: Path)
     expected = load_backbone(tmp_path, one_view=one_view).model.state_dict()
     rewrite(tmp_path, lambda weights: {as_on_the_hub(name): weight for name, weight in weights.items()})
     names = set(load_file(tmp_path / "model.safetensors"))
-    # As the published index lists them.
+    # As in the published index.
     assert {
         "image_newline",
         "language_model.lm_head.weight",

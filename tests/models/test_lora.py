@@ -1,4 +1,4 @@
-"""Adapters: what they are put on, and a policy trained with them from demonstrations to evaluation."""
+"""Adapters: which layers get them, and a policy that is trained with them from demonstrations to evaluation."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_peft_itself_reads_the_adapter(tiny_checkpoint: Path, tmp_path: Path) ->
 
 
 def test_sft_ppo_and_evaluation_with_adapters(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """As the workflow's commands do it; PPO goes on with SFT's adapter, on the same base model."""
+    """With the workflow's commands. PPO continues to train SFT's adapter on the same base model."""
     data, sft, ppo = (str(tmp_path / name) for name in ("data", "sft", "ppo"))
     lora = f"lora={json.dumps(LORA)}"
     common = ["device=cpu", lora]

@@ -1,4 +1,4 @@
-"""The memory that is foreseen is the memory that is there."""
+"""The estimated memory equals the memory that a model takes."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_weights_gradients_and_moments_are_exact(checkpoint: Path, rank: int, tm
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     with (tmp_path / "model_state.pt").open("wb") as file:
         write(ModelState(model, optimizer, schedule).capture(), file)
-    # Names, sizes and buffers come on top.
+    # The file also holds names, sizes and buffers.
     assert 0 < (tmp_path / "model_state.pt").stat().st_size - foreseen.state < 200_000
 
 
 def test_the_cache_is_exact(checkpoint: Path) -> None:
     model = ActorCritic.load(checkpoint, temperature=1.0, max_new_tokens=1, dtype="bfloat16")
-    # Fewer tokens than Gemma 3's window.
+    # Fewer tokens than Gemma 3's window, so that no layer drops any.
     cache = DynamicCache(config=model.model.config)
     with torch.no_grad():
         model.model(input_ids=torch.full((3, 20), 40), past_key_values=cache)

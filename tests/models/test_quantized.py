@@ -1,4 +1,4 @@
-"""Weights in 4 and 8 bits."""
+"""Weights quantised to 4 and 8 bits."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_quantised_weights_are_not_trained(settings: type) -> None:
 
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own, of kernels that CPUs have not
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes warns that CPUs lack some kernels
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 def test_a_quantised_model_plays_and_its_adapters_learn(kind: str, tmp_path: Path) -> None:
-    """QLoRA for real: the shape of a block is 64 weights, so the layers are that wide."""
+    """QLoRA with bitsandbytes. Blocks have 64 weights, so the layers must be wide enough."""
     sizes = TinySizes(image_size=60, patch=15, width=128, vision_layers=1, language_layers=2, heads=2, mlp=256)
     build(TEXTS, sizes, seed=0).save(tmp_path / "base")
     options: dict[str, Any] = {"temperature": 0.7, "max_new_tokens": 8, "dtype": "bfloat16"}

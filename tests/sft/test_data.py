@@ -141,7 +141,7 @@ class TestWriting:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a file as others publish it; keyword arguments replace entries of its second sample."""
+    """Write a file like the published ones; keyword arguments replace entries of its second sample."""
 
     def write(**changes: Any) -> Path:
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")

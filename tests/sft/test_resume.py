@@ -59,7 +59,6 @@ class Runs:
         return self.result(out)
 
     def result(self, out):
-        # PEFT writes its config's list of layers in another order in each process.
         weights = self.folder / out / "checkpoint" / "adapter_model.safetensors"
         return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(weights)
 

@@ -61,7 +61,7 @@ def test_loss_is_on_the_reply_only_and_padding_free(data: Path, tiny_checkpoint:
 
 
 def _loss_by_hand(model, encoder, sample):
-    """Hugging Face's own loss with the prompt's labels masked."""
+    """Transformers' loss with the prompt's labels masked."""
     from PIL import Image
 
     image = np.asarray(Image.open(sample.image))
@@ -72,7 +72,7 @@ def _loss_by_hand(model, encoder, sample):
     return model(input_ids=ids, labels=labels, **prompt.images).loss.item()
 
 
-def test_pieces_of_a_batch_change_nothing(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_size_of_micro_batches_changes_nothing(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1, batch_size=16, learning_rate=1e-3)
     for size in (4, 16):
         run(
@@ -108,7 +108,7 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
     wild = replace(SETTINGS, learning_rate=1e30, save_every=1)
     resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
-    for _ in range(2):  # a rerun goes on from numbers
+    for _ in range(2):  # a rerun continues from finite numbers
         with pytest.raises(ValueError, match=place):
             run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, resume_dir=resume_dir)
         states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
@@ -119,7 +119,7 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
 
 
 def test_published_data_are_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A LLaVA JSON file as others publish it: JPEG pictures in a folder of its own, prompts not made here."""
+    """A LLaVA JSON file like the published ones: JPEG images in another folder, and prompts from elsewhere."""
     from PIL import Image
 
     (tmp_path / "pictures").mkdir()
@@ -139,7 +139,7 @@ def test_published_data_are_trained_on(tiny_checkpoint: Path, tmp_path: Path) ->
     assert inputs["data"]["path"].endswith("published.json")
 
 
-# Batches of five of eleven samples, two at a time: nothing divides by anything.
+# Eleven samples in batches of five and micro-batches of two: no size divides another.
 ODD = SFTSettings(
     epochs=1, batch_size=5, micro_batch_size=2, learning_rate=1e-3, warmup=0.0, dtype="float64", device="cpu",
     process_timeout=60.0,
@@ -165,5 +165,5 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint: Path, tmp_path
     AutoModelForImageTextToText.from_pretrained(tmp_path / "two" / "checkpoint")
     one, two = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
     assert len(one) == len(two) == 3
-    for line, other in zip(one, two, strict=True):
-        assert json.loads(other) == pytest.approx(json.loads(line), rel=1e-9)
+    for expected, found in zip(one, two, strict=True):
+        assert json.loads(found) == pytest.approx(json.loads(expected), rel=1e-9)
