@@ -129,8 +129,8 @@ rule readme_assets:
         **grant("figures"),
     params:
         code=code_of("rl4vlm.figures.assets", *config["tasks"]),
-        tables=f"{RESULTS}/tables",
-        figures=f"{RESULTS}/figures",
+        tables=lambda wildcards: f"{RESULTS}/tables",
+        figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
     shell:
         "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out} 2>&1 | tee {log}"
