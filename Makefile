@@ -87,7 +87,7 @@ model is made here (`base_model`), copied (`shipped_model`), downloaded (`downlo
 endef
 export RULES_INTRO
 
-# docs/rules.md, from the Snakefile. With a fixed hash seed, the lines of the graph keep their order.
+# docs/settings.md, from the settings classes, and docs/rules.md, from the Snakefile. With a fixed hash seed, the lines of the graph keep their order.
 docs: $(INSTALLED)
 	{ printf '%s\n\n```mermaid\n' "$$RULES_INTRO"; \
 	  PYTHONHASHSEED=0 $(BIN)/snakemake --workflow-profile none --forceall --rulegraph mermaid-js && \
@@ -95,6 +95,7 @@ docs: $(INSTALLED)
 	  $(BIN)/snakemake --workflow-profile none --list && \
 	  printf '```\n'; } > docs/rules.md.new
 	mv docs/rules.md.new docs/rules.md
+	$(BIN)/rl4vlm settings-docs
 
 # The documents as a site: open site/index.html, or `python -m http.server -d site` to search in it as well.
 # A broken link or reference is an error.

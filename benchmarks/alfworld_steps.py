@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rl4vlm.envs.alfworld.engine import Engine
 from rl4vlm.envs.alfworld.games import find_games
@@ -78,7 +79,7 @@ def workers(files: Sequence[Path], steps: int, games: int) -> float:
 
 def environments(folder: Path, split: str, steps: int, games: int) -> float:
     """The whole environment, with images, texts and random resets: what a policy waits for."""
-    envs = [make_env("ALFWorld", data=str(folder), split=split) for _ in range(games)]
+    envs: list[Any] = [make_env("ALFWorld", data=str(folder), split=split) for _ in range(games)]
     rng = random.Random(0)
     for seed, env in enumerate(envs):
         env.reset(seed=seed)

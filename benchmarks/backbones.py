@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig
 
-from rl4vlm.base_model.tiny import IMAGE, TinySizes, build_processor, train_tokenizer
+from rl4vlm.base_model.tiny import IMAGE, build_processor, train_tokenizer
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.core.types import PromptParts, Style, View
 from rl4vlm.interaction.prompt import render
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import Backbone
-from rl4vlm.models.lora import LoraSettings, ensure_adapter
-from rl4vlm.models.shapes import SHAPES as KNOWN
+from rl4vlm.models.lora import ensure_adapter
+from rl4vlm.models.memory import SHAPES as KNOWN
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.tasks.registry import TASKS, get_task
 

@@ -19,6 +19,7 @@ from benchmarks.counting import Work, count
 from benchmarks.peak import PeakMemory
 from benchmarks.public_way import PublicWay
 from benchmarks.rates import Phase, Repeat
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
@@ -27,7 +28,6 @@ from rl4vlm.models.lora import trainable
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.optim import fused
 
@@ -117,7 +117,7 @@ class Mode:
 
     def play(self, count: int | None = None) -> tuple[list[Sample], Phase]:
         """Play a rollout with advantages. `count` is the number of steps per environment, if not the settings'."""
-        count = count or self.training.rows
+        count = count or self.training.steps_per_env
 
         def rollout() -> list[Sample]:
             steps = [rollout_step(self.slots, self.policy, self.training) for _ in range(count)]

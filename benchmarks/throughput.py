@@ -26,9 +26,10 @@ from benchmarks.counting import Ceiling
 from benchmarks.modes import Mode, Settings, vlm_item
 from benchmarks.profiled import Profiled, profile
 from benchmarks.rates import MODES, Repeat, hours, ratios, summary, table
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.files import atomic_write_text, jsonable
 from rl4vlm.models.loading import DTYPES, choose_device
-from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.models.lora import trainable
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.update import below_float32
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
@@ -48,7 +49,7 @@ def measure(
     """
     device, begun = choose_device(settings.device), time.monotonic()
     ceilings = [measure_ceiling(device, DTYPES[settings.dtype], settings.tiny)]
-    lora = LoraSettings(settings.lora_rank, 2.0 * settings.lora_rank) if settings.lora_rank else None
+    lora = LoraSettings(rank=settings.lora_rank, alpha=2.0 * settings.lora_rank) if settings.lora_rank else None
     model = build(
         settings.model,
         dtype=DTYPES[settings.dtype],

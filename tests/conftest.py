@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny random-weight vision-language model, saved and loaded as any checkpoint is."""
+"""Shared fixtures: a tiny vision-language model with random weights, saved and loaded like any checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from rl4vlm.models.actor_critic import ActorCritic
 
 TEXTS = [
     'You see a number line. Answer in JSON: {"current number": 2, "thoughts": "2 is less than 4.", "action": "+"}',
@@ -15,9 +21,10 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory):
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny LLaVA with random weights."""
-    from rl4vlm.base_model.tiny import TinySizes, build
+    from rl4vlm.base_model.tiny import build
+    from rl4vlm.config.stages.pretrain import TinySizes
 
     folder = tmp_path_factory.mktemp("tiny")
     sizes = TinySizes(
@@ -28,7 +35,8 @@ def tiny_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def actor_critic(tiny_checkpoint):
+def actor_critic(tiny_checkpoint: Path) -> ActorCritic:
+    """The tiny LLaVA with a random value head."""
     import torch
 
     from rl4vlm.models.actor_critic import ActorCritic

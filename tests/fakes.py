@@ -92,6 +92,12 @@ class FakePolicy:
         return [Reply(self.text(request)) for request in requests]
 
 
-def climb_slot(seed: int = 1, style: Style = Style.COT, **options: Any) -> Slot:
+class ClimbSlot(Slot):
+    """A slot whose environment is known to be a `ClimbEnv`, so that tests may set its floor."""
+
+    env: ClimbEnv
+
+
+def climb_slot(seed: int = 1, style: Style = Style.COT, **options: Any) -> ClimbSlot:
     """A slot with a new `ClimbEnv`."""
-    return Slot(ClimbEnv(), ClimbTask(), style, ClimbTask.prompt, seed, **options)
+    return ClimbSlot(ClimbEnv(), ClimbTask(), style, ClimbTask.prompt, seed, **options)

@@ -54,9 +54,7 @@ def on_step_hook(act: Callable[[Any], object]) -> Iterator[None]:
         resume.ResumeManager.on_step = before  # type: ignore[method-assign]
 
 
-def kill_and_resume_until_done(
-    run: Callable[[str], object], moments: random.Random, expected: object
-) -> tuple[object, int]:
+def kill_and_resume_until_done(run: Callable[[str], Any], moments: random.Random, expected: Any) -> tuple[Any, int]:
     """Run, kill at a random function call, run again, until a run reaches its end.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a training run writes is the model that it trained: loaded by Hugging Face alone, it gives the same logits."""
+"""A saved checkpoint is the model that was trained: loaded with transformers alone, it gives the same logits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_ppo
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings
 from rl4vlm.sft.train import run as run_sft
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
@@ -28,7 +28,7 @@ PROMPT = "You see a number line. Answer in JSON."
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every actor-critic or backbone that is saved, as it is in memory."""
+    """The objects whose `save` is called."""
     seen: list[Any] = []
     for kind in (ActorCritic, Backbone):
 
@@ -50,7 +50,7 @@ def last_hidden_and_logits(model: Any, processor: Any) -> tuple[torch.Tensor, to
 
 
 def logits_apart(folder: Path, backbone: Backbone, init: Path) -> None:
-    """The loaded model gives what the trained one does, and not what the one that training began with does."""
+    """The loaded model has the logits of the trained one, and not those of the one before training."""
     hidden, logits = last_hidden_and_logits(backbone.model, backbone.processor)
     loaded = last_hidden_and_logits(
         AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -95,7 +95,7 @@ def test_of_ppo_with_its_value_head(tiny_checkpoint: Path, tmp_path: Path, saved
     values = trained.values(prompts)
     assert np.array_equal(again.values(prompts), values)
     assert len(set(values)) == 2
-    # The value head alone, on what Hugging Face's own model gives it.
+    # The loaded value head, on the hidden states of transformers' own model.
     hidden, _ = last_hidden_and_logits(trained.model, trained.encoder.processor)
     head = ValueHead.load(checkpoint)
     assert torch.equal(head(hidden[:, 0]), trained.value_head(hidden[:, 0]))

@@ -31,6 +31,7 @@ STAGES = [
     "check-results",
     "archive",
     "verify-archive",
+    "settings-docs",
 ]
 
 

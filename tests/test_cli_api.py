@@ -43,7 +43,7 @@ def test_a_model_of_the_config_is_evaluated(
         cap = summary["api"]["cost_usd"] * 0.8
         assert main(["evaluate", "api:mine", "NumberLine", "--set", f"api.spending_cap={cap}"]) == 0
         assert len(endpoint.asked) == asked
-    assert "This is a partial result, of 3 episodes: what was left" in capsys.readouterr().out
+    assert "This is a partial result, of 3 episodes: the rest of the spending cap" in capsys.readouterr().out
 
 
 def test_without_a_key_the_error_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:

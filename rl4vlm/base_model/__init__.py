@@ -1,1 +1,1 @@
-"""The base models that warm starts begin with: pre-trained here, shipped or downloaded."""
+"""The base models that SFT starts from: pre-trained here, shipped with the project, or downloaded."""

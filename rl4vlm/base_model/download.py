@@ -1,4 +1,4 @@
-"""Fetching a base model from the Hugging Face hub ahead of time, so that the jobs that use it need no network."""
+"""Download a base model from the Hugging Face hub, so that the jobs that use it need no network."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from rl4vlm.core.files import check_replaceable
 from rl4vlm.results.provenance import write_run_record
 
 BASE_MODEL_STAGES = ("base_model", "prefetch")
-"""What makes a base model's folder, and so may make it anew: pre-training (or a copy of what it made), a download."""
+"""Stages that write a base model's folder and so may replace it: pre-training (or a copy), and this download."""
 
-# The same weights once more, in formats that are not read where there are safetensors.
+# Formats that repeat the weights of the safetensors files.
 OTHER_WEIGHTS = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.onnx_data"]
 
 
 def run(*, name: str, revision: str | None, out: Path) -> None:
-    """Download a model into the folder `out`, which appears when everything is there, and record where it is from.
+    """Download a model into `out`, which appears when the download is complete, and record where it came from.
 
-    What was fetched before an interruption is kept in a hidden folder beside `out` and not fetched again.
+    An interrupted download is kept in a hidden folder beside `out`, and continues when it is started again.
 
     Args:
         name: the model's name on the hub, as in `owner/model`.
-        revision: branch, tag or commit; None is the newest.
-        out: folder to write, in place of an earlier base model.
+        revision: branch, tag or commit; None takes the newest.
+        out: folder to write; an earlier base model there is replaced.
 
     Raises:
-        ValueError: the hub cannot be asked, or has no such model or revision, or something else is in `out`.
+        ValueError: the hub cannot be reached or has no such model or revision, or `out` is not a base model.
     """
     started = time.monotonic()
     check_replaceable(out, BASE_MODEL_STAGES)
@@ -39,7 +39,7 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
         snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
     except OSError as error:
         raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
-    # The client's notes on the download.
+    # The hub client's bookkeeping.
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     write_run_record(
         partial,
@@ -55,7 +55,7 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
 
 
 def _look_up(name: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit that a revision stands for, and which of its files to leave out."""
+    """The commit of a revision, and which of its files need not be downloaded."""
     info = HfApi().model_info(name, revision=revision)
     files = [file.rfilename for file in info.siblings or ()]
     if info.sha is None:

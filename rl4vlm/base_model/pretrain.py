@@ -1,9 +1,9 @@
-"""Making an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
+"""Make an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
 
-Reading is what a large pre-trained model brings along and a tiny one does not. The base model learns to answer one
-prompt with what a picture shows, such as the numbers and card ranks on it. Where a task asks `questions`, as ALFWorld
-does, it also learns to go on with the prompt's words, its rules and legal actions among them, and to answer those
-questions. It sees no reply, no form of the answer and no advice.
+A large pre-trained model can read; a tiny new one cannot. The base model learns to answer one prompt with what an image
+shows, such as its numbers and card ranks. For a task with `questions`, such as ALFWorld, it also learns to continue the
+words of the prompt, with the rules and legal actions, and to answer those questions. It never sees a reply, the format
+of replies, or an expert's action.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import torch
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
-from rl4vlm.base_model.tiny import IMAGE, TinySizes, build
+from rl4vlm.base_model.tiny import IMAGE, build
+from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -38,32 +39,12 @@ from rl4vlm.tasks.registry import get_task
 
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """How the base model is made. `tasks` are those whose pictures it reads; `corpus` states of each task train the
-    tokenizer; `probe` states of each task measure the reading afterwards.
-    `max_grad_norm` is the largest gradient norm, None for no clipping."""
-
-    pretrain_tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 6e-4
-    warmup: float = 0.05
-    max_grad_norm: float | None = 1.0
-    corpus: int = 400
-    probe: int = 200
-    seed: int = 1
-    device: str = "auto"
-    weights: dict[str, float] = field(default_factory=dict)
-    task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sizes: TinySizes = field(default_factory=TinySizes)
+"""Lessons per forward pass."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """The words of a prompt, and questions on them with their answers."""
+    """The words of a prompt, and questions about them with their answers."""
 
     text: str
     asked: tuple[tuple[str, str], ...]
@@ -75,9 +56,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """A picture (300, 300, 3) uint8 and the text of each field that can be read off it.
+    """One training sample.
 
-    `lesson` is the prompt's words of the situation with questions on them, where the task asks any.
+    Attributes:
+        image: (300, 300, 3) uint8.
+        perception: the text of each field that can be read off the image.
+        lesson: the prompt's words with questions about them, for a task that has questions.
     """
 
     image: np.ndarray
@@ -90,7 +74,7 @@ class Glimpse:
 
 
 def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
-    """States met in endless random play, half of the moves being the solver's so that long episodes occur too."""
+    """Endless states from random play. The solver makes half of the moves, so that long episodes occur too."""
     image, _ = env.reset(seed=int(rng.integers(2**31)))
     while True:
         view, perception = env.view(), dict(env.perception())
@@ -103,9 +87,9 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
 
 
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
-    """The prompt's words with questions and answers, of which the last is what the picture shows.
+    """The prompt's words with questions and answers, or None if the task has no questions.
 
-    None where the task asks nothing of its prompt.
+    The last question is what the image shows.
     """
     asked = task.questions(view, rng)
     if not asked:
@@ -115,8 +99,13 @@ def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.rando
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts that the tokenizer is trained on, the lines that all prompts of a task and style have in common, and the
-    words that the task wants kept whole."""
+    """What the tokenizer is made from.
+
+    Attributes:
+        texts: the texts that it is trained on.
+        constant_lines: lines that all prompts of a task and style share; each becomes one token.
+        words: words that the task wants as tokens of their own.
+    """
 
     texts: list[str]
     constant_lines: list[str]
@@ -126,7 +115,7 @@ class Corpus:
 def corpus(
     task_name: str, count: int, rng: np.random.Generator, env_options: Mapping[str, Any] | None = None
 ) -> Corpus:
-    """Prompts, demonstrations and readings of `count` random states of a task."""
+    """Prompts, demonstrations and perceived texts of `count` random states of a task."""
     task = get_task(task_name)
     env = make_env(task_name, **(env_options or {}))
     prompts: dict[Style, list[str]] = {style: [] for style in Style}
@@ -146,7 +135,7 @@ def corpus(
 
 
 def build_base(settings: PretrainSettings) -> Backbone:
-    """The untrained base model, its tokenizer made for the prompts and replies of `settings.pretrain_tasks`."""
+    """The untrained base model, with a tokenizer for the prompts and replies of `settings.pretrain_tasks`."""
     corpora = [
         corpus(name, settings.corpus, stream(settings.seed, "corpus", index), settings.task_env.get(name))
         for index, name in enumerate(settings.pretrain_tasks)
@@ -158,10 +147,14 @@ def build_base(settings: PretrainSettings) -> Backbone:
 
 
 def run(*, out: Path, settings: PretrainSettings) -> None:
-    """Build, pre-train and save the base model as a Hugging Face checkpoint in `out`, with `perception.json` beside it.
+    """Build, pre-train and save the base model as a Hugging Face checkpoint, and measure its perception.
+
+    Args:
+        out: folder to write; an earlier base model there is replaced.
+        settings: sizes and hyperparameters.
 
     Raises:
-        ValueError: `out` holds something other than an earlier base model.
+        ValueError: `out` holds something other than a base model.
     """
     started = time.monotonic()
     with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
@@ -183,10 +176,10 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
 
 
 def copy_shipped(*, source: Path, out: Path) -> None:
-    """Put a ready-made base model where the pipeline expects it.
+    """Copy a base model that ships with the project to where the pipeline expects it.
 
     Raises:
-        ValueError: there is no checkpoint in `source`, or `out` holds something other than an earlier base model.
+        ValueError: there is no checkpoint in `source`, or `out` holds something other than a base model.
     """
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
@@ -195,7 +188,7 @@ def copy_shipped(*, source: Path, out: Path) -> None:
 
 
 def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
-    """Pre-train in place on glimpses of every task, drawn with `settings.weights` (1 where not given)."""
+    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named)."""
     encoder = Encoder(backbone.processor)
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
@@ -227,7 +220,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
 
 
 def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
-    """Mean cross-entropy over all answer tokens of a batch."""
+    """Mean cross-entropy over all answer tokens of a batch: a scalar tensor."""
     prompts = [encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
     replies = [encoder.reply(glimpse.answer) for glimpse in batch]
     padded = collate(prompts, replies, encoder.pad_id, model.device)
@@ -236,11 +229,8 @@ def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
 
 
 def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
-    """Mean cross-entropy over all tokens that follow the pictures of a batch's lessons: words, questions and answers.
-
-    Predicting the next word is how language models learn to read. Lessons of like length are taken together, a few at a
-    time: padding would be half of the work.
-    """
+    """Mean cross-entropy over all tokens after the images of a batch's lessons: words, questions and answers."""
+    # Sorted by length and run a few at a time: otherwise half of the tokens would be padding.
     lessons = sorted((_after_image(encoder, glimpse) for glimpse in batch), key=lambda lesson: len(lesson[1]))
     total, count = torch.zeros((), device=model.device), 0
     for start in range(0, len(lessons), LESSONS_AT_ONCE):
@@ -254,7 +244,7 @@ def lesson_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimps
 
 
 def _after_image(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Tensor]:
-    """A lesson cut after its picture: what comes up to there, and the token ids (R,) that follow."""
+    """A lesson, cut after its image: the prompt up to there, and the token ids (R,) that follow."""
     assert glimpse.lesson is not None
     start = encoder.prompt(glimpse.image, glimpse.lesson.text)
     answers = "\n".join(f"{question} {answer}." for question, answer in glimpse.lesson.asked)
@@ -264,9 +254,10 @@ def _after_image(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Ten
 
 
 def perception_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
-    """Share of `settings.probe` unseen states in which each field is read right, greedily."""
+    """Fraction of `settings.probe` new states in which each field is read correctly, with greedy decoding."""
     reader = ActorCritic(
         backbone,
+        # A critic is needed to build the class; its values are not used.
         ValueHead(backbone.model.get_output_embeddings().in_features, (8,)).to(backbone.model.device),
         temperature=0.0,
         max_new_tokens=32,
@@ -276,11 +267,13 @@ def perception_accuracy(backbone: Backbone, task_name: str, settings: PretrainSe
     states = [g for _, g in zip(range(settings.probe), glimpses(env, rng, get_task(task_name)), strict=False)]
     answers: list[str] = []
     for start in range(0, len(states), settings.batch_size):
-        piece = states[start : start + settings.batch_size]
-        prompts = [reader.encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in piece]
-        answers += [reader.encoder.decode(reply.ids) for reply in reader.generate(prompts, [rng] * len(piece))]
+        batch = states[start : start + settings.batch_size]
+        prompts = [reader.encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
+        # Greedy decoding draws no numbers, so the generator given here is not used.
+        answers += [reader.encoder.decode(reply.ids) for reply in reader.generate(prompts, [rng] * len(batch))]
     correct = dict.fromkeys(states[0].perception, 0)
     for glimpse, answer in zip(states, answers, strict=True):
+        # An answer may have too few fields: the missing ones count as wrong.
         parts = answer.split("; ")
         for (name, truth), said in zip(glimpse.perception.items(), [*parts, *[""] * len(correct)], strict=False):
             correct[name] += said == truth

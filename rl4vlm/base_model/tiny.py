@@ -1,15 +1,14 @@
-"""A tiny vision-language model of the LLaVA family: real Hugging Face classes, 1-3 M parameters, built from nothing.
+"""A tiny vision-language model of the LLaVA family: Hugging Face's own classes with 1-3 M parameters.
 
-It exists so that every stage runs on two CPU cores without a download. Its tokenizer is a byte-level BPE that may merge
-across words, and the prompts' constant lines are tokens of their own, so sequences are short. What the player must read
-or decide (numbers, card ranks, operators, the `"action":` key) is never merged with its surroundings.
+With it every stage runs on two CPU cores without a download. Its tokenizer keeps sequences short: it is a byte-level
+BPE that may merge across words, and each constant line of a prompt is one token. What the player must read or decide
+(numbers, card ranks, operators, the `"action":` key) is never merged with its surroundings.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.models.loading import Backbone
 
 PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
@@ -36,36 +36,11 @@ CHAT_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class TinySizes:
-    """Sizes of the tiny model; `picture` and `patch` in pixels.
-
-    `spread` is the standard deviation of new weights and `rope` the base of the rotary positions, both as the classes
-    have them unless told. A wider spread and a smaller base let so small a model find sooner how to copy from its
-    prompt.
-    """
-
-    image_size: int = 160
-    patch: int = 20
-    width: int = 128
-    vision_layers: int = 3
-    language_layers: int = 3
-    heads: int = 4
-    mlp: int = 384
-    vocabulary: int = 1024
-    spread: float = 0.02
-    rope: float = 10_000.0
-
-    @property
-    def image_tokens(self) -> int:
-        return (self.image_size // self.patch) ** 2
-
-
 def kept_apart(words: Collection[str] = ()) -> str:
-    """The regular expression of what is never merged with its surroundings.
+    """The regular expression for text that is never merged with its surroundings.
 
-    With `words` (names of things, verbs) these are kept whole too, each with the space before it, and so are numbers:
-    what is said of a thing in one place is then the same token as in another.
+    `words`, such as names of objects, are kept whole with the space before them, and so are numbers. An object then has
+    the same token wherever it is mentioned.
     """
     if not words:
         return KEPT_APART
@@ -76,9 +51,13 @@ def kept_apart(words: Collection[str] = ()) -> str:
 def train_tokenizer(
     texts: Iterable[str], phrases: Iterable[str], vocabulary: int, words: Collection[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """Train the BPE on `texts`, with each of `phrases` a token and `words` kept apart (`kept_apart`).
+    """Train the byte-level BPE, which can encode any text.
 
-    Any other text still encodes, byte by byte at worst.
+    Args:
+        texts: what to train on.
+        phrases: texts that become one token each.
+        vocabulary: number of tokens, without phrases.
+        words: words to keep whole (`kept_apart`).
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -107,9 +86,9 @@ def train_tokenizer(
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> LlavaProcessor:
-    """The LLaVA processor: pictures squared to `sizes.image_size`, one placeholder a patch, and the chat template."""
+    """The LLaVA processor: images of `sizes.image_size`, one placeholder per patch, and the chat template."""
     edge = {"height": sizes.image_size, "width": sizes.image_size}
-    # White becomes 0: what is to be read is ink on white, and stands out from blank patches from the first step on.
+    # White becomes 0. The text is ink on white, so it stands out from blank patches from the first step on.
     images = CLIPImageProcessorPil(
         size=edge, crop_size=edge, do_center_crop=False, image_mean=[1.0] * 3, image_std=[0.5] * 3
     )
@@ -131,7 +110,7 @@ def build(
     phrases: Iterable[str] = (),
     words: Collection[str] = (),
 ) -> Backbone:
-    """A randomly initialised tiny LLaVA whose tokenizer is trained on `texts`; the same seed gives the same weights."""
+    """A tiny LLaVA with random weights, which the seed determines, and a tokenizer (`train_tokenizer`)."""
     tokenizer = train_tokenizer(texts, phrases, sizes.vocabulary, words)
     vision = CLIPVisionConfig(
         hidden_size=sizes.width,
@@ -167,6 +146,7 @@ def build(
         image_seq_length=sizes.image_tokens,
         tie_word_embeddings=True,
     )
+    # Leave the caller's random state as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)

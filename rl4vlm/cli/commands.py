@@ -35,9 +35,9 @@ def list_tasks(args: argparse.Namespace) -> None:
 def play(args: argparse.Namespace) -> None:
     import secrets
 
+    from rl4vlm.config.stages.evaluation import PlaySettings
     from rl4vlm.play.session import play
     from rl4vlm.play.terminal import find_screen
-    from rl4vlm.policies.settings import PlaySettings
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     print(f"{args.task}, played by {args.policy}, seed {seed}")
@@ -59,7 +59,8 @@ def base_model(args: argparse.Namespace) -> None:
         download(name=args.download, revision=args.revision, out=args.out)
         return
 
-    from rl4vlm.base_model.pretrain import PretrainSettings, copy_shipped, run
+    from rl4vlm.base_model.pretrain import copy_shipped, run
+    from rl4vlm.config.stages.pretrain import PretrainSettings
 
     if args.copy:
         copy_shipped(source=args.copy, out=args.out)
@@ -68,7 +69,8 @@ def base_model(args: argparse.Namespace) -> None:
 
 
 def alfworld_games(args: argparse.Namespace) -> None:
-    from rl4vlm.envs.alfworld.generator import GamesSettings, run
+    from rl4vlm.config.stages.alfworld import GamesSettings
+    from rl4vlm.envs.alfworld.generator import run
 
     manifest = run(out=args.out, settings=parse_settings(GamesSettings, args.set), processes=args.processes)
     for split, types in manifest["games"].items():
@@ -76,13 +78,15 @@ def alfworld_games(args: argparse.Namespace) -> None:
 
 
 def sft_data(args: argparse.Namespace) -> None:
-    from rl4vlm.sft.data import SFTDataSettings, run
+    from rl4vlm.config.stages.sft_data import SFTDataSettings
+    from rl4vlm.sft.data import run
 
     run(task=args.task, style=args.style, out=args.out, settings=parse_settings(SFTDataSettings, args.set))
 
 
 def sft(args: argparse.Namespace) -> None:
-    from rl4vlm.sft.train import SFTSettings, run
+    from rl4vlm.config.stages.sft import SFTSettings
+    from rl4vlm.sft.train import run
 
     run(
         data=args.data,
@@ -94,7 +98,8 @@ def sft(args: argparse.Namespace) -> None:
 
 
 def ppo(args: argparse.Namespace) -> None:
-    from rl4vlm.ppo.train import PPOSettings, run
+    from rl4vlm.config.stages.ppo import PPOSettings
+    from rl4vlm.ppo.train import run
 
     run(
         task=args.task,
@@ -108,7 +113,8 @@ def ppo(args: argparse.Namespace) -> None:
 
 
 def cnn(args: argparse.Namespace) -> None:
-    from rl4vlm.ppo.cnn import CNNSettings, run
+    from rl4vlm.config.stages.cnn import CNNSettings
+    from rl4vlm.ppo.cnn import run
 
     run(
         task=args.task,
@@ -130,14 +136,16 @@ def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder |
 
 
 def memory(args: argparse.Namespace) -> None:
-    from rl4vlm.models.memory import MemorySettings, estimate, report, table
+    from rl4vlm.config.stages.memory import MemorySettings
+    from rl4vlm.models.memory import estimate, report, table
 
     settings = parse_settings(MemorySettings, args.set)
     print(report(estimate(args.model, settings)) if args.model else table(settings))
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from rl4vlm.evaluation.run import EvaluationSettings, run
+    from rl4vlm.config.stages.evaluation import EvaluationSettings
+    from rl4vlm.evaluation.run import run
 
     out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
     settings = parse_settings(EvaluationSettings, _policy_settings(EvaluationSettings, args))
@@ -167,7 +175,8 @@ def figure(args: argparse.Namespace) -> None:
 
 
 def gallery(args: argparse.Namespace) -> None:
-    from rl4vlm.gallery.build import GallerySettings, build_gallery
+    from rl4vlm.config.stages.gallery import GallerySettings
+    from rl4vlm.gallery.build import build_gallery
 
     settings = parse_settings(GallerySettings, args.set)
     folders = _folders(args.results / "eval", args.evaluations)
@@ -218,6 +227,12 @@ def verify_archive(args: argparse.Namespace) -> None:
         f"all {verdict.compared} files are as packed; {verdict.rebuilt} files of tables and figures, rebuilt from the "
         "packed results, are the same byte for byte"
     )
+
+
+def settings_docs(args: argparse.Namespace) -> None:
+    from rl4vlm.cli.reference import write_settings_page
+
+    write_settings_page(args.out)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from rl4vlm.cli.reference import settings_help
 from rl4vlm.core.types import Style
+
+
+class StageParser(argparse.ArgumentParser):
+    """The parser of a subcommand; its help ends with the settings of the stage."""
+
+    settings: type[Any] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (settings_help(self.settings) if self.settings else "")
 
 
 def config_files(parser: argparse.ArgumentParser, what: str) -> None:
@@ -109,15 +120,11 @@ def seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides everything that is random (default: 1)")
 
 
-def settings(
-    parser: argparse.ArgumentParser,
-    what: str = "settings that differ from the stage's defaults, as in the config; a wrong key lists the right ones",
-) -> None:
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=what,
-    )
+def settings(parser: StageParser, kind: type[Any]) -> None:
+    """`--set` for a settings class, whose settings the help lists at its end."""
+    parser.settings = kind
+    words(parser, "settings that differ from their defaults, as listed below; KEY.PART=VALUE sets a part of one")
+
+
+def words(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=what)

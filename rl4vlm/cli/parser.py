@@ -8,9 +8,19 @@ from pathlib import Path
 
 from rl4vlm.cli import commands, options
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.cnn import CNNSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
+from rl4vlm.config.stages.figures import FigureSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.results.names import FIGURES
 
-AddStage = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
+AddStage = Callable[[str, Callable[[argparse.Namespace], None], str], options.StageParser]
 """Adds a subcommand by its name, its function and what help says of it; returns its parser, for its arguments."""
 
 
@@ -21,9 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Fine-tune vision-language models as decision-making agents. Every stage reads files and writes "
         "files; `snakemake --cores all` runs them all in order.",
     )
-    stages = parser.add_subparsers(dest="name", metavar="STAGE", required=True)
+    stages = parser.add_subparsers(dest="name", metavar="STAGE", required=True, parser_class=options.StageParser)
 
-    def add(name: str, stage: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(name: str, stage: Callable[[argparse.Namespace], None], text: str) -> options.StageParser:
         sub = stages.add_parser(name, help=text, description=text)
         sub.set_defaults(stage=stage)
         return sub
@@ -33,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     _evaluating(add)
     _showing(add)
     _sharing(add)
+    _documenting(add)
     return parser
 
 
@@ -59,7 +70,7 @@ def _playing(add: AddStage) -> None:
     options.style(sub)
     sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
     options.config_files(sub, "describe an `api:MODEL`")
-    options.settings(sub)
+    options.settings(sub, PlaySettings)
 
 
 def _training(add: AddStage) -> None:
@@ -69,14 +80,14 @@ def _training(add: AddStage) -> None:
     ready.add_argument("--copy", type=Path, metavar="DIR", help="copy this ready checkpoint instead of training one")
     ready.add_argument("--download", metavar="NAME", help="download this model of the Hugging Face hub instead")
     sub.add_argument("--revision", metavar="REV", help="branch, tag or commit of --download (default: the newest)")
-    options.settings(sub)
+    options.settings(sub, PretrainSettings)
 
     sub = add(
-        "alfworld-games", commands.alfworld_games, "Generate ALFWorld games, for those who have not the benchmark's."
+        "alfworld-games", commands.alfworld_games, "Generate ALFWorld games if you do not have the official ones."
     )
     options.out(sub, "folder to write")
     sub.add_argument("--processes", type=int, metavar="N", help="planners at work at once (default: one a core)")
-    options.settings(sub)
+    options.settings(sub, GamesSettings)
 
     sub = add(
         "sft-data", commands.sft_data, "Write a solver's demonstrations as LLaVA JSON with pictures and a manifest."
@@ -84,7 +95,7 @@ def _training(add: AddStage) -> None:
     options.task(sub)
     options.style(sub)
     options.out(sub, "folder to write")
-    options.settings(sub)
+    options.settings(sub, SFTDataSettings)
 
     sub = add("sft", commands.sft, "Fine-tune a model on demonstrations.")
     sub.add_argument(
@@ -93,7 +104,7 @@ def _training(add: AddStage) -> None:
     options.init(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
     options.state(sub)
-    options.settings(sub)
+    options.settings(sub, SFTSettings)
 
     sub = add("ppo", commands.ppo, "Fine-tune a model by playing a task.")
     options.task(sub)
@@ -102,20 +113,20 @@ def _training(add: AddStage) -> None:
     options.seed(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
     options.state(sub)
-    options.settings(sub)
+    options.settings(sub, PPOSettings)
 
     sub = add("cnn", commands.cnn, "Train the CNN+RL baseline, a small network without language, by playing a task.")
     options.task(sub)
     options.seed(sub)
     options.out(sub, "folder to write checkpoint/ and metrics to")
     options.state(sub)
-    options.settings(sub)
+    options.settings(sub, CNNSettings)
 
     sub = add("memory", commands.memory, "Estimate the memory that a model needs, from its config alone.")
     sub.add_argument(
         "--model", metavar="MODEL", help="checkpoint folder, Hugging Face name or known shape (default: all of these)"
     )
-    options.settings(sub)
+    options.settings(sub, MemorySettings)
 
 
 def _evaluating(add: AddStage) -> None:
@@ -130,7 +141,7 @@ def _evaluating(add: AddStage) -> None:
     options.style(sub)
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
     options.config_files(sub, "describe an `api:MODEL`")
-    options.settings(sub)
+    options.settings(sub, EvaluationSettings)
 
 
 def _showing(add: AddStage) -> None:
@@ -142,14 +153,14 @@ def _showing(add: AddStage) -> None:
     sub.add_argument("figure", metavar="NAME", help=", ".join(FIGURES))
     options.results(sub)
     options.out(sub, "folder to write")
-    options.settings(sub)
+    options.settings(sub, FigureSettings)
 
     sub = add("gallery", commands.gallery, "Show sample episodes step by step in one HTML file.")
     options.results_folder(sub)
     options.evaluations(sub)
     options.scale(sub)
     options.out(sub, "folder to write index.html to")
-    options.settings(sub)
+    options.settings(sub, GallerySettings)
 
     sub = add("readme-assets", commands.readme_assets, "Write README's images and table, and the page of all results.")
     sub.add_argument("--figures", type=Path, required=True, metavar="DIR", help="folder of drawn figures")
@@ -168,6 +179,17 @@ def _showing(add: AddStage) -> None:
     )
 
 
+def _documenting(add: AddStage) -> None:
+    sub = add("settings-docs", commands.settings_docs, "Write the page about all settings.")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/settings.md"),
+        metavar="FILE",
+        help="page to write (default: docs/settings.md)",
+    )
+
+
 def _sharing(add: AddStage) -> None:
     sub = add(
         "archive",
@@ -180,7 +202,7 @@ def _sharing(add: AddStage) -> None:
         "--code", type=Path, default=Path(), metavar="DIR", help="the project's git checkout (default: this folder)"
     )
     options.config_files(sub, "made the results")
-    options.settings(sub, "what the config was besides its files")
+    options.words(sub, "what the config was besides its files")
 
     sub = add(
         "verify-archive",

@@ -1,27 +1,46 @@
 """Config files, and what a config says to a stage about a task.
 
-The workflow validates a config by its schema; here it is merged and taken apart by stage and task. Settings dataclasses
-check the values, `rl4vlm.config.runs` lists the runs that a config asks for.
+`rl4vlm.config.check` checks a config, `rl4vlm.config.runs` lists the runs that it asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rl4vlm.config.settings import did_you_mean
 from rl4vlm.core.types import Style
 
+SCALES = "scales"
+"""The folder beside a config in which each scale has a file."""
 
-def load_config(paths: Iterable[Path]) -> dict[str, Any]:
-    """Read YAML files and merge each over those before it. Raises ValueError naming a file that is no mapping."""
+
+def load_config(paths: Sequence[Path]) -> dict[str, Any]:
+    """Read YAML files and merge each over those before it, all of them over the scale that they name.
+
+    The scale's file is looked for in the folder `scales` beside the first file. Raises ValueError naming a file that is
+    no mapping, or a scale that has no file.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
         merged = merge(merged, _read(Path(path)))
-    return merged
+    return with_scale(merged, Path(paths[0]).parent / SCALES) if paths else merged
+
+
+def with_scale(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """`config` over the file of its scale in `folder`. Raises ValueError with the nearest names if there is none."""
+    scale = config.get("scale")
+    if scale is None:
+        return dict(config)
+    file = folder / f"{scale}.yaml"
+    if not file.is_file():
+        there = sorted(path.stem for path in folder.glob("*.yaml"))
+        raise ValueError(f"config, scale: {folder} has no scale {scale!r}; {did_you_mean(scale, there)}")
+    return merge(_read(file), config)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -121,7 +140,8 @@ def api_settings(config: Mapping[str, Any], model: str, task: str, games: str = 
         raise ValueError(f"config, api_models: no model {model!r}; {known} (docs/api-models.md says how to add one)")
     entry = models[model]
     settings = merge(
-        evaluation_settings(config, task, games), {name: entry[name] for name in API_PLAY if name in entry}
+        evaluation_settings(config, task, games),
+        {name: entry[name] for name in API_PLAY if entry.get(name) is not None},
     )
     reached = {name: value for name, value in entry.items() if name not in (*API_ENTRY, *API_PLAY)}
     if "num_envs" not in entry and "concurrency" in entry:
@@ -137,7 +157,9 @@ def api_style(config: Mapping[str, Any], model: str) -> str:
 def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Settings of the evaluation of a trained checkpoint over HTTP: the stage's, with what `over_http` says."""
     here = config["over_http"]
-    settings = merge(evaluation_settings(config, task), {name: here[name] for name in API_PLAY if name in here})
+    settings = merge(
+        evaluation_settings(config, task), {name: here[name] for name in API_PLAY if here.get(name) is not None}
+    )
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
 
 
@@ -167,56 +189,3 @@ def thought_prob_coef(config: Mapping[str, Any], task: str) -> float:
 def lambda_ablation(config: Mapping[str, Any]) -> dict[str, list[float]]:
     """The values of the λ ablation by task; empty if the config asks for none."""
     return dict((config.get("ablations") or {}).get("lambda") or {})
-
-
-def check_schema(config: Mapping[str, Any], schema: Path) -> None:
-    """Raise ValueError with the place and the reason of everything in a config that its JSON schema does not allow."""
-    from jsonschema import Draft202012Validator
-
-    errors = sorted(Draft202012Validator(_read(schema)).iter_errors(config), key=lambda error: list(error.path))
-    if errors:
-        places = [f"config, {'.'.join(map(str, error.path)) or 'top level'}: {error.message}" for error in errors]
-        raise ValueError("\n".join(places))
-
-
-def check_tasks(config: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise ValueError for a task that the config names anywhere and that is not `known`; a schema cannot tell."""
-    named = {
-        "tasks": config["tasks"],
-        "ablations.lambda": lambda_ablation(config),
-        "cnn.skip": (config.get("cnn") or {}).get("skip", []),
-        **{f"api_models.{model}": entry.get("tasks", []) for model, entry in (config.get("api_models") or {}).items()},
-    }
-    for stage, section in config.items():
-        if isinstance(section, Mapping) and isinstance(section.get("per_task"), Mapping):
-            named[f"{stage}.per_task"] = section["per_task"]
-    for place, tasks in named.items():
-        for task in tasks:
-            if task not in known:
-                raise ValueError(f"config, {place}: unknown task {task!r}; known are {', '.join(known)}")
-
-
-LAUNCHED = ("sft", "ppo")
-"""The stages that `resources.<stage>.processes` can share out."""
-
-
-def check_processes(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a training whose processes could not all work: it would only say so on the machine that it
-    was given, its model loaded.
-
-    Each process takes a GPU, where the job has any, and of PPO at least one environment.
-    """
-    for stage, asked in config["resources"].items():
-        place, processes, gpus = f"config, resources.{stage}", asked.get("processes", 1), asked["gpu"]
-        if processes > 1 and stage not in LAUNCHED:
-            raise ValueError(f"{place}.processes: only {' and '.join(LAUNCHED)} are shared by several processes")
-        if stage in LAUNCHED and gpus and gpus != processes:
-            raise ValueError(f"{place}: gpu is {gpus} and processes {processes}; each process takes one GPU")
-    processes = config["resources"]["ppo"].get("processes", 1)
-    for task in config["tasks"]:
-        envs = stage_settings(config, "ppo", task).get("num_envs", processes)
-        if envs < processes:
-            raise ValueError(
-                f"config, ppo: num_envs is {envs} for {task} and resources.ppo.processes {processes}; each process "
-                f"needs an environment (ppo.defaults.num_envs, ppo.per_task.{task}.num_envs)"
-            )

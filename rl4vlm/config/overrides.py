@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import yaml
 
 from rl4vlm.config.load import merge
-from rl4vlm.config.settings import Settings, build_settings
+from rl4vlm.config.settings import Settings, build_settings, plain_settings
 
 SHUTDOWN_SECONDS = 600
 """How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
@@ -32,9 +32,22 @@ def training_command(config: Mapping[str, Any], stage: str) -> str:
     return f"env TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS} {launcher} rl4vlm"
 
 
+def stage_arguments(
+    kind: type[Any], values: Mapping[str, Any], *, only: Collection[str] | None = None, but: Collection[str] = ()
+) -> list[str]:
+    """All settings of a stage, also those at their defaults, as words for a shell.
+
+    They are sorted, and each value is written as its type has it: neither the order of a config's lines nor `1` for
+    `1.0` makes another command. `only` and `but` choose among the settings.
+    """
+    settings = plain_settings(build_settings(kind, values))
+    chosen = {name: value for name, value in settings.items() if name not in but and (only is None or name in only)}
+    return settings_arguments(chosen)
+
+
 def settings_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """`settings` as `key=value` words that a shell passes on unchanged and `parse_settings` reads back."""
-    return [shlex.quote(word) for word in setting_words(settings)]
+    """`settings`, sorted, as `key=value` words that a shell passes on unchanged and `parse_settings` reads back."""
+    return sorted(shlex.quote(word) for word in setting_words(settings))
 
 
 def setting_words(settings: Mapping[str, Any]) -> list[str]:
@@ -45,7 +58,7 @@ def setting_words(settings: Mapping[str, Any]) -> list[str]:
 def _as_text(value: Any) -> str:
     # What looks like a list or mapping is quoted, whether or not it is one.
     plain = isinstance(value, str) and not value.startswith(("[", "{")) and _from_text(value) == value
-    return value if plain else json.dumps(value)
+    return value if plain else json.dumps(value, sort_keys=True, allow_nan=False)
 
 
 def _from_text(text: str) -> Any:

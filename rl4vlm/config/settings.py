@@ -1,50 +1,122 @@
-"""Settings dataclasses built from mappings.
-
-Apart from `rl4vlm.config.load`, so that a model which reads its own file does not depend on which runs a config asks
-for: an edit there must not retrain it.
-"""
+"""Settings classes built from mappings, with messages that name the setting, its value and the nearest right name."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 Settings = TypeVar("Settings")
 
 
 def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Build a settings dataclass from a mapping; keys not named keep their defaults.
+    """Build a settings class from a mapping; settings that are not named keep their defaults.
 
     Raises:
-        ValueError: an unknown key (named with the nearest known ones) or a value that does not fit.
+        ValueError: an unknown name (with the nearest known ones) or a value that does not fit.
     """
-    _refuse_unknown(kind, values, "")
+    unknown = list(unknown_settings(kind, values))
+    if unknown:
+        raise ValueError("; ".join(unknown))
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise ValueError("; ".join(_complaint(item) for item in error.errors())) from error
+        raise ValueError("; ".join(complaint(item) for item in error.errors())) from error
 
 
-def _refuse_unknown(kind: Any, values: Mapping[str, Any], above: str) -> None:
-    known = [item.name for item in fields(kind) if item.init]
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown setting {above + key!r}; {meant}")
-        if isinstance(value, Mapping):
-            # `X | None` is a setting that may be left out whole.
-            for inner in (hints[key], *get_args(hints[key])):
-                if is_dataclass(inner):
-                    _refuse_unknown(inner, value, f"{above}{key}.")
+def check_some(
+    kind: type[Any], values: Mapping[str, Any], elsewhere: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Check single settings of a class, of which the others come from somewhere else.
+
+    Args:
+        kind: the settings class.
+        values: the settings by name.
+        elsewhere: settings of `kind` that may not be set here, with the section of a config that sets them.
+
+    Returns:
+        The same settings as plain values of their types: `1` and `"1e0"` are 1.0 if the setting is a float.
+
+    Raises:
+        ValueError: as `build_settings`, with all problems; or a setting of `elsewhere`.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    elsewhere = elsewhere or {}
+    known = [item.name for item in fields(kind) if item.name not in elsewhere]
+    typed: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        inner = settings_class(hints.get(name))
+        if name in elsewhere:
+            problems.append(f"setting {name!r} belongs in {elsewhere[name]}")
+        elif name not in known:
+            problems.append(f"unknown setting {name!r}; {did_you_mean(name, known)}")
+        elif inner is not None and isinstance(value, Mapping):
+            try:
+                typed[name] = check_some(inner, value)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        else:
+            adapter: TypeAdapter[Any] = TypeAdapter(hints[name], config=None if inner else _FINITE)
+            try:
+                typed[name] = adapter.dump_python(adapter.validate_python(value), mode="json")
+            except ValidationError as error:
+                problems += [complaint(item, (name,)) for item in error.errors()]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return typed
 
 
-def _complaint(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+_FINITE = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """The settings of an object as plain values, those of settings classes inside it as mappings."""
+    plain: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return plain
+
+
+def settings_class(hint: Any) -> type[Any] | None:
+    """The settings class that a type asks for, alone or as `X | None`; None for any other type."""
+    found = [inner for inner in (hint, *get_args(hint)) if isinstance(inner, type) and is_dataclass(inner)]
+    return found[0] if found and get_origin(hint) not in (dict, tuple) else None
+
+
+def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
+    """A message for every name in `value` that its type does not know."""
+    if not isinstance(value, Mapping):
+        return
+    kind = settings_class(hint)
+    if kind is not None:
+        hints = get_type_hints(kind)
+        known = [item.name for item in fields(kind) if item.init]
+        for name, inner in value.items():
+            if name in known:
+                yield from unknown_settings(hints[name], inner, f"{above}{name}.")
+            else:
+                yield f"unknown setting {f'{above}{name}'!r}; {did_you_mean(name, known)}"
+    elif get_origin(hint) is dict:
+        for name, inner in value.items():
+            yield from unknown_settings(get_args(hint)[1], inner, f"{above}{name}.")
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """The known names that are near to a wrong one, or all of them if none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
+    """A pydantic error as `setting PLACE=VALUE: what is wrong`."""
+    place = ".".join(map(str, (*above, *error["loc"])))
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"setting {place}={error['input']!r}: {message}" if place else message
+    if not place:
+        return message
+    # A check of several settings names what it means; all of them would be too long, and may hold a key.
+    shown = "" if isinstance(error["input"], Mapping) or error["type"] == "missing" else f"={error['input']!r}"
+    return f"setting {place}{shown}: {message}"

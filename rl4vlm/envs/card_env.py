@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.render import SIDE, check_card_art, draw
-from rl4vlm.tasks.base import CardTask
+from rl4vlm.tasks.base import RULES, CardTask
 from rl4vlm.tasks.registry import get_task, get_task_entry
 
 
@@ -31,6 +31,7 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"rules": RULES}
 
     def __init__(
         self,

@@ -24,22 +24,37 @@ def _register(name: str, entry: TaskEntry) -> None:
         register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
 
 
-def make_env(task_name: str, **env_options: Any) -> GameEnv:
+def env_options(task_name: str) -> dict[str, tuple[str, ...]]:
+    """The options of a task's environment.
+
+    Returns:
+        By name, the choices of each option, as the environment's class attribute `choices` lists them; () for an option
+        that takes other values.
+
+    Raises:
+        ValueError: there is no such task; the message lists those that exist.
+    """
+    module, _, attribute = get_task_entry(task_name).env.partition(":")
+    env = getattr(importlib.import_module(module), attribute)
+    choices = getattr(env, "choices", {})
+    return {name: choices.get(name, ()) for name in inspect.signature(env).parameters if name != "task"}
+
+
+def make_env(task_name: str, **options: Any) -> GameEnv:
     """Make the environment of a task, without Gymnasium's wrappers.
 
     Args:
         task_name: name in the registry of tasks.
-        env_options: keyword arguments of the environment (`rules`, `card_art`; ALFWorld's are in its docstring).
+        options: keyword arguments of the environment (`rules`, `card_art`; ALFWorld's are in its docstring).
 
     Raises:
         ValueError: there is no such task, or its environment has no such option; the message lists those that exist.
     """
     entry = get_task_entry(task_name)
-    module, _, attribute = entry.env.partition(":")
-    known = set(inspect.signature(getattr(importlib.import_module(module), attribute)).parameters) - {"task"}
-    for option in env_options:
+    known = env_options(task_name)
+    for option in options:
         if option not in known:
-            options = ", ".join(sorted(known))
-            raise ValueError(f"{task_name} has no environment option {option!r}: its options are {options}")
+            listed = ", ".join(sorted(known))
+            raise ValueError(f"{task_name} has no environment option {option!r}: its options are {listed}")
     _register(task_name, entry)  # a task that was added after `rl4vlm.envs` was imported
-    return cast(GameEnv, make(entry.gym_id, disable_env_checker=True, **env_options).unwrapped)
+    return cast(GameEnv, make(entry.gym_id, disable_env_checker=True, **options).unwrapped)

@@ -10,51 +10,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable, read_json
 from rl4vlm.core.progress import progress
-from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.perception import PREFIX, PerceptionExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
-from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.origin import Origin, origin_of_run
 from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(PlaySettings):
-    """How a policy is evaluated, besides how it plays anywhere.
-
-    Episode k is reset with seed `seed_base` + k; training environments are never reset with such seeds. `num_envs`
-    episodes are played at once. `games` is the name of the set of games that `env` chooses, where a task has several.
-    """
-
-    episodes: int = 200
-    num_envs: int = 64
-    seed_base: int = 1_000_000_000
-    games: str = ""
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes {self.episodes} is less than 1")
-        if not 0 <= self.seed_base <= TRAINING_SEEDS_FROM - self.episodes:
-            raise ValueError(f"seed_base {self.seed_base} leads into the seeds of training, from {TRAINING_SEEDS_FROM}")
-
-    @property
-    def seeds(self) -> range:
-        return range(self.seed_base, self.seed_base + self.episodes)
 
 
 @runtime_checkable

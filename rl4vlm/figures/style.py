@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +15,28 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from pydantic import model_validator
 
-from rl4vlm.config.methods import OTHER_COLOUR, colours
+from rl4vlm.config.fields import settings
+from rl4vlm.config.methods import OTHER_COLOUR
+from rl4vlm.config.stages.figures import FigureSettings, known_colours
 from rl4vlm.core.files import atomic_write_bytes
 
-PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
-"""Colours of the two parts of a reply."""
 
+@settings
+class FigureStyle(FigureSettings):
+    """The settings `figures.style` of the config, and what matplotlib makes of them.
 
-def known_colours() -> dict[str, str]:
-    """Every named colour of the figures: of the methods and of the parts of a reply."""
-    return {**colours(), **PART_COLOURS}
-
-
-@dataclass(frozen=True)
-class FigureStyle:
-    """The settings `figures.style` of the config; sizes in inches, lengths and font sizes in points.
-
-    `colours` replaces single ones of `known_colours`; `lambda_palette` is a seaborn palette for the values of λ.
-    `show_published_curves` adds the paper's curves, read by eye and stretched to the length of the reproduced run: the
-    two axes count steps of different models, so they are left out unless asked for.
-
-    Raises ValueError naming what is not a colour, a palette, a known entry or a positive size.
+    Raises ValueError naming what is not a colour or a palette.
     """
 
-    panel_width: float = 1.95
-    panel_height: float = 1.75
-    font: str = "DejaVu Sans"
-    font_size: float = 7.5
-    line_width: float = 1.4
-    marker_size: float = 4.0
-    band_alpha: float = 0.2
-    dpi: int = 220
-    colours: Mapping[str, str] = field(default_factory=dict)
-    lambda_palette: str = "viridis"
-    show_published_curves: bool = False
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> FigureStyle:
         for name, colour in self.colours.items():
-            if name not in known_colours():
-                raise ValueError(f"no colour is named {name!r}: there are {', '.join(known_colours())}")
             if not is_color_like(colour):
                 raise ValueError(f"{colour!r} (of {name}) is not a colour")
-        for name in ("panel_width", "panel_height", "font_size", "line_width", "marker_size", "dpi"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
-        if not 0 <= self.band_alpha <= 1:
-            raise ValueError(f"band_alpha must lie in 0..1, not {self.band_alpha!r}")
         self.lambda_colours(1)
+        return self
 
     def colour(self, method: str) -> str:
         """The colour of a method, or of a part of a reply; grey for a name that has none."""

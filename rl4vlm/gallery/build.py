@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
@@ -22,17 +22,6 @@ from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"
 SHOWN_TOTALS = ("kind", "lambda", "seed", "episodes", "success_rate", "ci_low", "ci_high", "mean_return")
-
-
-@dataclass(frozen=True)
-class GallerySettings:
-    """How much the gallery shows: at most `episodes` of each evaluation."""
-
-    episodes: int = 12
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes {self.episodes} is less than 1")
 
 
 def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, settings: GallerySettings) -> Path:

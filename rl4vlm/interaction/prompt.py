@@ -69,6 +69,11 @@ def fill(text: str, fields: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(value, text)
 
 
+def prompt_texts(parts: PromptParts) -> tuple[str, ...]:
+    """The names of the texts that `override_parts` can replace."""
+    return (*_TEXTS, *parts.keys)
+
+
 def override_parts(parts: PromptParts, texts: Mapping[str, str]) -> PromptParts:
     """Replace some of a task's texts.
 
@@ -80,9 +85,10 @@ def override_parts(parts: PromptParts, texts: Mapping[str, str]) -> PromptParts:
     Raises:
         ValueError: an unknown name.
     """
-    unknown = [name for name in texts if name not in (*_TEXTS, *parts.keys)]
+    known = prompt_texts(parts)
+    unknown = [name for name in texts if name not in known]
     if unknown:
-        raise ValueError(f"prompt has no text {unknown[0]!r}; it has {', '.join((*_TEXTS, *parts.keys))}")
+        raise ValueError(f"prompt has no text {unknown[0]!r}; it has {', '.join(known)}")
     hints = {**parts.hints, **{key: texts[key] for key in parts.keys if key in texts}}
     role, observation, rules = (texts.get(name, getattr(parts, name)) for name in _TEXTS)
     return replace(parts, role=role, observation=observation, rules=rules, hints=hints)

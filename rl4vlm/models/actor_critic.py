@@ -1,8 +1,6 @@
 """The policy and the critic on one vision-language model: generate replies, and score stored ones.
 
 Legend: B batch, P prompt length, R reply length, V vocabulary, D hidden width.
-The policy is softmax(logits / temperature) over every token but the suppressed special ones, the same in `generate` and
-in `score`, so a reply's log-probability when it was sampled is the one it is re-scored with (paper, section 4.2).
 """
 
 from __future__ import annotations
@@ -16,24 +14,30 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
+from rl4vlm.models.sampling import Sampler, policy_log_probs, uniforms
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
 
 PROMPT_TOKENS = 4096
-"""Tokens of prompts that go through the model at a time: more are no faster, and on a processor slower, since what is
-computed between two layers no longer fits its caches."""
+"""Prompt tokens per forward pass in `generate`. More is no faster on a GPU, and slower on a CPU, where the activations
+between two layers no longer fit into its caches."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One sampled reply: token ids (R,) int64 with the end token where it was reached, their log-probs (R,) float32
-    and the critic's value of the prompt."""
+    """One sampled reply.
+
+    Attributes:
+        ids: token ids (R,) int64, up to and with the end token if that was sampled.
+        logprobs: their log-probabilities (R,) float32.
+        value: the critic's value of the prompt.
+    """
 
     ids: torch.Tensor
     logprobs: torch.Tensor
@@ -42,7 +46,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Scores:
-    """Stored replies under the current weights: `logprobs`, `entropy` (B, R), `values` (B,) float32; `mask` (B, R)."""
+    """Stored replies under the current weights.
+
+    Attributes:
+        logprobs: log-probability of each reply token (B, R) float32, 0 at padding.
+        entropy: entropy of the policy at each reply token (B, R) float32, 0 at padding.
+        values: the critic's values of the prompts (B,) float32.
+        mask: which positions hold a reply token (B, R) bool.
+    """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
@@ -50,61 +61,61 @@ class Scores:
     mask: torch.Tensor
 
 
-def policy_log_probs(logits: torch.Tensor, suppressed: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Log-probabilities (..., V) of the policy, in float32 or better; suppressed ids get -inf."""
-    scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    scaled[..., suppressed] = -torch.inf
-    return torch.log_softmax(scaled, dim=-1)
-
-
 def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, R, V) of a batch's reply tokens, and the final hidden state (B, D) of its last prompt tokens.
+    """Run the model on a batch of prompts with their replies.
 
-    Logits are computed for reply tokens only: the prompt's would be most of the work and are never read. `model` may be
-    wrapped for data-parallel training.
+    Args:
+        model: the backbone, or a data-parallel wrapper of it.
+        batch: prompts padded on the left, replies on the right.
+
+    Returns:
+        The logits (B, R, V) that predict the reply tokens, and the final hidden state (B, D) of each prompt's last
+        token.
     """
     bare = unwrapped(model)
-    # Of a prompt alone the last token's are made, since models make at least one.
+    # The token at position t is predicted at t - 1, so the rows start with the prompt's last token. Logits of the
+    # prompt's other tokens are never read, and would be most of the output head's work.
     last = batch.prompt_length - 1
+    # A model computes logits for at least one row. For prompts without replies that row is dropped below.
     rows = torch.arange(last, last + max(1, batch.reply_ids.shape[1]), device=batch.reply_ids.device)
+    own = counts_positions(bare)
+    inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
     with first_head_input(bare) as seen:
-        logits = model(**forward_inputs(bare, batch), logits_to_keep=rows, use_cache=False).logits
+        # Nothing is generated, so keys and values need not be kept.
+        logits = model(**inputs, logits_to_keep=rows, use_cache=False).logits
     return logits[:, : batch.reply_ids.shape[1]], seen[0][:, 0]
 
 
-def forward_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch's inputs for a forward pass; a model that counts positions in its own way (M-RoPE) is given none."""
-    own = counts_positions(model)
-    return {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
-
-
 def counts_positions(model: PreTrainedModel) -> bool:
-    """Whether a model counts positions in its own way (M-RoPE); it also remembers them between prompt and reply."""
+    """Whether a model counts positions itself (M-RoPE). Such a model also stores them between prompt and reply."""
     return hasattr(model.model, "get_rope_index")
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Have gradient checkpointing, where it is on, work in evaluation mode too: dropout stays off in PPO.
-
-    Layers checkpoint only while they themselves are in training mode; what lies inside them is left as it is.
-    """
+    """Make gradient checkpointing, if it is on, work in evaluation mode too, which PPO scores in."""
     if model.is_activation_checkpointing and torch.is_grad_enabled():
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
+                # Transformers checkpoints a layer only if its own flag says training. Setting the flag alone, instead
+                # of calling `train()`, leaves the dropout inside the layer off.
                 module.training = True
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The model itself inside a wrapper for data-parallel training."""
+    """The model inside a data-parallel wrapper."""
     return model if isinstance(model, PreTrainedModel) else model.module
 
 
 @contextmanager
 def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects the output head's first input (B, rows, D): the final hidden states that logits are made of."""
+    """Collect the first input (B, rows, D) of the output head: the final hidden states, after the last norm.
+
+    `output_hidden_states=True` would give the same, but would keep the states of every layer in memory.
+    """
     seen: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        # While generating, the first call is the prompt's; each further one is for a new token.
         if not seen:
             seen.append(args[0])
 
@@ -115,54 +126,19 @@ def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def uniforms(rngs: Sequence[np.random.Generator], count: int) -> torch.Tensor:
-    """Uniform numbers (rows, count) float64 in [0, 1), a row from each stream."""
-    return torch.from_numpy(np.stack([rng.random(count) for rng in rngs]))
-
-
-def sample(logprobs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """A token (B, 1) for each row of log-probabilities (B, V): the one in whose part of the unit interval, dealt out by
-    probability in the order of ids, the row's number of `uniform` (B, 1) float64 lies.
-
-    A token of probability 0 has no part. The parts are scaled to the sum, which rounding leaves beside 1.
-    """
-    parts = logprobs.exp().cumsum(-1, dtype=uniform.dtype)
-    # The largest number below 1 could round up to the very end, which is nobody's.
-    below_one = uniform.clamp(max=1 - 2 * torch.finfo(uniform.dtype).eps)
-    return torch.searchsorted(parts, below_one * parts[:, -1:], right=True)
-
-
-class _Sampler(LogitsProcessor):
-    """Turns greedy search into sampling, by a number that was drawn for each token beforehand; records log-probs.
-
-    `uniform` (B, R) are those numbers: what a row samples does not depend on the others, nor on when theirs end. With
-    None the search stays greedy.
-    """
-
-    def __init__(self, uniform: torch.Tensor | None, suppressed: torch.Tensor, temperature: float) -> None:
-        self.uniform, self.suppressed, self.temperature = uniform, suppressed, temperature
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logprobs = policy_log_probs(scores, self.suppressed, self.temperature)
-        if self.uniform is None:
-            chosen = logprobs.argmax(-1, keepdim=True)
-        else:
-            token = len(self.logprobs)
-            chosen = sample(logprobs, self.uniform[:, token : token + 1])
-        self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
-        return torch.full_like(logprobs, -torch.inf).scatter_(-1, chosen, 0.0)
-
-
 class ActorCritic(nn.Module):
     """A backbone with a value head.
 
-    `temperature` is the sampling temperature, part of the policy; 0 plays greedily and scores at temperature 1.
+    Args:
+        backbone: the vision-language model and its processor.
+        value_head: the critic.
+        temperature: sampling temperature, part of the policy. 0 decodes greedily and scores at temperature 1.
+        max_new_tokens: longest reply, in tokens.
     """
 
     suppressed: torch.Tensor
     forward_methods = ("generate", "values")
-    """What computes with the weights beside `forward`."""
+    """Methods beside `forward` that use the weights, for FSDP."""
 
     def __init__(self, backbone: Backbone, value_head: ValueHead, *, temperature: float, max_new_tokens: int) -> None:
         super().__init__()
@@ -172,37 +148,47 @@ class ActorCritic(nn.Module):
         use_own_generation(self.model, self.encoder)
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
+        # A buffer moves to the model's device with it. Not persistent: the tokenizer says it again.
         self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return self.model.device
 
     @property
     def scoring_temperature(self) -> float:
+        """The temperature of log-probabilities."""
         return self.temperature or 1.0
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Encoded], rngs: Sequence[np.random.Generator]) -> list[Generated]:
-        """Sample one reply a prompt, each from its own stream, dropout off.
+        """Sample one reply per prompt, with dropout off.
 
-        Each stream gives `max_new_tokens` numbers, however long the reply turns out: where it stands afterwards says
-        nothing of the batch. Greedy play draws none.
+        Args:
+            prompts: the encoded prompts.
+            rngs: one generator per prompt. Unless the temperature is 0, `max_new_tokens` numbers are drawn from each,
+                however long its reply is: so a generator's state afterwards does not depend on the batch.
+
+        Returns:
+            One reply per prompt.
         """
         self.eval()
         batch = self._collated(prompts)
+        # `generate` counts positions from the attention mask, as `collate` does.
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
         cache = preallocated_cache(self.model.config, batch.prompt_length + self.max_new_tokens)
-        if len(prompts) * batch.prompt_length > PROMPT_TOKENS and self._reads_in_parts(prompts, cache):
-            cache = self._read_in_parts(prompts, batch.prompt_length)
+        if len(prompts) * batch.prompt_length > PROMPT_TOKENS and self._can_prefill_in_parts(prompts, cache):
+            cache = self._prefill_in_parts(prompts, batch.prompt_length)
+            # The images are in the cache; only each prompt's last token is still to be read.
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         uniform = uniforms(rngs, self.max_new_tokens).to(self.device) if self.temperature else None
-        sampler = _Sampler(uniform, self.suppressed, self.scoring_temperature)
+        sampler = Sampler(uniform, self.suppressed, self.scoring_temperature)
         with first_head_input(self.model) as seen:
             ids = self.model.generate(
                 **inputs,
                 past_key_values=cache,
-                do_sample=False,
+                do_sample=False,  # the sampler above draws
                 max_new_tokens=self.max_new_tokens,
                 logits_processor=LogitsProcessorList([sampler]),
                 eos_token_id=self.encoder.eos_id,
@@ -212,6 +198,7 @@ class ActorCritic(nn.Module):
         logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
         ids = ids.cpu()
         lengths = self._lengths(ids)
+        # Cloned: a view would keep the whole batch in memory for as long as one reply is stored.
         return [
             Generated(ids[row, :n].clone(), logprobs[row, :n].clone(), float(values[row]))
             for row, n in enumerate(lengths)
@@ -219,23 +206,23 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def values(self, prompts: Sequence[Encoded]) -> np.ndarray:
-        """The critic's values (B,) float64 of prompts alone, dropout off."""
+        """The critic's values (B,) float64 of prompts, with dropout off."""
         self.eval()
         _, last_prompt = reply_logits(self.model, self._collated(prompts))
         return self.value_head(last_prompt).double().cpu().numpy()
 
     def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
-        """`score`, under the name that a data-parallel wrapper calls."""
+        """The same as `score`; data-parallel wrappers synchronise gradients only if `forward` is called."""
         return self.score(prompts, replies)
 
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
-        """Log-probs, entropies and values of stored replies, with gradient; logits are made for reply tokens only."""
+        """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""
         batch = collate(prompts, replies, self.encoder.pad_id, self.device)
         checkpoint_layers(self.model)
         logits, last_prompt = reply_logits(self.model, batch)
         all_logprobs = policy_log_probs(logits, self.suppressed, self.scoring_temperature)
         logprobs = all_logprobs.gather(-1, batch.reply_ids.unsqueeze(-1)).squeeze(-1)
-        # Far below any probability that is not 0: so -inf makes no NaN, and nothing else is touched.
+        # Suppressed tokens have p = 0 and log p = -inf, and 0 * -inf is NaN. At log p = -1000, p is 0 already.
         entropy = -(all_logprobs.exp() * all_logprobs.clamp(min=-1000.0)).sum(-1)
         return Scores(
             logprobs.masked_fill(~batch.reply_mask, 0.0),
@@ -245,7 +232,7 @@ class ActorCritic(nn.Module):
         )
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face checkpoint with the value head beside it."""
+        """Write a Hugging Face checkpoint, and the value head beside it."""
         Backbone(self.model, self.encoder.processor).save(folder)
         self.value_head.save(folder)
 
@@ -261,10 +248,16 @@ class ActorCritic(nn.Module):
         gradient_checkpointing: bool = False,
         **options: Any,
     ) -> ActorCritic:
-        """Load a checkpoint; a value head that lies beside it is used, else a new one of `value_sizes` is drawn.
+        """Load a checkpoint, with the value head beside it if there is one.
 
-        `gradient_checkpointing` computes each layer's activations once more in the backward pass, instead of keeping
-        them. `options` are those of `load_backbone`.
+        Args:
+            source: folder or hub name of the checkpoint.
+            temperature: of the policy.
+            max_new_tokens: longest reply, in tokens.
+            value_sizes: hidden layers of a new, random value head, for a checkpoint without one.
+            device: where to put the model; None leaves it on the CPU.
+            gradient_checkpointing: recompute each layer's activations in the backward pass instead of storing them.
+            options: further arguments of `load_backbone`.
         """
         backbone = load_backbone(source, **options)
         stored = Path(source) / VALUE_FILE
@@ -276,30 +269,38 @@ class ActorCritic(nn.Module):
         return model.to(device) if device is not None else model
 
     def _collated(self, prompts: Sequence[Encoded], prompt_length: int = 0) -> Batch:
-        """Prompts alone, as a batch."""
+        """A batch of prompts without replies, padded to at least `prompt_length` tokens."""
         no_replies = [torch.empty(0, dtype=torch.long)] * len(prompts)
         return collate(prompts, no_replies, self.encoder.pad_id, self.device, prompt_length)
 
-    def _reads_in_parts(self, prompts: Sequence[Encoded], cache: DynamicCache) -> bool:
-        """Whether prompts can go through the model some at a time: where all that it keeps of them is keys and values,
-        without windows, which can be put together again."""
-        simple = all(type(layer) is PreallocatedLayer for layer in cache.layers)
-        return simple and not any(one.marks for one in prompts) and not counts_positions(self.model)
+    def _can_prefill_in_parts(self, prompts: Sequence[Encoded], cache: DynamicCache) -> bool:
+        """Whether the batch's prompts can go through the model a few at a time.
 
-    def _read_in_parts(self, prompts: Sequence[Encoded], length: int) -> DynamicCache:
-        """Keys and values of prompts padded to `length` tokens, but for the last token's, with room for replies."""
+        That needs a model whose only memory of a prompt is keys and values of full length, which can be concatenated:
+        no sliding windows, no token marks (`Encoded.marks`), no stored positions.
+        """
+        simple = all(type(layer) is PreallocatedLayer for layer in cache.layers)
+        return simple and not any(prompt.marks for prompt in prompts) and not counts_positions(self.model)
+
+    def _prefill_in_parts(self, prompts: Sequence[Encoded], length: int) -> DynamicCache:
+        """Keys and values of prompts padded to `length` tokens, with capacity for the replies.
+
+        The last token is left to `generate`, which needs its logits.
+        """
         size = max(1, PROMPT_TOKENS // length)
         caches = []
         for start in range(0, len(prompts), size):
             inputs = self._collated(prompts[start : start + size], length).inputs
             inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask", "position_ids")}
             cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            # The logits are not used: compute those of one token, the fewest that a model allows.
             self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             caches.append(cache)
         return concat_caches(caches, self.model.config, length + self.max_new_tokens)
 
     def _lengths(self, ids: torch.Tensor) -> list[int]:
-        """Number of tokens of each row of (B, R) up to and with its end token."""
+        """Number of tokens in each row of (B, R), up to and with its first end token."""
         ended = (ids == self.encoder.eos_id).int()
+        # argmax returns the first maximum: the first end token.
         first = torch.where(ended.any(-1), ended.argmax(-1) + 1, ids.shape[1])
         return first.tolist()

@@ -1,9 +1,9 @@
-"""The policy and the critic of the CNN+RL baseline: one small network from a picture to an action's index.
+"""The policy and the critic of the CNN+RL baseline: one small network from an image to the index of an action.
 
-The paper names such a baseline and gives no details of it; what is here is this project's own (docs/algorithm.md).
+The paper names this baseline without details; the network is this project's own choice (docs/algorithm.md).
 
-Legend: B batch, A actions (the most of any sample, where they differ), N commands of a batch, S side of the downscaled
-picture, W words' width.
+Legend: B batch, A actions (the largest number in the batch if samples differ), N commands of all samples together,
+S side of the downscaled image, W width of a word's vector.
 """
 
 from __future__ import annotations
@@ -24,54 +24,23 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.cnn import KERNELS, STRIDES, CNNSizes
 from rl4vlm.core.types import View
 
 CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"
 BYTES = 256
-KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
-
-
-@dataclass(frozen=True)
-class CNNSizes:
-    """How large the network is.
-
-    `picture` is the side in pixels of what the convolutions see, `channels` what each of the three gives, `width` the
-    layer that joins picture and text. `text_embedding` and `text_width` are the sizes of a byte's vector and of the
-    GRU's state; of a longer text only the last `text_limit` bytes are read. `word_buckets` and `word_width` are the
-    number of vectors for words and their size, for a network that reads words.
-    """
-
-    image_size: int = 100
-    channels: tuple[int, int, int] = (16, 32, 32)
-    width: int = 128
-    text_embedding: int = 32
-    text_width: int = 64
-    text_limit: int = 256
-    word_buckets: int = 2048
-    word_width: int = 64
-
-    def __post_init__(self) -> None:
-        if self.map_side < 1:
-            raise ValueError(f"image_size {self.image_size} is too small for convolutions of {KERNELS} pixels")
-        for name in ("text_limit", "word_buckets", "word_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
-
-    @property
-    def map_side(self) -> int:
-        """Side of the last feature map."""
-        side = self.image_size
-        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
-            side = (side - kernel) // stride + 1
-        return side
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the network is shown at one step: `picture` (3, S, S) uint8, `text` (length,) int64 of bytes (empty where
-    the network reads none) and `legal` (A,) bool.
+    """The network's input at one step.
 
-    For a network that reads words `fields` and `commands` hold the words (length,) int64 of each.
+    Attributes:
+        image: (3, S, S) uint8.
+        text: bytes (length,) int64; empty if the network reads no text.
+        legal: which actions are legal (A,) bool.
+        fields: word buckets (length,) int64 of each of the network's `fields`.
+        commands: word buckets (length,) int64 of each legal command; empty if the actions are fixed.
     """
 
     image: torch.Tensor
@@ -82,14 +51,20 @@ class Observation:
 
 
 class CNNActorCritic(nn.Module):
-    """Three convolutions on the picture and, with `reads_text`, a GRU on the bytes of the view's fields; one joint
-    layer; a linear head for the logits of `actions` and one for the value.
+    """Three convolutions on the image, a joint layer, and two linear heads, for the policy and for the value.
 
-    Without `actions` it chooses among whatever commands a step has: the mean of the words' vectors of each of `fields`
-    goes into the joint layer, and a command's logit is the product of its own words' mean with what the head makes of
-    the state.
+    With fixed actions the policy head gives a logit for each; if the state also has text, a GRU reads its bytes.
 
-    `temperature` is the sampling temperature, part of the policy; 0 plays greedily and scores at temperature 1.
+    Without fixed actions (ALFWorld) the network scores the commands of each step: a command's logit is the dot product
+    of the mean of its words' vectors with the policy head's output. The text comes in as the mean word vector of each
+    field.
+
+    Args:
+        actions: the fixed actions, or None.
+        reads_text: whether a GRU reads the view's fields.
+        sizes: sizes of the layers.
+        temperature: sampling temperature, part of the policy. 0 plays greedily and scores at temperature 1.
+        fields: names of the view's fields that are read as words.
     """
 
     def __init__(
@@ -112,7 +87,7 @@ class CNNActorCritic(nn.Module):
         for after, kernel, stride in zip(sizes.channels, KERNELS, STRIDES, strict=True):
             layers += [_orthogonal(nn.Conv2d(before, after, kernel, stride), 2**0.5), nn.ReLU()]
             before = after
-        # Flattened, not pooled: what a number means depends on where it stands.
+        # Flatten instead of pooling: what a number means depends on where in the image it is.
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.embedding = nn.Embedding(BYTES, sizes.text_embedding) if reads_text else None
         self.gru = nn.GRU(sizes.text_embedding, sizes.text_width, batch_first=True) if reads_text else None
@@ -121,7 +96,7 @@ class CNNActorCritic(nn.Module):
         features = before * sizes.map_side**2 + (sizes.text_width if reads_text else 0)
         features += sizes.word_width * len(self.fields)
         self.joint = nn.Sequential(_orthogonal(nn.Linear(features, sizes.width), 2**0.5), nn.ReLU())
-        # A small gain makes the first policy all but uniform.
+        # With a small gain, the initial policy is almost uniform.
         scored = sizes.word_width if self.actions is None else len(self.actions)
         self.policy_head = _orthogonal(nn.Linear(sizes.width, scored), 0.01)
         self.value_head = _orthogonal(nn.Linear(sizes.width, 1), 1.0)
@@ -131,10 +106,10 @@ class CNNActorCritic(nn.Module):
         return self.value_head.weight.device
 
     def observe(self, image: np.ndarray, view: View) -> Observation:
-        """What the network is shown of a picture (height, width, 3) uint8 and a view.
+        """Make the network's input from an image (height, width, 3) uint8 and a view.
 
         Raises:
-            ValueError: a legal action that the network does not know.
+            ValueError: the view has a legal action that the network does not know.
         """
         offered = self.offered(view)
         unknown = [action for action in view.actions if action not in offered]
@@ -152,12 +127,13 @@ class CNNActorCritic(nn.Module):
         )
 
     def offered(self, view: View) -> tuple[str, ...]:
-        """The actions that the network's indices mean at a step."""
+        """The actions that the network's indices stand for at this step."""
         return view.actions if self.actions is None else self.actions
 
     def forward(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities (B, A) of the policy, -inf for actions that are not legal, and values (B,)."""
+        """Log-probabilities (B, A) of the policy, -inf for illegal actions, and values (B,)."""
         images = torch.stack([one.image for one in observations]).to(self.device)
+        # Centre the pixels around 0.
         features = [self.convolutions(images.float() / 255 - 0.5)]
         if self.embedding is not None and self.gru is not None:
             features.append(self._read([one.text for one in observations]))
@@ -171,16 +147,17 @@ class CNNActorCritic(nn.Module):
         return log_probs, self.value_head(joint).squeeze(-1)
 
     def _read(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The GRU's state (B, text_width) after the last byte of each text."""
+        """The GRU's state (B, text_width) after each text."""
         assert self.embedding is not None
         assert self.gru is not None
         lengths = torch.tensor([len(text) for text in texts])
         embedded = self.embedding(pad_sequence(list(texts), batch_first=True).to(self.device))
+        # Packed, so that the state is the one after the text's last byte and not after its padding.
         _, state = self.gru(pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False))
         return state[0]
 
     def _logits(self, joint: torch.Tensor, observations: Sequence[Observation]) -> torch.Tensor:
-        """Logits (B, A), 0 beyond a sample's own commands."""
+        """Logits (B, A); 0 in the padding, which `legal` masks."""
         scored = self.policy_head(joint)
         if self.words is None:
             return scored
@@ -190,10 +167,11 @@ class CNNActorCritic(nn.Module):
         return pad_sequence(list((commands_NW * states_NW).sum(-1).split(counts)), batch_first=True)
 
     def _bags(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The mean (texts, W) of the vectors of each text's words, zeros for one without words."""
+        """The mean word vector of each text, (texts, W); zeros for a text without words."""
         assert self.words is not None
         if not texts:
             return self.words.weight.new_zeros(0, self.sizes.word_width)
+        # EmbeddingBag takes all words in one row, and where each text starts in it.
         ends = np.cumsum([len(text) for text in texts])
         starts = torch.tensor([0, *ends[:-1]], device=self.device)
         bags: torch.Tensor = self.words(torch.cat(list(texts)).to(self.device), starts)
@@ -203,10 +181,15 @@ class CNNActorCritic(nn.Module):
     def act(
         self, observations: Sequence[Observation], rngs: Sequence[np.random.Generator]
     ) -> tuple[list[int], list[float], list[float]]:
-        """Actions by index, each sampled from its own stream (Gumbel-max), their log-probabilities, and the values."""
+        """Sample an action per observation, each with its own generator.
+
+        Returns:
+            The actions' indices, their log-probabilities, and the critic's values.
+        """
         log_probs, values = (tensor.cpu() for tensor in self(observations))
         keys = log_probs
         if self.temperature:
+            # Gumbel-max: adding Gumbel noise to log-probabilities and taking the largest samples from the policy.
             pairs = zip(rngs, observations, strict=True)
             noise = [torch.as_tensor(rng.gumbel(size=len(one.legal)), dtype=torch.float32) for rng, one in pairs]
             keys = log_probs + pad_sequence(noise, batch_first=True)
@@ -216,11 +199,11 @@ class CNNActorCritic(nn.Module):
 
     @torch.no_grad()
     def values(self, observations: Sequence[Observation]) -> np.ndarray:
-        """The critic's values (B,) float64."""
+        """The critic's values (B,) float64 of observations."""
         return self(observations)[1].double().cpu().numpy()
 
     def save(self, folder: Path) -> None:
-        """Write the weights and what the network is made of to a folder that is there."""
+        """Write the weights and the constructor's arguments to an existing folder."""
         config = {
             "actions": self.actions,
             "reads_text": self.reads_text,
@@ -232,7 +215,7 @@ class CNNActorCritic(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, *, temperature: float, device: torch.device | None = None) -> CNNActorCritic:
-        """Read what `save` wrote. Raises ValueError when there is no such thing in `folder`."""
+        """Load a checkpoint that `save` wrote. Raises ValueError if there is none in `folder`."""
         path = Path(folder, CONFIG_FILE)
         if not path.is_file():
             raise ValueError(f"no CNN checkpoint at {str(folder)!r}: it holds no {CONFIG_FILE}")
@@ -249,31 +232,31 @@ class CNNActorCritic(nn.Module):
 
 
 def text_of(fields: Mapping[str, str]) -> str:
-    """A view's fields as one text that is never empty: a line `name: value` each, in the order of their names."""
+    """A view's fields as text, a sorted line `name: value` per field. Never empty, since a GRU needs a byte to read."""
     return "\n".join(f"{name}: {fields[name]}" for name in sorted(fields)) or "\n"
 
 
 @lru_cache(maxsize=100_000)
 def word_buckets(text: str, buckets: int) -> torch.Tensor:
-    """The words of a text as bucket numbers (length,) int64; do not change it.
+    """Bucket numbers (length,) int64 of the words of a text.
 
-    Words are those of letters, each with the number that follows it as one more (`shelf 1` is `shelf` and `shelf 1`),
-    and other numbers.
-    Buckets come from CRC-32, so that they are the same everywhere and need no vocabulary.
+    Words are letters or numbers. A word that a number follows also counts together with it: `shelf 1` is `shelf` and
+    `shelf 1`. The result is cached, so do not change it.
     """
     found = re.findall(r"[a-z]+(?: \d+)?|\d+", text.lower())
     words = [part for word in found for part in dict.fromkeys((word.partition(" ")[0], word))]
+    # CRC-32 needs no vocabulary and, unlike `hash`, is the same in every process.
     return torch.tensor([zlib.crc32(word.encode()) % buckets for word in words], dtype=torch.long)
 
 
 def downscale(image: np.ndarray, side: int) -> torch.Tensor:
-    """A picture (height, width, 3) uint8 as (3, side, side) uint8, each pixel the mean of those it stands for."""
+    """Scale an image (height, width, 3) uint8 to (3, side, side) uint8; each pixel is the mean of those it covers."""
     channels = torch.from_numpy(image).permute(2, 0, 1).float()
     return nn.functional.interpolate(channels[None], (side, side), mode="area")[0].round().to(torch.uint8)
 
 
 def _orthogonal(layer: Any, gain: float) -> Any:
-    """`layer` with orthogonal weights of this gain and no bias to begin with."""
+    """Initialise a layer with orthogonal weights of this gain and zero bias; returns the layer."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

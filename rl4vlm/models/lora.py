@@ -1,14 +1,13 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) on a backbone, by way of PEFT: the paper's PPO has rank 128, alpha 256.
+"""Low-rank adapters (LoRA, Hu et al. 2021) on a backbone, with PEFT. The paper's PPO uses rank 128 and alpha 256.
 
-An adapted backbone keeps its class, so that everything else treats it as any other. Its checkpoint holds the adapter in
-PEFT's own format; the base model is only named, and is looked up there when the checkpoint is loaded.
+A backbone with adapters keeps its class, so other code need not know of them. Its checkpoint holds the adapters in
+PEFT's format and the name of the base model, which is loaded from there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +17,36 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-ALL_LINEAR = "all-linear"
+from rl4vlm.config.stages.backbone import ALL_LINEAR, LoraSettings
+
 ADAPTER_FILE = "adapter_config.json"
 PROJECTOR = "projector"
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """Which low-rank adapters are trained; the defaults are the paper's (public code).
-
-    `targets` is `all-linear`, every linear layer of vision tower, projector and language model but the output head, or
-    a regular expression that the whole name of a linear layer must match. Dropout is 0: PPO compares the same network
-    before and after an update.
-    """
-
-    rank: int = 128
-    alpha: float = 256.0
-    targets: str = ALL_LINEAR
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank} is less than 1")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha {self.alpha} is not above 0")
-        try:
-            re.compile(self.targets)
-        except re.error as error:
-            raise ValueError(f"targets {self.targets!r} is no regular expression: {error}") from error
-
-
 def is_adapter(source: str | Path) -> bool:
-    """Whether `source` is a folder that holds an adapter."""
+    """Whether `source` is a folder with an adapter."""
     return (Path(source) / ADAPTER_FILE).is_file()
 
 
 def base_of(adapter: str | Path) -> str:
-    """Name or folder of the model that an adapter was trained on, as its checkpoint records it.
-
-    A folder is recorded as it was named, relative to where the training ran: from elsewhere it is looked for beside
-    what the adapter itself lies in, such as the project's folder or a copy of it.
-    """
+    """Folder or hub name of the model that an adapter was trained on, as its checkpoint records it."""
     recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
     if Path(recorded).is_dir():
         return recorded
+    # The folder is recorded relative to where the training ran, which need not be where this runs. Look in the folders
+    # above the adapter: one of them is the project's, or a copy of it.
     beside = (above / recorded for above in Path(adapter).resolve().parents)
     return str(next((folder for folder in beside if folder.is_dir()), recorded))
 
 
 def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
-    """Attach new adapters, or see that those already there, such as SFT's, are what `settings` asks for.
+    """Attach new adapters; if the model already has some, such as SFT's, check that they fit `settings`.
 
-    From then on only the adapters are trainable; their weights are float32 whatever the backbone's precision, since
-    steps of 1e-5 vanish in bfloat16.
+    Afterwards only the adapters are trainable. They are float32 whatever the backbone's dtype, since a bfloat16 weight
+    would round steps of 1e-5 away.
 
     Raises:
-        ValueError: nothing matches `targets`, or adapters of another shape are there.
+        ValueError: nothing matches `targets`, or the model's adapters differ from `settings`.
     """
     names = target_layers(model, settings.targets)
     if _adapted(model):
@@ -91,38 +65,36 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
-    """Put the adapter in `folder` on its base model, ready to be trained further; which weights were not there, as
-    `output_loading_info` says it."""
+    """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`."""
     renamed = getattr(model, "_weight_conversions", None)
     found = model.load_adapter(str(folder), is_trainable=True)
-    # Loading leaves the adapter's naming of weights there, under which the merged model would be saved.
+    # `load_adapter` leaves its own renaming of weights here, and `save_pretrained` would apply it to a merged model.
     model._weight_conversions = renamed
     in_float32(model)
     return dict(found.to_dict())
 
 
 def name_in_order(model: PreTrainedModel) -> None:
-    """Sort the adapted layers' names, which PEFT keeps as a set: else no two processes save the same bytes."""
+    """Sort the names of the adapted layers, so that the saved config has the same bytes in every process."""
     for config in getattr(model, "peft_config", {}).values():
+        # PEFT keeps them in a set, whose order differs between processes.
         if isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)
 
 
 def in_float32(model: PreTrainedModel) -> None:
-    """Adapter weights to float32; a GPU rounds the factors of their products to TF32 where the backbone's are coarser.
-
-    Otherwise the adapters, a fifteenth of the arithmetic, would take about as long as all the rest: GPUs multiply
-    float32 at about a twelfth of their bfloat16 rate. TF32 keeps three bits more than the bfloat16 that is added.
-    """
+    """Turn adapter weights into float32. If the backbone is coarser, let GPUs multiply them in TF32."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
+    # GPUs multiply float32 at about a twelfth of their bfloat16 rate, so the adapters, a fifteenth of the arithmetic,
+    # would take about as long as the rest. TF32 has three more mantissa bits than bfloat16, the backbone's dtype.
     if model.dtype in (torch.bfloat16, torch.float16) and torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """The same policy without adapters: their products added to the weights, in place."""
+    """Add the adapters' products to the weights in place, and remove the adapters."""
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge()
@@ -133,7 +105,7 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def target_layers(model: PreTrainedModel, targets: str) -> list[str]:
-    """Names of the linear layers that `targets` means. Raises ValueError when there is none."""
+    """Names of the linear layers that `targets` matches. Raises ValueError if there is none."""
     linear = list(_linear_layers(model))
     found = [name for name in linear if targets == ALL_LINEAR or re.fullmatch(targets, name)]
     if not found:
@@ -143,7 +115,7 @@ def target_layers(model: PreTrainedModel, targets: str) -> list[str]:
 
 
 def target_matrices(model: PreTrainedModel, targets: str) -> list[str]:
-    """Matrices that `all-linear` means beside layers: a projector's own, without a layer around them (Gemma 3)."""
+    """Names of a projector's matrices that are not in a linear layer (Gemma 3); `all-linear` includes them."""
     if targets != ALL_LINEAR:
         return []
     named = [(name.rpartition("."), parameter) for name, parameter in model.named_parameters()]
@@ -155,10 +127,11 @@ def target_matrices(model: PreTrainedModel, targets: str) -> list[str]:
 
 
 def _linear_layers(model: PreTrainedModel) -> Iterator[str]:
-    """Linear layers by name, adapted ones under the same name as before, without the output head."""
+    """Names of the linear layers except the output head; a layer with an adapter has the same name as without."""
     head = model.get_output_embeddings()
     inside: list[str] = []
     for name, module in model.named_modules():
+        # An adapter's own matrices are linear layers too.
         if any(name.startswith(above) for above in inside):
             continue
         if isinstance(module, BaseTunerLayer):
@@ -184,11 +157,5 @@ def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]
 
 
 def trainable(module: nn.Module) -> list[torch.nn.Parameter]:
-    """The parameters that an optimiser is given, in the module's order."""
+    """The parameters with a gradient, in the module's order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def check_trainable(quantize: str | None, lora: LoraSettings | None) -> None:
-    """Raise ValueError for settings that would train quantised weights, which have no gradient."""
-    if quantize is not None and lora is None:
-        raise ValueError(f"quantize {quantize!r}: quantised weights cannot be trained; set lora, too")

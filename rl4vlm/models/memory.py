@@ -6,61 +6,37 @@ All sizes are in bytes. What a CUDA context and its allocator keep beside them, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from rl4vlm.models.loading import DTYPES, QUANTIZED
-from rl4vlm.models.lora import ALL_LINEAR, check_trainable, target_layers, target_matrices
-from rl4vlm.models.shapes import SHAPES, shape_of
+from rl4vlm.config.stages.backbone import ALL_LINEAR
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.models.loading import DTYPES
+from rl4vlm.models.lora import target_layers, target_matrices
+from rl4vlm.models.value_head import ValueHead
 
+SHAPES: Mapping[str, Mapping[str, Any]] = yaml.safe_load((files("rl4vlm.models") / "shapes.yaml").read_text())
+"""Configs of well-known backbones by name."""
 FLOAT32 = 4
 BLOCK, SCALE_BLOCK = 64, 256
-"""NF4: weights that share a scale, and scales that share a second one (double quantisation)."""
+"""NF4 with double quantisation: number of weights per scale, and of scales per second-level scale."""
 KEPT_PER_TOKEN = 34
-"""Values of the hidden width that a layer keeps for the backward pass, for each token: 34 s b h of Korthikanti et al.
-2022 (equation 2, which counts bytes of 2-byte values: 17 values) with attention that stores no score matrix, doubled
-for the gated, about 3.5 times wider MLPs of today."""
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """What is to be estimated.
-
-    `lora_rank` 0 trains all weights, `train` false only plays. `tokens` is prompt and reply together, picture included,
-    of which `reply` may be generated, `patches` what the vision tower sees of the picture; `micro_batch_size` samples
-    are trained on and `num_envs` played at a time.
-    """
-
-    dtype: str = "bfloat16"
-    quantize: str | None = None
-    lora_rank: int = 128
-    targets: str = ALL_LINEAR
-    train: bool = True
-    gradient_checkpointing: bool = True
-    tokens: int = 1024
-    reply: int = 256
-    patches: int = 577
-    micro_batch_size: int = 1
-    num_envs: int = 16
-    value_sizes: tuple[int, ...] = (1024, 512)
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        if self.quantize is not None and self.quantize not in QUANTIZED:
-            raise ValueError(f"quantize {self.quantize!r} is not one of {', '.join(QUANTIZED)}")
-        if self.train and not self.lora_rank:
-            check_trainable(self.quantize, None)
+"""Vectors of the hidden width that a layer stores per token for the backward pass. Korthikanti et al. 2022 (equation 2)
+count 34 bytes per token and channel, thus 17 values of 2 bytes, if attention stores no score matrix; doubled here for
+today's gated MLPs, which are about 3.5 times as wide as the hidden state."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by use; `parameters` and `trainable` are numbers of weights, the value head's among the latter."""
+    """Bytes by use. `parameters` (of the backbone) and `trainable` (value head included) are numbers of weights."""
 
     parameters: int
     trainable: int
@@ -72,36 +48,41 @@ class Memory:
 
     @property
     def training(self) -> int:
-        """At the height of an update."""
+        """Bytes at the peak of an update."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
     @property
     def state(self) -> int:
-        """What a run saves of what it learned, on disk: trained weights, which have their gradients' format, and
-        moments."""
+        """Bytes on disk of a run's saved model state: trained weights and Adam's moments."""
+        # A gradient has the size of its weight.
         return self.gradients + self.optimizer
 
     @property
     def playing(self) -> int:
-        """At the end of the longest reply; gradients are freed, Adam's moments are not. With several processes (DDP)
-        gradients are not, either, and come on top."""
+        """Bytes at the end of the longest reply.
+
+        The gradients are freed then, but not with several processes (DDP): add them in that case.
+        """
         return self.weights + self.optimizer + self.cache
 
 
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
-    """The memory that a checkpoint or one of `SHAPES` needs; ValueError where there is no such config."""
-    if source in SHAPES:
-        return estimate_of(shape_of(str(source)), settings)
+    """The memory that a checkpoint, or one of `SHAPES`, needs. Raises ValueError if there is no config at `source`."""
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source)
     except OSError as error:
         known = ", ".join(SHAPES)
-        raise ValueError(f"no config at {str(source)!r}, which is none of {known} either: {error}") from error
+        raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error
     return estimate_of(config, settings)
 
 
+def shape_of(name: str) -> PreTrainedConfig:
+    """The transformers config of one of `SHAPES`."""
+    return AutoConfig.for_model(**SHAPES[name])
+
+
 def table(settings: MemorySettings) -> str:
-    """A Markdown table of all `SHAPES`, in GB of 10^9 bytes."""
+    """A Markdown table of the memory that all `SHAPES` need, in GB (10^9 bytes)."""
     lines = ["| model | parameters | trained | weights | training | playing |", "|---|---|---|---|---|---|"]
     for name in SHAPES:
         memory = estimate(name, settings)
@@ -112,16 +93,18 @@ def table(settings: MemorySettings) -> str:
 
 
 def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
-    """The memory that a model of this config needs."""
+    """The memory that a model with this config needs."""
+    # On the meta device: shapes without memory.
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(config)
+        value_head = ValueHead(model.get_output_embeddings().in_features, settings.value_sizes)
     model.tie_weights()
     width = DTYPES[settings.dtype].itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adapters = adapter_parameters(model, settings) if settings.lora_rank else 0
-    head = value_head_parameters(model.get_output_embeddings().in_features, settings.value_sizes)
+    head = sum(parameter.numel() for parameter in value_head.parameters())
     base_trained = 0 if settings.lora_rank else parameters
-    # Adapters and value head are float32; gradients and Adam's moments have the format of their weights.
+    # Adapters and value head are float32. Gradients and Adam's moments have the dtype of their weights.
     trained_bytes = base_trained * width + (adapters + head) * FLOAT32
     return Memory(
         parameters=parameters,
@@ -135,14 +118,14 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
 
 
 def report(memory: Memory) -> str:
-    """The estimate as lines of text, in GB of 10^9 bytes."""
+    """The estimate as lines of text, in GB (10^9 bytes)."""
     uses = {**asdict(memory), "training": memory.training, "playing": memory.playing, "state": memory.state}
     counts = [f"{name:14} {uses.pop(name):>15,}" for name in ("parameters", "trainable")]
     return "\n".join([*counts, *(f"{name:14} {size / 1e9:>12.3f} GB" for name, size in uses.items())])
 
 
 def base_bytes(model: PreTrainedModel, settings: MemorySettings) -> int:
-    """Bytes of the backbone's own weights; quantisation takes the linear layers but the output head."""
+    """Bytes of the backbone's weights. Quantisation covers the linear layers except the output head."""
     width = DTYPES[settings.dtype].itemsize
     total = sum(parameter.numel() for parameter in model.parameters())
     if settings.quantize is None:
@@ -154,29 +137,23 @@ def base_bytes(model: PreTrainedModel, settings: MemorySettings) -> int:
 
 
 def quantized_bytes(weight: torch.Tensor, kind: str) -> int:
-    """Bytes of a quantised linear layer's weight (out, in) with its scales (Dettmers et al. 2022, 2023)."""
+    """Bytes of a quantised weight (out, in) of a linear layer with its scales (Dettmers et al. 2022, 2023)."""
     count, rows = weight.numel(), weight.shape[0]
     if kind == "8bit":
-        return int(count + rows * FLOAT32)
+        return int(count + rows * FLOAT32)  # one scale per row
     scales = -(-count // BLOCK)
     return int(-(-count // 2) + scales + -(-scales // SCALE_BLOCK) * FLOAT32)
 
 
 def adapter_parameters(model: PreTrainedModel, settings: MemorySettings) -> int:
-    """Weights of the two low-rank matrices of every layer that is adapted."""
+    """Number of weights in the adapters: two low-rank matrices per target."""
     layers = [model.get_parameter(f"{name}.weight") for name in target_layers(model, settings.targets)]
     matrices = [model.get_parameter(name) for name in target_matrices(model, settings.targets)]
     return sum(settings.lora_rank * sum(weight.shape) for weight in [*layers, *matrices])
 
 
-def value_head_parameters(hidden: int, sizes: tuple[int, ...]) -> int:
-    """Weights of the value head's layers."""
-    widths = [hidden, *sizes, 1]
-    return sum((inner + 1) * outer for inner, outer in pairwise(widths))
-
-
 def cache_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
-    """Keys and values of `num_envs` sequences; layers with a sliding window are counted in full."""
+    """Bytes of the keys and values of `num_envs` sequences. Layers with a sliding window are counted in full."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -185,22 +162,14 @@ def cache_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
 
 
 def activation_bytes(config: PreTrainedConfig, settings: MemorySettings) -> int:
-    """Estimate of what the layers of vision tower and language model keep for the backward pass, and of the logits.
-
-    With checkpointing each layer keeps its input, and one layer at a time everything. The reply's logits are there once
-    in the weights' format and three times in float32: scaled, as log-probabilities, and as their gradient.
-    """
+    """Estimated bytes of what vision tower and language model keep for the backward pass, and of the logits."""
     text, width = config.get_text_config(), DTYPES[settings.dtype].itemsize
     kept = []
+    # With checkpointing, each layer keeps only its input, and one layer at a time all of its activations.
     for part, tokens in ((config.vision_config, settings.patches), (text, settings.tokens)):
         row = settings.micro_batch_size * tokens * part.hidden_size * width
         each = 1 if settings.gradient_checkpointing else KEPT_PER_TOKEN
         kept.append((part.num_hidden_layers * each + KEPT_PER_TOKEN * settings.gradient_checkpointing) * row)
+    # Once in the weights' dtype, three times in float32: scaled, as log-probabilities, and as the gradient of those.
     logits = settings.micro_batch_size * settings.reply * text.vocab_size * (width + 3 * FLOAT32)
     return int(sum(kept) + logits)
-
-
-def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that an optimiser's moments take now: what `Memory.optimizer` foresees after the first step."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.ndim)

@@ -1,4 +1,4 @@
-"""The critic: a small MLP on the last prompt token's final hidden state (paper, section 4)."""
+"""The critic: a small MLP on the final hidden state of the prompt's last token (paper, section 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ FILE = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):
-    """MLP hidden -> sizes -> 1 with ReLU, in its own precision (float32 unless changed) whatever the backbone's."""
+    """An MLP with ReLU, from a hidden state to one value. It is float32 unless changed, whatever the backbone's dtype.
+
+    Args:
+        hidden: width of the hidden state.
+        sizes: widths of the hidden layers.
+    """
 
     def __init__(self, hidden: int, sizes: Sequence[int] = (1024, 512)) -> None:
         super().__init__()
@@ -26,7 +31,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden_BD: torch.Tensor) -> torch.Tensor:
         """Values (B,) float32 of hidden states (B, D)."""
-        # A copy, since FSDP warns of outputs that are views.
+        # Cloned, since FSDP warns if a module returns a view.
         return self.layers(hidden_BD.to(next(self.layers.parameters()).dtype)).squeeze(-1).clone()
 
     def save(self, folder: Path) -> None:
@@ -35,14 +40,11 @@ class ValueHead(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> ValueHead:
-        """Read a value head written by `save`; its sizes are those of the stored weights."""
+        """Read a value head that `save` wrote. Its sizes follow from the shapes of the stored weights."""
         weights = load_file(folder / FILE)
-        layers = _linear_weights(weights)
+        # Names are `layers.0.weight`, `layers.2.weight`, ... (ReLUs take the odd numbers): sort by number, not as text.
+        names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
+        layers = [weights[name] for name in names]
         head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
         head.load_state_dict(weights)
         return head
-
-
-def _linear_weights(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
-    return [weights[name] for name in names]

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from rl4vlm.config.stages.evaluation import PlaySettings
 from rl4vlm.core.files import atomic_write_bytes
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
@@ -21,7 +22,6 @@ from rl4vlm.play.gif import encode_gif
 from rl4vlm.play.human import HumanPolicy, Quit
 from rl4vlm.play.terminal import Screen, half_blocks, printable
 from rl4vlm.policies.registry import make_policy
-from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.results.game_label import games_played
 from rl4vlm.tasks.registry import get_task
 

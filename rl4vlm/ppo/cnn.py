@@ -7,46 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate.utils import gather_object, set_seed
 
+from rl4vlm.config.stages.cnn import CNNSettings
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
-from rl4vlm.models.loading import accelerator_on
+from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
-from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class CNNSettings(TrainingSettings):
-    """Hyperparameters of a run. The paper gives none for this baseline: the number of steps, the rollout, the epochs,
-    gamma and the GAE lambda are the method's, the others this project's own choice for a network without pre-training.
-
-    `sizes` are those of the network. To evaluate the very policy that was trained, evaluate it with the same
-    `temperature`.
-    """
-
-    num_envs: int = 16
-    minibatch_size: int = 64
-    learning_rate: float = 1e-3
-    adam_epsilon: float = 1e-5
-    clip_range: float = 0.2
-    ent_coef: float = 0.01
-    max_grad_norm: float | None = 0.5
-    temperature: float = 1.0
-    sizes: CNNSizes = field(default_factory=CNNSizes)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} is not above 0: nothing would be tried out")
 
 
 def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: StateFolder | None = None) -> None:

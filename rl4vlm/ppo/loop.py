@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.files import JsonLines, atomic_directory
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -22,7 +23,6 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
 from rl4vlm.results.provenance import write_run_record
@@ -30,7 +30,7 @@ from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import check_finite, fused
-from rl4vlm.training.tracking import metric_sinks
+from rl4vlm.training.tracking import metric_trackers
 
 
 def train(
@@ -63,12 +63,12 @@ def train(
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
         JsonLines(processes.file(out / "timing.jsonl"), append=state.update > 1) as timing,
-        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        metric_trackers(accelerator, settings.loggers, out, settings) as track,
         processes.shown() as screen,
         progress(settings.updates * settings.num_steps, title, unit="step", stream=screen) as bar,
     ):
         # A resumed run starts the bar where it was left, in the middle of a rollout or after it.
-        played_steps = len(state.steps) if state.rollout is None else settings.rows
+        played_steps = len(state.steps) if state.rollout is None else settings.steps_per_env
         bar.update((state.update - 1) * settings.num_steps + played_steps * settings.num_envs)
         while state.update <= state.updates:
             rollout_started = time.monotonic()
@@ -76,7 +76,7 @@ def train(
             if state.rollout is None:
                 # Under FSDP, gather the weights once per rollout, not once per token.
                 with unsharded_for_generation(model, accelerator):
-                    while len(state.steps) < settings.rows:
+                    while len(state.steps) < settings.steps_per_env:
                         state.steps.append(rollout_step(slots, policy, settings))
                         bar.update(settings.num_envs)
                         on_step(state)
@@ -106,7 +106,7 @@ def train(
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
             rollout_s, update_s = update_started - rollout_started, time.monotonic() - update_started
             timing.write({"update": state.update, "rollout_s": rollout_s, "update_s": update_s})
-            sinks.log(line, step=line["env_steps"])
+            track(line, line["env_steps"])
             bar.describe(success=line["success_rate"])
             state.next_update()
             on_step(state)

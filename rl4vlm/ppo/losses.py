@@ -40,7 +40,7 @@ def policy_loss(
         log_prob_B: log-probability under the current weights, with gradient.
         old_log_prob_B: log-probability under the weights that sampled the action.
         advantage_B: the normalised advantage.
-        clip_range: the ratio is clipped to [1 - clip_range, 1 + clip_range].
+        clip_range: as in `TrainingSettings`.
         ratio_limit: above this ratio only the clipped surrogate counts, which has no gradient there.
 
     Returns:

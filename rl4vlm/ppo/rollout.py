@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Episode, Step
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.policies.trainable import ReplayItem, TrainablePolicy
 from rl4vlm.ppo.gae import gae, normalise
-from rl4vlm.ppo.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate.utils import set_seed
 
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
-from rl4vlm.ppo.settings import TrainingSettings
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import resumable
-from rl4vlm.training.settings import BackboneSettings
 from rl4vlm.training.store import StateFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOSettings(BackboneSettings, TrainingSettings):
-    """Hyperparameters of a run; the defaults are the paper's for NumberLine (public code and section 6).
-
-    `thought_prob_coef` is the paper's lambda (section 4.3), `value_sizes` the hidden layers of a new value head,
-    `prompt` replaces parts of the task's prompt.
-    """
-
-    micro_batch_size: int | None = 1
-    thought_prob_coef: float = 0.5
-    max_new_tokens: int = 256
-    value_sizes: tuple[int, ...] = (1024, 512)
-    prompt: dict[str, str] = field(default_factory=dict)
 
 
 def run(

@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.training.distributed import Processes, accumulate, micro_batches
 from rl4vlm.training.optim import clear_gradients
 

@@ -1,7 +1,7 @@
-"""Demonstrations in LLaVA's JSON format: written by playing the solver, read back for fine-tuning (paper, section 4.1).
+"""Demonstrations in LLaVA's JSON format: steps of the solver, written and read back (paper, section 4.1).
 
-A folder of demonstrations holds `data.json` (a list of `id`, `image`, `conversations`), `images/` (one PNG a distinct
-picture, named by its content), `manifest.json` and `run.json`.
+A folder of demonstrations has `data.json` (a list of `id`, `image`, `conversations`), `images/` (one PNG per distinct
+image, named by its content), `manifest.json` and `run.json`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step, Style
@@ -32,35 +33,12 @@ STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
-
-
-@dataclass(frozen=True)
-class SFTDataSettings:
-    """How demonstrations are made.
-
-    `samples` question-and-answer pairs are recorded. With probability `action_noise` the demonstrator writes and plays
-    a uniformly random legal action while its thoughts stay the solver's: the knob that makes the warm start as weak as
-    the paper's. `env` holds keyword arguments of the environment, `demonstrator` further ones for demonstrations alone
-    (which expert is asked), `prompt` texts that replace the task's own.
-    """
-
-    samples: int = 20_000
-    seed: int = 1
-    action_noise: float = 0.0
-    env: dict[str, Any] = field(default_factory=dict)
-    demonstrator: dict[str, Any] = field(default_factory=dict)
-    prompt: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples {self.samples} is less than 1")
-        if not 0.0 <= self.action_noise <= 1.0:
-            raise ValueError(f"action_noise {self.action_noise} is not a probability")
+"""Steps in a row without a solvable state, after which a task is taken to have none."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One sample: the path of its picture, the prompt (no image token in it) and the reply to imitate."""
+    """One sample: the path of its image, the prompt without image token, and the reply to imitate."""
 
     id: str
     image: Path
@@ -69,10 +47,16 @@ class Demonstration:
 
 
 def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> None:
-    """Write a folder of demonstrations; `out` appears when it is complete.
+    """Write a folder of demonstrations.
+
+    Args:
+        task: the game.
+        style: how replies are written.
+        out: folder to write. It appears when it is complete; earlier demonstrations there are replaced.
+        settings: how many samples, and how they are made.
 
     Raises:
-        ValueError: `out` holds something other than earlier demonstrations.
+        ValueError: `out` holds something other than demonstrations.
     """
     started = time.monotonic()
     actions: Counter[str] = Counter()
@@ -109,10 +93,10 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
 
 
 def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> Iterator[Step]:
-    """Endless solver play; steps from where success is out of reach (an unsolvable Points24 hand) are left out.
+    """Endless steps of the solver, without those in states that cannot be won, such as an unsolvable Points24 hand.
 
     Raises:
-        ValueError: success is out of reach in very many steps on end.
+        ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.
     """
     task = get_task(task_name)
     env = make_env(task_name, **{**settings.env, **settings.demonstrator})
@@ -130,30 +114,32 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
                 skipped += 1
     finally:
         env.close()
-    raise ValueError(f"task {task_name!r} showed nothing solvable in {skipped} steps on end")
+    raise ValueError(f"task {task_name!r} had no solvable state in {skipped} steps in a row")
 
 
 def save_image(folder: Path, image: np.ndarray) -> str:
-    """Save a picture (300, 300, 3) uint8 once below `folder`; returns its path relative to `folder`."""
+    """Save an image (300, 300, 3) uint8 below `folder`, unless it is there. Returns its path relative to `folder`."""
     name = f"{IMAGES}/{hashlib.sha256(image.tobytes()).hexdigest()[:20]}.png"
     if not (folder / name).exists():
+        # Fast rather than small.
         Image.fromarray(image).save(folder / name, compress_level=1)
     return name
 
 
 def llava_entry(sample_id: str, image: str, prompt: str, reply: str) -> dict[str, Any]:
-    """One sample as LLaVA writes it."""
+    """One sample in LLaVA's format."""
     conversation = [{"from": "human", "value": f"{IMAGE_TOKEN}\n{prompt}"}, {"from": "gpt", "value": reply}]
     return {"id": sample_id, "image": image, "conversations": conversation}
 
 
 def load_samples(source: Path) -> list[Demonstration]:
-    """Read demonstrations: a folder as `run` writes it, a folder with one LLaVA JSON file, or such a file.
+    """Read demonstrations.
 
-    Picture paths are relative to the file's folder.
+    Args:
+        source: a LLaVA JSON file, or a folder with one. Image paths in it are relative to its folder.
 
     Raises:
-        ValueError: naming the file, and the sample where one is not as it should be.
+        ValueError: the file or a sample in it is not valid; the message names both.
     """
     file = _data_file(source)
     try:
@@ -190,7 +176,7 @@ def _demonstration(file: Path, number: int, entry: Any) -> Demonstration:
     if not isinstance(image, str):
         raise wrong("no `image` path")
     if not (file.parent / image).is_file():
-        raise wrong(f"picture {file.parent / image} is not there")
+        raise wrong(f"image {file.parent / image} does not exist")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise wrong("`conversations` is not a list of turns")
     if [turn.get("from") for turn in turns] != ["human", "gpt"]:

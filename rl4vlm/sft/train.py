@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on demonstrations: the warm start that PPO begins from (paper, section 4.1)."""
+"""Supervised fine-tuning on demonstrations: the warm start for PPO (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -18,53 +18,39 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.core.files import JsonLines, atomic_directory
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
-from rl4vlm.models.loading import Backbone, accelerator_on, load_backbone
+from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.models.lora import trainable
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.data import Demonstration, load_samples
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.model_state import ModelState
 from rl4vlm.training.optim import check_finite, clear_gradients, fused
 from rl4vlm.training.resume import resumable
-from rl4vlm.training.settings import BackboneSettings, RunSettings
 from rl4vlm.training.store import StateFolder
-from rl4vlm.training.tracking import metric_sinks
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTSettings(BackboneSettings, RunSettings):
-    """Hyperparameters of supervised fine-tuning; the defaults are the paper's (LLaVA's recipe).
-
-    `batch_size` samples make one optimiser step, all processes together, each processing `micro_batch_size` at a time.
-    `save_every` counts optimiser steps. `max_length` is in tokens, pictures included; a longer sample is an error,
-    since cutting it would cut the action.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    micro_batch_size: int = 64
-    learning_rate: float = 2e-5
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_length: int = 2048
-    seed: int = 1
-    save_every: int = 100
+from rl4vlm.training.tracking import metric_trackers
 
 
 @dataclass
 class SFTState:
-    """A fine-tuning between two optimiser steps: `Resumable`.
+    """A fine-tuning between two optimiser steps. It is a `Resumable`.
 
     Attributes:
-        backbone: what is trained; `model` is its model as the accelerator prepared it.
-        batches: indices of the samples of each step, of the whole run.
-        done: steps made.
+        backbone: the model that is trained, and its processor.
+        model: `backbone.model` as the accelerator prepared it. Forward passes with gradients go through it.
+        optimizer: that of the trained weights.
+        schedule: of the learning rate, stepped once per optimiser step.
+        accelerator: prepares the model and runs backward passes.
+        processes: the processes that train together.
+        batches: indices of the samples of every step of the run.
+        done: number of optimiser steps made.
     """
 
     logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl",)
@@ -80,32 +66,42 @@ class SFTState:
 
     @property
     def model_state(self) -> ModelState:
+        """Weights, optimiser and schedule."""
         return ModelState(self.backbone.model, self.optimizer, self.schedule)
 
     @property
     def position(self) -> str:
+        """How far the run is, in words."""
         return f"step {self.done} of {len(self.batches)}"
 
     def should_save(self, save_every: int) -> bool:
-        """After so many steps and after the last."""
+        """Whether to save now: after every `save_every` steps, and after the last."""
         return self.done % save_every == 0 or self.done == len(self.batches)
 
     def shared_state(self) -> dict[str, Any]:
+        """The order of samples follows from the seed, so the number of steps is all there is to save."""
         return {"done": self.done}
 
     def rank_state(self) -> dict[str, Any]:
+        """Nothing: the processes differ only in their shares of each batch."""
         return {}
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
+        """Load what `shared_state` returned."""
         self.done = fields["done"]
 
 
 def run(
     *, data: Path, init: str | Path, out: Path, settings: SFTSettings, resume_dir: StateFolder | None = None
 ) -> None:
-    """Fine-tune `init` on the demonstrations in `data`; writes `checkpoint/`, metrics and a run record to `out`.
+    """Fine-tune a checkpoint on demonstrations.
 
-    With `resume_dir` the run's state is kept there, and a run that was killed goes on from it.
+    Args:
+        data: the demonstrations (`load_samples`).
+        init: folder or hub name of the checkpoint to start from.
+        out: folder to write: `checkpoint/`, `metrics.jsonl`, and `run.json` last.
+        settings: the hyperparameters.
+        resume_dir: where the run's state is saved; a killed run continues from there. None saves no state.
     """
     started = time.monotonic()
     set_seed(settings.seed)
@@ -115,6 +111,7 @@ def run(
     run_key = {"stage": "sft"}
     with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
         train(state, samples, settings, out, f"SFT {data.name}", manager.on_step)
+        # All processes take part in gathering the weights; then the main one writes.
         with full_weights_on_main(state.model, state.accelerator):
             if not state.processes.is_main:
                 return
@@ -131,7 +128,7 @@ def run(
 
 
 def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
-    """A run on so many samples that has not made a step yet."""
+    """Load the model and set up a run on this number of samples, before its first step."""
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     backbone = load_backbone(init, **settings.loading)
     if settings.gradient_checkpointing:
@@ -157,17 +154,25 @@ def train(
     title: str,
     on_step: Callable[[SFTState], None],
 ) -> None:
-    """Train from where `state` stands to the end of the run; writes `metrics.jsonl` to `out`. `on_step` is called after
-    every step: the state may be stored then.
+    """Train to the end of the run, and write `metrics.jsonl`.
 
-    Raises ValueError after a step whose loss or weights are not finite, before they may be stored.
+    Args:
+        state: the run, new or resumed; it is changed in place.
+        samples: all demonstrations.
+        settings: the hyperparameters.
+        out: the run's folder.
+        title: names the run in the progress bar and in errors.
+        on_step: called after every optimiser step, when the state is complete and may be saved.
+
+    Raises:
+        ValueError: the loss or a weight is not finite after a step. That step is not saved.
     """
     encoder, processes = Encoder(state.backbone.processor), state.processes
     state.model.train()
     with (
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.done > 0) as metrics,
-        metric_sinks(settings.loggers if processes.is_main else (), out, settings) as sinks,
+        metric_trackers(state.accelerator, settings.loggers, out, settings) as track,
         processes.shown() as screen,
         progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):
@@ -179,14 +184,14 @@ def train(
             line = {"step": state.done, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
             state.schedule.step()
             metrics.write(line)
-            sinks.log(line, step=state.done)
+            track(line, state.done)
             bar.update(1)
             bar.describe(loss=loss)
             on_step(state)
 
 
 def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
-    """One optimiser step on a batch; returns its loss."""
+    """One optimiser step on a batch. Returns the batch's loss, the same in all processes."""
     accelerator = state.accelerator
     parts: list[float] = []
     losses_so_far: list[torch.Tensor] = []
@@ -196,18 +201,19 @@ def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], set
         with accumulate(state.model, accelerator, last=micro_batch.last):
             losses = reply_losses(state.model, encoder, micro_batch.items, settings.max_length, accelerator.device)
             micro_batch_loss = losses[: micro_batch.counted].sum() / max(micro_batch.counted, 1)
-            # Gradients are averaged over the processes, which each add up their part of the batch alone.
+            # The average over the processes is to be the gradient of the batch's mean, of which each process has only
+            # its share: multiply by their number.
             accelerator.backward(micro_batch_loss * (part * state.processes.count))
         parts.append(part)
         losses_so_far.append(micro_batch_loss.detach())
     state.optimizer.step()
-    # Read only now: a GPU would have to be waited for after every micro_batch.
+    # Copy the losses to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
     loss = sum(mean * part for mean, part in zip(torch.stack(losses_so_far).tolist(), parts, strict=True))
     return all_reduce_sum(loss, accelerator)
 
 
 def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.ndarray]:
-    """Indices of one epoch's batches, in an order that the seed and the epoch determine; the last may be smaller."""
+    """Indices of the samples in an epoch's batches; seed and epoch determine the order. The last may be smaller."""
     order = stream(settings.seed, "sft order", epoch).permutation(count)
     return [order[start : start + settings.batch_size] for start in range(0, count, settings.batch_size)]
 
@@ -215,9 +221,10 @@ def shuffled_batches(count: int, settings: SFTSettings, epoch: int) -> list[np.n
 def reply_losses(
     model: PreTrainedModel, encoder: Encoder, samples: Sequence[Demonstration], max_length: int, device: torch.device
 ) -> torch.Tensor:
-    """For each sample (B,) the mean cross-entropy over its reply tokens; the prompt carries no loss.
+    """The mean cross-entropy over each sample's reply tokens, (B,). The prompt has no loss.
 
-    Averaging within a sample first keeps a batch's loss independent of how the batch is cut into micro_batches.
+    Raises:
+        ValueError: a sample has more than `max_length` tokens.
     """
     prompts = [encode_prompt(encoder, sample) for sample in samples]
     replies = [encoder.reply(sample.reply) for sample in samples]
@@ -227,16 +234,18 @@ def reply_losses(
     batch = collate(prompts, replies, encoder.pad_id, device)
     logits, _ = reply_logits(model, batch)
     labels = batch.reply_ids.masked_fill(~batch.reply_mask, IGNORED_LABEL)
+    # In float32 at least: bfloat16 is too coarse for a softmax over the vocabulary.
     losses = cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2),
         labels,
         ignore_index=IGNORED_LABEL,
         reduction="none",
     )
+    # Averaged per sample first, so that a batch's loss does not depend on how it is cut into micro-batches.
     return losses.sum(-1) / batch.reply_mask.sum(-1)
 
 
 def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:
-    """A demonstration's picture and prompt, encoded as PPO and evaluation encode theirs."""
+    """Encode a demonstration's image and prompt, as PPO and evaluation do."""
     with Image.open(sample.image) as image:
         return encoder.prompt(np.asarray(image.convert("RGB")), sample.prompt)

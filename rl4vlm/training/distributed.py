@@ -1,7 +1,7 @@
-"""Training in several processes, one a GPU: who plays and scores what, and meeting the others without waiting for ever.
+"""Training in several processes, one per GPU: who plays and trains on what, and how they exchange what they found.
 
-Nothing here changes a result: environments and samples are dealt out, and what each process found is put together in
-the order that one process would have found it in.
+The number of processes does not change a result. Environments and samples are divided among the processes, and their
+results are put back into the order that one process would have produced.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ Item = TypeVar("Item")
 
 
 class Processes:
-    """The processes that train together, seen by one of them; a single process is a crew of one.
+    """The processes of a training, as one of them sees them. A training may have a single process.
 
-    They meet through the CPU's network (gloo), whatever their devices, so that what they hand over needs no GPU memory.
-    `split` says whether each keeps a part of the weights alone (FSDP).
+    Attributes:
+        count: number of processes.
+        rank: this process's number, from 0.
+        split: whether each process holds only a part of the weights (FSDP).
+        timeout: seconds that a process waits for the others.
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float) -> None:
-        """`timeout` is how many seconds one process waits for the others."""
         self.count = int(accelerator.num_processes)
         self.rank = int(accelerator.process_index)
         self.split = bool(accelerator.is_fsdp2)
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
+        # Python objects are exchanged over gloo, on the CPU, so that they take no GPU memory.
         self._group = distributed.new_group(backend="gloo", timeout=limit) if self.count > 1 else None
 
     @property
@@ -44,12 +47,12 @@ class Processes:
         return self.rank == 0
 
     def file(self, path: Path) -> Path:
-        """Where this process writes what all have alike: the main one to `path`, the others nowhere."""
+        """`path` in the main process, the null device in the others: a file with the same content is written once."""
         return path if self.is_main else Path(os.devnull)
 
     @contextmanager
     def shown(self) -> Iterator[TextIO]:
-        """The stream that progress is shown on: standard error in the main process, nowhere in the others."""
+        """The stream for progress bars: standard error in the main process, the null device in the others."""
         if self.is_main:
             yield sys.stderr
         else:
@@ -57,18 +60,20 @@ class Processes:
                 yield nowhere
 
     def gather(self, found: Item) -> list[Item]:
-        """What each process found, in the order of their ranks; every process gets all of it.
+        """What each process passed in, in the order of ranks. Every process must call this, and gets the whole list.
 
-        Raises RuntimeError naming the processes that did not come in time.
+        Raises:
+            RuntimeError: a process did not call it within `timeout` seconds; the message names it.
         """
         if self._group is None:
             return [found]
-        self._meet(self._group)
+        # all_gather alone would hang or fail without saying which process is missing.
+        self._wait_for_all(self._group)
         gathered: list[Item] = [found] * self.count
         distributed.all_gather_object(gathered, found, group=self._group)
         return gathered
 
-    def _meet(self, group: distributed.ProcessGroup) -> None:
+    def _wait_for_all(self, group: distributed.ProcessGroup) -> None:
         try:
             distributed.monitored_barrier(group, timedelta(seconds=self.timeout), wait_all_ranks=True)
         except RuntimeError as error:
@@ -79,22 +84,23 @@ class Processes:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """What fails inside says in which process of how many it failed."""
+        """Add to any error inside the block in which process it happened."""
         try:
             yield
         except Exception as error:
             if self.count > 1:
                 error.add_note(
-                    f"in process {self.rank} of {self.count}; an error of the connection means that another process "
-                    f"died or stood still for {self.timeout:g} seconds (process_timeout)"
+                    f"in process {self.rank} of {self.count}; a connection error means that another process died or "
+                    f"did not respond for {self.timeout:g} seconds (process_timeout)"
                 )
             raise
 
 
 def local_env_indices(count: int, accelerator: Accelerator) -> range:
-    """Which of `count` things this process takes, the first processes one more where they do not divide.
+    """Indices of the environments that this process plays, out of `count`. Blocks differ in size by at most one.
 
-    Raises ValueError where there are fewer things than processes.
+    Raises:
+        ValueError: there are fewer environments than processes.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     if count < processes:
@@ -104,9 +110,12 @@ def local_env_indices(count: int, accelerator: Accelerator) -> range:
 
 @dataclass(frozen=True)
 class MicroBatch(Generic[Item]):
-    """What a process scores at a time: the first `counted` of the items; the others are fillers that count for nothing.
+    """The items of one forward and backward pass in one process.
 
-    `last` says that it is the process's last micro-batch of the batch, after which gradients are added up over all.
+    Attributes:
+        items: the samples, then fillers.
+        counted: number of samples. The fillers after them must get weight zero.
+        last: whether this is the process's last micro-batch of the batch, after which gradients are averaged.
     """
 
     items: list[Item]
@@ -115,36 +124,47 @@ class MicroBatch(Generic[Item]):
 
 
 def micro_batches(batch: Sequence[Item], size: int | None, accelerator: Accelerator) -> list[MicroBatch[Item]]:
-    """This process's share of a batch, `size` items at a time (all unless given).
+    """Cut this process's share of a batch into micro-batches.
 
-    Every process gets as many micro-batches, of the same sizes, as any other: data-parallel libraries meet in each
-    forward and backward pass, and a process with fewer would leave them waiting. So where the batch does not divide,
-    fillers are added.
+    Args:
+        batch: the whole batch, the same in every process.
+        size: items per micro-batch; None puts the whole share into one.
+        accelerator: says how many processes there are, and which one this is.
+
+    Returns:
+        As many micro-batches of the same sizes in every process.
     """
     mine = list(batch[accelerator.process_index :: accelerator.num_processes])
-    real, whole = len(mine), -(-len(batch) // accelerator.num_processes)
-    mine += [batch[0]] * (whole - real)
-    size = size or whole
+    real, padded = len(mine), -(-len(batch) // accelerator.num_processes)
+    # Every forward and backward pass is a collective call with DDP and FSDP. A process with fewer samples than the
+    # others would leave them waiting, so it runs the first sample again, with weight zero.
+    mine += [batch[0]] * (padded - real)
+    size = size or padded
     return [
-        MicroBatch(mine[start : start + size], min(max(real - start, 0), size), start + size >= whole)
-        for start in range(0, whole, size)
+        MicroBatch(mine[start : start + size], min(max(real - start, 0), size), start + size >= padded)
+        for start in range(0, padded, size)
     ]
 
 
 @contextmanager
 def accumulate(model: nn.Module, accelerator: Accelerator, *, last: bool) -> Iterator[None]:
-    """Forward and backward pass of a micro-batch: gradients are averaged over the processes with the `last` one only.
+    """Run the forward and backward pass of a micro-batch inside this block: gradients add up until the last one.
 
-    With FSDP they are with every micro-batch, and each process keeps its part of them: until the last it would have to
-    keep them whole.
+    Args:
+        model: as `accelerator.prepare` returned it.
+        accelerator: that of the training.
+        last: whether this is the batch's last micro-batch, after which gradients are averaged over the processes.
     """
+    # Accelerate's own `accumulate` counts calls; here the number of micro-batches per step varies.
     accelerator.gradient_state._set_sync_gradients(last)
+    # FSDP reduces after every micro-batch: otherwise each process would hold the gradients of all weights until the
+    # last, which is what sharding is to avoid.
     with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(model):
         yield
 
 
 def all_reduce_sum(value: float, accelerator: Accelerator) -> float:
-    """The sum over all processes."""
+    """The sum of `value` over all processes, each of which must call this."""
     if accelerator.num_processes == 1:
         return value
     found = torch.tensor(value, dtype=torch.float64, device=accelerator.device)

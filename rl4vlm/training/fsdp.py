@@ -1,6 +1,6 @@
-"""Weights split over the processes (FSDP2, by accelerate): whole where a model plays or is saved, split elsewhere.
+"""Weights sharded over the processes with FSDP2: full for generation and for checkpoints, sharded otherwise.
 
-Without FSDP all of this changes nothing.
+Without FSDP every function here leaves the model as it is.
 """
 
 from __future__ import annotations
@@ -19,39 +19,53 @@ from rl4vlm.models.value_head import ValueHead
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
-    """What `accelerator.prepare` makes of a model and its optimiser.
+    """Prepare a model and its optimiser with accelerate.
 
-    With FSDP each layer of a backbone is a unit that is put together and split again by itself, and so is the value
-    head, whose precision is its own. A model's `forward_methods` names its methods that use weights beside `forward`.
+    Args:
+        model: if it has `forward_methods`, those are the methods beside `forward` that use its weights.
+        optimizer: that of the model's trained weights.
+        accelerator: that of the training.
 
-    Raises ValueError for quantised weights, which cannot be split.
+    Returns:
+        The prepared model and optimiser.
+
+    Raises:
+        ValueError: the weights are quantised, and FSDP would have to shard them.
     """
     if accelerator.is_fsdp2:
         if any(getattr(module, "is_quantized", False) for module in model.modules()):
-            raise ValueError("quantize: quantised weights cannot be split by FSDP: use config/accelerate/ddp.yaml")
+            raise ValueError("quantize: FSDP cannot shard quantised weights: use config/accelerate/ddp.yaml")
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = units(model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     for method in getattr(model, "forward_methods", ()):
+        # FSDP gathers a unit's weights in a hook on `forward`; other methods need the hook too.
         register_fsdp_forward_method(prepared, method)
     return prepared, optimizer
 
 
 def units(model: nn.Module) -> list[str]:
-    """Names of the classes whose weights are put together at a time: what the family says is not to be split."""
+    """Names of the module classes whose weights FSDP gathers together: a backbone's layers, and the value head.
+
+    The layers are those that the model's family lists as not to be split over devices. The value head is a unit of its
+    own because its precision may differ, and a unit has one dtype.
+    """
     there = {type(module).__name__ for module in model.modules()}
     asked = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     return sorted(there & {*asked, ValueHead.__name__})
 
 
-def _split_parts(model: nn.Module) -> list[FSDPModule]:
+def _fsdp_modules(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 @contextmanager
 def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Every process holds all weights: forward passes inside meet no other process, so each may make as many as it
-    likes. All must come to the beginning."""
-    parts = _split_parts(model)
+    """Hold all weights in every process, so that forward passes inside the block are not collective calls.
+
+    Replies end at different lengths, so the processes make different numbers of forward passes. All processes must
+    enter the block together.
+    """
+    parts = _fsdp_modules(model)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -60,19 +74,19 @@ def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iter
     finally:
         split(model)
         for part in parts:
-            # The outermost part is needed first in the backward pass, too.
+            # The root's weights are needed first in the backward pass: resharding them would only gather them again.
             again = accelerator.state.fsdp_plugin.reshard_after_forward and part is not model
             part.set_reshard_after_forward(again, recurse=False)
 
 
 def split(model: nn.Module) -> None:
-    """Give up the other processes' weights."""
-    for part in _split_parts(model):
+    """Free the other processes' shards."""
+    for part in _fsdp_modules(model):
         part.reshard()
 
 
 def to_local(content: Any) -> Any:
-    """A tensor, or a dictionary with tensors in it, as this process keeps it: of a split one its part, not a copy."""
+    """Replace each sharded tensor by this process's shard, which is not copied. Looks into dictionaries."""
     if isinstance(content, DTensor):
         return content.to_local()
     if isinstance(content, dict):
@@ -81,28 +95,30 @@ def to_local(content: Any) -> Any:
 
 
 def to_sharded(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state as its `load_state_dict` wants it, from what `to_local` gave in this process."""
+    """Turn an optimiser's state with this process's shards (`to_local`) into one that `load_state_dict` accepts."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
-        number: {name: _split_like(parameters[number], value) for name, value in values.items()}
+        number: {name: _sharded_like(parameters[number], value) for name, value in values.items()}
         for number, values in saved["state"].items()
     }
     return {**saved, "state": state}
 
 
-def _split_like(parameter: torch.Tensor, own: Any) -> Any:
-    # The number of steps is a tensor without dimensions, and every process has it.
-    if not isinstance(parameter, DTensor) or own.dim() == 0:
-        return own
+def _sharded_like(parameter: torch.Tensor, shard: Any) -> Any:
+    # Adam's step count is a tensor without dimensions, and is not sharded.
+    if not isinstance(parameter, DTensor) or shard.dim() == 0:
+        return shard
     mesh, placements = parameter.device_mesh, parameter.placements
-    own = own.to(parameter.device)
-    return DTensor.from_local(own, mesh, placements, shape=parameter.shape, stride=parameter.stride())
+    shard = shard.to(parameter.device)
+    return DTensor.from_local(shard, mesh, placements, shape=parameter.shape, stride=parameter.stride())
 
 
 @contextmanager
 def full_weights_on_main(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """The main process's model holds all weights, on the CPU, as if it had never been split, and can be saved. All must
-    come to the beginning."""
+    """Inside the block, the main process's model has its full weights on the CPU, and can be saved as if unsharded.
+
+    All processes must enter the block together; the others keep their shards.
+    """
     split(model)
     places = [
         (module, name, parameter)
@@ -110,7 +126,7 @@ def full_weights_on_main(model: nn.Module, accelerator: Accelerator) -> Iterator
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(parameter, DTensor)
     ]
-    # A weight in two places, such as tied embeddings, stays one.
+    # A parameter in two places, such as tied embeddings, must stay one object, or it would be saved twice.
     gathered: dict[nn.Parameter, nn.Parameter] = {}
     for _, _, parameter in places:
         if parameter not in gathered:

@@ -1,7 +1,7 @@
-"""What a training run is made of at a moment, as a file that an exact copy of it starts from.
+"""What a training has learned, and how a state is written to a file: weights, optimiser, schedule and random streams.
 
-Here is what every training has: trained weights, optimiser, schedule and the global random streams; what else a later
-step depends on, each training adds. A state is a pickle: load none that this run did not write.
+Each training adds its own fields to this (`Resumable` in `rl4vlm.training.resume`). States are pickles: load only those
+that this project wrote.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from rl4vlm.training.fsdp import split, to_local, to_sharded
 
 PICKLE_PROTOCOL = 5
-"""torch's own default is 2, which writes a numpy array, such as a picture, as text."""
+"""torch.save defaults to protocol 2, which writes numpy arrays, such as images, as text."""
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes, by name: parameters with a gradient, and buffers.
-
-    Frozen weights are those of the checkpoint that the run started from, and are not saved again. Of split weights it
-    is this process's part.
-    """
+    """The parameters with a gradient, and the buffers, by name; with FSDP this process's shards."""
+    # Frozen weights are in the checkpoint that the run started from, and need not be saved again.
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     return {name: to_local(tensor.detach()) for name, tensor in [*trained.items(), *model.named_buffers()]}
 
 
 def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `trained_tensors` gave. Raises ValueError where it was given by a model of other parts."""
+    """Load what `trained_tensors` returned.
+
+    Raises:
+        ValueError: it comes from a model with other parameters.
+    """
     here = trained_tensors(model)
     if here.keys() != saved.keys():
         raise ValueError(f"the state's weights are of another model: {sorted(here.keys() ^ saved.keys())[0]!r} differs")
@@ -44,7 +45,7 @@ def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None
 
 
 def random_streams() -> dict[str, Any]:
-    """Python's, numpy's and torch's global streams; those of slots and mini-batches are objects of their own."""
+    """The states of the global random generators of Python, numpy and torch."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -54,7 +55,7 @@ def random_streams() -> dict[str, Any]:
 
 
 def restore_random_streams(saved: Mapping[str, Any]) -> None:
-    """Put back what `random_streams` gave; a GPU that was not there before keeps its own stream."""
+    """Load what `random_streams` returned. GPUs beyond those that were there then keep their state."""
     random.setstate(saved["python"])
     np.random.set_state(saved["numpy"])
     torch.set_rng_state(saved["torch"])
@@ -64,9 +65,10 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ModelState:
-    """What learning changes: the trained weights of `model` (itself, not a wrapper of it), `optimizer`, `schedule`.
+    """What optimiser steps change: the trained weights, the optimiser's moments and the learning-rate schedule.
 
-    Of a model split by FSDP it is this process's part; all processes capture and restore together.
+    With FSDP each process has its own part, and all processes must capture and restore together. `model` is the model
+    itself, not a wrapper of it.
     """
 
     model: nn.Module
@@ -74,7 +76,8 @@ class ModelState:
     schedule: LRScheduler
 
     def capture(self) -> dict[str, Any]:
-        """All that `restore` needs to put another model, optimiser and schedule of the same settings here."""
+        """The state as a dictionary of tensors and numbers. The tensors are not copied."""
+        # While FSDP has gathered the full weights, the parameters are not the shards that the optimiser updates.
         split(self.model)
         return {
             "weights": trained_tensors(self.model),
@@ -83,17 +86,17 @@ class ModelState:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Put back what `capture` gave; nothing of `saved` itself is kept."""
+        """Load what `capture` returned. No tensor of `saved` is kept."""
         restore_tensors(self.model, saved["weights"])
         self.optimizer.load_state_dict(to_sharded(saved["optimizer"], self.optimizer))
-        _own_moments(self.optimizer)
+        _copy_moments(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
-        # Or torch warns of a schedule that is ahead of its optimiser, whose steps another process made.
+        # Torch warns if a schedule is ahead of its optimiser; here the steps were made by the process that was killed.
         self.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _own_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Copy what an optimiser on the CPU would otherwise share with the state that it was given: a file, it may be."""
+def _copy_moments(optimizer: torch.optim.Optimizer) -> None:
+    # On the CPU `load_state_dict` keeps the tensors that it is given, which may lie in a mapped file.
     for values in optimizer.state.values():
         for name, value in values.items():
             if torch.is_tensor(value) and value.device.type == "cpu":
@@ -101,10 +104,11 @@ def _own_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
-    """Write a state's content. Objects that it holds twice, such as a slot's stream, are one object when read again.
+    """Write a part of a state. An object that occurs twice, such as a slot's stream, is one object when read again.
 
-    Raises ValueError for what cannot be pickled, an environment above all; one that cannot by itself, since its engine
-    is a process of its own, may say with `__getstate__` and `__setstate__` how it is saved and made again.
+    Raises:
+        ValueError: something cannot be pickled, such as an environment whose engine is another process. Such a class
+            can define `__getstate__` and `__setstate__`.
     """
     try:
         torch.save(dict(content), file, pickle_protocol=PICKLE_PROTOCOL)
@@ -115,8 +119,10 @@ def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
 def read(file: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read what `write` wrote, tensors on the CPU.
 
-    If `mapped`, those stay in the file until they are looked at, and several processes that read it share the memory;
-    they must be done with it before it is removed, since on some network file systems it is gone then.
+    Args:
+        file: the file.
+        mapped: map tensors into memory instead of reading them. Processes on one machine then share the memory. The
+            file must not be removed while they are in use: on some network file systems its content is gone at once.
     """
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False, mmap=mapped)
     return content

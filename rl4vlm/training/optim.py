@@ -1,4 +1,4 @@
-"""What the trainings do alike around an optimiser's step."""
+"""What every training does around an optimiser step."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from rl4vlm.training.fsdp import to_local
 
 
 def fused(device: torch.device) -> bool | None:
-    """An optimiser's argument of that name: on a GPU its step is one kernel, which needs no memory of its own, where
-    torch's usual way makes copies of all trained weights' size. None leaves the choice to torch."""
+    """An optimiser's `fused` argument: True on a GPU, None (torch's choice) elsewhere.
+
+    A fused step is one kernel. Torch's default on GPUs copies all trained weights for the time of the step.
+    """
     return True if device.type == "cuda" else None
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Begin an optimiser step; `model` is as the accelerator prepared it.
-
-    With DDP gradients live in the buckets that it exchanges, and are set to 0 there: dropped, they would be made anew
-    beside the buckets by each micro-batch but the last, and be there twice.
-    """
+    """Clear the gradients before an optimiser step; `model` is as the accelerator prepared it."""
+    # With DDP gradients are views of its buckets. Setting them to None would make each micro-batch but the last
+    # allocate new ones beside the buckets, so that they take twice the memory.
     optimizer.zero_grad(set_to_none=not isinstance(model, DistributedDataParallel))
 
 
 def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Accelerator, place: str) -> None:
-    """To be called after an optimiser step, before anything is saved: NaN and infinities never leave a training again.
+    """Stop a training that has diverged. Call it after an optimiser step, before anything is saved.
 
-    All processes must come, and all raise alike. The weights are read once, where the loss is read anyway.
+    All processes must call it, and either all raise or none does.
 
     Args:
-        losses: what this process measured of its share, by name.
-        model: itself, not a wrapper of it; its trained weights are looked at.
+        losses: the losses that this process measured, by name.
+        model: the model itself, not a wrapper; its trained weights are checked.
         place: where in the training this is, for the message.
 
     Raises:
-        ValueError: one of `losses` or a trained weight is not finite, in any of the processes.
+        ValueError: a loss or a trained weight is NaN or infinite, in any process.
     """
     wrong = [f"{name} is {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
     if not _finite(model):
         wrong.append("trained weights are not finite")
+    # Exchange the result first: a process that raised alone would leave the others waiting in the next collective call.
     if all_reduce_sum(float(len(wrong)), accelerator):
         raise ValueError(
             f"{place}: {', '.join(wrong) or 'another process found numbers that are not finite'}. The training has "
@@ -55,8 +56,8 @@ def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Acc
 
 
 def _finite(model: nn.Module) -> bool:
-    """Whether all trained weights are, of split ones this process's part."""
+    """Whether all trained weights are finite; with FSDP, those of this process's shard."""
     parts = [to_local(weight.detach()) for weight in trainable(model)]
-    # The largest absolute value copies nothing, and NaN is larger than all.
+    # The infinity norm needs no copy of the weights and propagates NaN.
     largest = nn.utils.get_total_norm([part for part in parts if part.numel()], norm_type=math.inf)
     return bool(torch.isfinite(largest))

@@ -1,4 +1,4 @@
-"""Runs that lose nothing when they are killed: their state is saved as they go, and taken up by the same command."""
+"""Exact resume: a training saves its state as it runs, and the same command continues a killed one from there."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rl4vlm.training.store import Draft, Part, StateFolder, StateStore
 
 FILE = "training.pt"
 MODEL_STATE = "model_state.pt"
-"""Weights and moments, nearly all of a state, in a file that all processes read; split ones are what each has alone."""
+"""Weights and moments, nearly all of a state. All processes read this file; with FSDP each has its own part instead."""
 NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
-"""Settings that change what a run comes to by no more than the rounding of sums."""
+"""Settings that change a run's results only by the rounding of sums."""
 IRRELEVANT = ("save_every", "loggers", "process_timeout", *NUMERICS_ONLY)
-"""Settings that may change between two parts of a run: what helps after a process that stood still, or when memory is
-short, must not cost the days before it."""
+"""Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
+change them without losing the run."""
 
 
 class Resumable(Protocol):
@@ -36,7 +36,8 @@ class Resumable(Protocol):
     """
 
     logs: ClassVar[tuple[str, ...]]
-    """What the run writes line by line: kept with the state, since a rerun may find the files gone, or ahead of it."""
+    """Files that the run appends to. Their text is part of the state: after a kill they may be gone, or have lines from
+    after the save."""
 
     @property
     def processes(self) -> Processes: ...
@@ -46,91 +47,102 @@ class Resumable(Protocol):
 
     @property
     def position(self) -> str:
-        """Where the run stands, in words."""
+        """How far the run is, in words, for messages."""
         ...
 
     def should_save(self, save_every: int) -> bool:
-        """Whether this is a moment to save a run that is saved so often."""
+        """Whether a run that saves every `save_every` steps saves now."""
         ...
 
     def shared_state(self) -> dict[str, Any]:
-        """What all processes have alike, by name."""
+        """Fields that are the same in all processes, by name."""
         ...
 
     def rank_state(self) -> dict[str, Any]:
-        """What this process alone has, by name."""
+        """Fields of this process alone, by name."""
         ...
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
-        """Take what `shared_state` and `rank_state` gave."""
+        """Load what `shared_state` and `rank_state` returned."""
         ...
 
 
 class ResumeSettings(Protocol):
-    """Settings of a run that may keep its state."""
+    """The settings of a run that can be resumed."""
 
     @property
     def save_every(self) -> int: ...
 
 
 class ResumeManager:
-    """Saves a run when it is due, and when a signal asks the run to stop; without a `store`, never.
+    """Saves a run regularly and when a signal asks it to stop, and loads the newest state when the run starts.
 
-    Each of several processes has one and calls it at the same steps. The main process writes what all have alike, and
-    each what is its own.
+    Every process has a manager, and calls it at the same steps. The main process writes what all processes share, and
+    each process its own part.
+
+    Args:
+        store: where the states are; None turns saving off.
+        out: the run's folder, with its logs.
+        settings: the run's settings.
+        flag: says which signal has arrived.
+        started: the `time.monotonic()` at which this process began the run.
     """
 
     def __init__(
         self, store: StateStore | None, out: Path, settings: ResumeSettings, flag: SignalFlag, started: float
     ) -> None:
         self._store, self._out, self._settings, self._flag = store, out, settings, flag
-        self._begun = started
+        self._started = started
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, of those of its parts that led to where it is."""
-        return time.monotonic() - self._begun
+        """Wall time of the run so far, without the time that was lost in kills."""
+        return time.monotonic() - self._started
 
     def resume(self, state: Resumable) -> None:
-        """Put `state` where the newest whole state of the run is, if there is one, and its logs with it."""
+        """Load the newest complete state of the run into `state`, if there is one, and restore the logs."""
         if self._store is None:
             return
         processes = state.processes
+        # The main process chooses for all: on a network file system the others might still see another newest state.
         folder = processes.gather(self._store.newest() if processes.is_main else None)[0]
         if folder is None:
             return
         saved = checkpoint.read(folder / FILE)
-        fields = {**saved["common"], **checkpoint.read(folder / own_file(processes.rank))}
-        model_state = (
-            fields.pop("model_state") if processes.split else checkpoint.read(folder / MODEL_STATE, mapped=True)
-        )
+        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank))}
+        if processes.split:
+            model_state = fields.pop("model_state")
+        else:
+            # Mapped, so that eight processes on a machine do not each hold a copy of all moments.
+            model_state = checkpoint.read(folder / MODEL_STATE, mapped=True)
         state.model_state.restore(model_state)
         streams = fields.pop("streams")
         state.load_state(fields)
+        # Last, since whatever is loaded before might draw from the streams.
         checkpoint.restore_random_streams(streams)
-        self._begun -= saved["seconds"]
+        self._started -= saved["seconds"]
         if processes.is_main:
             for change in _changes(saved["numerics_only"], _numerics_only(self._settings)):
-                print(f"note: {change}; sums may be rounded otherwise", file=sys.stderr)
+                print(f"note: {change}; results may differ by rounding", file=sys.stderr)
             for name, text in saved["logs"].items():
                 atomic_write_text(self._out / name, text)
-            print(f"going on from {folder}: {state.position}", file=sys.stderr)
+            print(f"continuing from {folder}: {state.position}", file=sys.stderr)
 
     def on_step(self, state: Resumable) -> None:
-        """Save `state` if it is time.
+        """Save `state` if it is time. The training calls this after every step.
 
         Raises:
-            Interrupted: a signal has come, to any of the processes; the state is saved.
+            Interrupted: a signal arrived in one of the processes; the state is saved.
             ValueError: the state cannot be saved.
         """
         if self._store is None:
             return
-        # A signal finds the processes at different steps: all stop after the step that the last of them is at.
+        # A signal reaches the processes at different steps. Gathering makes all of them stop after the same one.
         asked = next((number for number in state.processes.gather(self._flag.number) if number), None)
         if asked is not None:
             self._save(self._store, state)
             message = f"stopped by {Signals(asked).name} at {state.position}"
-            raise Interrupted(asked, f"{message}; the same command goes on from {self._store.folder}")
+            raise Interrupted(asked, f"{message}; the same command continues from {self._store.folder}")
         if state.should_save(self._settings.save_every):
             self._save(self._store, state)
 
@@ -139,44 +151,44 @@ class ResumeManager:
         processes = state.processes
         if processes.is_main:
             with store.saving() as draft:
+                # Tell the other processes where to write.
                 processes.gather(draft.folder)
                 for name, content in shared.items():
                     with draft.file(name) as file:
                         checkpoint.write(content, file)
-                for part in processes.gather(_write_own(draft.folder, 0, own)):
+                for part in processes.gather(_write_rank_file(draft.folder, 0, own)):
                     if isinstance(part, OSError):
                         raise part
                     draft.parts.append(part)
         else:
             folder = cast(Path, processes.gather(None)[0])
-            processes.gather(_write_own(folder, processes.rank, own))
-        # A launcher kills the other processes when one ends: none does before the state is in its place.
+            processes.gather(_write_rank_file(folder, processes.rank, own))
+        # The launcher kills all processes when one ends, so none may leave before the state is in place.
         processes.gather(None)
 
     def _content(self, state: Resumable) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """The files that the main process saves for all, by name, and what this one saves for itself."""
+        """The content of the files that the main process writes, by name, and that of this process's own file."""
         own = {**state.rank_state(), "streams": checkpoint.random_streams()}
+        # All processes must capture together, also those that do not write the result.
         model_state = state.model_state.capture()
         if state.processes.split:
             own["model_state"] = model_state
         if not state.processes.is_main:
             return {}, own
-        common = {
-            "common": state.shared_state(),
+        shared = {
+            "shared": state.shared_state(),
             "logs": {name: (self._out / name).read_text(encoding="utf-8") for name in state.logs},
             "seconds": self.seconds,
             "numerics_only": _numerics_only(self._settings),
         }
-        return {FILE: common} if state.processes.split else {FILE: common, MODEL_STATE: model_state}, own
+        return {FILE: shared} if state.processes.split else {FILE: shared, MODEL_STATE: model_state}, own
 
 
 def _numerics_only(settings: ResumeSettings) -> dict[str, Any]:
-    """Those of a run's settings that change the rounding alone."""
     return {name: value for name, value in vars(settings).items() if name in NUMERICS_ONLY}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, in words."""
     return [
         f"{name} was {before[name]} when the state was saved and is {value} now"
         for name, value in now.items()
@@ -184,16 +196,16 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def own_file(rank: int) -> str:
-    """The file of a state that holds what a process alone has."""
+def rank_file(rank: int) -> str:
+    """Name of the file of a state with the fields of one process."""
     return f"process{rank}.pt"
 
 
-def _write_own(folder: Path, rank: int, own: Mapping[str, Any]) -> Part | OSError:
-    """Write a process's own part of a state; the main process is told of it, or why that failed."""
+def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any]) -> Part | OSError:
+    """Write a process's file, and return its manifest entry, or the error, which the main process then raises."""
     draft = Draft(folder)
     try:
-        with draft.file(own_file(rank)) as file:
+        with draft.file(rank_file(rank)) as file:
             checkpoint.write(own, file)
     except Exception:
         if draft.error is None:
@@ -213,11 +225,23 @@ def resumable(
     started: float,
     **run_key: Any,
 ) -> Iterator[ResumeManager]:
-    """Take a run up where it was left, and keep its state while the block lasts; a block that ends well removes it.
+    """Resume a run if it has a saved state, and save it while the block lasts. A block that ends without an error
+    removes the states.
 
-    `inputs` are files and folders that the run reads, and `run_key` what else decides it beside its code and its
-    settings, all but `IRRELEVANT`: a state of another run, by any of these, is neither taken up nor removed. `started`
-    is the `time.monotonic()` at which this part of the run began. With `folder` None nothing is kept.
+    States are kept per run: those of a run with another key (`run_key`, code, packages, inputs, number of processes, or
+    settings other than `IRRELEVANT`) are neither loaded nor removed.
+
+    Args:
+        state: the run, freshly begun; changed in place if there is a saved state.
+        folder: where states are kept; None turns saving off.
+        out: the run's folder.
+        settings: the run's settings.
+        inputs: files and folders that the run reads, by name.
+        started: the `time.monotonic()` at which this process began the run.
+        run_key: what else identifies the run, such as its stage, task and seed.
+
+    Yields:
+        The manager, whose `on_step` the training must call.
     """
     if folder is None:
         yield ResumeManager(None, out, settings, SignalFlag(), started)

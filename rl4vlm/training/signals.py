@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, acted on where the run can be left without a loss."""
+"""Signals that ask a training to stop: noted when they arrive, acted on at the next step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they kill: SLURM a SIGTERM at the time limit and at preemption, and with `--signal`
-whichever signal is asked for, earlier."""
+"""What schedulers send before they kill. SLURM sends SIGTERM at the time limit and at preemption; `--signal` asks it to
+send another one, such as SIGUSR1, earlier."""
 
 
 class Interrupted(Exception):
-    """A run stopped because a signal asked it to, with its state saved; `code` is the exit code that says so."""
+    """A signal stopped a training after its state was saved. `code` is the exit code that shells use for the signal."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -22,21 +22,22 @@ class Interrupted(Exception):
 
 
 class SignalFlag:
-    """Which signal has come, None while none has."""
+    """The number of the first signal that arrived, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler. The first signal counts: a scheduler sends more of them while it waits."""
+        """The signal handler."""
+        # Keep the first: a scheduler may send further ones while it waits.
         self.number = self.number or number
 
 
 @contextmanager
 def watch_signals() -> Iterator[SignalFlag]:
-    """While this lasts, SIGTERM and SIGUSR1 end nothing but are noted; in a thread, where Python knows no handlers,
-    they stay what they are."""
+    """Inside the block, SIGTERM and SIGUSR1 only set the flag instead of ending the process."""
     flag = SignalFlag()
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return

@@ -1,4 +1,4 @@
-"""States that a killed run continues from: folders that are whole and checksummed, kept by what decides the run."""
+"""The saved states of a run on disk: each is complete or absent, has checksums, and belongs to the key of its run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha
 MANIFEST = "manifest.json"
 KEY = "key.json"
 KEEP = 2
-"""The newest states that are kept: one to continue from, and one to go back to should that one be damaged."""
+"""Number of states that are kept: the newest, and the one before it in case the newest is damaged."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StateFolder:
 
 @dataclass(frozen=True)
 class Part:
-    """What the manifest says of one file of a state."""
+    """The manifest's entry for one file of a state; `size` in bytes."""
 
     name: str
     size: int
@@ -40,7 +40,13 @@ class Part:
 
 
 class Draft:
-    """A state being written into `folder`: every file of it goes through `file`, which keeps its checksum."""
+    """A state that is being written to `folder`.
+
+    Attributes:
+        folder: the folder, which gets its final name when the state is complete.
+        parts: the files written so far.
+        error: why a write failed, if one did.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,7 +55,7 @@ class Draft:
 
     @contextmanager
     def file(self, name: str) -> Iterator[IO[bytes]]:
-        """A new file of the state, open for writing; it is on disk when the block ends."""
+        """Open a new file of the state for writing. It is on disk when the block ends, and its checksum in `parts`."""
         with Path(self.folder, name).open("wb") as raw:
             checked = _Checked(raw)
             try:
@@ -60,13 +66,13 @@ class Draft:
                 self.error = error
                 raise
             finally:
-                # torch.save answers a write that fails with an error of its own that does not say why.
+                # If a write fails, torch.save raises an error of its own that does not say why.
                 self.error = self.error or checked.error
         self.parts.append(Part(name, checked.size, checked.digest.hexdigest()))
 
 
 class _Checked(io.RawIOBase):
-    """Passes bytes on to a file, and counts and digests them on the way."""
+    """Writes to a file and computes the size and the checksum of what is written."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -90,10 +96,15 @@ class _Checked(io.RawIOBase):
 
 
 class StateStore:
-    """The states of one run: `folder/<digest of key>/<number>/`, the highest number the newest.
+    """The states of one run, in `folder/<digest of the key>/<number>/`; the highest number is the newest.
 
-    `key` is all that decides the run. States of another key are never continued from, and never removed, so that an
-    edit made by mistake can be undone. `report` is told in a line what a user should know, among it where they lie.
+    States of other keys are neither used nor removed: if a setting was changed by mistake, changing it back continues
+    the run.
+
+    Args:
+        folder: may hold the states of several runs.
+        key: everything that determines the run's results.
+        report: called with each message for the user; the default prints to standard error.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any], *, report: Callable[[str], None] | None = None) -> None:
@@ -104,7 +115,7 @@ class StateStore:
         self._report = report or _to_stderr
 
     def newest(self) -> Path | None:
-        """The folder of the newest state that is whole, None where there is none; says which ones were damaged."""
+        """The folder of the newest state that is complete, or None. Reports damaged states and those of other runs."""
         self._report_others()
         found = self._numbered()
         for folder in reversed(found):
@@ -114,28 +125,31 @@ class StateStore:
                 return folder
             self._report(f"state {folder} is damaged and not used: {trouble}")
         if found:
-            self._report(f"no state in {self._home} is whole: the run begins anew")
+            self._report(f"no state in {self._home} is complete: the run starts from the beginning")
         return None
 
     @contextmanager
     def saving(self) -> Iterator[Draft]:
-        """A new state to fill. It is there when the block ends without an error, and not at all otherwise.
+        """Write a new state inside the block. It exists once the block ends without an error, and otherwise not at all.
 
         Raises:
-            ValueError: it cannot be written (the disk is full); names the folder. The states before it stay.
+            ValueError: the state cannot be written, for example because the disk is full. Earlier states stay.
         """
         numbers = [int(folder.name) for folder in self._numbered()]
         target = self._home / f"{max(numbers, default=0) + 1:08d}"
         draft: Draft | None = None
         try:
+            # Written once per process: the key cannot change while the run lasts.
             if not self._good:
                 atomic_write_text(self._home / KEY, json.dumps(self._key, indent=2) + "\n")
             with atomic_directory(target) as folder:
                 draft = Draft(folder)
                 yield draft
+                # The manifest comes last, so a state without one is incomplete.
                 parts = jsonable(sorted(draft.parts, key=lambda part: part.name))
                 atomic_write_text(folder / MANIFEST, json.dumps({"parts": parts}, indent=2) + "\n")
         except Exception as error:
+            # What torch.save raises instead of an OSError may hide one, which the draft has noted.
             cause = error if isinstance(error, OSError) else draft and draft.error
             if not cause:
                 raise
@@ -147,11 +161,11 @@ class StateStore:
         self._prune()
 
     def clear(self) -> None:
-        """Remove all states of this run, which is over, and say where those of others are left."""
+        """Remove all states of this run, which has ended, and report where those of other runs are."""
         shutil.rmtree(self._home, ignore_errors=True)
         for other in self._others():
             self._report(
-                f"the run is over; {other} ({_gigabytes(other)}) is left of another: remove it to discard that"
+                f"the run has ended; {other} ({_gigabytes(other)}) is of another run: remove it to discard that run"
             )
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -162,7 +176,7 @@ class StateStore:
         return sorted(entry for entry in self._home.iterdir() if entry.is_dir() and entry.name.isdigit())
 
     def _prune(self) -> None:
-        """Remove older and damaged states, and what a killed save left behind."""
+        """Remove older and damaged states, and the incomplete folder of a save that was killed."""
         kept = {*self._good, self._home / KEY}
         for entry in self._home.iterdir():
             if entry.is_dir() and entry not in kept:
@@ -180,18 +194,19 @@ class StateStore:
             differs = _differences(_read_json(other / KEY), self._key)
             self._report(
                 f"state {other} ({_gigabytes(other)}) is of another run and not used; it differs in {_some(differs)}. "
-                "It is kept, and taken up when that is undone; remove the folder to discard it"
+                "It is kept, and used again if you undo the difference; remove the folder to discard it"
             )
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the state in `folder`, in words that name the file; None where it is whole."""
+    """What is wrong with the state in `folder`, as a message that names the file; None if it is complete."""
     manifest = _read_json(folder / MANIFEST)
     try:
         parts = [Part(**entry) for entry in manifest["parts"]]
     except (KeyError, TypeError):
         return f"{MANIFEST} is missing or cannot be read"
     for part in parts:
+        # Cheap checks first: the checksum reads every byte.
         file = folder / str(part.name)
         if not file.is_file():
             return f"{part.name} is missing"
@@ -203,7 +218,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none or it is no object."""
+    """The object in a JSON file; an empty one if the file is missing, broken or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -212,7 +227,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "") -> list[str]:
-    """Dotted names of the entries that differ."""
+    """Dotted names of the entries that differ between two keys."""
     names: list[str] = []
     for name in dict.fromkeys([*theirs, *ours]):
         old, new = theirs.get(name), ours.get(name)

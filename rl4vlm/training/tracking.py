@@ -1,98 +1,76 @@
-"""Optional metric trackers: TensorBoard, Weights & Biases."""
+"""Optional metric trackers, TensorBoard and Weights & Biases, by way of accelerate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from importlib import import_module
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from rl4vlm.core.files import jsonable
 from rl4vlm.results.provenance import PACKAGE
 
-
-class _Sink(Protocol):
-    def log(self, line: Mapping[str, Any], *, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class MetricSinks:
-    """Passes a line of metrics on to every logger that was asked for."""
-
-    def __init__(self, sinks: Sequence[_Sink]) -> None:
-        self._sinks = sinks
-
-    def log(self, line: Mapping[str, Any], *, step: int) -> None:
-        """Log the numbers of `line` at `step`; what is not a number is left out."""
-        numbers = {
-            name: float(value)
-            for name, value in line.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        for sink in self._sinks:
-            sink.log(numbers, step=step)
+TRACKERS: dict[str, Callable[[Path, Any], GeneralTracker]] = {
+    # Event files go to `folder`/tensorboard.
+    "tensorboard": lambda folder, settings: TensorBoardTracker("tensorboard", folder),
+    # The project is the package's; the run has the name of its folder.
+    "wandb": lambda folder, settings: WandBTracker(
+        PACKAGE, name=folder.name, dir=str(folder), config=jsonable(settings)
+    ),
+}
+"""How each tracker is made for a run's folder and settings."""
 
 
 @contextmanager
-def metric_sinks(loggers: Sequence[str], folder: Path, settings: Any) -> Iterator[MetricSinks]:
-    """The optional metric loggers of a run: any of `tensorboard` and `wandb`.
+def metric_trackers(
+    accelerator: Accelerator, loggers: Sequence[str], folder: Path, settings: Any
+) -> Iterator[Callable[[Mapping[str, Any], int], None]]:
+    """Send metrics to the trackers that were asked for. Only the main process does.
+
+    Args:
+        accelerator: of the training; its trackers are these for as long as the block lasts.
+        loggers: any of `TRACKERS`.
+        folder: the run's folder.
+        settings: the run's settings, which Weights & Biases records.
+
+    Yields:
+        A function that logs the numbers in a line of metrics at a step. Other values are left out.
 
     Raises:
-        ValueError: an unknown logger, or one whose package is not installed.
+        ValueError: a logger is unknown, or its package is not installed.
     """
-    unknown = [name for name in loggers if name not in _SINKS]
-    if unknown:
-        raise ValueError(f"no metric logger {unknown[0]!r}; there are {', '.join(_SINKS)}")
-    with ExitStack() as opened:
-        sinks: list[_Sink] = []
-        for name in loggers:
-            sink = _SINKS[name](folder, settings)
-            opened.callback(sink.close)
-            sinks.append(sink)
-        yield MetricSinks(sinks)
-
-
-class _TensorBoard:
-    """TensorBoard event files in `folder`/tensorboard."""
-
-    def __init__(self, folder: Path, settings: Any) -> None:
-        writer = _optional("tensorboard.summary.writer.event_file_writer", "tensorboard")
-        self._event = _optional("tensorboard.compat.proto.event_pb2", "tensorboard").Event
-        self._summary = _optional("tensorboard.compat.proto.summary_pb2", "tensorboard").Summary
-        self._writer = writer.EventFileWriter(str(folder / "tensorboard"))
-
-    def log(self, line: Mapping[str, Any], *, step: int) -> None:
-        values = [self._summary.Value(tag=name, simple_value=value) for name, value in line.items()]
-        now = datetime.now(UTC).timestamp()
-        self._writer.add_event(self._event(wall_time=now, step=step, summary=self._summary(value=values)))
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WandB:
-    """A Weights & Biases run named after `folder`."""
-
-    def __init__(self, folder: Path, settings: Any) -> None:
-        wandb = _optional("wandb", "wandb")
-        self._run = wandb.init(project=PACKAGE, name=folder.name, dir=str(folder), config=jsonable(settings))
-
-    def log(self, line: Mapping[str, Any], *, step: int) -> None:
-        self._run.log(dict(line), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-_SINKS: dict[str, Callable[[Path, Any], _Sink]] = {"tensorboard": _TensorBoard, "wandb": _WandB}
-
-
-def _optional(module: str, package: str) -> ModuleType:
+    for name in loggers:
+        if name not in TRACKERS:
+            raise ValueError(f"no metric logger {name!r}; there are {', '.join(TRACKERS)}")
+        # Accelerate skips a tracker without its package and says nothing.
+        if not _installed(name):
+            raise ValueError(f"metric logger {name!r} needs its package: pip install {name}")
+    accelerator.log_with = [TRACKERS[name](folder, settings) for name in loggers]
+    accelerator.trackers = []
+    accelerator.init_trackers(PACKAGE)
     try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"metric logger {package!r} needs its package: pip install {package}") from error
+        yield lambda line, step: accelerator.log(_numbers(line), step=step)
+    finally:
+        # Not `end_training`: it also ends the process group, and the checkpoint is still to be gathered.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # the package was imported but has no spec
+        return True
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    # A bool is an int to Python, but not a metric.
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

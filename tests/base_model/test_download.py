@@ -1,4 +1,4 @@
-"""What `rl4vlm base-model --download` makes of a hub's model, and of a hub that is not there."""
+"""`rl4vlm base-model --download` from a hub, and without one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-c", "import sys; from rl4vlm.cli import main; sys.e
 
 @pytest.fixture
 def hub(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Hub]:
-    """A hub with the tiny checkpoint, and its weights once more in another format."""
+    """A hub with the tiny checkpoint, whose weights are there in another format too."""
     folder = tmp_path / "hub"
     shutil.copytree(tiny_checkpoint, folder)
     (folder / "pytorch_model.bin").write_bytes(b"the same once more")
@@ -28,7 +28,7 @@ def hub(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Hub]:
 
 
 def download(hub: Hub, out: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command as typed, in a process of its own: the client reads the hub's address once, when it is imported."""
+    """The command in another process: the hub client reads the hub's address only when it is imported."""
     return subprocess.run(
         [*COMMAND, "--out", str(out), "--download", *arguments],
         env={**os.environ, "HF_HOME": str(out.parent / "hf"), "HF_ENDPOINT": hub.url, **variables},

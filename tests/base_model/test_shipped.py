@@ -1,4 +1,4 @@
-"""The ready weights of the embedded base models: small, whole, and made by the settings that the config tells."""
+"""The shipped base models: small, complete, and made with the settings in the config."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOLDERS = sorted((ROOT / "workflow" / "resources" / "base_model").iterdir())
 SECTION = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["base_model"]
 
 
-def test_there_is_one_for_each_name_of_the_config():
+def test_there_is_one_for_each_name_of_the_config() -> None:
     names = {SECTION["defaults"]["name"], *(own["name"] for own in SECTION["per_task"].values())}
     assert {folder.name for folder in FOLDERS} == names
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_it_loads_and_is_small(folder):
+def test_it_loads_and_is_small(folder) -> None:
     assert (folder / "model.safetensors").stat().st_size < 8_000_000
     backbone = load_backbone(folder)
     assert 1e6 < sum(weight.numel() for weight in backbone.model.parameters()) < 3e6
@@ -31,10 +31,10 @@ def test_it_loads_and_is_small(folder):
     assert Encoder(backbone.processor).decode(ids) == '{"action": "go to desk 1"}'
 
 
-def test_alfworlds_was_made_by_the_settings_of_the_config():
+def test_alfworlds_was_made_by_the_settings_of_the_config() -> None:
     own = SECTION["per_task"]["ALFWorld"]
     made = json.loads((ROOT / "workflow/resources/base_model" / own["name"] / "run.json").read_text())["settings"]
-    # The record keeps the names that these settings had when the weights were made.
+    # The record has the names that the settings had when the weights were made.
     former = {"pretrain_tasks": "tasks", "batch_size": "batch", "image_size": "picture"}
     for key, value in own["settings"].items():
         then = made[former.get(key, key)]
@@ -42,7 +42,7 @@ def test_alfworlds_was_made_by_the_settings_of_the_config():
         assert found == value, key
 
 
-def test_alfworlds_names_and_verbs_are_tokens_of_their_own():
+def test_alfworlds_names_and_verbs_are_tokens_of_their_own() -> None:
     tokenizer = AutoProcessor.from_pretrained(ROOT / "workflow/resources/base_model/alfworld").tokenizer
     text = 'Legal actions: "go to fridge 1", "take potato 1 from fridge 1".\nYour task: cool some potato and put it in'
     tokens = [tokenizer.decode([i]) for i in tokenizer(text)["input_ids"]]

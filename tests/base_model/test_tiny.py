@@ -1,8 +1,9 @@
-"""The embedded base model: its size, tokenizer, processor, and that it learns to read."""
+"""The embedded base model: its size, tokenizer and processor, and that it learns to read."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from rl4vlm.base_model.pretrain import (
     READ_PROMPT,
     Glimpse,
     Lesson,
-    PretrainSettings,
     build_base,
     copy_shipped,
     glimpses,
@@ -23,7 +23,8 @@ from rl4vlm.base_model.pretrain import (
     run,
     train,
 )
-from rl4vlm.base_model.tiny import TinySizes, build, train_tokenizer
+from rl4vlm.base_model.tiny import build, train_tokenizer
+from rl4vlm.config.stages.pretrain import PretrainSettings, TinySizes
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, write_reply
@@ -38,13 +39,13 @@ def base():
     return build_base(PretrainSettings(corpus=60))
 
 
-def test_size_and_class(base):
+def test_size_and_class(base) -> None:
     assert isinstance(base.model, LlavaForConditionalGeneration)
     assert 1e6 < sum(p.numel() for p in base.model.parameters()) < 3e6
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
+def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name) -> None:
     encoder = Encoder(base.processor)
     env = make_env(name)
     for seed in range(20):
@@ -58,7 +59,7 @@ def test_replies_survive_the_tokenizer_and_split_at_the_key(base, name):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_prompts_are_short_in_tokens(base, name):
+def test_prompts_are_short_in_tokens(base, name) -> None:
     env = make_env(name)
     image, _ = env.reset(seed=0)
     prompt = render(get_task(name).prompt, env.view(), Style.COT)
@@ -67,18 +68,18 @@ def test_prompts_are_short_in_tokens(base, name):
     assert len(ids) < TinySizes().image_tokens + 24
 
 
-def test_unseen_text_still_encodes(base):
+def test_unseen_text_still_encodes(base) -> None:
     tokenizer = base.processor.tokenizer
     text = "A prompt nobody wrote: çüñ 字 \N{GRINNING FACE}\n\t{}"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_same_seed_same_weights(base):
+def test_same_seed_same_weights(base) -> None:
     again = build_base(PretrainSettings(corpus=60)).model.state_dict()
     assert all((again[name] == tensor).all() for name, tensor in base.model.state_dict().items())
 
 
-def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path):
+def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -> None:
     sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     settings = PretrainSettings(pretrain_tasks=("NumberLine",), steps=2, batch_size=4, corpus=10, probe=8, sizes=sizes)
     run(out=tmp_path / "base", settings=settings)
@@ -93,8 +94,8 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path):
     copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
 
 
-def test_somebodys_files_are_not_erased(tmp_path):
-    """Nor is the model built first."""
+def test_somebodys_files_are_not_erased(tmp_path: Path) -> None:
+    """Before the model is built."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "config.json").write_text("{}")
     settings = PretrainSettings(pretrain_tasks=("no such task",))
@@ -108,12 +109,12 @@ def test_somebodys_files_are_not_erased(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["home", "config.json"]
 
 
-def test_shipping_from_nowhere_is_an_error(tmp_path):
+def test_shipping_from_nowhere_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         copy_shipped(source=tmp_path / "nowhere", out=tmp_path / "copy")
 
 
-def test_pretraining_lowers_the_loss(tmp_path):
+def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     settings = PretrainSettings(
         pretrain_tasks=("NumberLine",), steps=60, batch_size=8, learning_rate=1e-2, corpus=10, sizes=sizes
@@ -128,7 +129,7 @@ def test_pretraining_lowers_the_loss(tmp_path):
 COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'
 
 
-def test_words_are_kept_whole_wherever_they_stand():
+def test_words_are_kept_whole_wherever_they_stand() -> None:
     tokenizer = train_tokenizer([COMMANDS] * 50, [], 400, words={"apple", '"go to', '"take'})
     ids = tokenizer(COMMANDS)["input_ids"]
     tokens = [tokenizer.decode([i]) for i in ids]
@@ -137,27 +138,28 @@ def test_words_are_kept_whole_wherever_they_stand():
     assert {'"go to', ' "take', " 1", " 12"} <= set(tokens)
 
 
-def test_without_words_a_tokenizer_is_what_it_was():
+def test_without_words_a_tokenizer_is_what_it_was() -> None:
     plain = train_tokenizer([COMMANDS] * 50, [], 400)
     assert [plain.decode([i]) for i in plain("apple 12")["input_ids"]][-1] == "12"
 
 
-def test_lesson_loss_is_that_of_each_lesson_alone():
-    """Neither the order of the lessons nor the padding of those taken together counts."""
+def test_lesson_loss_is_that_of_each_lesson_alone() -> None:
+    """Neither the order of the lessons nor their padding changes the loss."""
     sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     backbone = build([COMMANDS], sizes, seed=1)
     encoder, model = Encoder(backbone.processor), backbone.model.eval()
     image = np.zeros((300, 300, 3), dtype=np.uint8)
-    batch = [Glimpse(image, {}, Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),))) for n in range(12)]
+    lessons = [Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),)) for n in range(12)]
+    batch = [Glimpse(image, {}, lesson) for lesson in lessons]
     with torch.no_grad():
         whole = lesson_loss(model, encoder, batch)
         alone = [float(lesson_loss(model, encoder, [one])) for one in batch]
     counts = [
-        len(encoder.prompt(image, one.lesson.text).input_ids)
+        len(encoder.prompt(image, lesson.text).input_ids)
         - 1
         - sizes.image_tokens
-        + len(encoder.reply(f"Which? {one.lesson.asked[0][1]}."))
-        for one in batch
+        + len(encoder.reply(f"Which? {lesson.asked[0][1]}."))
+        for lesson in lessons
     ]
     assert float(whole) == pytest.approx(np.average(alone, weights=counts), rel=1e-4)
 
@@ -169,9 +171,10 @@ class Asking(NumberLine):
         return [("How many commands are there?", str(len(view.actions)))]
 
 
-def test_lessons_ask_of_the_prompt_and_of_the_image():
+def test_lessons_ask_of_the_prompt_and_of_the_image() -> None:
     env = make_env("NumberLine")
     glimpse = next(glimpses(env, np.random.default_rng(0), Asking()))
+    assert glimpse.lesson is not None
     assert glimpse.lesson.asked == (("How many commands are there?", "2"), (READ_PROMPT, glimpse.answer))
     assert "Answer in JSON" not in glimpse.lesson.text
     assert next(glimpses(env, np.random.default_rng(0), get_task("NumberLine"))).lesson is None

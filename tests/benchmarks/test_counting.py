@@ -9,9 +9,10 @@ from transformers import LlavaConfig
 
 from benchmarks.backbones import build, config_of
 from benchmarks.counting import Ceiling, Counted, Part, Work, causal, count, used_layers
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
 from rl4vlm.models.encode import Encoded, collate
-from rl4vlm.models.lora import LoraSettings, trainable
+from rl4vlm.models.lora import trainable
 
 # 2x2 patches of 14 pixels and the class token: 5 tokens. One of two vision layers is used: LLaVA uses the last but one.
 # Patches 3 * 14 * 14 * 16 = 9,408; vision 4 * 16 * 16 + 2 * 16 * 32 = 2,048; projector 16 * 32 + 32 * 32 = 1,536;
@@ -22,7 +23,7 @@ VALUE = 2 * 557_568
 
 
 def build_model(rank: int = 0) -> ActorCritic:
-    lora = LoraSettings(rank, 2.0 * rank) if rank else None
+    lora = LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None
     return build("llava-test", dtype=torch.float32, device=torch.device("cpu"), lora=lora, max_new_tokens=4)
 
 
@@ -94,7 +95,7 @@ def test_the_count_agrees_with_torchs_own(model: ActorCritic, counted: Counted) 
 def test_the_large_models_weights() -> None:
     """LLaVA-1.6-mistral-7b: 32 layers of 218,103,808 weights (4096 by 4096 twice, by 1024 twice, by 14336 thrice)."""
     from benchmarks.backbones import SHAPES
-    from rl4vlm.models.shapes import shape_of
+    from rl4vlm.models.memory import shape_of
 
     counted = count(shape_of("llava-v1.6-mistral-7b"), width=2, rank=128)
     assert SHAPES["llava-mistral-7b"]["text_config"]["hidden_size"] == 4096

@@ -126,7 +126,7 @@ def test_a_requeued_training_continues_where_it_was(cluster: Cluster, prefetched
     assert ppo_jobs(cluster)[-1].state == "COMPLETED"
 
     log = (results / "logs" / "ppo" / f"{RUN}.log").read_text()
-    resumed = re.search(r"going on from .*: update (\d+), ", log)
+    resumed = re.search(r"continuing from .*: update (\d+), ", log)
     assert resumed, log[-3000:]
     assert int(resumed[1]) >= 2
     assert [line["update"] for line in lines(metrics)] == list(range(1, UPDATES + 1))

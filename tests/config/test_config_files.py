@@ -4,82 +4,78 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
-from rl4vlm.base_model.pretrain import PretrainSettings
 from rl4vlm.config.base_models import base_models
-from rl4vlm.config.load import (
-    TASK_OPTIONS,
-    check_processes,
-    check_tasks,
-    evaluation_settings,
-    load_config,
-    merge,
-    stage_settings,
-)
+from rl4vlm.config.check import checked_config
+from rl4vlm.config.load import evaluation_settings, load_config, merge, stage_settings
 from rl4vlm.config.runs import ablation_runs, main_runs
+from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
-from rl4vlm.envs.alfworld.generator import GamesSettings
-from rl4vlm.evaluation.run import EvaluationSettings
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.gallery.build import GallerySettings
-from rl4vlm.models.lora import LoraSettings
-from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.train import PPOSettings
-from rl4vlm.sft.data import SFTDataSettings
-from rl4vlm.sft.train import SFTSettings
+from rl4vlm.interaction.options import options_of
 from rl4vlm.tasks.registry import task_names
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
-STAGES: dict[str, type[Any]] = {
-    "base_model": PretrainSettings,
-    "sft_data": SFTDataSettings,
-    "sft": SFTSettings,
-    "ppo": PPOSettings,
-    "cnn": CNNSettings,
-    "evaluation": EvaluationSettings,
+FILES = ROOT / "config"
+OVERLAYS: dict[str, list[str]] = {
+    "default": [],
+    "smoke": ["smoke"],
+    "alfworld": ["alfworld"],
+    "paper": ["paper"],
+    "paper-fast": ["paper", "paper-fast"],
+    "paper-alfworld": ["paper", "alfworld"],
 }
 
 
-def resolved(path: Path) -> dict[str, Any]:
-    """A config as the workflow sees it: over the default one."""
-    return load_config([ROOT / "config" / "config.yaml", path])
+def resolved(name: str) -> dict[str, Any]:
+    """A config as the workflow sees it; each caller has one of its own."""
+    return deepcopy(_resolved(name))
 
 
-def test_there_are_four_config_files() -> None:
-    assert [path.name for path in CONFIGS] == ["alfworld.yaml", "config.yaml", "paper.yaml", "smoke.yaml"]
+@cache
+def _resolved(name: str) -> dict[str, Any]:
+    config = load_config([FILES / "config.yaml", *(FILES / f"{overlay}.yaml" for overlay in OVERLAYS[name])])
+    return checked_config(config, task_names(), options_of)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def laid_over(name: str, overlay: dict[str, Any]) -> dict[str, Any]:
+    return checked_config(merge(resolved(name), overlay), task_names(), options_of)
+
+
+def test_every_file_is_tested() -> None:
+    named = {"config", *(overlay for overlays in OVERLAYS.values() for overlay in overlays)}
+    assert {path.stem for path in FILES.glob("*.yaml")} == named
+    scales = {resolved(name)["scale"] for name in OVERLAYS}
+    assert {path.stem for path in (FILES / "scales").glob("*.yaml")} == scales == {"embedded", "paper"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 class TestEveryConfig:
-    def test_is_valid(self, path: Path) -> None:
-        config = resolved(path)
-        validate(config, str(SCHEMA))
-        check_tasks(config, task_names())
-        check_processes(config)
-
-    def test_gives_every_stage_its_settings_for_every_task(self, path: Path) -> None:
-        config = resolved(path)
+    def test_gives_every_stage_its_settings_for_every_task(self, name: str) -> None:
+        config = resolved(name)
         for stage, kind in STAGES.items():
-            for task in config["tasks"] if stage != "base_model" else []:
+            for task in config["tasks"]:
                 build_settings(kind, stage_settings(config, stage, task))
-                build_settings(EvaluationSettings, evaluation_settings(config, task))
+        for task in config["tasks"]:
+            build_settings(STAGES["evaluation"], evaluation_settings(config, task))
         for model in base_models(config).values():
             build_settings(PretrainSettings, model.settings)
         build_settings(FigureStyle, config["figures"]["style"])
         build_settings(GamesSettings, config["alfworld"]["generate"])
 
-    def test_trains_every_task_with_every_style_and_the_ablation(self, path: Path) -> None:
-        config = resolved(path)
+    def test_trains_every_task_with_every_style_and_the_ablation(self, name: str) -> None:
+        config = resolved(name)
         assert {(run.task, run.style) for run in main_runs(config)} == {
             (task, style) for task in config["tasks"] for style in config["styles"]
         }
@@ -87,97 +83,35 @@ class TestEveryConfig:
         for task, values in swept.items():
             assert {run.thought_prob_coef for run in ablation_runs(config) if run.task == task} >= values
 
-
-@pytest.mark.parametrize(
-    ("section", "kind"),
-    [*STAGES.items(), ("alfworld_games", GamesSettings), ("figure_style", FigureStyle), ("gallery", GallerySettings)],
-)
-def test_the_schema_knows_every_setting(section: str, kind: type[Any]) -> None:
-    schema = yaml.safe_load(SCHEMA.read_text())
-    shared = {field.name for field in fields(kind)} & set(schema["$defs"]["task_options"]["properties"])
-    assert shared == set(TASK_OPTIONS.get(section, ()))
-    assert set(schema["$defs"][section]["properties"]) | shared == {field.name for field in fields(kind)}
-    assert not set(schema["$defs"][section]["properties"]) & shared, "task_options alone sets these"
+    def test_checking_it_again_changes_nothing(self, name: str) -> None:
+        config = resolved(name)
+        assert checked_config(deepcopy(config), task_names(), options_of) == config
 
 
-@pytest.mark.parametrize(
-    ("place", "key"),
-    [
-        ((), "result_dir"),
-        (("ppo", "defaults"), "learning_rat"),
-        (("ppo", "per_task"), None),
-        (("ppo", "defaults"), "prompt"),
-        (("task_options", "defaults"), "promt"),
-        (("resources", "ppo"), "gpus"),
-        (("figures", "style"), "color"),
-    ],
-)
-def test_a_stray_key_is_refused(place: tuple[str, ...], key: str | None) -> None:
-    config = resolved(CONFIGS[0])
-    section = config
-    for name in place:
-        section = section[name]
-    section.update({key: 1} if key else {"Blackjack": {"lambda": 1}})
-    with pytest.raises(WorkflowError, match=key or "lambda"):
-        validate(config, str(SCHEMA))
-
-
-@pytest.mark.parametrize("place", ["tasks", "ppo.per_task", "ablations.lambda", "cnn.skip"])
-def test_an_unknown_task_is_named(place: str) -> None:
-    config = deepcopy(resolved(CONFIGS[0]))
-    if place == "tasks":
-        config["tasks"] = ["NumberLime"]
-    elif place == "cnn.skip":
-        config["cnn"]["skip"] = ["NumberLime"]
-    else:
-        above, below = place.split(".")
-        config[above][below]["NumberLime"] = {}
-    with pytest.raises(ValueError, match=rf"{place}: unknown task 'NumberLime'"):
-        check_tasks(config, task_names())
-
-
-PAPER = ROOT / "config" / "paper.yaml"
-
-
-@pytest.mark.parametrize(
-    ("overlay", "said"),
-    [
-        (
-            {"resources": {"ppo": {"gpu": 4, "processes": 4}}},
-            r"ppo: num_envs is 2 for NumberLine and resources\.ppo\.processes 4; .*ppo\.per_task\.NumberLine\.num_envs",
-        ),
-        (
-            {"resources": {"ppo": {"gpu": 2, "processes": 2}}},
-            r"envs is 1 for ALFWorld and resources\.ppo\.processes 2",
-        ),
-        ({"resources": {"ppo": {"gpu": 4}}}, r"resources\.ppo: gpu is 4 and processes 1; each process takes one GPU"),
-        ({"resources": {"sft": {"gpu": 1, "processes": 2}}}, r"resources\.sft: gpu is 1 and processes 2"),
-        ({"resources": {"cnn": {"processes": 2}}}, r"resources\.cnn\.processes: only sft and ppo"),
-    ],
-)
-def test_processes_that_could_not_work_are_named(overlay: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        check_processes(merge(resolved(PAPER), overlay))
-
-
-def test_processes_need_no_gpu() -> None:
-    check_processes(merge(resolved(ROOT / "config/smoke.yaml"), {"resources": {"ppo": {"processes": 2}}}))
+def test_results_are_labelled_by_what_made_them() -> None:
+    labels = {name: resolved(name)["label"] for name in OVERLAYS}
+    assert labels == {
+        "default": "embedded",
+        "smoke": "smoke",
+        "alfworld": "embedded",
+        "paper": "paper",
+        "paper-fast": "paper-fast",
+        "paper-alfworld": "paper",
+    }
+    folders = [resolved(name)["results_dir"] for name in ("default", "smoke", "paper", "paper-fast")]
+    assert folders == ["results", "results/smoke", "results/paper", "results/paper-fast"]
 
 
 @pytest.mark.parametrize("word", ["processes:", "gradient_checkpointing:"])
-def test_the_guides_overlays_fit_the_papers_config(word: str) -> None:
+@pytest.mark.parametrize("name", ["paper", "paper-fast"])
+def test_the_guides_overlays_fit_the_papers_config(name: str, word: str) -> None:
     text = (ROOT / "docs" / "cluster.md").read_text()
     (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if word in block)
-    config = merge(resolved(PAPER), yaml.safe_load(example))
-    validate(config, str(SCHEMA))
-    check_processes(config)
-    assert all(stage_settings(config, "ppo", task)["num_envs"] >= 4 for task in config["tasks"])
-    for task in config["tasks"]:
-        build_settings(PPOSettings, stage_settings(config, "ppo", task))
+    laid_over(name, yaml.safe_load(example))
 
 
-def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:
-    config = resolved(ROOT / "config" / "smoke.yaml")
+def test_smoke_stays_small_whatever_the_scale_says_of_single_games() -> None:
+    config = resolved("smoke")
     for task in config["tasks"]:
         assert stage_settings(config, "sft_data", task)["samples"] <= 16
         assert stage_settings(config, "ppo", task)["total_env_steps"] <= 32
@@ -185,28 +119,34 @@ def test_smoke_stays_small_whatever_the_default_says_of_single_games() -> None:
         assert stage_settings(config, "cnn", task)["total_env_steps"] <= 32
 
 
+def test_fast_changes_the_number_of_environments_alone() -> None:
+    paper, fast = resolved("paper"), resolved("paper-fast")
+    for task in paper["tasks"]:
+        own = stage_settings(fast, "ppo", task)
+        assert own["num_envs"] == (16 if task == "ALFWorld" else 64)
+        assert {**own, "num_envs": 0} == {**stage_settings(paper, "ppo", task), "num_envs": 0}
+    for name in ("label", "results_dir", "assets_dir", "ppo", "task_options"):
+        paper.pop(name)
+        fast.pop(name)
+    assert fast == paper
+
+
 class TestPaperConfig:
-    """The paper's scale keeps nothing of the embedded one, and holds the paper's numbers."""
+    """The paper's scale holds the paper's numbers, and nothing of the embedded one."""
 
-    OURS = frozenset({"seed", "device", "loggers", "seed_base"})
-    """Settings that do not depend on the scale."""
-
-    def test_no_embedded_setting_shines_through(self) -> None:
-        default, paper = (
-            yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("config.yaml", "paper.yaml")
-        )
-        for stage in ("sft_data", "sft", "ppo", "cnn", "evaluation"):
-            assert set(default[stage]["defaults"]) - set(paper[stage]["defaults"]) <= self.OURS, stage
-            for task, settings in (default[stage]["per_task"] or {}).items():
-                left = set(settings) - set((paper[stage]["per_task"] or {}).get(task, {}))
-                assert not left, f"{stage}.per_task.{task}: config.yaml sets {left}, so paper.yaml must set it too"
+    def test_no_embedded_value_is_loaded(self, tmp_path: Path) -> None:
+        (tmp_path / "scales").mkdir()
+        for name in ("config.yaml", "paper.yaml", "scales/paper.yaml"):
+            (tmp_path / name).write_text((FILES / name).read_text())
+        config = load_config([tmp_path / "config.yaml", tmp_path / "paper.yaml"])
+        assert checked_config(config, task_names(), options_of) == resolved("paper")
 
     @pytest.mark.parametrize(
         ("task", "rollout", "window"),
         [("NumberLine", 512, 200), ("EZPoints", 1024, 200), ("Points24", 1024, 200), ("Blackjack", 512, 1000)],
     )
     def test_ppo_is_the_papers(self, task: str, rollout: int, window: int) -> None:
-        settings = build_settings(PPOSettings, stage_settings(resolved(ROOT / "config/paper.yaml"), "ppo", task))
+        settings = build_settings(PPOSettings, stage_settings(resolved("paper"), "ppo", task))
         processes = 2
         assert settings.num_envs == processes
         assert settings.total_env_steps == 15_000 * processes
@@ -222,20 +162,19 @@ class TestPaperConfig:
         assert settings.one_view
 
     def test_ppo_of_alfworld_is_the_papers(self) -> None:
-        config = resolved(ROOT / "config/paper.yaml")
+        config = resolved("paper")
         settings = build_settings(PPOSettings, stage_settings(config, "ppo", "ALFWorld"))
         assert (settings.num_envs, settings.total_env_steps, settings.num_steps) == (1, 5 * 1024, 1024)
         assert (settings.minibatch_size, settings.success_window, settings.thought_prob_coef) == (256, 200, 0.2)
         assert (settings.max_new_tokens, settings.temperature) == (256, 0.2)
+        assert (settings.value_clip, settings.value_learning_rate, settings.vf_coef) == (None, None, 0.5)
         # Where the games are is the machine's to say, by ALFWORLD_DATA; unsolvable ones are passed over, as there.
         assert settings.env == {"data": None, "split": "train", "backend": "thor", "skip_bad_games": True}
         splits = [evaluation_settings(config, "ALFWorld", games)["env"]["split"] for games in ("", "unseen")]
         assert splits == ["valid_seen", "valid_unseen"]
 
     def test_sft_is_the_papers(self) -> None:
-        settings = build_settings(
-            SFTSettings, stage_settings(resolved(ROOT / "config/paper.yaml"), "sft", "NumberLine")
-        )
+        settings = build_settings(SFTSettings, stage_settings(resolved("paper"), "sft", "NumberLine"))
         assert (settings.epochs, settings.batch_size, settings.learning_rate) == (1, 64, 2e-5)
         assert (settings.warmup, settings.weight_decay, settings.max_length) == (0.03, 0.0, 2048)
         assert (settings.lora, settings.one_view) == (None, True)
@@ -244,7 +183,7 @@ class TestPaperConfig:
 def test_snakemake_merges_overlays_as_load_config_does() -> None:
     from snakemake.utils import update_config
 
-    default, smoke = load_config([ROOT / "config" / "config.yaml"]), load_config([ROOT / "config" / "smoke.yaml"])
+    default, smoke = (yaml.safe_load((FILES / f"{name}.yaml").read_text()) for name in ("config", "smoke"))
     theirs = deepcopy(default)
     update_config(theirs, smoke)
     assert theirs == merge(default, smoke)

@@ -18,6 +18,7 @@ from rl4vlm.config.load import (
     load_config,
     merge,
     stage_settings,
+    with_scale,
 )
 
 
@@ -44,6 +45,27 @@ class TestMerge:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=r"bad\.yaml"):
             load_config([tmp_path / "bad.yaml"])
+
+
+class TestScale:
+    def test_its_file_lies_below_all_others(self, tmp_path: Path) -> None:
+        (tmp_path / "scales").mkdir()
+        for name, text in {
+            "scales/small": "a: {x: 1, y: 1}\nb: 1\nc: {z: 1}\n",
+            "scales/large": "a: {x: 9}\n",
+            "base": "scale: small\na: {x: 2}\nb: 2\n",
+            "over": "b: 3\nc: null\n",
+            "other": "scale: large\n",
+        }.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        base, over, other = (tmp_path / f"{name}.yaml" for name in ("base", "over", "other"))
+        assert load_config([base, over]) == {"scale": "small", "a": {"x": 2, "y": 1}, "b": 3, "c": None}
+        assert load_config([base, other]) == {"scale": "large", "a": {"x": 2}, "b": 2}
+
+    def test_one_without_a_file_is_named_with_the_nearest(self, tmp_path: Path) -> None:
+        (tmp_path / "paper.yaml").touch()
+        with pytest.raises(ValueError, match="no scale 'papre'; did you mean paper"):
+            with_scale({"scale": "papre"}, tmp_path)
 
 
 class TestStageSettings:

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rl4vlm.cli.parser import build_parser
@@ -62,7 +63,7 @@ def test_it_is_tabled_and_drawn(tmp_path: Path) -> None:
     drawn = figure(Results.load(**made.inputs), "embedded", FigureStyle(dpi=40))
     lines = {line.get_label(): line for part in drawn.subfigs for axis in part.axes for line in axis.lines}
     assert lines["stops early"].get_color() == "#123456"
-    assert list(lines["stops early"].get_ydata()) == [25.0, 25.0]
+    assert np.asarray(lines["stops early"].get_ydata()).tolist() == [25.0, 25.0]
 
 
 def test_rows_are_consistent() -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rl4vlm.config.load import load_config, stage_settings
-from rl4vlm.config.overrides import SHUTDOWN_SECONDS, parse_settings, settings_arguments, training_command
+from rl4vlm.config.load import stage_settings
+from rl4vlm.config.overrides import (
+    SHUTDOWN_SECONDS,
+    parse_settings,
+    settings_arguments,
+    stage_arguments,
+    training_command,
+)
+from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
+from tests.config.test_config_files import OVERLAYS, resolved
 
 
 @dataclass(frozen=True)
@@ -120,24 +126,28 @@ class TestSettings:
         assert "device=cuda:1" in words
 
 
-ROOT = Path(__file__).parents[2]
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_jobs_command_gives_its_stage_the_settings_of_the_config(name: str) -> None:
+    config = resolved(name)
+    for task in config["tasks"]:
+        for stage, kind in STAGES.items():
+            settings = stage_settings(config, stage, task)
+            words = shlex.split(" ".join(stage_arguments(kind, settings)))
+            assert words == sorted(words, key=shlex.quote)
+            assert {word.partition("=")[0] for word in words} == {item.name for item in fields(kind)}
+            assert parse_settings(kind, words) == build_settings(kind, settings)
 
 
-def test_every_stage_of_every_shipped_config_builds_its_settings() -> None:
-    """Stages without torch here; the others are tested where their settings are."""
-    from rl4vlm.evaluation.run import EvaluationSettings
-    from rl4vlm.sft.data import SFTDataSettings
+def test_a_command_is_the_same_however_its_settings_were_written() -> None:
+    first = {"rate": 1.0, "steps": 5, "env": {"a": 1, "b": 2}, "sizes": {"width": 3}}
+    second = {"sizes": {"width": "3"}, "env": {"b": 2, "a": 1}, "steps": 5.0, "rate": 1, "name": "a"}
+    assert stage_arguments(Some, first) == stage_arguments(Some, second)
+    assert stage_arguments(Some, first, only=["steps", "rate"], but=["rate"]) == ["steps=5"]
 
-    files = sorted((ROOT / "config").glob("*.yaml"))
-    assert ROOT / "config/config.yaml" in files
-    for file in files:
-        config = load_config([ROOT / "config/config.yaml", file])
-        for task in config["tasks"]:
-            for stage, kind in {"sft_data": SFTDataSettings, "evaluation": EvaluationSettings}.items():
-                settings = stage_settings(config, stage, task)
-                words = shlex.split(" ".join(settings_arguments(settings)))
-                built = parse_settings(kind, words)
-                assert yaml.safe_load(yaml.safe_dump(settings)) == {name: getattr(built, name) for name in settings}
+
+def test_what_is_no_number_has_no_word() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        settings_arguments({"rate": float("nan")})
 
 
 def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import EvaluationSettings, Origin, origin_of, run, summarise
+from rl4vlm.evaluation.run import Origin, origin_of, run, summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson
+from rl4vlm.tasks.base import CardTask
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import FakePolicy
 
@@ -86,12 +88,12 @@ def test_totals_are_those_of_the_lines(tmp_path: Path) -> None:
 
 def test_an_episode_can_be_replayed_from_its_line(tmp_path: Path) -> None:
     evaluate(tmp_path, task="Points24", episodes=5)
-    task = get_task("Points24")
+    actions = cast(CardTask, get_task("Points24")).actions
     for line in lines_of(tmp_path):
         env = make_env("Points24")
         env.reset(seed=line["seed"])
         for step in line["steps"]:
-            _, reward, terminated, truncated, _ = env.step(task.actions.index(step["action"]))
+            _, reward, terminated, truncated, _ = env.step(actions.index(step["action"]))
             assert reward == step["reward"]
         assert terminated or truncated
 
@@ -100,10 +102,11 @@ def test_seeds_are_fixed_and_never_those_of_training(tmp_path: Path) -> None:
     summary = evaluate(tmp_path)
     assert summary["seeds"] == list(range(1_000_000_000, 1_000_000_030))
     assert evaluate(tmp_path, seed_base=5, episodes=2)["seeds"] == [5, 6]
-    for base in (-1, TRAINING_SEEDS_FROM - 1):
-        with pytest.raises(ValueError, match=f"seed_base {base}"):
-            EvaluationSettings(seed_base=base, episodes=2)
-    with pytest.raises(ValueError, match="episodes 0"):
+    with pytest.raises(ValueError, match=r"seed_base\n.*greater than or equal to 0"):
+        EvaluationSettings(seed_base=-1, episodes=2)
+    with pytest.raises(ValueError, match=f"seed_base {TRAINING_SEEDS_FROM - 1}"):
+        EvaluationSettings(seed_base=TRAINING_SEEDS_FROM - 1, episodes=2)
+    with pytest.raises(ValueError, match="episodes"):
         EvaluationSettings(episodes=0)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.colors import to_hex
@@ -181,7 +182,12 @@ def household(tmp_path):
             run = f"ALFWorld-{style}-lambda0.2-seed1"
             add_training_run(made, run, 0.1, 0.4, 1)
             for name, method, kind in ((f"sft-{style}", "LLaVA-sft", "sft"), (f"ppo-{run}", "RL4VLM", "ppo")):
-                extra = {"overall": "alfworld_avg", "data_sources": [source], "games": "seen", "style": style}
+                extra: dict[str, Any] = {
+                    "overall": "alfworld_avg",
+                    "data_sources": [source],
+                    "games": "seen",
+                    "style": style,
+                }
                 extra |= {"lambda": 0.2, "logprob_thoughts": -9.0, "logprob_action": -0.3}
                 add_evaluation(
                     made, f"{name}-ALFWorld", "ALFWorld", f"{method}{suffix}", kind, 0.4, 20, seed=1, **extra
@@ -218,7 +224,12 @@ def test_every_other_figure_says_which_games_too(household, name):
     run = "ALFWorld-cot-lambda0.5-seed1"
     add_training_run(made, run, 0.1, 0.4, 1)
     made.thought_prob_coef["ALFWorld"] = 0.5
-    extra = {"overall": "alfworld_avg", "data_sources": ["official, drawn pictures"], "games": "seen", "lambda": 0.5}
+    extra: dict[str, Any] = {
+        "overall": "alfworld_avg",
+        "data_sources": ["official, drawn pictures"],
+        "games": "seen",
+        "lambda": 0.5,
+    }
     add_evaluation(made, f"ppo-{run}", "ALFWorld", "RL4VLM", "ppo", 0.4, 20, seed=1, reads=True, **extra)
     figure = make(name, made)
     axes = axes_of(figure)
@@ -245,7 +256,7 @@ def test_logprob_balance_draws_magnitudes(made):
     axis = axes_of(figure)[0]
     labels = [text.get_text() for text in axis.get_yticklabels()]
     assert labels[:2] == ["NumberLine, after SFT", "NumberLine, after PPO"]
-    places = {"thoughts": [], "action": []}
+    places: dict[str, list[tuple[Any, Any]]] = {"thoughts": [], "action": []}
     for line in axis.lines:
         if line.get_label() in places:
             places[line.get_label()].append((line.get_ydata()[0], line.get_xdata()[0]))
@@ -270,7 +281,7 @@ def test_labels_of_near_values_do_not_meet(tmp_path, thoughts, action):
 
 def test_an_action_that_is_certain_still_has_a_place_on_the_logarithmic_axis(tmp_path):
     made = Synthetic(tmp_path)
-    extra = {"logprob_thoughts": -3.0, "logprob_action": 0.0, "lambda": 0.5}
+    extra: dict[str, Any] = {"logprob_thoughts": -3.0, "logprob_action": 0.0, "lambda": 0.5}
     add_evaluation(made, "ppo-EZPoints-cot-lambda0.5-seed1", "EZPoints", "RL4VLM", "ppo", 0.5, 10, seed=1, **extra)
     draw("logprob_balance", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
     assert (tmp_path / "figure.png").stat().st_size > 0

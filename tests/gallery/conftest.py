@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Reply, Request, Style
-from rl4vlm.evaluation.run import EvaluationSettings, Origin, run
+from rl4vlm.evaluation.run import Origin, run
 from rl4vlm.policies.scripted import random_action
 
 HOSTILE = (

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rl4vlm.gallery.build import GallerySettings, build_gallery, gallery_data
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.gallery.build import build_gallery, gallery_data
 from rl4vlm.gallery.replay import replay
 from rl4vlm.results.read import load_recording
 from tests.gallery.browser import CHROMIUM, Page, browser

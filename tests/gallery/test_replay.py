@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Reply, Request, Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.gallery.replay import replay
 from rl4vlm.results.read import Recording, load_recording
 from tests.gallery.conftest import Scribbler

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
-from rl4vlm.core.types import Episode, Outcome, Reply, Request, Step, Style
+from rl4vlm.core.types import Episode, Outcome, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance, play_episodes
 from rl4vlm.policies.scripted import RandomPolicy
@@ -18,7 +20,7 @@ from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, FakePolicy, climb_slot
 UP, WAIT, NOTHING = '{"action": "up"}', '{"action": "wait"}', "I do not know."
 
 
-def played(seeds: list[int], width: int, policy: object = None) -> list[tuple[Episode, list[Step]]]:
+def played(seeds: list[int], width: int, policy: Policy | None = None) -> list[tuple[Episode, list[Step]]]:
     policy = policy or RandomPolicy()
     return list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, ClimbTask.prompt, seeds, width))
 
@@ -54,7 +56,7 @@ class TestAdvance:
 
     def test_the_wrong_number_of_replies_is_an_error(self) -> None:
         class Mute:
-            def act(self, requests: list[Request]) -> list[Reply]:
+            def act(self, requests: Sequence[Request]) -> list[Reply]:
                 return []
 
         with pytest.raises(ValueError, match="Mute gave 0 replies to 2"):
@@ -226,7 +228,7 @@ class TestPlayEpisodes:
             assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
 
     def test_width_and_order_change_nothing(self) -> None:
-        def essence(result: list[tuple[Episode, list[Step]]]) -> dict[int | None, object]:
+        def essence(result: list[tuple[Episode, list[Step]]]) -> dict[int | None, tuple[Episode, list[Any]]]:
             return {e.seed: (e, [(s.action, s.info["bonus"], s.request.prompt) for s in steps]) for e, steps in result}
 
         seeds = list(range(20))
@@ -251,7 +253,7 @@ class TestPlayEpisodes:
         episodes = play_episodes(make, ClimbTask(), FakePolicy(UP), Style.COT, ClimbTask.prompt, range(100), 2)
         next(episodes)
         assert sum(len(env.resets) for env in made) < 10
-        episodes.close()
+        cast(Generator[Any], episodes).close()
         assert [env.closed for env in made] == [True, True]
 
     def test_once_told_not_to_go_on_it_ends_what_runs_and_begins_no_more(self) -> None:

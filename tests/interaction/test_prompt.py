@@ -72,6 +72,7 @@ def test_a_reply_is_one_line_with_texts_quoted_and_ranks_and_numbers_not() -> No
 @pytest.mark.parametrize("name", task_names())
 def test_every_task_reads_back_what_its_demonstrations_say(name: str, style: Style) -> None:
     task = get_task(name)
-    for action in getattr(task, "actions", ()):
+    actions = getattr(task, "actions", ())
+    for action in actions:
         entries = dict.fromkeys(task.prompt.keys, "the action: none of these")
-        assert parse_reply(write_reply(entries, action, style), task.actions).action == action
+        assert parse_reply(write_reply(entries, action, style), actions).action == action

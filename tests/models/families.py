@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights of real model families, saved as their real ones are.
+"""Tiny checkpoints with random weights of real model families, saved like the real ones.
 
 Each holds the family's own model class, image processor, special tokens and chat format; only the sizes and the
 vocabulary are small. Pictures come out as 4 to 80 tokens.
@@ -76,7 +76,7 @@ class Family:
 
 
 def tokenizer(special: Sequence[str], *, end: str, pad: str, begin: str | None = None, **named: str) -> Any:
-    """A byte-level BPE trained on the tests' texts, with a family's special tokens; one that has `begin` adds it."""
+    """A byte-level BPE trained on the tests' texts, with special tokens; it adds `begin`, if given, to texts."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -115,7 +115,7 @@ def save(folder: Path, kind: type[PreTrainedModel], config: PreTrainedConfig, pr
 
 
 def chat(before: str, image: str, after: str) -> str:
-    """A chat template: `before` the user's turn, the picture's placeholder, `after` it where the reply begins."""
+    """A chat template: `before`, the user's turn with `image` as placeholder, then `after`, where the reply begins."""
     return (
         "{% for message in messages %}{{ '" + before + "' }}{% for part in message['content'] %}"
         "{% if part['type'] == 'image' %}{{ '" + image + "' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
@@ -124,7 +124,7 @@ def chat(before: str, image: str, after: str) -> str:
 
 
 def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
-    """LLaVA-1.6 with Mistral: a grid of views beside the whole, newlines between rows; its template writes no <s>."""
+    """LLaVA-1.6 with Mistral: views in a grid and of the whole, newlines between rows; its template writes no <s>."""
     tokens = tokenizer(
         ["<unk>", "<s>", "</s>", "<image>", "<pad>"], end="</s>", pad="<pad>", begin="<s>", image_token="<image>"
     )
@@ -156,7 +156,7 @@ QWEN_VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_p
 
 
 def write_qwen(folder: Path, processor: Any, model: Any, config: Any, text: dict[str, Any], **vision: Any) -> None:
-    """What both Qwen families share: ChatML, patches of all pictures end to end, and M-RoPE."""
+    """What both Qwen families share: ChatML, the patches of all images in one row, and M-RoPE."""
     tokens = tokenizer([*QWEN, *QWEN_VISION], end="<|im_end|>", pad="<|endoftext|>")
     ids = dict(zip(("start", "end", "image", "video"), tokens.convert_tokens_to_ids(list(QWEN_VISION)), strict=True))
     made = config(
@@ -176,7 +176,7 @@ def write_qwen(folder: Path, processor: Any, model: Any, config: Any, text: dict
     )
     side = 4 * vision["patch_size"]
     images = Qwen2VLImageProcessorPil(
-        # A little more than 4x4 patches at most, which rounds down to them.
+        # A maximum slightly above 4x4 patches, which is rounded down to 4x4.
         size={"shortest_edge": side * side, "longest_edge": (side + 4) ** 2},
         patch_size=vision["patch_size"],
     )
@@ -216,7 +216,7 @@ def write_qwen3(folder: Path) -> None:
 
 
 def write_idefics(folder: Path, processor: Any, images: Any, model: Any, config: Any) -> None:
-    """Idefics3 and SmolVLM: a picture in tiles and as a whole, each of 4 tokens between marks of its place."""
+    """Idefics3 and SmolVLM: an image as tiles and as a whole, each of 4 tokens between tokens that name its place."""
     places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     special = ["<|endoftext|>", "<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>", *places]
     tokens = tokenizer(special, end="<end_of_utterance>", pad="<|endoftext|>")
@@ -238,12 +238,13 @@ def write_idefics3(folder: Path) -> None:
 
 
 def write_smolvlm(folder: Path) -> None:
-    kind = partial(without_videos(SmolVLMProcessor), video_processor=None)
+    processor: Any = without_videos(SmolVLMProcessor)
+    kind = partial(processor, video_processor=None)
     write_idefics(folder, kind, SmolVLMImageProcessorPil, SmolVLMForConditionalGeneration, SmolVLMConfig)
 
 
 def write_gemma3(folder: Path) -> None:
-    """Gemma 3: a picture's tokens see each other both ways; layers alternate between a window and all that came."""
+    """Gemma 3: attention among an image's tokens is bidirectional; layers alternate between sliding window and full."""
     special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokens = tokenizer([*special, *named.values()], end="<eos>", pad="<pad>", begin="<bos>", **named)
@@ -273,12 +274,12 @@ QWEN_PARTS = ("model.visual.blocks.", "model.visual.merger.", "model.language_mo
 IDEFICS_PARTS = ("model.vision_model.", "model.connector.", "model.text_model.")
 
 FAMILIES = {
-    # The best grid for a square is 2x2 of 28 pixels: 4x4 patches with a newline a row, and the whole, 2x2.
+    # The best grid for a square is 2x2 views of 28 pixels: 4x4 patches, a newline per row, and the whole in 2x2.
     "LlavaNext": Family(write_llava_next, LLAVA_PARTS, "<image>", 4 * 4 + 4 + 2 * 2),
-    # 4x4 patches, merged by twos both ways.
+    # 4x4 patches, merged two by two.
     "Qwen2.5-VL": Family(write_qwen25, QWEN_PARTS, "<|image_pad|>", 4, ("torchvision",)),
     "Qwen3-VL": Family(write_qwen3, QWEN_PARTS, "<|image_pad|>", 4, ("torchvision",)),
-    # 2x2 tiles and the whole.
+    # 2x2 tiles and the whole image.
     "Idefics3": Family(write_idefics3, IDEFICS_PARTS, "<image>", 5 * 4),
     "SmolVLM": Family(write_smolvlm, IDEFICS_PARTS, "<image>", 5 * 4, ("torchvision", "num2words")),
     "Gemma3": Family(write_gemma3, LLAVA_PARTS, "<image_soft_token>", 4),

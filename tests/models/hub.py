@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine, with one model."""
+"""A local stand-in for the Hugging Face hub, with one model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Serves the files of `folder` as revisions `main` and COMMIT of NAME; those in `broken` break off half-way."""
+    """Serves the files of `folder` as revisions `main` and COMMIT of NAME. Files in `broken` stop half-way."""
 
     folder: Path
     url: str = ""
@@ -28,7 +28,7 @@ class Hub:
         return {file.name: file.read_bytes() for file in sorted(self.folder.iterdir()) if file.is_file()}
 
     def answer(self, path: str) -> tuple[dict[str, str], bytes] | None:
-        """Headers and body for a path, or None for what is not here."""
+        """Headers and body for a path, or None if there is no such file."""
         path = path.partition("?")[0]
         files = self.files()
         if path in (f"/api/models/{NAME}", *(f"/api/models/{NAME}/revision/{rev}" for rev in ("main", COMMIT))):
@@ -48,7 +48,7 @@ class Hub:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """Run the hub while the block lasts; `HF_ENDPOINT` is `hub.url`."""
+    """Run the hub while the block lasts; set `HF_ENDPOINT` to `hub.url`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

@@ -1,14 +1,17 @@
-"""What is generated and what is re-scored are the same policy, whatever the batch."""
+"""Generation and scoring use the same policy, whatever the batch."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from rl4vlm.models import actor_critic as module
-from rl4vlm.models.actor_critic import ActorCritic, sample, uniforms
-from rl4vlm.models.encode import collate
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.encode import Encoded, collate
+from rl4vlm.models.sampling import sample, uniforms
 
 PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
 
@@ -24,7 +27,7 @@ def streams(count):
     return [np.random.default_rng(seed) for seed in range(count)]
 
 
-def test_generated_log_probs_equal_rescored_ones(actor_critic, prompts):
+def test_generated_log_probs_equal_rescored_ones(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
     replies = actor_critic.generate(prompts, streams(3))
     scores = actor_critic.score(prompts, [reply.ids for reply in replies])
     for row, reply in enumerate(replies):
@@ -33,7 +36,7 @@ def test_generated_log_probs_equal_rescored_ones(actor_critic, prompts):
         assert scores.values[row].item() == pytest.approx(reply.value, abs=1e-4)
 
 
-def test_replies_do_not_depend_on_the_batch(actor_critic, prompts):
+def test_replies_do_not_depend_on_the_batch(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
     together = actor_critic.generate(prompts, streams(3))
     for row in (2, 0, 1):
         alone = actor_critic.generate([prompts[row]], [streams(3)[row]])[0]
@@ -42,7 +45,9 @@ def test_replies_do_not_depend_on_the_batch(actor_critic, prompts):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_replies_do_not_depend_on_how_many_prompts_are_read_at_a_time(actor_critic, prompts, monkeypatch, size):
+def test_replies_do_not_depend_on_prefilling_in_parts(
+    actor_critic: ActorCritic, prompts: list[Encoded], monkeypatch: pytest.MonkeyPatch, size
+) -> None:
     whole = actor_critic.generate(prompts, streams(3))
     read = []
     handle = actor_critic.model.model.vision_tower.register_forward_pre_hook(
@@ -58,7 +63,7 @@ def test_replies_do_not_depend_on_how_many_prompts_are_read_at_a_time(actor_crit
         assert one.value == pytest.approx(other.value, abs=1e-4)
 
 
-def test_scores_do_not_depend_on_padding_or_order(actor_critic, prompts):
+def test_scores_do_not_depend_on_padding_or_order(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
     replies = [reply.ids for reply in actor_critic.generate(prompts, streams(3))]
     replies[0] = replies[0][:3]
     together = actor_critic.score(prompts, replies)
@@ -74,7 +79,7 @@ def test_scores_do_not_depend_on_padding_or_order(actor_critic, prompts):
         assert not together.logprobs[row, n:].any()
 
 
-def test_special_tokens_are_never_sampled(actor_critic, prompts):
+def test_special_tokens_are_never_sampled(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
     suppressed = set(actor_critic.suppressed.tolist())
     assert actor_critic.encoder.eos_id not in suppressed
     with torch.no_grad():
@@ -84,8 +89,8 @@ def test_special_tokens_are_never_sampled(actor_critic, prompts):
         assert not suppressed & set(reply.ids.tolist())
 
 
-def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
-    """First tokens of many replies occur as often as the policy says (exact sampling)."""
+def test_distribution_of_samples_is_the_softmax(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
+    """The first tokens of many replies are as frequent as the policy says: sampling is exact."""
     actor_critic.max_new_tokens = 1
     count = 2000
     rng = [np.random.default_rng([7, i]) for i in range(count)]
@@ -100,7 +105,7 @@ def test_distribution_of_samples_is_the_softmax(actor_critic, prompts):
     assert (error < 4 * (top.values * (1 - top.values) / count).sqrt() + 1e-3).all()
 
 
-def test_a_token_has_the_part_of_the_unit_interval_that_its_probability_says():
+def test_a_token_is_chosen_by_its_interval_of_the_cumulative_probability() -> None:
     logprobs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]]).log()
     numbers = [0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53]
     chosen = [int(sample(logprobs, torch.tensor([[number]], dtype=torch.float64))) for number in numbers]
@@ -108,14 +113,14 @@ def test_a_token_has_the_part_of_the_unit_interval_that_its_probability_says():
 
 
 @pytest.mark.parametrize("total", [0.999999, 1.0, 1.0000001])
-def test_a_token_of_no_probability_is_not_sampled_where_probabilities_round(total):
+def test_a_token_of_probability_zero_is_not_sampled_if_the_sum_is_not_exactly_1(total) -> None:
     probabilities = torch.tensor([[0.0, total, 0.0]])
     for number in (0.0, 0.5, 1 - 2**-53):
         assert int(sample(probabilities.log(), torch.tensor([[number]], dtype=torch.float64))) == 1
 
 
-def test_a_reply_takes_as_much_of_its_stream_however_long_it_is(actor_critic, prompts):
-    """Each row has the numbers of its own stream alone, and greedy play takes none."""
+def test_every_reply_draws_equally_many_numbers(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
+    """Each row draws only from its own generator, and greedy decoding draws nothing."""
     rngs, alone = streams(3), streams(3)
     actor_critic.generate(prompts, rngs)
     drawn = uniforms(alone, actor_critic.max_new_tokens)
@@ -126,7 +131,9 @@ def test_a_reply_takes_as_much_of_its_stream_however_long_it_is(actor_critic, pr
     assert [rng.random() for rng in rngs] == [rng.random() for rng in alone]
 
 
-def test_save_then_load_gives_the_same_logits(actor_critic, prompts, tmp_path):
+def test_save_then_load_gives_the_same_logits(
+    actor_critic: ActorCritic, prompts: list[Encoded], tmp_path: Path
+) -> None:
     reply = [actor_critic.encoder.reply("stand")] * 3
     before = actor_critic.score(prompts, reply)
     actor_critic.save(tmp_path)
@@ -138,7 +145,7 @@ def test_save_then_load_gives_the_same_logits(actor_critic, prompts, tmp_path):
     assert torch.equal(before.values, after.values)
 
 
-def test_gradients_reach_every_part(actor_critic, prompts):
+def test_gradients_reach_every_part(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:
     scores = actor_critic.score(prompts, [actor_critic.encoder.reply("stand")] * 3)
     (scores.logprobs.sum() + scores.values.sum()).backward()
     parts = ["vision_tower", "multi_modal_projector", "language_model", "value_head"]
@@ -148,7 +155,7 @@ def test_gradients_reach_every_part(actor_critic, prompts):
         assert sum(norms) > 0, part
 
 
-def test_token_at_finds_the_key_by_text(actor_critic):
+def test_token_at_finds_the_key_by_text(actor_critic: ActorCritic) -> None:
     encoder = actor_critic.encoder
     text = 'a thought é ≥ 3 "action": "stand"'
     ids = encoder.reply(text).tolist()
@@ -157,7 +164,7 @@ def test_token_at_finds_the_key_by_text(actor_critic):
     assert encoder.token_at(ids, len(text)) == len(ids)
 
 
-def test_collate_lays_prompts_left_and_replies_right(prompts):
+def test_collate_lays_prompts_left_and_replies_right(prompts: list[Encoded]) -> None:
     batch = collate(prompts, [torch.tensor([9]), torch.tensor([8, 7]), torch.tensor([6, 5, 4])], 0, torch.device("cpu"))
     longest = max(len(prompt.input_ids) for prompt in prompts)
     assert batch.prompt_length == longest

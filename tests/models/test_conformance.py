@@ -1,4 +1,4 @@
-"""What must be true of any backbone, shown for tiny random checkpoints of each family (docs/backbones.md)."""
+"""What must hold for any backbone, tested on a tiny random checkpoint of each family (docs/backbones.md)."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor, GenerationConfig, ProcessorMixin
 
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models import actor_critic
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import load_backbone, write_merged
-from rl4vlm.models.lora import LoraSettings, ensure_adapter, trainable
-from rl4vlm.ppo.train import PPOSettings
+from rl4vlm.models.lora import ensure_adapter, trainable
 from rl4vlm.ppo.train import run as run_ppo
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings
 from rl4vlm.sft.train import run as run_sft
 from tests.models.families import FAMILIES
 
 PROMPTS = ("Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9.")
 SIZES = ((300, 300), (150, 300), (300, 300))
-"""Pictures of another shape come out as other numbers of tiles and tokens."""
+"""Images of different shapes, which become different numbers of tiles and tokens."""
 PROJECT = "Llava (tiny)"
 
 
@@ -48,7 +50,7 @@ def checkpoint(family: str, tiny_checkpoint: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def parts(family: str) -> tuple[str, ...]:
-    """Prefixes of the names of vision tower, projector and language model."""
+    """Prefixes of the parameter names of vision tower, projector and language model."""
     return FAMILIES["LlavaNext" if family == PROJECT else family].parts
 
 
@@ -59,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(checkpoint: Path, **options: object) -> ActorCritic:
+def load(checkpoint: Path, **options: Any) -> ActorCritic:
     torch.manual_seed(0)
     return ActorCritic.load(checkpoint, temperature=0.7, max_new_tokens=10, value_sizes=(16,), **options)
 
@@ -106,7 +108,7 @@ def test_generation_and_score_agree_and_padding_changes_nothing(checkpoint: Path
 
 
 def test_the_checkpoints_own_way_of_generating_changes_no_reply(checkpoint: Path, tmp_path: Path) -> None:
-    """Qwen2.5-VL's, for one, has a repetition penalty: replies are not scored with it, so not sampled with it."""
+    """Qwen2.5-VL's has a repetition penalty. Replies are scored without it, so they are sampled without it."""
     plain = load(checkpoint)
     eos = plain.encoder.eos_id
     opinions = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 9, "bad_words_ids": [[eos]]}
@@ -128,7 +130,7 @@ def test_the_checkpoints_own_way_of_generating_changes_no_reply(checkpoint: Path
 
 
 def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a family's prompts cannot be, they are read together all the same."""
+    """If a family's prompts cannot be read in parts, they are read together, with the same replies."""
     model = load(checkpoint)
     whole = model.generate(encoded(model), streams())
     monkeypatch.setattr(actor_critic, "PROMPT_TOKENS", 1)
@@ -139,7 +141,7 @@ def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypat
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:
-    """One sample, unpadded, through the model's own forward pass, which makes positions and masks by itself."""
+    """One unpadded sample in the model's own forward pass, which computes positions and masks itself."""
     model = load(checkpoint)
     prompt, reply = encoded(model)[1], model.encoder.reply("go up")
     ids = torch.cat([prompt.input_ids, reply])[None]
@@ -205,7 +207,7 @@ def test_adapters_reach_every_part_and_come_back(checkpoint: Path, parts: tuple[
         for half in ("lora_A", "lora_B"):
             found = [p.grad for n, p in model.model.named_parameters() if n.startswith(part) and half in n]
             assert found, f"{half} in {part}"
-            # The last layers of some vision towers are not read.
+            # Some vision towers have last layers whose output is not used.
             assert any(grad is not None and grad.norm() > 0 for grad in found), f"{half} in {part}"
     model.save(tmp_path)
     after = model.score(prompts, replies)
@@ -268,7 +270,7 @@ def test_a_reply_ends_as_the_chat_template_ends_it(checkpoint: Path) -> None:
 
 
 def test_the_familys_full_processor_gives_the_same(family: str, checkpoint: Path) -> None:
-    """Where the packages for a family's video part are installed."""
+    """Only if the packages for a family's video part are installed."""
     needs = FAMILIES[family].needs if family in FAMILIES else ()
     for package in needs:
         if importlib.util.find_spec(package) is None:

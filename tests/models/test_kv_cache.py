@@ -1,4 +1,4 @@
-"""A cache with room holds what the library's own would, without copying."""
+"""A preallocated cache returns the same keys and values as transformers' own, without copying."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
-from rl4vlm.models.shapes import shape_of
+from rl4vlm.models.memory import shape_of
 
 
 def states(tokens, seed):
@@ -17,8 +17,8 @@ def states(tokens, seed):
 
 
 @pytest.mark.parametrize("capacity", [9, 6, 2])
-def test_it_returns_what_a_growing_layer_does(capacity):
-    """Also where there turns out to be too little room."""
+def test_it_returns_what_a_growing_layer_does(capacity) -> None:
+    """Also if the tokens exceed the capacity."""
     ours, theirs = PreallocatedLayer(capacity), DynamicLayer()
     for seed, tokens in enumerate((5, 1, 1, 2)):
         assert ours.get_mask_sizes(tokens) == theirs.get_mask_sizes(tokens)
@@ -27,14 +27,14 @@ def test_it_returns_what_a_growing_layer_does(capacity):
         assert ours.get_seq_length() == theirs.get_seq_length()
 
 
-def test_a_new_token_moves_nothing():
+def test_a_new_token_moves_nothing() -> None:
     layer = PreallocatedLayer(8)
     first, _ = layer.update(*states(5, 0))
     second, _ = layer.update(*states(1, 1))
     assert first.data_ptr() == second.data_ptr()
 
 
-def test_it_can_be_used_again_after_a_reset():
+def test_it_can_be_used_again_after_a_reset() -> None:
     layer = PreallocatedLayer(8)
     layer.update(*states(5, 0))
     layer.reset()
@@ -42,7 +42,7 @@ def test_it_can_be_used_again_after_a_reset():
     assert torch.equal(keys, states(3, 1)[0])
 
 
-def test_windows_stay_windows():
+def test_windows_stay_windows() -> None:
     shapes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
     cache = preallocated_cache(LlamaConfig(**shapes), 9)
     assert [type(layer) for layer in cache.layers] == [PreallocatedLayer, PreallocatedLayer]
@@ -52,12 +52,12 @@ def test_windows_stay_windows():
     assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, PreallocatedLayer]
 
 
-def test_the_papers_backbone_has_no_window():
+def test_the_papers_backbone_has_no_window() -> None:
     cache = preallocated_cache(shape_of("llava-v1.6-mistral-7b"), 9)
     assert {type(layer) for layer in cache.layers} == {PreallocatedLayer}
 
 
-def test_parts_are_joined_row_by_row_and_can_grow():
+def test_parts_are_joined_row_by_row_and_can_grow() -> None:
     config = LlamaConfig(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3)
     parts = [DynamicCache(config=config) for _ in range(3)]
     for index in range(2):

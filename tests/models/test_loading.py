@@ -1,47 +1,45 @@
-"""Loading a backbone and choosing where it runs."""
+"""Loading a backbone, and choosing its device."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rl4vlm.models.loading import accelerator_on, choose_device, load_backbone
-from rl4vlm.models.lora import LoraSettings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.models.loading import choose_device, load_backbone
 from tests.models.families import FAMILIES, write_llava_next
 
 
 def rewrite(folder, change):
-    """Put what `change` makes of a checkpoint's weights in their place."""
+    """Replace a checkpoint's weights by what `change` returns for them."""
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-def test_auto_takes_a_gpu_where_there_is_one():
+def test_auto_takes_a_gpu_where_there_is_one() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_named(name):
+def test_a_device_that_is_not_there_is_named(name) -> None:
     with pytest.raises(ValueError, match=f"device '{name}'"):
         choose_device(name)
 
 
-def test_training_runs_where_it_is_told():
-    assert accelerator_on("cpu").device.type == "cpu"
-
-
-def test_a_precision_nobody_knows_is_named(tiny_checkpoint):
+def test_a_precision_nobody_knows_is_named(tiny_checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="float12"):
         load_backbone(tiny_checkpoint, dtype="float12")
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=tmp_path.name):
         load_backbone(tmp_path)
 
 
-def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
+def test_a_package_that_a_processor_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FAMILIES["SmolVLM"].write(tmp_path)
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(ValueError, match=r"needs a package that is not installed: .*num2words"):
@@ -50,38 +48,38 @@ def test_a_package_that_a_processor_needs_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("one_view", [False, True])
 @pytest.mark.parametrize("name", ["vision_tower.encoder.layers.1.mlp.fc1.bias", "language_model.lm_head.weight"])
-def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path):
+def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     short = name.removeprefix("language_model.")
     rewrite(tmp_path, lambda weights: {key: weight for key, weight in weights.items() if key != name})
-    with pytest.raises(ValueError, match=rf"'{tmp_path}' are not whole: (model\.)?{short} is missing$"):
+    with pytest.raises(ValueError, match=rf"'{tmp_path}' are incomplete: (model\.)?{short} is missing$"):
         load_backbone(tmp_path, one_view=one_view, lora=LoraSettings(rank=2))
     (tmp_path / "model.safetensors").write_bytes(whole)
     rewrite(tmp_path, lambda weights: {**weights, name: weights[name][1:].clone()})
     shapes = rf"has shape \({len(load_file(tmp_path / 'model.safetensors')[name])}, .*\), not \("
-    with pytest.raises(ValueError, match=rf"not whole: (model\.)?{short} {shapes.replace(', .*', ',.*')}"):
+    with pytest.raises(ValueError, match=rf"incomplete: (model\.)?{short} {shapes.replace(', .*', ',.*')}"):
         load_backbone(tmp_path, one_view=one_view)
 
 
-def test_a_checkpoint_of_other_names_is_refused_with_their_number(tmp_path):
+def test_a_checkpoint_of_other_names_is_refused_with_their_number(tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     rewrite(tmp_path, lambda weights: {f"other.{name}": weight for name, weight in weights.items()})
     with pytest.raises(ValueError, match=r"is missing, .* is missing, .* is missing and 62 more$"):
         load_backbone(tmp_path)
 
 
-def test_an_adapter_must_be_whole_too(tmp_path):
+def test_an_adapter_must_be_whole_too(tmp_path: Path) -> None:
     write_llava_next(tmp_path / "base")
     load_backbone(tmp_path / "base", lora=LoraSettings(rank=2)).save(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     _, *others = sorted(weights := load_file(file))
     save_file({name: weights[name] for name in others}, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'adapter'}' are not whole: .*lora_A.* is missing$"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'adapter'}' are incomplete: .*lora_A.* is missing$"):
         load_backbone(tmp_path / "adapter")
 
 
-def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path):
+def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path: Path) -> None:
     FAMILIES["Gemma3"].write(tmp_path)
     assert not any("lm_head" in name for name in load_file(tmp_path / "model.safetensors"))
     model = load_backbone(tmp_path).model
@@ -89,17 +87,17 @@ def test_a_head_tied_to_the_embeddings_may_be_missing(tmp_path):
 
 
 def as_on_the_hub(name):
-    """A weight's name in the checkpoints that the paper's model is published in."""
+    """A weight's name in the published checkpoint of the paper's model."""
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
 @pytest.mark.parametrize("one_view", [False, True])
-def test_the_published_names_of_weights_are_understood(one_view, tmp_path):
+def test_the_published_names_of_weights_are_understood(one_view, tmp_path: Path) -> None:
     write_llava_next(tmp_path)
     expected = load_backbone(tmp_path, one_view=one_view).model.state_dict()
     rewrite(tmp_path, lambda weights: {as_on_the_hub(name): weight for name, weight in weights.items()})
     names = set(load_file(tmp_path / "model.safetensors"))
-    # As the published index lists them.
+    # As in the published index.
     assert {
         "image_newline",
         "language_model.lm_head.weight",

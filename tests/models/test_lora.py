@@ -1,10 +1,11 @@
-"""Adapters: what they are put on, and a policy trained with them from demonstrations to evaluation."""
+"""Adapters: which layers get them, and a policy that is trained with them from demonstrations to evaluation."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from transformers import AutoModelForImageTextToText
 from rl4vlm.cli import main
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import load_backbone
-from rl4vlm.models.lora import LoraSettings, ensure_adapter, target_layers, trainable
-from rl4vlm.sft.train import SFTSettings
+from rl4vlm.models.lora import ensure_adapter, target_layers, trainable
 
-LORA = {"rank": 4, "alpha": 8}
+LORA: dict[str, Any] = {"rank": 4, "alpha": 8}
 
 
 def test_all_linear_is_every_linear_layer_but_the_head(tiny_checkpoint: Path) -> None:
@@ -43,8 +45,8 @@ def test_targets_that_match_nothing_are_named_with_what_there_is(tiny_checkpoint
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rank": 0}, "rank 0 is less than 1"),
-        ({"alpha": 0}, "alpha 0.0 is not above 0"),
+        ({"rank": 0}, "lora.rank=0"),
+        ({"alpha": 0}, "lora.alpha=0"),
         ({"targets": "("}, "no regular expression"),
         ({"rnak": 4}, "unknown setting 'lora.rnak'; did you mean rank"),
     ],
@@ -112,7 +114,7 @@ def test_peft_itself_reads_the_adapter(tiny_checkpoint: Path, tmp_path: Path) ->
 
 
 def test_sft_ppo_and_evaluation_with_adapters(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """As the workflow's commands do it; PPO goes on with SFT's adapter, on the same base model."""
+    """With the workflow's commands. PPO continues to train SFT's adapter on the same base model."""
     data, sft, ppo = (str(tmp_path / name) for name in ("data", "sft", "ppo"))
     lora = f"lora={json.dumps(LORA)}"
     common = ["device=cpu", lora]

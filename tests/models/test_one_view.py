@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models.encode import Encoded, Encoder
 from rl4vlm.models.loading import Backbone, load_backbone
-from rl4vlm.models.lora import LoraSettings
 from tests.models.families import write_idefics3, write_llava_next
 
 
 @pytest.fixture(scope="module")
 def llava16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LLaVA-NeXT with the real one's pictures: patches of 14 pixels in views of 336."""
+    """LLaVA-NeXT with the real image sizes: patches of 14 pixels in views of 336."""
     folder = tmp_path_factory.mktemp("llava16")
     write_llava_next(folder, side=336, patch=14)
     return folder
@@ -34,7 +34,7 @@ def image_tokens(backbone: Backbone) -> int:
 
 def test_the_grid_of_views_is_left_out(llava16: Path, tmp_path: Path) -> None:
     full, one = load_backbone(llava16), load_backbone(llava16, one_view=True)
-    # Of a grid of 1x2 the view that a square fills, with its 24 newlines, and the whole.
+    # A square image fills one view of a 1x2 grid, with 24 newlines; then the view of the whole.
     assert image_tokens(full) == 576 + 24 + 576
     assert image_tokens(one) == 576
     assert isinstance(one.model, LlavaForConditionalGeneration)

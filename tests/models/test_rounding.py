@@ -1,4 +1,4 @@
-"""What docs/fidelity.md says of a pure bfloat16 fine-tuning."""
+"""What docs/fidelity.md says about fine-tuning in pure bfloat16."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ FIDELITY = Path(__file__).parents[2] / "docs" / "fidelity.md"
 
 
 def changed(rate: float) -> float:
-    """Percent of a million bfloat16 weights of spread 0.02 that one full Adam step changes."""
+    """Percent of a million bfloat16 weights (standard deviation 0.02) that one full Adam step changes."""
     generator = torch.Generator().manual_seed(0)
     weights = (0.02 * torch.randn(1_000_000, generator=generator)).bfloat16()
     parameter = torch.nn.Parameter(weights.clone())
-    # A first step is the rate times the gradient's sign.
+    # Adam's first step is the learning rate times the sign of the gradient.
     parameter.grad = torch.randn(weights.shape, generator=generator).bfloat16()
     torch.optim.AdamW([parameter], lr=rate, weight_decay=0.0).step()
     return 100 * float((parameter.detach() != weights).float().mean())

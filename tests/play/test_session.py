@@ -12,11 +12,11 @@ import pytest
 from PIL import Image, ImageSequence
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
 from rl4vlm.core.types import Episode, PlayStopped, Reply, Request, Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.play.session import play
 from rl4vlm.play.terminal import Screen
-from rl4vlm.policies.settings import PlaySettings
 from rl4vlm.tasks.number_line import NumberLine
 from tests.fakes import FakePolicy
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.core.types import Outcome, Style
 from rl4vlm.interaction.play import advance
-from rl4vlm.models.cnn import CONFIG_FILE, CNNActorCritic, CNNSizes
+from rl4vlm.models.cnn import CONFIG_FILE, CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.policies.registry import MARKS, checkpoint_of, make_policy
 from tests.fakes import climb_slot
@@ -30,9 +31,10 @@ def played(policy: CNNPolicy, style: Style = Style.COT) -> list:
 
 @pytest.mark.parametrize("style", list(Style))
 def test_the_parser_reads_the_action_that_was_sampled(policy: CNNPolicy, style: Style) -> None:
-    steps = played(policy, style)
+    steps, actions = played(policy, style), policy.model.actions
+    assert actions is not None
     assert {step.parsed.outcome for step in steps} == {Outcome.OK}
-    assert [step.action for step in steps] == [policy.model.actions[step.reply.replay_item.action] for step in steps]
+    assert [step.action for step in steps] == [actions[step.reply.replay_item.action] for step in steps]
     assert {step.action for step in steps} == {"up", "wait", "go down"}
     assert steps[0].reply.text == f'{{"action": "{steps[0].action}"}}'
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.actor_critic import ActorCritic
-from rl4vlm.models.loading import accelerator_on
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.update import optimiser_steps
+from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.fsdp import full_weights_on_main
 

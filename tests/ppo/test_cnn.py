@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.seeding import stream
-from rl4vlm.models.cnn import CNNActorCritic, CNNSizes
+from rl4vlm.core.types import Style
+from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.cnn import CNNSettings, build_model, run
+from rl4vlm.ppo.cnn import build_model, run
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.ppo.train import run as run_vlm
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
@@ -44,7 +47,7 @@ def metrics_of(folder):
 
 def collect(slots, policy, settings):
     """One rollout of the settings' length."""
-    steps = [rollout_step(slots, policy, settings) for _ in range(settings.rows)]
+    steps = [rollout_step(slots, policy, settings) for _ in range(settings.steps_per_env)]
     return compute_advantages(steps, policy.values([slot.request for slot in slots]), settings)
 
 
@@ -84,7 +87,7 @@ def test_metrics_have_the_names_of_the_methods_own(tiny_checkpoint, tmp_path):
     settings = PPOSettings(
         total_env_steps=4, num_envs=2, num_steps=4, minibatch_size=4, max_new_tokens=2, value_sizes=(8,), device="cpu"
     )
-    run_vlm(task="NumberLine", style="cot", init=tiny_checkpoint, out=tmp_path / "vlm", seed=1, settings=settings)
+    run_vlm(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path / "vlm", seed=1, settings=settings)
     run(task="NumberLine", out=tmp_path / "cnn", seed=1, settings=SETTINGS)
     (theirs,), (ours, _) = metrics_of(tmp_path / "vlm"), metrics_of(tmp_path / "cnn")
     assert list(ours) == list(theirs)
@@ -162,7 +165,7 @@ def test_advantages_are_normalised_and_rewards_flow_back():
     advantages = np.array([sample.advantage for sample in rollout.samples])
     assert (advantages.mean(), advantages.std(ddof=1)) == pytest.approx((0, 1), abs=1e-3)
     by_action = {action: advantages[[s.item.action == action for s in rollout.samples]].mean() for action in range(3)}
-    assert max(by_action, key=by_action.get) == 0
+    assert max(by_action, key=lambda action: by_action[action]) == 0
 
 
 def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
@@ -183,13 +186,14 @@ def test_bootstrapping_adds_the_discounted_value_of_the_last_state():
 
 def test_an_update_moves_probability_towards_the_advantage():
     _, model, rollout = climbing()
-    samples = [Sample(s.item, 1.0 if s.item.action == 1 else -1.0, 0.0) for s in rollout.samples]
+    items: list[Any] = [sample.item for sample in rollout.samples]
+    samples = [Sample(item, 1.0 if item.action == 1 else -1.0, 0.0) for item in items]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     update(model, optimizer, samples, replace(SETTINGS, ppo_epochs=4), stream(1, "minibatches"))
     with torch.no_grad():
-        log_probs, _ = model([s.item.observation for s in samples])
-    for row, sample in enumerate(samples):
-        moved = float(log_probs[row, sample.item.action]) - sample.item.log_prob
+        log_probs, _ = model([item.observation for item in items])
+    for row, (item, sample) in enumerate(zip(items, samples, strict=True)):
+        moved = float(log_probs[row, item.action]) - item.log_prob
         assert moved * sample.advantage > 0
 
 

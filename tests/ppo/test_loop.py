@@ -9,10 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rl4vlm.models.cnn import CNNSizes
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.core.types import Style
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo import loop
-from rl4vlm.ppo.cnn import CNNSettings, build_model
+from rl4vlm.ppo.cnn import build_model
 from rl4vlm.ppo.loop import initial_state, make_slots, train
 from tests.fakes import climb_slot
 
@@ -81,7 +82,7 @@ def test_a_run_taken_up_at_any_pause_ends_the_same(tmp_path, stop):
 
 
 def test_an_environments_streams_depend_on_the_seed_and_its_index_alone():
-    few, many = (make_slots("NumberLine", "nocot", 1, replace(SETTINGS, num_envs=envs)) for envs in (2, 4))
+    few, many = (make_slots("NumberLine", Style.ACTION_ONLY, 1, replace(SETTINGS, num_envs=envs)) for envs in (2, 4))
     drawn = [[slot.request.rng.random() for slot in slots] for slots in (few, many)]
     assert drawn[0] == drawn[1][:2]
     assert len(set(drawn[1])) == 4

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -122,7 +123,7 @@ def test_replies_do_not_depend_on_who_shares_the_batch(tiny_checkpoint, texts_to
 
 
 def numbers(sample: Sample) -> list[float]:
-    item = sample.item
+    item: Any = sample.item
     return [item.logprob_thoughts, item.logprob_action, item.value, sample.advantage, sample.value_target]
 
 
@@ -222,6 +223,7 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(strategy, loss, t
     left, lost = launched.processes
     try:
         await_lines(tmp_path / "out" / "metrics.jsonl", left.is_alive, 1)
+        assert lost.pid is not None
         os.kill(lost.pid, loss)
         left.join(120)
         assert left.exitcode == 1
@@ -286,7 +288,7 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     done = len(metrics_of(tmp_path / "broken"))
     assert 3 <= done < 20
     again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=600)
-    assert again.stderr.count("going on from") == 1
+    assert again.stderr.count("continuing from") == 1
     written = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "broken")]
     assert written[0] == written[1]
     weights = [(tmp_path / name / "checkpoint" / "cnn.safetensors").read_bytes() for name in ("whole", "broken")]

@@ -12,12 +12,11 @@ from dataclasses import replace
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models.cnn import CNNSizes
 from rl4vlm.ppo import cnn, rollout, train, update
-from rl4vlm.ppo.cnn import CNNSettings
-from rl4vlm.ppo.train import PPOSettings
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -82,10 +81,17 @@ def unbroken(tmp_path_factory, tiny_checkpoint):
 @pytest.fixture
 def steps(monkeypatch):
     """The batched environment steps and optimiser steps, in the order in which they are made."""
-    made = []
-    advance, optimise = rollout.advance, update._optimiser_step
-    monkeypatch.setattr(rollout, "advance", lambda *args: made.append("play") or advance(*args))
-    monkeypatch.setattr(update, "_optimiser_step", lambda *args: made.append("optimise") or optimise(*args))
+    made: list[str] = []
+
+    def noting(name, function):
+        def noted(*args):
+            made.append(name)
+            return function(*args)
+
+        return noted
+
+    monkeypatch.setattr(rollout, "advance", noting("play", rollout.advance))
+    monkeypatch.setattr(update, "_optimiser_step", noting("optimise", update._optimiser_step))
     return made
 
 
@@ -147,13 +153,18 @@ def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, cap
     words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
     command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     command += ["--state", str(tmp_path / "state"), "--set", *words]
-    with on_step_hook(lambda state: state.update == 2 and os.kill(os.getpid(), signal.SIGTERM)):
+
+    def stop_in_update_two(state):
+        if state.update == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with on_step_hook(stop_in_update_two):
         assert main(command) == 143
-    assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command goes on from {tmp_path}" in (
+    assert f"stopped by SIGTERM at update 2, 0 steps into its rollout; the same command continues from {tmp_path}" in (
         capsys.readouterr().err
     )
     assert main(command) == 0
-    assert "going on from" in capsys.readouterr().err
+    assert "continuing from" in capsys.readouterr().err
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == SETTINGS.updates
     assert not (tmp_path / "state").exists()
 
@@ -174,7 +185,7 @@ def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
 
 @pytest.mark.parametrize(
     ("harm", "name"),
-    [("cut", resume.FILE), ("flip", resume.MODEL_STATE), ("remove", resume.MODEL_STATE), ("flip", resume.own_file(0))],
+    [("cut", resume.FILE), ("flip", resume.MODEL_STATE), ("remove", resume.MODEL_STATE), ("flip", resume.rank_file(0))],
 )
 def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, name, runs, unbroken, capsys):
     killed_in(runs, 3)
@@ -189,7 +200,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(harm, name, runs, u
     assert runs.train() == unbroken
     said = capsys.readouterr().err
     assert f"{newest} is damaged and not used: {name}" in said
-    assert f"going on from {before}: update 2, 0 steps" in said
+    assert f"continuing from {before}: update 2, 0 steps" in said
 
 
 def test_a_full_disk_leaves_the_former_state(runs, unbroken, monkeypatch):
@@ -227,7 +238,7 @@ def test_what_decides_nothing_may_change(changes, runs, capsys):
     killed_in(runs, 2)
     killed_in(runs, 3, settings=replace(SETTINGS, **changes))
     said = capsys.readouterr().err
-    assert "going on from" in said
+    assert "continuing from" in said
     assert "note:" not in said
 
 
@@ -238,7 +249,7 @@ def test_what_eases_memory_may_change_and_is_said(name, value, runs, capsys):
     killed_in(runs, 2)
     killed_in(runs, 3, settings=replace(SETTINGS, **{name: value}))
     said = capsys.readouterr().err
-    assert "going on from" in said
+    assert "continuing from" in said
     assert f"note: {name} was {getattr(SETTINGS, name)} when the state was saved and is {value} now" in said
 
 
@@ -247,7 +258,7 @@ def test_a_run_of_other_settings_leaves_the_state_of_the_first(runs, unbroken, c
     runs.train("other", settings=replace(SETTINGS, clip_range=0.3))
     assert "remove it to discard" in capsys.readouterr().err
     assert runs.train() == unbroken
-    assert "going on from" in capsys.readouterr().err
+    assert "continuing from" in capsys.readouterr().err
     assert not runs.state.exists()
 
 

@@ -18,9 +18,9 @@ import time
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
 from tests.launch import FORK_SERVER, Launched
 
@@ -144,7 +144,7 @@ def test_a_signal_to_the_whole_group_saves_first(number, code, tiny_checkpoint, 
         assert len(list(run.state.glob("*/*/manifest.json"))) >= 1
         run.log.unlink()
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-    assert (done.returncode, "going on from" in run.log.read_text()) == (0, True)
+    assert (done.returncode, "continuing from" in run.log.read_text()) == (0, True)
     assert run.result() == expected
 
 
@@ -221,7 +221,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(stage, strategy, tiny_check
         assert list((tmp_path / "broken" / "state").glob("*/*/manifest.json"))
     last = start("broken")
     last.assert_success()
-    assert f"going on from {tmp_path}" in last.output()
+    assert f"continuing from {tmp_path}" in last.output()
     print(positions)
     for name in ("metrics.jsonl", "checkpoint"):
         assert sha256_of(tmp_path / "broken" / "out" / name) == sha256_of(tmp_path / "whole" / "out" / name)

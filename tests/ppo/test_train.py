@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo import train
-from rl4vlm.ppo.train import PPOSettings, run
+from rl4vlm.ppo.train import run
 from rl4vlm.training.store import StateFolder
 from tests.games import GAMES
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import parameter_groups
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.settings import TrainingSettings
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 
@@ -93,6 +93,7 @@ def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch_size):
     measured = progress.means(ALONE)
     assert measured["first_ratio_error"] < 1e-3
     assert measured["clip_fraction"] == 0
+    assert progress.old is not None
     assert progress.old[:, 2] == pytest.approx(played, abs=1e-4)
     assert measured["rescored_gap"] == pytest.approx(np.abs(progress.old[:, 0] - played).mean(), abs=1e-4)
     assert 1e-3 < measured["rescored_gap"] < 1

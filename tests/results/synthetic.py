@@ -76,7 +76,7 @@ def make_results(
         for name, rates in SCRIPTED.items():
             add_evaluation(made, f"{name}-{task}", task, name, "scripted", rates[task], episodes)
         for seed in seeds if cnn else ():
-            extra = {"logprob_action": -0.4, "style": "nocot"}
+            extra: dict[str, Any] = {"logprob_action": -0.4, "style": "nocot"}
             add_training_run(made, f"{task}-seed{seed}", 0.25, CNN_RATES[task], seed, updates=24)
             add_evaluation(
                 made, f"cnn-{task}-seed{seed}", task, "CNN+RL", "cnn", CNN_RATES[task], episodes, seed=seed, **extra
@@ -84,7 +84,7 @@ def make_results(
         for style in styles:
             start, end = RATES[task, style]
             suffix = "" if style == "cot" else "-noCoT"
-            extra: dict[str, Any] = {"logprob_thoughts": -6.0 - 2 * len(task), "logprob_action": -0.21}
+            extra = {"logprob_thoughts": -6.0 - 2 * len(task), "logprob_action": -0.21}
             reads = style == "cot"
             name = f"sft-{task}-{style}"
             add_evaluation(
@@ -193,7 +193,7 @@ def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: 
     stage = "ppo" if "-lambda" in run else "cnn"
     folder = made.root / stage / run
     task, *rest = run.split("-")
-    settings = {"task": task}
+    settings: dict[str, Any] = {"task": task}
     if stage == "ppo":
         settings |= {"style": rest[0], "thought_prob_coef": float(rest[1].removeprefix("lambda"))}
     write_json(folder / "run.json", {"stage": stage, "settings": settings, "seeds": {stage: seed}})

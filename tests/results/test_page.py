@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +26,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     for method, kind in (("random", "scripted"), ("RL4VLM", "ppo")):
         for games, won in (("seen", 3), ("unseen", 1)):
             groups = {"Pick": {"successes": won, "episodes": 4}}
-            extra = {"overall": "alfworld_avg", "data_sources": ["generated"], "groups": groups, "games": games}
+            extra: dict[str, Any] = {
+                "overall": "alfworld_avg",
+                "data_sources": ["generated"],
+                "groups": groups,
+                "games": games,
+            }
             name = f"{kind}-ALFWorld" + ("" if games == "seen" else f"@{games}")
             add_evaluation(made, name, "ALFWorld", method, kind, won / 4, 4, **extra)
     machine = {"processor": "A Processor", "cores": 2, "gpus": ["A GPU"]}
     for place, folder in enumerate((*made.evaluations, *made.training_runs)):
-        record = read_json(folder / RECORD) if (folder / RECORD).exists() else {"stage": "evaluation", "seeds": {}}
+        record: dict[str, Any] = (
+            read_json(folder / RECORD) if (folder / RECORD).exists() else {"stage": "evaluation", "seeds": {}}
+        )
         record["settings"] = {"episodes": 40, "total_env_steps": 8192, **record.get("settings", {})}
         code = {"revision": "abcdef0123456789", "changed": place == 0}
         write_json(folder / RECORD, {**record, "code": code, "hardware": machine, "seconds": 36.0})

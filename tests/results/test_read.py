@@ -1,6 +1,8 @@
 """Reading results back: what is taken from which file, and errors that name the file and the line."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +18,13 @@ def made(tmp_path):
 
 @pytest.fixture
 def evaluation(made):
-    extra = {"logprob_thoughts": -8.5, "logprob_action": -0.25, "lambda": 0.3}
+    extra: dict[str, Any] = {"logprob_thoughts": -8.5, "logprob_action": -0.25, "lambda": 0.3}
     name, method = "ppo-NumberLine-cot-lambda0.3-seed2", "RL4VLM"
     return add_evaluation(made, name, "NumberLine", method, "ppo", 0.75, 20, seed=2, reads=True, **extra)
 
 
 def run(curve):
-    return TrainingRun(None, "RL4VLM", "NumberLine", 0.5, 1, tuple(CurvePoint(*point) for point in curve))
+    return TrainingRun(Path(), "RL4VLM", "NumberLine", 0.5, 1, tuple(CurvePoint(*point) for point in curve))
 
 
 def test_evaluation(evaluation):

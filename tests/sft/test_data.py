@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.sft import data
-from rl4vlm.sft.data import Demonstration, SFTDataSettings, demonstrations, load_samples, run
+from rl4vlm.sft.data import Demonstration, demonstrations, load_samples, run
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import ClimbEnv, ClimbTask
 
@@ -43,7 +44,9 @@ class TestWriting:
             with Image.open(sample.image) as image:
                 assert np.array_equal(np.asarray(image), step.request.image)
             assert parse_reply(sample.reply, step.request.view.actions).action == step.action
-            keys = list(step.reply.expert_action.entries) if style is Style.COT else []
+            expert = step.reply.expert_action
+            assert expert is not None
+            keys = list(expert.entries) if style is Style.COT else []
             assert [key for key in (*get_task(task).prompt.keys, "action") if f'"{key}": ' in sample.reply] == [
                 *keys,
                 "action",
@@ -103,7 +106,7 @@ class TestWriting:
 
     def test_every_points24_demonstration_has_a_solution(self) -> None:
         steps = list(islice(demonstrations("Points24", Style.COT, SFTDataSettings()), 300))
-        assert all(step.reply.expert_action.solvable for step in steps)
+        assert all(step.reply.expert_action and step.reply.expert_action.solvable for step in steps)
         ended = [step.episode for step in steps if step.episode]
         assert len(ended) > 20
         assert all(episode.success for episode in ended)
@@ -123,7 +126,7 @@ class TestWriting:
         monkeypatch.setattr(data, "make_env", lambda name: ClimbEnv(solvable=False))
         monkeypatch.setattr(data, "get_task", lambda name: ClimbTask())
         monkeypatch.setattr(data, "MAX_STEPS_WITHOUT_SAMPLE", 50)
-        with pytest.raises(ValueError, match="'Climb' showed nothing solvable in 50 steps"):
+        with pytest.raises(ValueError, match="'Climb' had no solvable state in 50 steps"):
             next(demonstrations("Climb", Style.COT, SFTDataSettings()))
 
     @pytest.mark.parametrize("settings", [{"samples": 0}, {"action_noise": 1.5}])
@@ -138,7 +141,7 @@ class TestWriting:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a file as others publish it; keyword arguments replace entries of its second sample."""
+    """Write a file like the published ones; keyword arguments replace entries of its second sample."""
 
     def write(**changes: Any) -> Path:
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")
@@ -169,7 +172,7 @@ class TestPerception:
         [
             ({"entry": "text"}, "'number 1': not an object"),
             ({"image": None}, "'s1': no `image` path"),
-            ({"image": "q.png"}, r"'s1': picture .*q\.png is not there"),
+            ({"image": "q.png"}, r"'s1': image .*q\.png does not exist"),
             ({"conversations": {}}, "'s1': `conversations` is not a list"),
             ({"conversations": ["hello"]}, "'s1': `conversations` is not a list"),
             (

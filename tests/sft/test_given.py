@@ -1,4 +1,4 @@
-"""Demonstrations that others made (`sft_data.given`), through the command that the workflow runs on them."""
+"""Demonstrations from elsewhere (`sft_data.given`), with the command that the workflow runs on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = ["epochs=1", "batch_size=4", "micro_batch_size=2", "learning_rate=0.0
 
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    """A file of LLaVA JSON as the published data sets are: pictures of any size and format in folders below it."""
+    """A LLaVA JSON file like the published data sets: images of any size and format in folders below it."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     entries = []

@@ -1,4 +1,4 @@
-"""A fine-tuning that was stopped anywhere ends with the bytes of the one that was not."""
+"""A fine-tuning that is killed anywhere and resumed ends with the same bytes as one that is not."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
-from rl4vlm.models.lora import LoraSettings
-from rl4vlm.sft.data import SFTDataSettings
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings, run
+from rl4vlm.sft.train import run
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -39,7 +42,7 @@ def data(tmp_path_factory):
 
 
 class Runs:
-    """The same run again and again, each time to a folder of its own but with one folder for its state."""
+    """The same run several times, each with its own output folder but with one folder for its state."""
 
     def __init__(self, folder, data, checkpoint):
         self.folder, self.data, self.checkpoint = folder, data, checkpoint
@@ -56,7 +59,6 @@ class Runs:
         return self.result(out)
 
     def result(self, out):
-        # PEFT writes its config's list of layers in another order in each process.
         weights = self.folder / out / "checkpoint" / "adapter_model.safetensors"
         return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(weights)
 
@@ -74,11 +76,11 @@ def runs(tmp_path, data, tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, data, tiny_checkpoint):
-    """What the run comes to when nothing happens to it."""
+    """The results of the run if it is not killed."""
     return Runs(tmp_path_factory.mktemp("unbroken"), data, tiny_checkpoint).train(keep=False)
 
 
-def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
+def test_killed_anywhere_it_ends_with_the_same_results(runs, unbroken) -> None:
     result, kills = kill_and_resume_until_done(runs.train, random.Random(3), unbroken)
     assert result == unbroken
     assert kills >= 3
@@ -86,11 +88,16 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_been(runs, unbroken):
     assert [json.loads(line)["step"] for line in result[0].splitlines()] == list(range(1, STEPS + 1))
 
 
+def signal_at(step, number, state):
+    if state.done == step:
+        os.kill(os.getpid(), number)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
-def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken):
+def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken) -> None:
     for step in (3, 6):
         with (
-            on_step_hook(lambda state, step=step: state.done == step and os.kill(os.getpid(), number)),
+            on_step_hook(partial(signal_at, step, number)),
             pytest.raises(Interrupted, match=f"stopped by {number.name} at step {step} of {STEPS}") as stop,
         ):
             runs.train()
@@ -108,17 +115,21 @@ def killed_at(runs, step, **changes):
         runs.train(**changes)
 
 
-def test_it_is_saved_as_often_as_asked_and_a_damaged_state_is_not_used(runs, unbroken, capsys):
+def test_it_is_saved_as_often_as_asked_and_a_damaged_state_is_not_used(
+    runs, unbroken, capsys: pytest.CaptureFixture[str]
+) -> None:
     killed_at(runs, 5)
     before, newest = sorted(path.parent for path in runs.state.glob("*/*/manifest.json"))
-    (newest / resume.own_file(0)).write_bytes(b"not this")
+    (newest / resume.rank_file(0)).write_bytes(b"not this")
     assert runs.train() == unbroken
     said = capsys.readouterr().err
-    assert f"{newest} is damaged and not used: {resume.own_file(0)}" in said
-    assert f"going on from {before}: step 2 of {STEPS}" in said
+    assert f"{newest} is damaged and not used: {resume.rank_file(0)}" in said
+    assert f"continuing from {before}: step 2 of {STEPS}" in said
 
 
-def test_a_state_of_other_settings_or_data_is_not_taken_up(runs, capsys, tmp_path):
+def test_a_state_of_other_settings_or_data_is_not_used(
+    runs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     killed_at(runs, 3)
     killed_at(runs, 1, learning_rate=2e-3)
     assert "of another run and not used; it differs in settings.learning_rate. " in capsys.readouterr().err
@@ -130,18 +141,18 @@ def test_a_state_of_other_settings_or_data_is_not_taken_up(runs, capsys, tmp_pat
     assert "going on" not in said
 
 
-def test_the_command_goes_on_after_a_sigkill(runs, unbroken):
-    crew = Launched(runs.folder, None, main, runs.command("out"), count=1)
-    (process,) = crew.processes
+def test_the_command_continues_after_a_sigkill(runs, unbroken) -> None:
+    launched = Launched(runs.folder, None, main, runs.command("out"), count=1)
+    (process,) = launched.processes
     metrics = runs.folder / "out" / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-        assert process.is_alive(), crew.output()
+        assert process.is_alive(), launched.output()
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (runs.folder / "out" / "checkpoint").exists()
-    crew = Launched(runs.folder, None, main, runs.command("out"), count=1)
-    crew.assert_success()
-    assert "going on from" in crew.output()
+    launched = Launched(runs.folder, None, main, runs.command("out"), count=1)
+    launched.assert_success()
+    assert "continuing from" in launched.output()
     assert runs.result("out") == unbroken

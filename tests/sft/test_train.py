@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft import train
-from rl4vlm.sft.data import SFTDataSettings, load_samples
+from rl4vlm.sft.data import load_samples
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import SFTSettings, reply_losses, run, shuffled_batches
+from rl4vlm.sft.train import reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.store import StateFolder
 from tests.launch import STRATEGIES, Launched
@@ -33,7 +35,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_the_loss_falls_and_the_checkpoint_is_ordinary(data, tiny_checkpoint, tmp_path):
+def test_the_loss_falls_and_the_checkpoint_is_ordinary(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run(data=data, init=tiny_checkpoint, out=tmp_path, settings=SETTINGS)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 16
@@ -43,7 +45,7 @@ def test_the_loss_falls_and_the_checkpoint_is_ordinary(data, tiny_checkpoint, tm
     assert record["inputs"]["data"]["sha256"]
 
 
-def test_loss_is_on_the_reply_only_and_padding_free(data, tiny_checkpoint):
+def test_loss_is_on_the_reply_only_and_padding_free(data: Path, tiny_checkpoint: Path) -> None:
     backbone = load_backbone(tiny_checkpoint)
     encoder = Encoder(backbone.processor)
     samples = load_samples(data)[:3]
@@ -59,7 +61,7 @@ def test_loss_is_on_the_reply_only_and_padding_free(data, tiny_checkpoint):
 
 
 def _loss_by_hand(model, encoder, sample):
-    """Hugging Face's own loss with the prompt's labels masked."""
+    """Transformers' loss with the prompt's labels masked."""
     from PIL import Image
 
     image = np.asarray(Image.open(sample.image))
@@ -70,7 +72,7 @@ def _loss_by_hand(model, encoder, sample):
     return model(input_ids=ids, labels=labels, **prompt.images).loss.item()
 
 
-def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):
+def test_the_size_of_micro_batches_changes_nothing(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1, batch_size=16, learning_rate=1e-3)
     for size in (4, 16):
         run(
@@ -84,27 +86,29 @@ def test_pieces_of_a_batch_change_nothing(data, tiny_checkpoint, tmp_path):
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)
 
 
-def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint, monkeypatch):
+def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "fused", lambda device: device.type == "cpu")
     assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
 
-def test_every_sample_once_an_epoch_in_another_order():
+def test_every_sample_once_an_epoch_in_another_order() -> None:
     first, second = (np.concatenate(shuffled_batches(50, SETTINGS, epoch)) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first.tolist() != second.tolist()
 
 
-def test_a_sample_too_long_is_named(data, tiny_checkpoint, tmp_path):
+def test_a_sample_too_long_is_named(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"NumberLine-cot-.* tokens, over 20"):
         run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, max_length=20))
 
 
-def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(data, tiny_checkpoint, tmp_path):
+def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
+    data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     wild = replace(SETTINGS, learning_rate=1e30, save_every=1)
     resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
-    for _ in range(2):  # a rerun goes on from numbers
+    for _ in range(2):  # a rerun continues from finite numbers
         with pytest.raises(ValueError, match=place):
             run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, resume_dir=resume_dir)
         states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
@@ -114,8 +118,8 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(data, tiny_chec
     assert "null" not in (tmp_path / "out" / "metrics.jsonl").read_text()
 
 
-def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
-    """A LLaVA JSON file as others publish it: JPEG pictures in a folder of its own, prompts not made here."""
+def test_published_data_are_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A LLaVA JSON file like the published ones: JPEG images in another folder, and prompts from elsewhere."""
     from PIL import Image
 
     (tmp_path / "pictures").mkdir()
@@ -135,7 +139,7 @@ def test_published_data_are_trained_on(tiny_checkpoint, tmp_path):
     assert inputs["data"]["path"].endswith("published.json")
 
 
-# Batches of five of eleven samples, two at a time: nothing divides by anything.
+# Eleven samples in batches of five and micro-batches of two: no size divides another.
 ODD = SFTSettings(
     epochs=1, batch_size=5, micro_batch_size=2, learning_rate=1e-3, warmup=0.0, dtype="float64", device="cpu",
     process_timeout=60.0,
@@ -147,7 +151,7 @@ def fine_tune(data: Path, init: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("way", STRATEGIES)
-def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
+def test_two_processes_equal_one_in_float64(way, tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = tmp_path / "NumberLine-cot"
     make_data(task="NumberLine", style=Style.COT, out=data, settings=SFTDataSettings(samples=11))
     Launched(tmp_path, way, fine_tune, data, tiny_checkpoint, tmp_path / "two").assert_success()
@@ -161,5 +165,5 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint, tmp_path):
     AutoModelForImageTextToText.from_pretrained(tmp_path / "two" / "checkpoint")
     one, two = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
     assert len(one) == len(two) == 3
-    for alone, together in zip(one, two, strict=True):
-        assert json.loads(together) == pytest.approx(json.loads(alone), rel=1e-9)
+    for expected, found in zip(one, two, strict=True):
+        assert json.loads(found) == pytest.approx(json.loads(expected), rel=1e-9)

@@ -1,4 +1,4 @@
-"""What a state holds comes back exactly: weights, streams, environments in the middle of an episode."""
+"""A state is restored exactly: weights, random streams, environments in the middle of an episode."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def card_slot(name, seed):
 
 
 def play(slots, steps):
-    """Everything that `steps` random steps show, and what the streams give next."""
+    """Everything that `steps` random steps show, and the next numbers of the streams."""
     policy = FakePolicy(
         lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
     )
@@ -52,14 +52,14 @@ def play(slots, steps):
 
 
 @pytest.mark.parametrize("task", GAMES)
-def test_slots_go_on_as_if_nothing_had_been(task, tmp_path):
+def test_slots_go_on_as_if_nothing_had_been(task, tmp_path: Path) -> None:
     slots = [card_slot(task, seed) for seed in (1, 2)]
     play(slots, 3)
     saved = through_a_file({"slots": slots}, tmp_path)["slots"]
     assert play(saved, 12) == play(slots, 12)
 
 
-def test_what_is_shared_stays_shared(tmp_path):
+def test_what_is_shared_stays_shared(tmp_path: Path) -> None:
     slot = climb_slot()
     saved = through_a_file({"slots": [slot], "rows": [slot.request]}, tmp_path)
     (slot,) = saved["slots"]
@@ -68,7 +68,7 @@ def test_what_is_shared_stays_shared(tmp_path):
     assert slot.request.env is slot.env
 
 
-def test_random_streams_come_back(tmp_path):
+def test_random_streams_come_back(tmp_path: Path) -> None:
     def draw():
         return random.random(), np.random.rand(), float(torch.rand(())), rng.random()
 
@@ -96,7 +96,7 @@ class Small(torch.nn.Module):
 
 
 @pytest.mark.parametrize("fused", [None, True])
-def test_weights_optimiser_and_schedule_come_back(fused, tmp_path):
+def test_weights_optimiser_and_schedule_come_back(fused, tmp_path: Path) -> None:
     def make():
         torch.manual_seed(0)
         model = Small()
@@ -120,12 +120,12 @@ def test_weights_optimiser_and_schedule_come_back(fused, tmp_path):
     restore_tensors(again[0], saved["model"])
     again[1].load_state_dict(saved["opt"])
     again[2].load_state_dict(saved["lr"])
-    for ours, theirs in zip(train(*again, 3), train(model, optimizer, schedule, 3), strict=True):
+    for ours, theirs in zip(train(again[0], again[1], again[2], 3), train(model, optimizer, schedule, 3), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_a_mapped_state_is_shared_while_it_is_put_back_and_let_go(tmp_path):
-    """Eight processes of a machine must not hold 45 GB each, nor read from a file that was since removed."""
+def test_a_mapped_state_is_shared_while_it_is_put_back_and_let_go(tmp_path: Path) -> None:
+    """Eight processes on a machine must not hold 45 GB each, nor read from a file after it was removed."""
 
     def make(seed):
         torch.manual_seed(seed)
@@ -154,7 +154,7 @@ def test_a_mapped_state_is_shared_while_it_is_put_back_and_let_go(tmp_path):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_weights_of_another_model_are_refused():
+def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match="of another model: 'bias' differs"):
         restore_tensors(torch.nn.Linear(1, 1), {"weights": torch.zeros(1)})
 
@@ -165,7 +165,7 @@ class Locked:
 
 
 class Reopened:
-    """Stands for an environment whose engine is another process: it says by itself how it is saved."""
+    """Like an environment whose engine is another process: it defines itself how it is pickled."""
 
     def __init__(self):
         self.engine, self.moves = Locked(), ["north"]
@@ -174,11 +174,10 @@ class Reopened:
         return {"moves": self.moves}
 
     def __setstate__(self, saved):
-        self.__init__()
-        self.moves = saved["moves"]
+        self.engine, self.moves = Locked(), saved["moves"]
 
 
-def test_an_environment_may_say_how_it_is_saved(tmp_path):
+def test_an_environment_may_say_how_it_is_saved(tmp_path: Path) -> None:
     assert through_a_file({"env": Reopened()}, tmp_path)["env"].moves == ["north"]
     with pytest.raises(ValueError, match="cannot be saved: the engine runs elsewhere"):
         through_a_file({"env": Locked()}, tmp_path)
@@ -186,8 +185,8 @@ def test_an_environment_may_say_how_it_is_saved(tmp_path):
         through_a_file({"env": lambda: None}, tmp_path)
 
 
-def test_a_disk_that_is_full_in_the_middle_is_named(tmp_path):
-    """torch.save hides what the write said; the store finds it out."""
+def test_a_disk_that_is_full_in_the_middle_is_named(tmp_path: Path) -> None:
+    """torch.save hides the error of the write; the store reports it."""
     store = StateStore(tmp_path / "state", {})
     with store.saving() as draft, draft.file("a.pt") as file:
         write({"weights": torch.zeros(10)}, file)
@@ -200,4 +199,6 @@ def test_a_disk_that_is_full_in_the_middle_is_named(tmp_path):
 
     with pytest.raises(ValueError, match=rf"saved in {tmp_path / 'state'}.*: No space left on device; .* 00000001"):
         save_on_a_full_device()
-    assert store.newest().name == "00000001"
+    newest = store.newest()
+    assert newest is not None
+    assert newest.name == "00000001"

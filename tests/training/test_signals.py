@@ -1,4 +1,4 @@
-"""Signals are noted while a run is watched, and mean what they meant again afterwards."""
+"""Inside the block signals set the flag; afterwards the former handlers are back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl4vlm.training.signals import SIGNALS, Interrupted, watch_signals
 def test_a_signal_is_noted_and_nothing_ends(number: signal.Signals) -> None:
     before = [signal.getsignal(other) for other in SIGNALS]
     with watch_signals() as watch:
-        assert watch.number is None
+        assert not watch.number
         os.kill(os.getpid(), number)
         assert watch.number == number
     assert [signal.getsignal(other) for other in SIGNALS] == before

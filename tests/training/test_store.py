@@ -1,4 +1,4 @@
-"""States are whole or absent, a damaged one is named and passed over, and another run's is never taken."""
+"""States are complete or absent; a damaged one is reported and skipped; another run's is never used."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def save(store: StateStore, text: str) -> None:
 
 def content(store: StateStore) -> str | None:
     folder = store.newest()
-    return folder and (folder / "a.bin").read_text().split()[0]
+    return None if folder is None else (folder / "a.bin").read_text().split()[0]
 
 
 class Store(StateStore):
-    """Keeps what it reports."""
+    """A store that collects its messages in `lines`."""
 
     def __init__(self, folder: Path, key: dict[str, Any] = KEY) -> None:
         self.lines: list[str] = []
@@ -106,12 +106,12 @@ def test_any_flipped_bit_of_a_manifest_is_harmless_or_found(saved: Store) -> Non
             assert json.loads(changed) == json.loads(whole)
 
 
-def test_all_damaged_begins_anew(saved: Store) -> None:
+def test_if_all_are_damaged_the_run_starts_from_the_beginning(saved: Store) -> None:
     for name in numbered(saved):
         (home(saved) / name / "a.bin").write_bytes(b"")
     assert saved.newest() is None
     assert len(saved.lines) == 3
-    assert "begins anew" in saved.lines[-1]
+    assert "starts from the beginning" in saved.lines[-1]
     save(saved, "new")
     assert (content(saved), numbered(saved)) == ("new", ["00000004"])
 
@@ -178,8 +178,7 @@ def test_a_full_disk_leaves_the_former_state_and_names_the_folder(
 
 @pytest.mark.parametrize("step", ["bytes", "fsync", "rename"])
 def test_killed_in_the_middle_of_a_save(saved: Store, step: str) -> None:
-    """A process of its own that SIGKILL ends when it has written half of a file, before it is on disk, and before the
-    finished folder gets its name."""
+    """Kill another process after half of a file, before the file is on disk, or before the folder is renamed."""
     script = """
 import os, signal, sys
 from pathlib import Path

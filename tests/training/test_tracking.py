@@ -1,4 +1,4 @@
-"""TensorBoard and W&B get what metrics.jsonl gets."""
+"""Metric trackers get the numbers of a line and are closed, whatever happens to the training."""
 
 from __future__ import annotations
 
@@ -8,48 +8,61 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from rl4vlm.core.types import Style
-from rl4vlm.training.tracking import metric_sinks
+from rl4vlm.training.tracking import metric_trackers
 
 LINE: dict[str, Any] = {"loss": 0.5, "update": 2, "none": None, "text": "x", "flag": True}
 
 
-def test_no_logger_by_default(tmp_path: Path) -> None:
-    with metric_sinks((), tmp_path, {}) as sinks:
-        sinks.log(LINE, step=1)
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def test_none_is_asked_for_by_default(accelerator: Accelerator, tmp_path: Path) -> None:
+    with metric_trackers(accelerator, (), tmp_path, {}) as track:
+        track(LINE, 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_logger_is_named(tmp_path: Path) -> None:
+def test_an_unknown_logger_is_named(accelerator: Accelerator, tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match=r"no metric logger 'tensorbord'.*tensorboard, wandb"),
-        metric_sinks(("tensorbord",), tmp_path, {}),
+        metric_trackers(accelerator, ("tensorbord",), tmp_path, {}),
     ):
         pass
 
 
-def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_is_not_installed_is_named(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="pip install wandb"), metric_sinks(("wandb",), tmp_path, {}):
+    with (
+        pytest.raises(ValueError, match="pip install wandb"),
+        metric_trackers(accelerator, ("wandb",), tmp_path, {}),
+    ):
         pass
 
 
-def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    with metric_sinks(("tensorboard",), tmp_path, {}) as sinks:
-        sinks.log(LINE, step=7)
+def test_tensorboard_event_files_hold_the_numbers(accelerator: Accelerator, tmp_path: Path) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    with metric_trackers(accelerator, ("tensorboard",), tmp_path, {}) as track:
+        track(LINE, 7)
+        track({"loss": 0.25}, 8)
     (file,) = (tmp_path / "tensorboard").iterdir()
-    events = [event for event in EventFileLoader(str(file)).Load() if event.summary.value]
-    assert [event.step for event in events] == [7]
-    numbers = {value.tag: value.tensor.float_val[0] for value in events[0].summary.value}
-    assert numbers == {"loss": 0.5, "update": 2.0}
+    found = [
+        (event.step, value.tag, value.tensor.float_val[0])
+        for event in loader.EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+    assert found == [(7, "loss", 0.5), (7, "update", 2.0), (8, "loss", 0.25)]
 
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a stand-in for the client is called with."""
     calls: list[Any] = []
     run = types.SimpleNamespace(
         log=lambda line, step: calls.append(("log", line, step)), finish=lambda: calls.append("finish")
@@ -65,10 +78,12 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_wandb_gets_the_numbers_and_is_closed_on_failure(tmp_path: Path, wandb: list[Any]) -> None:
+def test_wandb_gets_the_numbers_and_is_closed_on_failure(
+    accelerator: Accelerator, tmp_path: Path, wandb: list[Any]
+) -> None:
     def fail() -> None:
-        with metric_sinks(("wandb",), tmp_path / "run-a", {"style": Style.COT}) as sinks:
-            sinks.log(LINE, step=7)
+        with metric_trackers(accelerator, ("wandb",), tmp_path / "run-a", {"style": Style.COT}) as track:
+            track(LINE, 7)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -77,3 +92,13 @@ def test_wandb_gets_the_numbers_and_is_closed_on_failure(tmp_path: Path, wandb: 
     assert (start["name"], start["config"]) == ("run-a", {"style": "cot"})
     assert logged == ("log", {"loss": 0.5, "update": 2.0}, 7)
     assert finish == "finish"
+
+
+def test_a_second_training_on_the_same_accelerator_logs_to_its_own_trackers(
+    accelerator: Accelerator, tmp_path: Path, wandb: list[Any]
+) -> None:
+    for name in ("first", "second"):
+        with metric_trackers(accelerator, ("wandb",), tmp_path / name, {}) as track:
+            track({"loss": 1.0}, 1)
+    assert [call[1]["name"] for call in wandb if call[0] == "init"] == ["first", "second"]
+    assert [call for call in wandb if call[0] == "log"] == [("log", {"loss": 1.0}, 1)] * 2

@@ -81,7 +81,7 @@ def test_by_its_address_it_runs_with_the_weights_that_the_package_brings(
     python = prefix / "bin" / "python"
     (site,) = (prefix / "lib").glob("python*/site-packages")
     (site / "outer.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--force-reinstall"]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--force-reinstall"]
     install += ["git+https://github.com/an-owner/rl4vlm@v0.1.0"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(install, check=True, env=environment)
@@ -90,7 +90,7 @@ def test_by_its_address_it_runs_with_the_weights_that_the_package_brings(
     (folder / "workflow" / "Snakefile").write_text(DEPLOYED)
     for name in ("config", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
-    command = [python, "-m", "snakemake", "--cores", "1", "--until", "shipped_model"]
+    command = [str(python), "-m", "snakemake", "--cores", "1", "--until", "shipped_model"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     made = sorted((folder / "results" / "base_model").glob("*/model.safetensors"))
@@ -115,10 +115,12 @@ def test_conda_is_promised_only_if_rules_name_environments() -> None:
     assert yaml.safe_load(CATALOG.read_text())["usage"]["software-stack-deployment"]["conda"] is named
 
 
-def test_the_configs_page_has_every_key_and_file() -> None:
-    page = (ROOT / "config" / "README.md").read_text()
-    keys = {key for path in (ROOT / "config").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
+def test_every_key_and_file_of_the_config_is_explained() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    scales = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "scales").glob("*.yaml")]
+    keys = {key for path in scales for key in yaml.safe_load(path.read_text())}
     assert {key for key in keys if f"`{key}`" not in page} == set()
+    page = (ROOT / "config" / "README.md").read_text()
     files = [path.relative_to(ROOT / "config") for path in (ROOT / "config").rglob("*.yaml")]
     assert [str(file) for file in files if f"`{file}`" not in page] == []
 

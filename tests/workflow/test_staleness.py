@@ -61,7 +61,7 @@ def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/config.yaml", "minibatch_size: 256, ", "minibatch_size: 64, "):
+    with finished.edited("config/scales/embedded.yaml", "minibatch_size: 256, ", "minibatch_size: 64, "):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]
@@ -88,7 +88,7 @@ def test_an_edit_to_the_cnn_reruns_only_that_baseline(finished: Workspace, name:
 
 def test_a_setting_of_the_cnn_for_one_task_reruns_only_that_run(finished: Workspace) -> None:
     with finished.edited(
-        "config/config.yaml", "Blackjack: {total_env_steps: 15360", "Blackjack: {total_env_steps: 20480"
+        "config/scales/embedded.yaml", "Blackjack: {total_env_steps: 15360", "Blackjack: {total_env_steps: 20480"
     ):
         jobs = finished.planned()
     trained = "task=Blackjack, seed=1"
@@ -98,7 +98,7 @@ def test_a_setting_of_the_cnn_for_one_task_reruns_only_that_run(finished: Worksp
 
 def test_a_setting_of_language_models_leaves_the_cnns_evaluation(finished: Workspace) -> None:
     with finished.edited(
-        "config/config.yaml",
+        "config/scales/embedded.yaml",
         "    temperature: 0.6\n    max_new_tokens: 64\n    dtype",
         "    max_new_tokens: 65\n    dtype",
     ):
@@ -189,3 +189,24 @@ def test_an_edit_to_the_http_client_reruns_evaluations_over_http(finished: Works
 def test_an_edit_to_the_gallery_remakes_only_the_gallery(finished: Workspace, name: str, line: str) -> None:
     with finished.appended(f"rl4vlm/gallery/{name}", line):
         assert finished.planned() == [Job("gallery")]
+
+
+GAMMAS = "    gamma: 0.9\n    gae_lambda: 0.95\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(
+            f"{GAMMAS}    advantage_epsilon",
+            "    gae_lambda: 0.95\n    gamma: 0.9\n    advantage_epsilon",
+            id="lines in another order",
+        ),
+        pytest.param("    ratio_limit: 10.0\n", "    ratio_limit: 10\n", id="a whole number for a float"),
+        pytest.param("    adam_epsilon: 1.0e-7\n", "    adam_epsilon: 1e-7\n", id="a text to YAML 1.1"),
+        pytest.param("    ratio_limit: 10.0\n", "", id="left to the default of the setting"),
+    ],
+)
+def test_another_spelling_of_the_same_settings_runs_nothing(finished: Workspace, old: str, new: str) -> None:
+    with finished.edited("config/scales/embedded.yaml", old, new):
+        assert finished.planned() == []

@@ -14,6 +14,6 @@ rule alfworld_games:
         **grant("alfworld_games"),
     params:
         code=code_of("rl4vlm.envs.alfworld.generator"),
-        settings=settings_arguments(config["alfworld"]["generate"]),
+        settings=stage_arguments(GamesSettings, config["alfworld"]["generate"]),
     shell:
         "rl4vlm alfworld-games --out {output} --processes {threads} --set {params.settings} 2>&1 | tee {log}"

@@ -20,7 +20,7 @@ rule evaluate_over_http:
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "served"),
         out=subpath(output.summary, parent=True),
-        settings=lambda wildcards: settings_arguments(http_settings(config, wildcards.task)),
+        settings=lambda wildcards: evaluation(http_settings(config, wildcards.task)),
     shell:
         "rl4vlm evaluate served:{input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
         " --set {params.settings} 2>&1 | tee {log}"
@@ -48,7 +48,7 @@ rule evaluate_api:
         code=code_of("rl4vlm.evaluation.run", "{task}", "api"),
         out=subpath(output.summary, parent=True),
         style=lambda wildcards: api_style(config, wildcards.model),
-        settings=lambda wildcards: settings_arguments(
+        settings=lambda wildcards: evaluation(
             api_settings(config, wildcards.model, wildcards.task, wildcards.games[1:])
         ),
     shell:

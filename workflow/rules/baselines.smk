@@ -76,8 +76,8 @@ rule evaluate_cnn:
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "cnn"),
         out=subpath(output.summary, parent=True),
-        settings=lambda wildcards: settings_arguments(
-            cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:])
+        settings=lambda wildcards: evaluation(
+            cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:]), only=[*CNN_EVALUATION, "temperature"]
         ),
     shell:
         "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style nocot --out {params.out}"

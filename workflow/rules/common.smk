@@ -8,26 +8,26 @@ from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
-from rl4vlm.config.overrides import settings_arguments, training_command
+from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
+    CNN_EVALUATION,
     api_settings,
     api_style,
-    check_processes,
-    check_tasks,
     cnn_evaluation_settings,
     evaluation_settings,
     http_settings,
     stage_settings,
     thought_prob_coef,
 )
-from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
-from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
+from rl4vlm.config.schema import STAGES
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.figures import FigureSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
-from rl4vlm.tasks.registry import task_names
-
-check_tasks(config, task_names())
-check_processes(config)
 
 RESULTS = config["results_dir"]
 # Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
@@ -76,21 +76,21 @@ def code_of(entry, *choices):
 
 
 def settings(stage, but=()):
-    """Params function: the settings of a stage for the job's task, as `key=value` words of a command line.
+    """Params function: all settings of a stage for the job's task, as `key=value` words of a command line.
 
     Settings named in `but` are left out, because the job's wildcards decide them.
     """
+    return lambda wildcards: stage_arguments(STAGES[stage], stage_settings(config, stage, wildcards.task), but=but)
 
-    def arguments(wildcards):
-        found = stage_settings(config, stage, wildcards.task)
-        return settings_arguments({name: value for name, value in found.items() if name not in but})
 
-    return arguments
+def evaluation(found, only=None):
+    """All settings of an evaluation as `key=value` words, or some of them."""
+    return stage_arguments(STAGES["evaluation"], found, only=only)
 
 
 def evaluation_arguments(wildcards):
     """Params function: the settings of an evaluation on the set of games of the job's wildcards."""
-    return settings_arguments(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
+    return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
 
 
 def data_of(task):

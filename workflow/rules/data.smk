@@ -22,7 +22,7 @@ rule base_model:
         code=lambda wildcards: code_digest(
             "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
         ),
-        settings=lambda wildcards: settings_arguments(BASES[wildcards.base].settings),
+        settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
     shell:
         "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
 

@@ -48,7 +48,7 @@ rule tables:
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
         base_perceptions=BASE_PERCEPTIONS,
-        scale=config["scale"],
+        scale=config["label"],
         thought_prob_coef=THOUGHT_PROB_COEF,
     shell:
         "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
@@ -99,9 +99,9 @@ for FIGURE in FIGURES:
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
             base_perceptions=BASE_PERCEPTIONS,
-            scale=config["scale"],
+            scale=config["label"],
             thought_prob_coef=THOUGHT_PROB_COEF,
-            style=settings_arguments(config["figures"]["style"]),
+            style=stage_arguments(FigureSettings, config["figures"]["style"]),
         shell:
             "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
             " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef}"
@@ -129,8 +129,8 @@ rule readme_assets:
         **grant("figures"),
     params:
         code=code_of("rl4vlm.figures.assets", *config["tasks"]),
-        tables=f"{RESULTS}/tables",
-        figures=f"{RESULTS}/figures",
+        tables=lambda wildcards: f"{RESULTS}/tables",
+        figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
     shell:
         "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out} 2>&1 | tee {log}"

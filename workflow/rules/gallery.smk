@@ -27,8 +27,8 @@ rule gallery:
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],
-        scale=config["scale"],
-        settings=settings_arguments(config["gallery"]),
+        scale=config["label"],
+        settings=stage_arguments(GallerySettings, config["gallery"]),
     shell:
         "rl4vlm gallery --results {params.results} --evaluations {params.evaluations} --scale {params.scale}"
         " --out {params.out} --set {params.settings} 2>&1 | tee {log}"

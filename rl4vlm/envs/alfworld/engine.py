@@ -40,7 +40,7 @@ class Engine:
             BadGame: the game cannot be read, translated or started.
         """
         translated = translate_file(Path(game_file))
-        if self._downward is None:
+        if self._downward is None:  # borrowed only for a game that can be translated
             self._downward = _borrow_downward()
         self._run = None
         with _blamed_on(translated.game, "cannot be started"):
@@ -110,6 +110,7 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
         commands = RunningGame(library, translated).plan()
     if not commands:
         return None
+    # Planning changes the library's state, so the plan is played on a fresh one.
     with _downward() as library, _blamed_on(game, "breaks when its plan is played"):
         run = RunningGame(library, translated)
         answers = [run.act(command) for command in commands]
@@ -151,5 +152,5 @@ def _borrow_downward() -> Any:
 
 
 def _give_back_downward(downward: Any) -> None:
-    downward.cleanup()
+    downward.cleanup()  # frees the game, but not all of its memory: see `STARTS_PER_WORKER`
     _idle_downward.append(downward)

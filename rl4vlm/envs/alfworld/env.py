@@ -81,6 +81,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"backend": tuple(BACKENDS), "split": SPLITS, "expert": EXPERTS}
 
     def __init__(
         self,
@@ -96,13 +97,9 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
-        for name, word, known in (
-            ("backend", backend, tuple(BACKENDS)),
-            ("split", split, SPLITS),
-            ("expert", expert, EXPERTS),
-        ):
-            if word not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {word!r}")
+        for name, word in (("backend", backend), ("split", split), ("expert", expert)):
+            if word not in self.choices[name]:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices[name]))}, not {word!r}")
         for name, switch in (("show_text", show_text), ("skip_bad_games", skip_bad_games)):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} must be true or false, not {switch!r}")
@@ -119,7 +116,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._over = True
         self._expert = expert
         self._skip_bad_games = skip_bad_games
-        self._bad: dict[Path, str] = {}
+        self._bad: dict[Path, str] = {}  # games that could not be started, with the reasons
         self._episode = 0
 
     def reset(
@@ -127,6 +124,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game. Raises ValueError for an unknown option, or if the option `game` names no game or several."""
         super().reset(seed=seed)
+        # Counts episodes since the last seed: with it, the explorer's stream repeats after `reset(seed=…)`.
         self._episode = 1 if seed is not None else self._episode + 1
         self._over = True
         drawn, chosen = self._draw() if seed is None else self._game_of(seed), self._chosen(options)
@@ -160,6 +158,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             # Dropping an episode that has begun would bias the results.
             raise BadGame(f"{error} (its episode had begun, so skip_bad_games does not skip it)") from error
         self._set(now)
+        # A backend may end a game that is not won; that is a truncation, too.
         truncated = not now.won and (now.done or now.steps >= MAX_STEPS)
         self._over = now.won or truncated
         return self._backend.image(), WIN * now.won + now.conditions_met, now.won, truncated, self._info()
@@ -215,6 +214,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def _set(self, situation: Situation) -> None:
         self._situation = situation
         if self.action_space.n != max(len(situation.admissible), 1):
+            # `Discrete` needs at least one action.
             self.action_space = spaces.Discrete(max(len(situation.admissible), 1))
 
     def _game_of(self, seed: int) -> Path:
@@ -238,7 +238,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
                     raise BadGame(f"{error} (skip_bad_games: true skips it)") from error
                 _LOG.warning("skipped: %s", error)
                 self._bad[drawn] = str(error)
-                if len(self._bad) == len(self.games.files):
+                if len(self._bad) == len(self.games.files):  # or the loop would never end
                     raise BadGame(f"none of the {len(self._bad)} games can be played; the last: {error}") from error
             drawn = self._draw()
 

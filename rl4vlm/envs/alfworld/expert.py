@@ -77,7 +77,7 @@ class Planner:
     def next_command(self) -> str:
         """A command that leads towards the goal, or `look` if there is none."""
         held, now = self.now.held, self.now
-        if held is not None and class_of(held) != self.goal.object_class:
+        if held is not None and class_of(held) != self.goal.object_class:  # the agent can hold only one object
             return self._put_away(held)
         if held is None:
             return self._fetch()
@@ -134,6 +134,7 @@ class Planner:
         return self._put(held, takers[0]) if takers else "look"
 
     def _put(self, thing: str, target: str) -> str:
+        # Today's grammar says `move`, that of the benchmark's files `put`.
         words = [f"move {thing} to {target}", f"put {thing} in/on {target}"]
         return self._at(target, words, uncover=True)
 

@@ -117,6 +117,7 @@ def find_games(
     folder = split_folder(data, split)
     wanted, files, skipped, without_game = set(task_types), [], [], 0
     for trajectory in sorted(folder.rglob(TRAJECTORY)):
+        # Look below the split's folder only: the words may occur in the path of the data folder.
         if any(word in trajectory.relative_to(folder).as_posix() for word in NOT_PLAYABLE):
             continue
         file = trajectory.with_name(GAME)
@@ -158,6 +159,7 @@ def read_game(file: Path) -> GameData:
     if game.get("solvable") is not True:
         why = "is marked as unsolvable" if "solvable" in game else "was never checked to be solvable"
         raise BadGame(f"{file}: the game {why}")
+    # The goal in words stands only in the grammar, as the last line of the welcome.
     found = _GOAL_LINE.search(game["grammar"])
     if found is None:
         raise BadGame(f"{file}: the grammar has no line 'Your task is to: …'")

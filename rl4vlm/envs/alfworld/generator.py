@@ -10,13 +10,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.core.files import atomic_directory
 from rl4vlm.core.seeding import stream
 from rl4vlm.envs.alfworld.games import GameData
@@ -39,36 +40,6 @@ _LAMP_STANDS = ("Desk", "Dresser", "SideTable", "Shelf", "DiningTable", "CoffeeT
 
 Solve = Callable[[Sequence[GameData]], list[tuple[str, ...] | None]]
 """Finds a walkthrough for each game. None if the planner finds none, or the engine does not confirm that it wins."""
-
-
-@dataclass(frozen=True)
-class GamesSettings:
-    """Which games are generated.
-
-    `train`, `seen` and `unseen` count games; the six types come equally often. Of each kind of room, the first `rooms`
-    of ALFRED's training scenes are used for train and seen, the first `unseen_rooms` of its held-out scenes for unseen.
-    A room keeps `receptacles` of its receptacles, the same in all its games; `distractors` objects have nothing to do
-    with the task. A walkthrough has at most `longest` commands.
-    """
-
-    train: int = 60
-    seen: int = 30
-    unseen: int = 30
-    seed: int = 1
-    rooms: int = 3
-    unseen_rooms: int = 2
-    receptacles: int = 8
-    distractors: int = 5
-    longest: int = 30
-
-    def __post_init__(self) -> None:
-        for name in ("train", "seen", "unseen", "distractors"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is less than 0")
-        if self.receptacles < 4:
-            raise ValueError(f"receptacles {self.receptacles} is less than 4: no task of each type fits")
-        if self.longest < 1:
-            raise ValueError(f"longest {self.longest} is less than 1")
 
 
 def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> dict[str, Any]:
@@ -136,6 +107,7 @@ def _solved_games(
         for number, draft, walkthrough in zip(
             open_numbers, drafts, solve([draft.game_data() for draft in drafts]), strict=True
         ):
+            # A walkthrough near the limit of 50 steps would leave a learner no room for errors.
             if walkthrough is None or len(walkthrough) > settings.longest:
                 dropped += 1
             else:
@@ -149,6 +121,7 @@ def _new_draft(split: str, number: int, attempt: int, settings: GamesSettings, k
     """Draft a game that differs from all others."""
     task_type = tuple(TaskType)[number % len(TaskType)]
     for turn in range(100):
+        # A stream per draft: whether another game could be solved does not change this one.
         rng = stream(settings.seed, "alfworld game", split, number, attempt, turn)
         drafted = draft_game(
             _scenes(split, task_type, settings), task_type, settings.distractors, rng, f"trial_{split}_{number:04d}"
@@ -188,7 +161,7 @@ def draft_game(
     number = _pick(rng, sorted({scene.number for scene, *_ in possible}))
     scene, target, goal = _pick(rng, [task for task in possible if task[0].number == number])
     room = _Room(scene, rng)
-    copies = 2 if task_type is TaskType.PICK2 else 1
+    copies = 2 if task_type is TaskType.PICK2 else 1  # and sometimes one more than the goal needs
     for _ in range(copies + int(rng.integers(2))):
         room.put(target, avoid=goal)
     if task_type is TaskType.LOOK:

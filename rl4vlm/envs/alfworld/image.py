@@ -38,7 +38,7 @@ def draw_seen(view: Seen) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _image(view: Seen) -> Image.Image:
-    image = _background(view.room).copy()
+    image = _background(view.room).copy()  # the background is cached
     _draw_view(image, view.receptacles)
     _draw_agent(image, view)
     _draw_hand(image, view.held)
@@ -75,7 +75,7 @@ def _draw_view(image: Image.Image, receptacles: Sequence[Receptacle]) -> None:
         if number:
             ImageDraw.Draw(image).line((left + 2, y, right - 3, y), fill=FRAME)
         _draw_receptacle(image, receptacle, (left + 2, y, left + 2 + width, y + height))
-        if not receptacle.things:
+        if not receptacle.things:  # say why the row is empty: closed, or nothing inside
             words = "closed" if receptacle.is_open is False else "empty"
             _text(image, words, (left + 8 + width, y + height // 2 - 9, left + 90 + width, y + height // 2 + 9), 13)
         for place, thing in enumerate(receptacle.things):
@@ -152,6 +152,7 @@ def _scale(room: Room) -> Callable[[float, float], tuple[int, int]]:
     zs = [z for _, _, z in room.receptacles] + [spot.z for spot in spots] or [0.0]
     margin = 12
     width, height = MAP[2] - MAP[0] - 2 * margin, MAP[3] - MAP[1] - 2 * margin
+    # At least 1 m in each direction, or a tiny room would be divided by zero.
     scale = min(width / max(max(xs) - min(xs), 1.0), height / max(max(zs) - min(zs), 1.0))
     middle_x, middle_z = (min(xs) + max(xs)) / 2, (min(zs) + max(zs)) / 2
 
@@ -171,7 +172,7 @@ def _free_near(wanted: tuple[int, int], taken: Sequence[tuple[int, int]]) -> tup
         # 12 pixels between centres keep drawings of 14 pixels readable.
         if inside and all(max(abs(x - other[0]), abs(y - other[1])) >= 12 for other in taken):
             return x, y
-    return wanted
+    return wanted  # the map is full: overlap rather than leave a receptacle out
 
 
 def _draw_agent(image: Image.Image, view: Seen) -> None:
@@ -189,7 +190,7 @@ def _draw_agent(image: Image.Image, view: Seen) -> None:
 
 def _draw_arrow(pen: ImageDraw.ImageDraw, at: tuple[int, int], spot: Spot) -> None:
     outline = [(0, -9), (6, 7), (0, 3), (-6, 7)]
-    for _ in range(spot.turn):
+    for _ in range(spot.turn):  # one quarter turn clockwise each
         outline = [(-y, x) for x, y in outline]
     pen.polygon([(at[0] + x, at[1] + y) for x, y in outline], fill=HERE, outline=PAPER)
 

@@ -79,6 +79,7 @@ def seen(situation: Situation, room: Room) -> Seen:
     for name in sorted(situation.at, key=natural_order):
         is_open = name in opened if name in openable else None
         inside = sorted((f[1] for f in facts if f[0] == "inreceptacle" and f[2] == name), key=natural_order)
+        # A receptacle that cannot be opened (None) shows its contents, a closed one (False) does not.
         things = tuple(Thing(thing, marks.get(thing, ())) for thing in inside) if is_open is not False else ()
         near.append(Receptacle(name, is_open, things))
     held = None if situation.held is None else Thing(situation.held, marks.get(situation.held, ()))
@@ -115,7 +116,8 @@ def read_room(problem: str) -> Room:
     Raises:
         ValueError, IndexError: the problem has no such ids.
     """
-    text = problem.lower()
+    text = problem.lower()  # the engine's names are in lower case
+    # Only ids in facts count: the demangler numbers no others.
     text = text[text.index("(:init") : text.index("(:goal")]
     names = _names(set(_ID.findall(text)))
     static = {m[1] for m in re.finditer(r"\(receptacletype\s+(\S+)\s", text) if m[1] in names}
@@ -126,6 +128,7 @@ def read_room(problem: str) -> Room:
 
 def _names(ids: set[str]) -> dict[str, str]:
     """The name of each id, as ALFWorld's demangler numbers them."""
+    # A basin's id begins with the class of its sink or bathtub, without the word "basin".
     classes = {i: i.split("_bar_", 1)[0] + ("basin" if "basin" in i else "") for i in ids}
     left = Counter(classes.values())
     names = {}

@@ -77,6 +77,7 @@ class RunningGame:
                 f"({_in_words(game.goal)}) that hold is {share:g}, but the game is {'' if self.won else 'not '}won"
             )
         walkthrough, given = game.walkthrough or (), len(self.commands)
+        # The walkthrough is of use only as long as every command so far is its own.
         on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
         return Situation(
             feedback=feedback,
@@ -154,6 +155,7 @@ class RunningGame:
         """The command of an operator. It does not depend on the state, so it is derived once per game."""
         template = self.translated.logic.actions[action].template
         placeholders = [parameter.name.strip("?") for parameter in self.translated.parameters[action]]
+        # Only the arguments that the template mentions: many operators differ just in the place they start from.
         used = [thing for name, thing in zip(placeholders, things, strict=False) if re.search(rf"\b{name}\b", template)]
         key = (action, *used)
         if key not in self.translated.commands:
@@ -170,6 +172,7 @@ class RunningGame:
             for parameter, thing in zip(self.translated.parameters.get(action, ()), things, strict=False)
         }
         infos = self.translated.infos
+        # The entries that TextWorld's grammar reads, as its own `PddlEnv` fills them in.
         context = {
             "state": self._state,
             "facts": [],
@@ -183,6 +186,7 @@ class RunningGame:
     def _change(self, proposition: Any) -> None:
         """Apply an effect: a fact that holds from now on or, as `not_…`, no longer holds."""
         opposite = proposition.negate()
+        # The state holds a fact or its negation, never both.
         self._state.remove_fact(opposite)
         self._state.add_fact(proposition)
         for facts in (self._facts, self._negated):

@@ -44,7 +44,7 @@ class ThorBackend:
             )
         if self._env is None:
             self._env = _thor_class()(_config(), train_eval="train")
-        self._env.json_file_list = [str(trajectory)]
+        self._env.json_file_list = [str(trajectory)]  # the next reset plays the first file of this list
         if not self._env.envs:
             # `init_env` would search all data for games and replace the list above.
             self._env.get_env_paths = lambda: None
@@ -78,7 +78,7 @@ class ThorBackend:
             scene=feedback,
             goal_text=self._game.goal_text,
             admissible=tuple(sorted(set(infos["admissible_commands"][0]))),
-            facts=(),
+            facts=(),  # not reported by `AlfredThorEnv`
             location="",
             at=(),
             held=None,

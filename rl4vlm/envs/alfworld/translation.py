@@ -80,14 +80,14 @@ def translate(game: GameData) -> TranslatedGame:
 
 
 def _translated(game: GameData, logic: Any, task: Any, sas: bytes) -> TranslatedGame:
-    _learn_types(logic, task)
+    _learn_types(logic, task)  # the logic is shared by all games of a grammar, and knows only types seen so far
     types = {thing.name: thing.type_name for thing in task.objects}
     initial = _initial_propositions(task, types)
     infos = _infos(initial)
     return TranslatedGame(
         game=game,
         logic=logic,
-        sas=zlib.compress(sas, 1),
+        sas=zlib.compress(sas, 1),  # level 1 is fast, and repetitive text compresses well even so
         parameters={action.name: tuple(action.parameters) for action in task.actions},
         types=types,
         infos=infos,

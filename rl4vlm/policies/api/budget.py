@@ -5,9 +5,9 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import PlayStopped
 from rl4vlm.policies.api.messages import Answer
-from rl4vlm.policies.api.settings import ApiSettings
 
 MILLION = 1_000_000
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
-from rl4vlm.policies.api.settings import ApiSettings
 
 FILTERED = ("content_filter", "content_policy_violation")
 """Error codes for refused content. Such a response counts as an answer, not as a failure."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rl4vlm.policies.api.settings import ApiSettings
+from rl4vlm.config.stages.api import ApiSettings
 
 
 class Kind(StrEnum):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api.budget import Budget
 from rl4vlm.policies.api.cache import ReplyCache
 from rl4vlm.policies.api.client import ApiClient
 from rl4vlm.policies.api.messages import Answer, question_key, read_answer, request_body
-from rl4vlm.policies.api.settings import ApiSettings
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api import serve
 from rl4vlm.policies.api.policy import ApiPolicy
-from rl4vlm.policies.api.settings import ApiSettings
 
 HOST = "127.0.0.1"
 START_SECONDS = 300.0

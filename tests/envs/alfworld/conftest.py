@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.envs.alfworld.engine import solve_and_check
 from rl4vlm.envs.alfworld.games import GameData, find_games, read_game
-from rl4vlm.envs.alfworld.generator import GamesSettings, generate
+from rl4vlm.envs.alfworld.generator import generate
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.envs.alfworld.workers.engine_pool import open_game
 from rl4vlm.envs.registration import make_env

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.tasks.registry import get_task

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import PlayStopped
 from rl4vlm.policies.api.budget import Budget
 from rl4vlm.policies.api.messages import Answer, Kind
-from rl4vlm.policies.api.settings import ApiSettings
 
 ANSWER = Answer("hello", Kind.OK, input_tokens=2000, output_tokens=100)
 COST = (2000 * 2.5 + 100 * 10.0) / 1e6

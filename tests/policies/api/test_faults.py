@@ -15,11 +15,12 @@ import pytest
 
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.api import ApiSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Request, Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.policies.api.client import ApiError
 from rl4vlm.policies.api.policy import ApiPolicy
-from rl4vlm.policies.api.settings import ApiSettings
 from tests.fakes import climb_slot
 from tests.policies.api.endpoint import REPLY, Endpoint, completion, serving
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.messages import Answer, Kind, data_url, question_key, read_answer, request_body
-from rl4vlm.policies.api.settings import ApiSettings
 from tests.policies.api.endpoint import completion
 
 SETTINGS = ApiSettings(model="m", base_url="http://localhost/v1")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
-from rl4vlm.evaluation.run import EvaluationSettings, run
+from rl4vlm.evaluation.run import run
 from rl4vlm.policies.api.served import HOST, Server
 from tests.conftest import TEXTS
 
@@ -23,7 +24,8 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights, scaled up so that its greedy replies differ between images."""
     import torch
 
-    from rl4vlm.base_model.tiny import TinySizes, build
+    from rl4vlm.base_model.tiny import build
+    from rl4vlm.config.stages.pretrain import TinySizes
     from rl4vlm.models.encode import Encoder
 
     sizes = TinySizes(
@@ -88,8 +90,9 @@ def test_replies_over_http_equal_those_in_process(
 def test_a_served_adapter_plays_as_in_process(talkative: Path, tmp_path: Path) -> None:
     import torch
 
+    from rl4vlm.config.stages.backbone import LoraSettings
     from rl4vlm.models.loading import load_backbone
-    from rl4vlm.models.lora import LoraSettings, trainable
+    from rl4vlm.models.lora import trainable
 
     backbone = load_backbone(talkative, lora=LoraSettings(rank=4, alpha=8))
     torch.manual_seed(0)

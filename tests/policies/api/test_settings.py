@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.config.settings import build_settings
-from rl4vlm.policies.api.settings import ApiSettings
+from rl4vlm.config.stages.api import ApiSettings
 
 GOOD: dict[str, Any] = {"model": "m", "base_url": "https://example.org/v1"}
 
@@ -17,7 +17,7 @@ GOOD: dict[str, Any] = {"model": "m", "base_url": "https://example.org/v1"}
     [
         ({"base_url": "example.org"}, "base_url 'example.org'"),
         ({"base_url": "https://me:secret@example.org"}, "user name or password"),
-        ({"input_price": -1}, "price is negative"),
+        ({"input_price": -1}, "input_price=-1"),
         ({"spending_cap": 1.0}, "never be reached"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),

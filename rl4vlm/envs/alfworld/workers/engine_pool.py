@@ -121,6 +121,7 @@ class EnginePool:
         self._workers = WorkerPool(checked_processes(processes))
         self._slots: dict[int, GameSlot] = {}
         self._numbers = 0
+        # Stops the workers on `close`, on garbage collection and when the interpreter exits.
         self._finalizer = weakref.finalize(self, self._workers.stop)
 
     def __enter__(self) -> EnginePool:
@@ -159,7 +160,7 @@ class EnginePool:
     def send(self, game: int, call: str, argument: Any) -> Request:
         """For `RemoteGame`: send a call to a game's engine."""
         slot, request = self._slot(game), Request(game, call, (argument,))
-        if request.starts_a_game:
+        if request.starts_a_game:  # only now, since an exhausted worker can be left without replaying anything
             self._ensure_worker(game)
         if slot.worker is None:
             raise ValueError("no game has been started")
@@ -172,7 +173,7 @@ class EnginePool:
     def answer(self, request: Request) -> Situation:
         """For `RemoteGame`: wait for the answer to a request. A worker that dies of it is replaced, once."""
         slot = self._slot(request.game)
-        while request.answer is None:
+        while request.answer is None:  # `_replace` sends the request again, to a new worker
             assert slot.worker is not None
             try:
                 slot.worker.wait(request)
@@ -215,6 +216,7 @@ class EnginePool:
         if worker is None or not self._workers.detach(worker, game):
             return
         try:
+            # Frees the engine. Nobody waits for the answer, which is skipped when the next one is read.
             worker.send(Request(game, "close", (), awaited=False))
         except OSError:  # the next request to it replaces the worker
             _LOG.debug("worker %d was gone before its game left", worker.pid)
@@ -225,8 +227,10 @@ class EnginePool:
         self.replaced += 1
         _LOG.warning("ALFWorld worker %d died (%s); its games are restored", dead.pid, why)
         fresh = self._workers.replace(dead)
+        # Answers come in order, so the worker died of its oldest request without one.
         if unanswered:
             self._blame(unanswered[0], unanswered)
+        # Restore first: the worker serves requests in order, so the repeated ones find their games in place.
         for game in sorted(fresh.games):
             slot = self._slots[game]
             slot.worker = fresh
@@ -244,6 +248,7 @@ class EnginePool:
         if lost:
             ended = [request for request in unanswered if request.game == guilty.game]
         else:
+            # One death may be an accident (out of memory, a kill); the second one is the request's fault.
             ended = [guilty] if guilty.deaths > 1 else []
         file = self._file(guilty)
         for request in ended:

@@ -34,7 +34,7 @@ class Solvers:
             ValueError: a game cannot be translated; its file is named.
             EngineCrash: a worker died of a game, which is named.
         """
-        requests = [Request(0, "solve", (game,)) for game in games]
+        requests = [Request(0, "solve", (game,)) for game in games]  # "solve" uses no game's engine, so 0 is free
         waiting, at_work, idle = deque(requests), dict[Connection, tuple[Worker, Request]](), list(self._workers)
         with progress(len(requests), "ALFWorld games solved", unit="game") as bar:
             while waiting or at_work:
@@ -49,6 +49,6 @@ class Solvers:
                         worker.wait(request)
                     except (OSError, EOFError) as error:
                         raise EngineCrash(f"the planner died of {request.arguments[0].file}") from error
-                    idle.append(worker)
+                    idle.append(worker)  # one request at a time: games take from seconds to minutes
                     bar.update()
         return [request.result() for request in requests]

@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        with ours, theirs:  # the fork server passes `theirs` to the worker; no copy may stay open here
             self.pid = ForkServer.of_this_process().fork(theirs)
             self._connection = Connection(ours.detach())
         self._waiting: deque[Request] = deque()
@@ -67,7 +67,7 @@ class Worker:
             if not self._connection.poll(ANSWER_WITHIN):
                 raise EOFError(f"no answer within {ANSWER_WITHIN:g} s")
             self.megabytes, answer = self._connection.recv()
-            self._waiting.popleft().answer = answer
+            self._waiting.popleft().answer = answer  # perhaps of an earlier request: its game reads it later
         return request.answer
 
     def unanswered(self) -> list[Request]:

@@ -20,6 +20,7 @@ class WorkerPool:
     def assign(self, game: int) -> Worker:
         """Give a game to a new worker if one more is allowed, else to the one with the fewest games."""
         self._retire_exhausted()
+        # A worker without games is used first: an idle process costs memory, and a new one more.
         busy = all(worker.games for worker in self._active)
         if busy and len(self._active) < self.processes:
             self._active.append(Worker())
@@ -37,7 +38,7 @@ class WorkerPool:
 
     def replace(self, dead: Worker) -> Worker:
         """Start a worker in place of a dead one. It takes over the games."""
-        dead.stop(patience=0.5)
+        dead.stop(patience=0.5)  # it may be hanging rather than dead
         fresh = Worker()
         fresh.games = set(dead.games)
         group = self._active if dead in self._active else self._retired

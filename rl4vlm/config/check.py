@@ -1,0 +1,224 @@
+"""Checks of a whole config before anything runs: its values, its names, and the settings of every stage and task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rl4vlm.config.load import (
+    api_settings,
+    evaluation_sets,
+    evaluation_settings,
+    lambda_ablation,
+    merge,
+    stage_settings,
+    task_options,
+)
+from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
+from rl4vlm.config.settings import build_settings, check_some, complaint, did_you_mean, unknown_settings
+from rl4vlm.config.stages.api import ApiSettings
+
+LAUNCHED = ("sft", "ppo")
+"""The stages whose work `resources.<stage>.processes` can share."""
+
+
+@dataclass(frozen=True)
+class KnownOptions:
+    """What can be said of a task: options of its environment, each with its choices if there is a list of them, and the
+    names of the texts of its prompt."""
+
+    env: Mapping[str, tuple[str, ...]]
+    prompt: tuple[str, ...]
+
+
+def checked_config(
+    config: Mapping[str, Any], known: Sequence[str], options_of: Callable[[str], KnownOptions]
+) -> dict[str, Any]:
+    """Check a config and give its values their types.
+
+    Args:
+        config: a config with its scale (`with_scale`).
+        known: the names of all tasks.
+        options_of: the options of a task, by its name.
+
+    Returns:
+        The config as plain values, with the defaults of keys that it leaves out.
+
+    Raises:
+        ValueError: all problems, one per line, each with its place and the nearest right name.
+    """
+    typed = _typed(config)
+    problems = list(_wrong_tasks(typed, known))
+    if not problems:
+        problems += _wrong_options(typed, known, options_of)
+        problems += _wrong_names(typed)
+        problems += _wrong_settings(typed)
+        problems += _wrong_processes(typed)
+    _raise(problems)
+    return typed
+
+
+def _raise(problems: Iterable[str]) -> None:
+    lines = list(dict.fromkeys(problems))
+    if lines:
+        raise ValueError("\n".join(f"config, {line}" for line in lines))
+
+
+def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
+    _raise(f"top level: {problem}" for problem in unknown_settings(Config, config))
+    adapter = TypeAdapter(Config)
+    try:
+        typed = adapter.dump_python(adapter.validate_python(dict(config)), mode="json")
+    except ValidationError as error:
+        _raise(_placed(item) for item in error.errors())
+    _raise(_type_sections(typed))
+    return {**typed, "label": typed["label"] or typed["scale"]}
+
+
+def _type_sections(config: dict[str, Any]) -> Iterator[str]:
+    """Give the settings of all sections their types, in place; yields what is wrong with single ones."""
+    for name, kind in SECTIONS.items():
+        for place, told in _parts(config, name):
+            try:
+                typed = check_some(kind, told, ELSEWHERE if name in STAGES else {})
+            except ValueError as error:
+                yield f"{name}.{place}: {error}"
+            else:
+                told.clear()
+                told.update(typed)
+
+
+def _placed(error: Any) -> str:
+    place = ".".join(map(str, error["loc"])) or "top level"
+    if error["type"] == "value_error":
+        return f"{place}: {str(error['msg']).removeprefix('Value error, ')}"
+    return complaint(error).replace("setting ", "", 1)
+
+
+def _unknown_task(place: str, name: str, known: Sequence[str]) -> list[str]:
+    return [] if name in known else [f"{place}: unknown task {name!r}; {did_you_mean(name, known)}"]
+
+
+def _wrong_tasks(config: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
+    """Names of tasks that nobody registered, wherever they stand."""
+    named: dict[str, Iterable[str]] = {
+        "tasks": config["tasks"],
+        "ablations.lambda": lambda_ablation(config),
+        "cnn.skip": (config["cnn"] or {}).get("skip", ()),
+        "over_http.tasks": config["over_http"]["tasks"],
+        "evaluation.sets": config["evaluation"]["sets"],
+        **{f"api_models.{model}.tasks": entry.get("tasks") or () for model, entry in config["api_models"].items()},
+    }
+    for stage in SECTIONS:
+        named[f"{stage}.per_task"] = (config[stage] or {}).get("per_task") or ()
+    for place, told in _parts(config, "base_model"):
+        settings = told.get("settings", {})
+        for key in ("pretrain_tasks", "weights", "task_env"):
+            named[f"base_model.{place}.settings.{key}"] = settings.get(key, ())
+    for place, tasks in named.items():
+        for task in tasks:
+            yield from _unknown_task(place, task, known)
+
+
+def _parts(config: Mapping[str, Any], stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a section says, with the place below it: for all tasks, then for single ones."""
+    section = config[stage] or {}
+    yield "defaults", section.get("defaults") or {}
+    for task, told in (section.get("per_task") or {}).items():
+        yield f"per_task.{task}", told or {}
+
+
+def _wrong_options(
+    config: Mapping[str, Any], known: Sequence[str], options_of: Callable[[str], KnownOptions]
+) -> Iterator[str]:
+    """Options of environments and texts of prompts that a task does not have, and choices that an option has not."""
+    per_task = config["task_options"]["per_task"] or {}
+    for task in dict.fromkeys([*config["tasks"], *per_task]):
+        options = task_options(config, task)
+        place = f"task_options for {task}"
+        env, prompt = options.get("env", {}), options.get("prompt", {})
+        if env or prompt:
+            yield from _wrong_env(f"{place}, env", env, options_of(task))
+            for name in prompt:
+                texts = options_of(task).prompt
+                if name not in texts:
+                    yield f"{place}, prompt: no text {name!r}; {did_you_mean(name, texts)}"
+    for task, sets in config["evaluation"]["sets"].items():
+        for games, env in sets.items():
+            yield from _wrong_env(f"evaluation.sets.{task}.{games}", env, options_of(task))
+    for task in config["tasks"]:
+        demonstrator = stage_settings(config, "sft_data", task).get("demonstrator", {})
+        if demonstrator:
+            yield from _wrong_env(f"sft_data for {task}, demonstrator", demonstrator, options_of(task))
+    for place, told in _parts(config, "base_model"):
+        for task, env in told.get("settings", {}).get("task_env", {}).items():
+            yield from _wrong_env(f"base_model.{place}.settings.task_env.{task}", env, options_of(task))
+
+
+def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Iterator[str]:
+    for name, value in env.items():
+        if name not in known.env:
+            yield f"{place}: no option {name!r}; {did_you_mean(name, known.env)}"
+        elif known.env[name] and value not in known.env[name]:
+            yield f"{place}: {name} cannot be {value!r}; {did_you_mean(value, known.env[name])}"
+
+
+def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
+    """Names that the config itself makes up: runs and models."""
+    runs = [f"{task}-{style}" for task in config["tasks"] for style in ("cot", "nocot")]
+    for name in config["sft_data"]["given"]:
+        if name not in runs:
+            yield f"sft_data.given: no demonstrations are named {name!r}; {did_you_mean(name, runs)}"
+
+
+def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of a stage that do not fit each other for some task."""
+    for task in config["tasks"]:
+        for stage, kind in STAGES.items():
+            if config[stage] is not None:
+                yield from _unfit(f"{stage} for {task}", kind, stage_settings(config, stage, task))
+        api = stage_settings(config, "evaluation", task).get("api", {})
+        try:
+            check_some(ApiSettings, api)
+        except ValueError as error:
+            yield f"evaluation for {task}, api: {error}"
+        for games in evaluation_sets(config, task):
+            yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
+        yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
+    for model, entry in config["api_models"].items():
+        for task in entry.get("tasks") or config["tasks"]:
+            settings = api_settings(config, model, task)
+            yield from _unfit(f"api_models.{model} for {task}", STAGES["evaluation"], settings)
+            yield from _unfit(f"api_models.{model} for {task}", ApiSettings, settings["api"])
+
+
+def _unfit(place: str, kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+    try:
+        build_settings(kind, values)
+    except ValueError as error:
+        return [f"{place}: {error}"]
+    return []
+
+
+def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Trainings whose processes could not all work. They would fail only on their machine, the model loaded.
+
+    Each process takes a GPU if the job has any, and in PPO at least one environment.
+    """
+    for stage, asked in config["resources"].items():
+        place, processes, gpus = f"resources.{stage}", asked["processes"], asked["gpu"]
+        if processes > 1 and stage not in LAUNCHED:
+            yield f"{place}.processes: only {' and '.join(LAUNCHED)} are shared by several processes"
+        if stage in LAUNCHED and gpus and gpus != processes:
+            yield f"{place}: gpu is {gpus} and processes {processes}; each process takes one GPU"
+    processes = config["resources"]["ppo"]["processes"]
+    for task in config["tasks"]:
+        settings = merge({"num_envs": processes}, stage_settings(config, "ppo", task))
+        if settings["num_envs"] < processes:
+            yield (
+                f"ppo: num_envs is {settings['num_envs']} for {task} and resources.ppo.processes {processes}; each "
+                f"process needs an environment (ppo.defaults.num_envs, ppo.per_task.{task}.num_envs)"
+            )

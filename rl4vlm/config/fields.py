@@ -1,0 +1,47 @@
+"""How a settings class is declared, and the types that settings share.
+
+A setting is one field: its type with its bounds, its default, and below it a docstring that says what it means. From
+there come the checks, `rl4vlm STAGE --help` and docs/settings.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
+
+import pydantic.dataclasses
+from pydantic import BeforeValidator, ConfigDict, Field
+
+Class = TypeVar("Class")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def settings(kind: type[Class]) -> type[Class]:
+    """Make a frozen dataclass that checks its values, refuses unknown names and keeps the docstrings of its fields."""
+    config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        # Not null in their place: what is no number in a mapping of any values is then seen when it is written.
+        ser_json_inf_nan="constants",
+        # Someone may have typed an API key into the wrong setting.
+        hide_input_in_errors=True,
+    )
+    return cast(type[Class], pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(kind))
+
+
+def _no_switch(value: Any) -> Any:
+    # Python takes `true` for 1.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
+Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+DType = Literal["float32", "bfloat16", "float64"]
+Quantization = Literal["4bit", "8bit"]

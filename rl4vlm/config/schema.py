@@ -1,0 +1,272 @@
+"""The whole config: which keys there are, what each may hold, and that every name in it is known.
+
+A dry run checks all of it. The settings of each stage are described in the module of the stage, beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field
+
+from rl4vlm.config.fields import Count, Name, Natural, Share, Weight, settings
+from rl4vlm.config.settings import build_settings, check_some
+from rl4vlm.config.stages.alfworld import GamesSettings
+from rl4vlm.config.stages.api import ApiSettings
+from rl4vlm.config.stages.cnn import CNNSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.config.stages.figures import FigureSettings
+from rl4vlm.config.stages.gallery import GallerySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.config.stages.sft_data import SFTDataSettings
+from rl4vlm.core.types import Style
+
+Values = TypeVar("Values", bound=Iterable[Any])
+
+STAGES: dict[str, type[Any]] = {
+    "sft_data": SFTDataSettings,
+    "sft": SFTSettings,
+    "ppo": PPOSettings,
+    "cnn": CNNSettings,
+    "evaluation": EvaluationSettings,
+}
+"""The stages with settings per task, which `task_options` adds to."""
+ELSEWHERE = {"env": "task_options", "prompt": "task_options", "games": "evaluation.sets"}
+"""Settings of the stages that other sections of the config decide."""
+
+
+def _unique(values: Values) -> Values:
+    seen = list(values)
+    if len(set(seen)) < len(seen):
+        raise ValueError("an entry stands there twice")
+    return values
+
+
+def _all_of(kind: type[Any]) -> AfterValidator:
+    """The settings of a class that differ from its defaults."""
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        typed = check_some(kind, values)
+        build_settings(kind, values)
+        return typed
+
+    return AfterValidator(check)
+
+
+@settings
+class BaseModelSource:
+    """Where a base model comes from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = "base"
+    """Its folder in the results and among ready weights. Tasks of the same name share one model."""
+    source: Name = "pretrain"
+    """`shipped` (ready weights), `pretrain` (make it here), a folder, or a Hugging Face name."""
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")] | None = None
+    """Branch, tag or commit of a Hugging Face model; null is the newest."""
+    settings: PretrainSettings = field(default_factory=PretrainSettings)
+    """Settings of `rl4vlm base-model`, for the sources `pretrain` and `shipped`."""
+
+
+@settings
+class TaskOptions:
+    """What a task is, the same for demonstrations, training and evaluation."""
+
+    env: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, such as `rules` and `card_art`. In a text, `{results_dir}` is replaced."""
+    prompt: dict[str, str] = field(default_factory=dict)
+    """Texts that replace parts of the task's prompt: `role`, `observation`, `rules`, or the hint for a key."""
+
+
+_Lambdas = Annotated[tuple[Share, ...], AfterValidator(_unique)]
+_SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+
+
+@settings
+class Section:
+    """A section of the config with settings per task; `SECTIONS` says of which class."""
+
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """For all tasks."""
+    per_task: dict[str, dict[str, Any] | None] | None = None
+    """What differs for single tasks."""
+
+
+@settings
+class SFTDataSection(Section):
+    """Demonstrations."""
+
+    given: dict[str, str] = field(default_factory=dict)
+    """Ready demonstrations to use instead, a folder or file of LLaVA JSON per TASK-STYLE."""
+
+
+@settings
+class CNNSection(Section):
+    """The CNN+RL baseline."""
+
+    skip: Annotated[tuple[str, ...], AfterValidator(_unique)] = ()
+    """Tasks to leave out."""
+
+
+@settings
+class EvaluationSection(Section):
+    """Held-out evaluation."""
+
+    sets: dict[str, dict[_SetName, dict[str, Any]]] = field(default_factory=dict)
+    """For a task whose games are data: its sets of games, each with keyword arguments of the environment. The first
+    set is the main one."""
+
+
+SECTIONS: dict[str, type[Any]] = {"base_model": BaseModelSource, "task_options": TaskOptions, **STAGES}
+"""The sections with `defaults` and `per_task`, and the class of their settings."""
+
+
+@settings
+class AlfworldSection:
+    """The games of ALFWorld."""
+
+    generate: Annotated[dict[str, Any], _all_of(GamesSettings)] = field(default_factory=dict)
+    """Settings of `rl4vlm alfworld-games`."""
+
+
+@settings
+class PlayedOverHttp:
+    """What an evaluation over HTTP may set; null leaves it to the section `evaluation`."""
+
+    episodes: Count | None = None
+    """Episodes of each policy."""
+    num_envs: Count | None = None
+    """Episodes played at once."""
+    temperature: Weight | None = None
+    """Sampling temperature; 0 is greedy."""
+    max_new_tokens: Count | None = None
+    """Longest reply, in tokens."""
+
+
+@settings
+class OverHttpSection(PlayedOverHttp):
+    """Trained checkpoints that are also evaluated over HTTP, served by `transformers serve`."""
+
+    tasks: Annotated[tuple[str, ...], AfterValidator(_unique)] = ()
+    """Tasks whose first main run is evaluated."""
+    # Greedy, so that the replies do not depend on the order in which requests arrive.
+    temperature: Weight | None = 0.0
+    concurrency: Count = 2
+    """Requests in flight at a time."""
+
+
+@settings
+class ApiModel(PlayedOverHttp, ApiSettings):
+    """A model behind an endpoint, and how it is evaluated."""
+
+    tasks: Annotated[tuple[str, ...], AfterValidator(_unique)] | None = None
+    """Tasks to evaluate it on; null is all."""
+    style: Style = Style.COT
+    """How it writes its replies: `cot` or `nocot`."""
+
+
+@settings
+class Resources:
+    """What a job asks of the machine."""
+
+    threads: Count
+    """CPU threads."""
+    mem_mb: Count
+    """Memory in MB."""
+    runtime: Count
+    """Minutes after which a cluster may end the job."""
+    gpu: Natural = 0
+    """GPUs."""
+    processes: Count = 1
+    """Processes of a training (sft, ppo); each takes one GPU."""
+
+
+@settings
+class ResourcesSection:
+    """What a job of each stage asks of the machine."""
+
+    base_model: Resources
+    """Making the base model."""
+    alfworld_games: Resources
+    """Generating ALFWorld games; it plans in as many processes as it has threads."""
+    sft_data: Resources
+    """Demonstrations, copies and downloads."""
+    sft: Resources
+    """The supervised warm start."""
+    ppo: Resources
+    """PPO."""
+    cnn: Resources
+    """CNN+RL, its training and its evaluation."""
+    evaluation: Resources
+    """Evaluation of language models and scripted policies."""
+    api: Resources
+    """Evaluation of models behind an endpoint."""
+    figures: Resources
+    """Tables, figures, gallery and archive."""
+
+
+@settings
+class FiguresSection:
+    """Figures."""
+
+    style: Annotated[dict[str, Any], _all_of(FigureSettings)] = field(default_factory=dict)
+    """How figures look."""
+
+
+@settings
+class Config:
+    """A config of the workflow."""
+
+    scale: Name
+    """The file of `config/scales/` that lies below this config: `embedded` or `paper`."""
+    label: str = ""
+    """What tables and figures call these results; the scale's name unless set."""
+    results_dir: Name
+    """Folder of all results."""
+    assets_dir: Name
+    """Folder that README's images and table are copied to."""
+    tasks: Annotated[
+        tuple[Annotated[str, Field(pattern="^[^/@-]+$")], ...], Field(min_length=1), AfterValidator(_unique)
+    ]
+    """Tasks that are trained and evaluated; `rl4vlm tasks` lists the known ones."""
+    styles: Annotated[tuple[Style, ...], Field(min_length=1), AfterValidator(_unique)]
+    """Reply styles: `cot` (thoughts, then the action) and `nocot` (the action alone)."""
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1), AfterValidator(_unique)]
+    """PPO seeds; each further seed repeats all PPO runs."""
+    container: str = "rl4vlm.sif"
+    """Image for `--sdm apptainer`: a .sif file or a docker:// address."""
+    accelerate: Name = "config/accelerate/ddp.yaml"
+    """The file of `accelerate launch` that says how the processes of a training share its work."""
+    base_model: Section
+    """The base models that tasks start from."""
+    task_options: Section = field(default_factory=Section)
+    """What each task is, for all stages."""
+    alfworld: AlfworldSection = field(default_factory=AlfworldSection)
+    """Generated games of ALFWorld."""
+    sft_data: SFTDataSection = field(default_factory=SFTDataSection)
+    """Demonstrations."""
+    sft: Section = field(default_factory=Section)
+    """The supervised warm start."""
+    ppo: Section = field(default_factory=Section)
+    """PPO."""
+    cnn: CNNSection | None = None
+    """The CNN+RL baseline; null leaves it out."""
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    """Held-out evaluation."""
+    over_http: OverHttpSection = field(default_factory=OverHttpSection)
+    """Evaluation of trained checkpoints over HTTP."""
+    api_models: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, Any], _all_of(ApiModel)]
+    ] = field(default_factory=dict)
+    """Models behind OpenAI-compatible endpoints, by the name that they have here."""
+    ablations: dict[Literal["lambda"], dict[str, _Lambdas] | None] | None = None
+    """Further PPO runs, with thoughts: under `lambda`, values of `thought_prob_coef` per task (figure 7)."""
+    resources: ResourcesSection
+    """What jobs ask of the machine."""
+    figures: FiguresSection = field(default_factory=FiguresSection)
+    """How figures look."""
+    gallery: Annotated[dict[str, Any], _all_of(GallerySettings)] = field(default_factory=dict)
+    """The gallery of sample episodes."""

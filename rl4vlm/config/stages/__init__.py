@@ -1,0 +1,1 @@
+"""The settings of each stage: one module per stage, so that an edit of one makes no other stage stale."""

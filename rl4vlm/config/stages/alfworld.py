@@ -1,0 +1,34 @@
+"""Settings of `rl4vlm alfworld-games`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rl4vlm.config.fields import Count, Natural, settings
+
+
+@settings
+class GamesSettings:
+    """Which ALFWorld games are generated. The six task types are equally frequent."""
+
+    train: Natural = 60
+    """Games to train on."""
+    seen: Natural = 30
+    """Games for evaluation in rooms that are trained in."""
+    unseen: Natural = 30
+    """Games for evaluation in rooms that are not trained in."""
+    seed: Natural = 1
+    """Seed of the games."""
+    rooms: Annotated[int, Field(ge=1, le=24)] = 3
+    """Rooms of each kind for train and seen: the first of ALFRED's training scenes."""
+    unseen_rooms: Annotated[int, Field(ge=1, le=6)] = 2
+    """Rooms of each kind for unseen: the first of ALFRED's held-out scenes."""
+    # With fewer, some task types have no game.
+    receptacles: Annotated[int, Field(ge=4)] = 8
+    """Receptacles of a room, the same in all its games."""
+    distractors: Natural = 5
+    """Objects that have nothing to do with the task."""
+    longest: Count = 30
+    """Commands of a walkthrough at most."""

@@ -1,0 +1,68 @@
+"""Settings of a model behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import model_validator
+
+from rl4vlm.config.fields import Count, Name, Natural, Positive, Weight, settings
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@settings
+class ApiSettings:
+    """How a model is reached, how fast, and what it costs."""
+
+    model: Name
+    """The model's name at the endpoint."""
+    base_url: str
+    """The endpoint, up to and including `/v1`."""
+    method: str = ""
+    """What tables call the model; its name in the config unless set."""
+    key_env: str | None = None
+    """The environment variable that holds the key; null for an endpoint without keys."""
+    input_price: Weight = 0.0
+    """US dollars per million input tokens."""
+    output_price: Weight = 0.0
+    """US dollars per million output tokens."""
+    spending_cap: Positive | None = None
+    """The most, in US dollars, that the replies of one evaluation may cost; null sets no limit."""
+    concurrency: Count = 4
+    """Requests in flight at a time."""
+    requests_per_minute: Positive | None = None
+    """Requests per minute at most; null sets no limit."""
+    timeout: Positive = 60.0
+    """Seconds to wait for a reply."""
+    max_retries: Natural = 6
+    """How often a request is tried again after status 429 or 5xx, a timeout or a lost connection."""
+    omit: tuple[str, ...] = ()
+    """Fields of the request that this model refuses, such as `temperature`; they are not sent."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the request's body."""
+    cache: str = "results/api_cache"
+    """Folder where requests and replies are stored."""
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> ApiSettings:
+        place = urlsplit(self.base_url)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            raise ValueError(f"base_url {self.base_url!r} is not an http address")
+        if place.username or place.password:
+            raise ValueError("base_url holds a user name or password: a key belongs in the variable that key_env names")
+        if self.key_env is not None and not VARIABLE.fullmatch(self.key_env):
+            # The value is not shown: it may be a key.
+            raise ValueError("key_env must name an environment variable, such as OPENAI_API_KEY, and not be a key")
+        if self.spending_cap is not None and self.input_price == self.output_price == 0:
+            raise ValueError("spending_cap without input_price and output_price would never be reached")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the endpoint is on this machine, where no proxy is needed."""
+        return urlsplit(self.base_url).hostname in LOOPBACK

@@ -1,0 +1,67 @@
+"""Settings of `rl4vlm evaluate` and `rl4vlm play`."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from pydantic import model_validator
+
+from rl4vlm.config.fields import Count, DType, Natural, Quantization, Weight, settings
+from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
+
+
+@settings
+class PlaySettings:
+    """How a policy is loaded and what it plays in."""
+
+    temperature: Weight = 0.2
+    """Sampling temperature; 0 is greedy."""
+    max_new_tokens: Count = 256
+    """Longest reply, in tokens."""
+    dtype: DType = "float32"
+    """Number format of the weights."""
+    quantize: Quantization | None = None
+    """Store the weights in 4 or 8 bits (needs the extra `quantized`)."""
+    one_view: bool = False
+    """Show each image once, where the model would add views of its parts."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment; in a config, `task_options` and `evaluation.sets` set them."""
+    prompt: dict[str, str] = field(default_factory=dict)
+    """Texts that replace parts of the task's prompt; in a config, `task_options` sets them."""
+    api: dict[str, Any] = field(default_factory=dict)
+    """Settings of a policy that is asked over HTTP, as an entry of `api_models` has them."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The keyword arguments of `make_policy`."""
+        always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
+        # Only a vision-language model takes these: they are passed only if they are set.
+        return always | {name: getattr(self, name) for name in ("quantize", "one_view") if getattr(self, name)}
+
+
+@settings
+class EvaluationSettings(PlaySettings):
+    """Held-out evaluation."""
+
+    episodes: Count = 200
+    """Episodes of each policy."""
+    num_envs: Count = 64
+    """Episodes played at once. It changes speed, not the result."""
+    seed_base: Natural = 1_000_000_000
+    """Seed of the first episode; the seeds of the others follow. Training never uses any of them."""
+    games: str = ""
+    """Name of the set of games that `env` chooses; in a config, `evaluation.sets` sets it."""
+
+    @model_validator(mode="after")
+    def _seeds_are_held_out(self) -> EvaluationSettings:
+        if self.seed_base > TRAINING_SEEDS_FROM - self.episodes:
+            raise ValueError(f"seed_base {self.seed_base} leads into the seeds of training, from {TRAINING_SEEDS_FROM}")
+        return self
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the episodes."""
+        return range(self.seed_base, self.seed_base + self.episodes)

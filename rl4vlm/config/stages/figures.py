@@ -1,0 +1,55 @@
+"""Settings of `rl4vlm figure`."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from pydantic import model_validator
+
+from rl4vlm.config.fields import Count, Positive, Share, settings
+from rl4vlm.config.methods import colours
+from rl4vlm.config.settings import did_you_mean
+
+PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
+"""Colours of the two parts of a reply."""
+
+
+def known_colours() -> dict[str, str]:
+    """Every named colour of the figures: of the methods and of the parts of a reply."""
+    return {**colours(), **PART_COLOURS}
+
+
+@settings
+class FigureSettings:
+    """How figures look."""
+
+    panel_width: Positive = 1.95
+    """Width of a panel in inches."""
+    panel_height: Positive = 1.75
+    """Height of a panel in inches."""
+    font: str = "DejaVu Sans"
+    """Font family."""
+    font_size: Positive = 7.5
+    """Font size in points."""
+    line_width: Positive = 1.4
+    """Line width in points."""
+    marker_size: Positive = 4.0
+    """Size of markers in points."""
+    band_alpha: Share = 0.2
+    """Opacity of the bands around curves."""
+    dpi: Count = 220
+    """Dots per inch of the PNG files."""
+    colours: dict[str, str] = field(default_factory=dict)
+    """Colours of single methods, such as RL4VLM or CNN+RL, in any notation of matplotlib."""
+    lambda_palette: str = "viridis"
+    """A seaborn palette for the values of lambda."""
+    show_published_curves: bool = False
+    """Draw the paper's curves as well, read off by eye and stretched to the length of the reproduced run. The two axes
+    count steps of different models."""
+
+    @model_validator(mode="after")
+    def _colours_are_known(self) -> FigureSettings:
+        for name in self.colours:
+            if name not in known_colours():
+                raise ValueError(f"no colour is named {name!r}; {did_you_mean(name, known_colours())}")
+        return self

@@ -1,0 +1,93 @@
+"""Settings of the PPO training loop, for vision-language models and CNN+RL alike."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from pydantic import model_validator
+
+from rl4vlm.config.fields import Count, Positive, Share, Weight, settings
+from rl4vlm.config.stages.training import RunSettings
+
+
+@settings
+class TrainingSettings(RunSettings):
+    """The training loop; the defaults are the paper's for NumberLine (public code and section 6).
+
+    With several processes every number is that of all of them together, except `micro_batch_size`.
+    """
+
+    total_env_steps: Count = 15_000
+    """Environment steps of a run, all environments together."""
+    num_envs: Count = 2
+    """Environments played at once."""
+    num_steps: Count = 512
+    """Environment steps of a rollout, all environments together; an update follows each rollout."""
+    ppo_epochs: Count = 4
+    """Passes over each rollout."""
+    minibatch_size: Count = 128
+    """Samples of one optimiser step."""
+    micro_batch_size: Count | None = None
+    """Samples in memory at a time, per process; null is the whole mini-batch. It changes memory and speed, not the
+    result. The paper accumulates gradients over 128 micro-batches of one sample."""
+    learning_rate: Weight = 1e-5
+    """Learning rate at the start; it falls by a cosine over the updates of the run."""
+    final_learning_rate: Weight = 1e-9
+    """Learning rate at the end of the cosine."""
+    value_learning_rate: Positive | None = None
+    """Learning rate of the value head; null is `learning_rate`, which is slow if rewards are as large as ALFWorld's
+    50."""
+    adam_epsilon: Weight = 1e-7
+    """Epsilon of Adam."""
+    gamma: Share = 0.9
+    """Discount per step."""
+    gae_lambda: Share = 0.95
+    """Lambda of generalised advantage estimation; not the paper's lambda, which is `thought_prob_coef`."""
+    advantage_epsilon: Weight = 1e-5
+    """Added to the standard deviation that advantages are divided by."""
+    clip_range: Weight = 0.1
+    """How far the probability ratio may move from 1 before the policy loss clips it; also the limit of value updates
+    unless `value_clip` is set."""
+    ratio_limit: Positive = 10.0
+    """A sample whose probability ratio is larger has no gradient."""
+    value_clip: Positive | None = None
+    """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
+    large as ALFWorld's 50."""
+    vf_coef: Weight = 0.5
+    """Weight of the value loss."""
+    ent_coef: Weight = 0.0
+    """Weight of the entropy bonus."""
+    max_grad_norm: Positive | None = None
+    """Largest gradient norm; null does not clip gradients."""
+    temperature: Weight = 0.2
+    """Sampling temperature; 0 is greedy."""
+    success_window: Count = 200
+    """Episodes in the rolling success rate."""
+    bootstrap_truncated: bool = False
+    """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment; in a config, `task_options` sets them."""
+
+    @model_validator(mode="after")
+    def _rollouts_fit(self) -> TrainingSettings:
+        if self.num_steps % self.num_envs:
+            raise ValueError(f"num_steps {self.num_steps} is not a multiple of num_envs {self.num_envs}")
+        if self.total_env_steps < self.num_steps:
+            raise ValueError(f"total_env_steps {self.total_env_steps} is less than one rollout of {self.num_steps}")
+        return self
+
+    @property
+    def largest_value_step(self) -> float:
+        """How far an update may move a value."""
+        return self.clip_range if self.value_clip is None else self.value_clip
+
+    @property
+    def updates(self) -> int:
+        """Updates of a run."""
+        return self.total_env_steps // self.num_steps
+
+    @property
+    def steps_per_env(self) -> int:
+        """Steps of each environment in a rollout."""
+        return self.num_steps // self.num_envs

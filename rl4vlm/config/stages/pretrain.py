@@ -1,0 +1,71 @@
+"""Settings of `rl4vlm base-model`."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
+
+
+@settings
+class TinySizes:
+    """Sizes of the embedded model."""
+
+    image_size: Count = 160
+    """Side of the image in pixels."""
+    patch: Count = 20
+    """Side of a patch in pixels."""
+    width: Count = 128
+    """Width of vision tower and language model."""
+    vision_layers: Count = 3
+    """Layers of the vision tower."""
+    language_layers: Count = 3
+    """Layers of the language model."""
+    heads: Count = 4
+    """Attention heads of each layer."""
+    mlp: Count = 384
+    """Width of the MLPs."""
+    vocabulary: Count = 1024
+    """Tokens that the tokenizer knows."""
+    spread: Positive = 0.02
+    """Standard deviation of new weights. With a wider spread so small a model learns sooner to copy from its prompt."""
+    rope: Positive = 10_000.0
+    """Base of the rotary positions. With a smaller base so small a model learns sooner to copy from its prompt."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image."""
+        return (self.image_size // self.patch) ** 2
+
+
+@settings
+class PretrainSettings:
+    """How the embedded base model is made."""
+
+    pretrain_tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+    """Tasks whose images it learns to read."""
+    steps: Count = 1500
+    """Optimiser steps."""
+    batch_size: Count = 64
+    """Images of one optimiser step."""
+    learning_rate: Weight = 6e-4
+    """Peak of the cosine schedule."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    max_grad_norm: Positive | None = 1.0
+    """Largest gradient norm; null does not clip gradients."""
+    corpus: Count = 400
+    """Random states of each task that the tokenizer is trained on."""
+    probe: Count = 200
+    """Random states of each task on which perception is measured afterwards."""
+    seed: Natural = 1
+    """Seed of states, images and weights."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    weights: dict[str, Weight] = field(default_factory=dict)
+    """How often the images of a task are drawn; 1 for a task that is not named."""
+    task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Keyword arguments of each task's environment; in a config, `task_options` sets them."""
+    sizes: TinySizes = field(default_factory=TinySizes)
+    """Sizes of the model."""

@@ -1,0 +1,31 @@
+"""Settings of `rl4vlm sft`."""
+
+from __future__ import annotations
+
+from rl4vlm.config.fields import Count, Natural, Share, Weight, settings
+from rl4vlm.config.stages.backbone import BackboneSettings
+from rl4vlm.config.stages.training import RunSettings
+
+
+@settings
+class SFTSettings(BackboneSettings, RunSettings):
+    """Supervised fine-tuning; the defaults are the paper's (LLaVA's recipe)."""
+
+    epochs: Count = 1
+    """Passes over the demonstrations."""
+    batch_size: Count = 64
+    """Samples of one optimiser step, all processes together."""
+    micro_batch_size: Count = 64
+    """Samples in memory at a time, per process. It changes memory and speed, not the result."""
+    learning_rate: Weight = 2e-5
+    """Peak of the cosine schedule."""
+    warmup: Share = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Weight = 0.0
+    """Weight decay of AdamW."""
+    max_length: Count = 2048
+    """Longest prompt and reply, in tokens, image included. A longer sample is an error: cutting it would cut the
+    action."""
+    seed: Natural = 1
+    """Seed of the order of the samples and of new weights."""
+    save_every: Count = 100

@@ -1,0 +1,22 @@
+"""Settings of every training: where and how it runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rl4vlm.config.fields import Count, Positive, settings
+
+
+@settings
+class RunSettings:
+    """Where and how a training runs; none of it changes the result."""
+
+    save_every: Count = 1
+    """Updates (PPO, CNN+RL) or optimiser steps (SFT) between two saves of the run's state, from which a killed run
+    resumes. A run saves its state only if it has a folder for it (`--state`)."""
+    process_timeout: Positive = 1800.0
+    """Seconds that one of several processes waits for the others."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics are logged besides the files of the run; each is an extra of the package."""
