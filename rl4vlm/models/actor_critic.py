@@ -194,7 +194,7 @@ class ActorCritic(nn.Module):
                 eos_token_id=self.encoder.eos_id,
                 pad_token_id=self.encoder.pad_id,
             )[:, batch.prompt_length :]
-        values = self.value_head(seen[0][:, -1]).cpu()
+        values = self.value_head(seen[0][:, -1]).cpu()  # prompts are padded left: the last column is their end
         logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
         ids = ids.cpu()
         lengths = self._lengths(ids)

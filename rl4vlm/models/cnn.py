@@ -83,9 +83,9 @@ class CNNActorCritic(nn.Module):
         self.sizes = sizes
         self.temperature = temperature
         layers: list[nn.Module] = []
-        before = 3
+        before = 3  # colour channels
         for after, kernel, stride in zip(sizes.channels, KERNELS, STRIDES, strict=True):
-            layers += [_orthogonal(nn.Conv2d(before, after, kernel, stride), 2**0.5), nn.ReLU()]
+            layers += [_orthogonal(nn.Conv2d(before, after, kernel, stride), 2**0.5), nn.ReLU()]  # ReLU's gain
             before = after
         # Flatten instead of pooling: what a number means depends on where in the image it is.
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
@@ -121,7 +121,7 @@ class CNNActorCritic(nn.Module):
         return Observation(
             downscale(image, self.sizes.image_size),
             torch.tensor(list(text), dtype=torch.long),
-            torch.tensor([action in view.actions for action in offered]),
+            torch.tensor([action in view.actions for action in offered]),  # the mask of legal actions
             tuple(word_buckets(name, self.sizes.word_buckets) for name in read),
             tuple(word_buckets(name, self.sizes.word_buckets) for name in commands),
         )
@@ -133,8 +133,7 @@ class CNNActorCritic(nn.Module):
     def forward(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, A) of the policy, -inf for illegal actions, and values (B,)."""
         images = torch.stack([one.image for one in observations]).to(self.device)
-        # Centre the pixels around 0.
-        features = [self.convolutions(images.float() / 255 - 0.5)]
+        features = [self.convolutions(images.float() / 255 - 0.5)]  # pixels centred around 0
         if self.embedding is not None and self.gru is not None:
             features.append(self._read([one.text for one in observations]))
         if self.words is not None:
@@ -161,7 +160,7 @@ class CNNActorCritic(nn.Module):
         scored = self.policy_head(joint)
         if self.words is None:
             return scored
-        counts = [len(one.commands) for one in observations]
+        counts = [len(one.commands) for one in observations]  # differs from sample to sample
         commands_NW = self._bags([words for one in observations for words in one.commands])
         states_NW = scored.repeat_interleave(torch.tensor(counts, device=self.device), dim=0)
         return pad_sequence(list((commands_NW * states_NW).sum(-1).split(counts)), batch_first=True)
@@ -169,7 +168,7 @@ class CNNActorCritic(nn.Module):
     def _bags(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
         """The mean word vector of each text, (texts, W); zeros for a text without words."""
         assert self.words is not None
-        if not texts:
+        if not texts:  # a network without fields
             return self.words.weight.new_zeros(0, self.sizes.word_width)
         # EmbeddingBag takes all words in one row, and where each text starts in it.
         ends = np.cumsum([len(text) for text in texts])
@@ -187,7 +186,7 @@ class CNNActorCritic(nn.Module):
             The actions' indices, their log-probabilities, and the critic's values.
         """
         log_probs, values = (tensor.cpu() for tensor in self(observations))
-        keys = log_probs
+        keys = log_probs  # at temperature 0, the most likely action
         if self.temperature:
             # Gumbel-max: adding Gumbel noise to log-probabilities and taking the largest samples from the policy.
             pairs = zip(rngs, observations, strict=True)

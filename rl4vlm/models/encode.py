@@ -63,9 +63,9 @@ class Encoder:
         turns = [("user", [{"type": "text", "text": ""}]), ("assistant", [{"type": "text", "text": said}])]
         try:
             chat = self.processor.apply_chat_template([{"role": role, "content": parts} for role, parts in turns])
-        except TemplateError:  # some templates insist on an image
+        except TemplateError:  # some templates refuse such a conversation
             chat = ""
-        _, found, after = chat.rpartition(said)
+        _, found, after = chat.rpartition(said)  # found is empty if the template drops the reply
         special = self._special_ids()
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
         return int(next((i for i in ids if i in special), self.tokenizer.eos_token_id))
@@ -81,7 +81,7 @@ class Encoder:
 
     def prompt(self, image: np.ndarray, prompt: str) -> Encoded:
         """Encode an image (H, W, 3) uint8 with its prompt."""
-        key = (image.tobytes(), prompt)
+        key = (image.tobytes(), prompt)  # arrays have no hash
         found = self._cache.get(key)
         if found is None:
             found = self._encode(image, prompt)
@@ -102,6 +102,7 @@ class Encoder:
         ids = inputs.pop("input_ids")
         # `collate` makes the mask of the padded batch.
         inputs.pop("attention_mask", None)
+        # Families have their own names for inputs per token; their shape gives them away.
         marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
         images = {name: tensor for name, tensor in inputs.items() if name not in marks}
         return Encoded(ids[0], images, marks)

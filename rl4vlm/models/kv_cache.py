@@ -39,7 +39,7 @@ class PreallocatedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self._buffers = (self._empty(key_states), self._empty(value_states))
         if self._buffers is None or now > self.capacity:
-            self._buffers = None
+            self._buffers = None  # full
             return super().update(key_states, value_states, *args, **kwargs)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, before:now] = states
@@ -69,5 +69,5 @@ def concat_caches(parts: Sequence[DynamicCache], config: PreTrainedConfig, capac
         states = [part.layers[index] for part in parts]
         layer.update(torch.cat([one.keys for one in states]), torch.cat([one.values for one in states]))
         for part in parts:
-            part.layers[index] = DynamicLayer()
+            part.layers[index] = DynamicLayer()  # frees its tensors
     return cache

@@ -56,7 +56,7 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a fraction works as well
-        lora_dropout=0.0,
+        lora_dropout=0.0,  # PPO compares the same network before and after an update
         target_modules=names,
         target_parameters=matrices or None,
     )
@@ -99,8 +99,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         if isinstance(module, BaseTunerLayer):
             module.merge()
             above, _, last = name.rpartition(".")
-            setattr(model.get_submodule(above), last, module.get_base_layer())
-    model._hf_peft_config_loaded = False
+            setattr(model.get_submodule(above), last, module.get_base_layer())  # in place of PEFT's wrapper
+    model._hf_peft_config_loaded = False  # or `save_pretrained` would look for adapters
     return model
 
 
@@ -146,7 +146,7 @@ def _adapted(model: PreTrainedModel) -> bool:
 
 
 def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]) -> None:
-    (config,) = model.peft_config.values()
+    (config,) = model.peft_config.values()  # a model here has one adapter at most
     there = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     found = (config.r, float(config.lora_alpha), len(there & set(names)) == len(names))
     if found != (settings.rank, float(settings.alpha), True):

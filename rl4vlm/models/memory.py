@@ -103,7 +103,7 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adapters = adapter_parameters(model, settings) if settings.lora_rank else 0
     head = sum(parameter.numel() for parameter in value_head.parameters())
-    base_trained = 0 if settings.lora_rank else parameters
+    base_trained = 0 if settings.lora_rank else parameters  # with LoRA the backbone is frozen
     # Adapters and value head are float32. Gradients and Adam's moments have the dtype of their weights.
     trained_bytes = base_trained * width + (adapters + head) * FLOAT32
     return Memory(
@@ -111,7 +111,7 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
         trainable=(base_trained + adapters + head) * settings.train,
         weights=base_bytes(model, settings) + (adapters + head) * FLOAT32,
         gradients=trained_bytes * settings.train,
-        optimizer=2 * trained_bytes * settings.train,
+        optimizer=2 * trained_bytes * settings.train,  # Adam's two moments
         activations=activation_bytes(config, settings) * settings.train,
         cache=cache_bytes(config, settings),
     )
@@ -141,7 +141,7 @@ def quantized_bytes(weight: torch.Tensor, kind: str) -> int:
     count, rows = weight.numel(), weight.shape[0]
     if kind == "8bit":
         return int(count + rows * FLOAT32)  # one scale per row
-    scales = -(-count // BLOCK)
+    scales = -(-count // BLOCK)  # a byte each, after the second quantisation
     return int(-(-count // 2) + scales + -(-scales // SCALE_BLOCK) * FLOAT32)
 
 

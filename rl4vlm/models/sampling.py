@@ -67,7 +67,8 @@ class Sampler(LogitsProcessor):
         if self.uniform is None:
             chosen = logprobs.argmax(-1, keepdim=True)
         else:
-            token = len(self.logprobs)
+            token = len(self.logprobs)  # how many tokens were generated before this one
             chosen = sample(logprobs, self.uniform[:, token : token + 1])
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
+        # Greedy search takes the largest score, which is now the chosen token's.
         return torch.full_like(logprobs, -torch.inf).scatter_(-1, chosen, 0.0)

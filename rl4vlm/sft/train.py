@@ -140,6 +140,7 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
         fused=fused(accelerator.device),
     )
     model, optimizer = prepare(backbone.model, optimizer, accelerator)
+    # All at once: the schedule needs their number, and a resumed run skips those it has done.
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
     processes = Processes(accelerator, settings.process_timeout)
@@ -176,7 +177,7 @@ def train(
         processes.shown() as screen,
         progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):
-        bar.update(state.done)
+        bar.update(state.done)  # a resumed run starts further right
         while state.done < len(state.batches):
             loss = _step(state, encoder, [samples[i] for i in state.batches[state.done]], settings)
             state.done += 1

@@ -36,6 +36,7 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(f"device {name!r} is one GPU, but several processes were launched: say cuda or auto")
+        # Accelerate takes the current GPU if it is not launched.
         torch.cuda.set_device(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",

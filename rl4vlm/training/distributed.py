@@ -69,12 +69,13 @@ class Processes:
             return [found]
         # all_gather alone would hang or fail without saying which process is missing.
         self._wait_for_all(self._group)
-        gathered: list[Item] = [found] * self.count
+        gathered: list[Item] = [found] * self.count  # to be overwritten
         distributed.all_gather_object(gathered, found, group=self._group)
         return gathered
 
     def _wait_for_all(self, group: distributed.ProcessGroup) -> None:
         try:
+            # Only this barrier names the ranks that are missing.
             distributed.monitored_barrier(group, timedelta(seconds=self.timeout), wait_all_ranks=True)
         except RuntimeError as error:
             raise RuntimeError(
@@ -134,6 +135,7 @@ def micro_batches(batch: Sequence[Item], size: int | None, accelerator: Accelera
     Returns:
         As many micro-batches of the same sizes in every process.
     """
+    # Every n-th sample: shares differ by one sample at most.
     mine = list(batch[accelerator.process_index :: accelerator.num_processes])
     real, padded = len(mine), -(-len(batch) // accelerator.num_processes)
     # Every forward and backward pass is a collective call with DDP and FSDP. A process with fewer samples than the
@@ -167,5 +169,6 @@ def all_reduce_sum(value: float, accelerator: Accelerator) -> float:
     """The sum of `value` over all processes, each of which must call this."""
     if accelerator.num_processes == 1:
         return value
+    # In float64, like Python's own numbers: the sum is logged.
     found = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
     return float(accelerator.reduce(found, "sum"))

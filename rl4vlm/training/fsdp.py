@@ -51,6 +51,7 @@ def units(model: nn.Module) -> list[str]:
     """
     there = {type(module).__name__ for module in model.modules()}
     asked = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    # Families also list classes that this model does not have, which accelerate would refuse.
     return sorted(there & {*asked, ValueHead.__name__})
 
 
@@ -67,6 +68,7 @@ def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iter
     """
     parts = _fsdp_modules(model)
     for part in parts:
+        # Or each layer would give its weights up after the first forward pass.
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
@@ -108,6 +110,7 @@ def _sharded_like(parameter: torch.Tensor, shard: Any) -> Any:
     # Adam's step count is a tensor without dimensions, and is not sharded.
     if not isinstance(parameter, DTensor) or shard.dim() == 0:
         return shard
+    # States are read to the CPU.
     mesh, placements = parameter.device_mesh, parameter.placements
     shard = shard.to(parameter.device)
     return DTensor.from_local(shard, mesh, placements, shape=parameter.shape, stride=parameter.stride())
@@ -130,6 +133,7 @@ def full_weights_on_main(model: nn.Module, accelerator: Accelerator) -> Iterator
     gathered: dict[nn.Parameter, nn.Parameter] = {}
     for _, _, parameter in places:
         if parameter not in gathered:
+            # A collective call: each process gets the full weight, one weight at a time.
             full = cast(DTensor, parameter.detach()).full_tensor()
             whole = nn.Parameter(full.cpu(), parameter.requires_grad)
             gathered[parameter] = whole if accelerator.is_main_process else parameter

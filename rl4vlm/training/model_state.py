@@ -41,6 +41,7 @@ def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None
     if here.keys() != saved.keys():
         raise ValueError(f"the state's weights are of another model: {sorted(here.keys() ^ saved.keys())[0]!r} differs")
     for name, tensor in here.items():
+        # In place, since the optimiser and any wrapper refer to these tensors.
         tensor.copy_(saved[name])
 
 
@@ -124,5 +125,6 @@ def read(file: Path, *, mapped: bool = False) -> dict[str, Any]:
         mapped: map tensors into memory instead of reading them. Processes on one machine then share the memory. The
             file must not be removed while they are in use: on some network file systems its content is gone at once.
     """
+    # weights_only would refuse everything but tensors: environments, random generators, episodes.
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False, mmap=mapped)
     return content

@@ -120,6 +120,7 @@ class ResumeManager:
         state.load_state(fields)
         # Last, since whatever is loaded before might draw from the streams.
         checkpoint.restore_random_streams(streams)
+        # As if this process had started that much earlier.
         self._started -= saved["seconds"]
         if processes.is_main:
             for change in _changes(saved["numerics_only"], _numerics_only(self._settings)):
@@ -157,6 +158,7 @@ class ResumeManager:
                     with draft.file(name) as file:
                         checkpoint.write(content, file)
                 for part in processes.gather(_write_rank_file(draft.folder, 0, own)):
+                    # Raised here, so that the store reports another process's full disk like its own.
                     if isinstance(part, OSError):
                         raise part
                     draft.parts.append(part)
@@ -250,6 +252,7 @@ def resumable(
         **run_key,
         "processes": {"count": state.processes.count, "split": state.processes.split},
         "settings": {name: value for name, value in vars(settings).items() if name not in IRRELEVANT},
+        # A hub name has no files to digest.
         "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
         "code": folder.code,
         "packages": package_versions(),
@@ -259,5 +262,6 @@ def resumable(
         manager = ResumeManager(store, out, settings, flag, started)
         manager.resume(state)
         yield manager
+    # Only after the block ended well: an error leaves the states for the next try.
     if state.processes.is_main:
         store.clear()

@@ -61,6 +61,7 @@ class Draft:
             try:
                 yield cast(IO[bytes], checked)
                 raw.flush()
+                # Before the folder gets its name: after a power cut, a complete state must not have empty files.
                 os.fsync(raw.fileno())
             except OSError as error:
                 self.error = error
@@ -89,7 +90,7 @@ class _Checked(io.RawIOBase):
         except OSError as error:
             self.error = error
             raise
-        written = memoryview(data).nbytes
+        written = memoryview(data).nbytes  # len() of a buffer would count its items
         self.digest.update(data)
         self.size += written
         return written
@@ -135,6 +136,7 @@ class StateStore:
         Raises:
             ValueError: the state cannot be written, for example because the disk is full. Earlier states stay.
         """
+        # Damaged states count too, so that a number is never used twice.
         numbers = [int(folder.name) for folder in self._numbered()]
         target = self._home / f"{max(numbers, default=0) + 1:08d}"
         draft: Draft | None = None
@@ -167,6 +169,7 @@ class StateStore:
             self._report(
                 f"the run has ended; {other} ({_gigabytes(other)}) is of another run: remove it to discard that run"
             )
+        # Leave nothing behind, unless other runs have states here.
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

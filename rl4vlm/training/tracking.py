@@ -50,7 +50,7 @@ def metric_trackers(
         if not _installed(name):
             raise ValueError(f"metric logger {name!r} needs its package: pip install {name}")
     accelerator.log_with = [TRACKERS[name](folder, settings) for name in loggers]
-    accelerator.trackers = []
+    accelerator.trackers = []  # those of a former training are closed
     accelerator.init_trackers(PACKAGE)
     try:
         yield lambda line, step: accelerator.log(_numbers(line), step=step)

@@ -14,7 +14,7 @@ from rl4vlm.models.loading import load_backbone
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted((ROOT / "workflow" / "resources" / "base_model").iterdir())
-SECTION = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["base_model"]
+SECTION = yaml.safe_load((ROOT / "config" / "scales" / "embedded.yaml").read_text())["base_model"]
 
 
 def test_there_is_one_for_each_name_of_the_config() -> None:
@@ -23,7 +23,7 @@ def test_there_is_one_for_each_name_of_the_config() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_it_loads_and_is_small(folder) -> None:
+def test_it_loads_and_is_small(folder: Path) -> None:
     assert (folder / "model.safetensors").stat().st_size < 8_000_000
     backbone = load_backbone(folder)
     assert 1e6 < sum(weight.numel() for weight in backbone.model.parameters()) < 3e6

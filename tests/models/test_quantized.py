@@ -48,7 +48,7 @@ def test_another_number_of_bits_is_named() -> None:
 
 @pytest.mark.parametrize("settings", [SFTSettings, PPOSettings])
 def test_quantised_weights_are_not_trained(settings: type) -> None:
-    with pytest.raises(ValueError, match="set lora too"):
+    with pytest.raises(ValueError, match="set lora, too"):
         settings(quantize="4bit")
     settings(quantize="4bit", lora=LoraSettings())
 
