@@ -258,7 +258,7 @@ class TestEvaluation:
             cap = whole["api"]["cost_usd"] * 0.8
             part = evaluate(endpoint, tmp_path, "part", api={**prices, "spending_cap": cap})
         assert part["partial"] is True
-        assert part["stopped"] == "what was left of the spending cap went to the episodes that were running"
+        assert part["stopped"] == "the rest of the spending cap was kept for the episodes that were running"
         assert 2 < part["episodes"] < 8
         # Every paid reply belongs to a finished episode.
         assert part["api"]["requests"] == sum(line["length"] for line in lines_of(tmp_path / "part"))
