@@ -1,4 +1,4 @@
-"""What a config may say of a task."""
+"""What a config may set for a task."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def _start_of_key(text: str, word_start: int, *, closed: bool) -> int | None:
         # The model may have written JSON inside a JSON string: \\"action\\".
         escaped = at > 1 and text[at - 2] == "\\"
         return at - 2 if escaped else at - 1
-    # A quote closes the key but none opens it before this word, so the word ends a longer key ("last action"). Only at
-    # the start of an entry was the opening quote just left out.
+    # A quote closes the key, but none opens it right before this word: the word ends a longer key ("last action"). But
+    # at the start of an entry there is no longer key, and the model has only forgotten the opening quote.
     if closed and before not in ("", "{", "[", "(", ","):
         return None
     return word_start

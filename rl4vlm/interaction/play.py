@@ -111,7 +111,7 @@ class Slot:
             terminated=bool(terminated),
             truncated=bool(truncated),
             info=info,
-            # Before the reset below, so that it shows the state that was cut off.
+            # Rendered before the reset below, so that it shows the state that was cut off.
             final_request=self._ask(image) if truncated and not terminated else None,
             episode=self._episode(info) if done else None,
         )

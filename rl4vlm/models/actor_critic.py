@@ -76,12 +76,12 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     # The token at position t is predicted at t - 1, so the rows start with the prompt's last token. Logits of the
     # prompt's other tokens are never read, and would be most of the output head's work.
     last = batch.prompt_length - 1
-    # A model computes logits for at least one row. For prompts without replies that row is dropped below.
+    # At least one row, since the critic reads the last prompt token's state. Without replies, its logits are dropped.
     rows = torch.arange(last, last + max(1, batch.reply_ids.shape[1]), device=batch.reply_ids.device)
     own = counts_positions(bare)
     inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
     with first_head_input(bare) as seen:
-        # Nothing is generated, so keys and values need not be kept.
+        # Keys and values are only needed to generate further tokens.
         logits = model(**inputs, logits_to_keep=rows, use_cache=False).logits
     return logits[:, : batch.reply_ids.shape[1]], seen[0][:, 0]
 
@@ -148,7 +148,7 @@ class ActorCritic(nn.Module):
         use_own_generation(self.model, self.encoder)
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
-        # A buffer moves to the model's device with it. Not persistent: the tokenizer says it again.
+        # A buffer moves to another device with the model. Not persistent: it is made from the tokenizer at each start.
         self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)
 
     @property

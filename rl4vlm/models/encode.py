@@ -102,7 +102,7 @@ class Encoder:
         ids = inputs.pop("input_ids")
         # `collate` makes the mask of the padded batch.
         inputs.pop("attention_mask", None)
-        # Families have their own names for inputs per token; their shape gives them away.
+        # Each family has its own names for inputs per token, so they are recognised by their shape.
         marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
         images = {name: tensor for name, tensor in inputs.items() if name not in marks}
         return Encoded(ids[0], images, marks)

@@ -185,7 +185,8 @@ def _check_whole(source: str | Path, found: Mapping[str, Any]) -> None:
 def _keep_gradients(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs.
 
-    It repacks a layer when that first runs in evaluation mode, which PPO trains in; no gradient passes it from then on.
+    It repacks a layer when the layer first runs in evaluation mode, which PPO trains in. From then on no gradient
+    passes through the layer.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -250,7 +251,7 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     place = attributes.index("video_processor")
 
     class ImagesOnly(kind):
-        # The families' own versions read defaults from the video part.
+        # The families' own versions of this method read defaults from the video part.
         apply_chat_template = ProcessorMixin.apply_chat_template
 
         @classmethod

@@ -68,7 +68,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
     """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`."""
     renamed = getattr(model, "_weight_conversions", None)
     found = model.load_adapter(str(folder), is_trainable=True)
-    # `load_adapter` leaves its own renaming of weights here, and `save_pretrained` would apply it to a merged model.
+    # `load_adapter` sets its own renaming of weights here. `save_pretrained` would apply it to a merged model, too.
     model._weight_conversions = renamed
     in_float32(model)
     return dict(found.to_dict())

@@ -61,7 +61,7 @@ class Memory:
     def playing(self) -> int:
         """Bytes at the end of the longest reply.
 
-        The gradients are freed then, but not with several processes (DDP): add them in that case.
+        Without DDP the gradients are freed by then. With several processes under DDP they are not: add them.
         """
         return self.weights + self.optimizer + self.cache
 

@@ -37,7 +37,7 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: S
     set_seed(seed)
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     indices = local_env_indices(settings.num_envs, accelerator)
-    # Before the network, whose outputs are the legal actions that the slots show.
+    # The slots come first: the network has one output per legal action that they show.
     slots = make_slots(task, Style.ACTION_ONLY, seed, settings, indices=indices)
     policy = CNNPolicy(build_model(slots, settings))
     # The network writes no thoughts, so their weight makes no difference.

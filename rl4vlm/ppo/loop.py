@@ -58,7 +58,7 @@ def train(
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
     policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
-    # A resumed run appends: the resume manager has restored the lines of the updates before.
+    # A resumed run appends: the resume manager has restored the lines of earlier updates.
     with (
         processes.named(),
         JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
@@ -213,7 +213,7 @@ def make_slots(
             task,
             style,
             parts,
-            # From the run's seed and the index alone: which process plays an environment makes no difference.
+            # From the run's seed and the index alone, so that it makes no difference which process plays it.
             seed=int(stream(seed, "env", index).integers(2**62)),
         )
         for index in (range(settings.num_envs) if indices is None else indices)
@@ -228,7 +228,7 @@ def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
         recent: the last episodes, over which the success rate is taken. A single rollout has few.
 
     Returns:
-        Numbers by name; None if there is none, as with the thoughts of a network without language.
+        Numbers by name; None where there is no such number, such as for the thoughts of a network without language.
     """
 
     def mean(values: Sequence[float]) -> float | None:

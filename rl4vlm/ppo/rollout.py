@@ -16,7 +16,7 @@ from rl4vlm.ppo.gae import gae, normalise
 
 @dataclass(frozen=True)
 class Transition:
-    """One played step: what learning needs of it, and nothing that could not be saved (environments, random streams).
+    """One played step: the parts that learning needs, and nothing that cannot be saved (environments, random streams).
 
     Attributes:
         item: what the policy stored of the step.
@@ -75,8 +75,8 @@ def rollout_step(slots: Sequence[Slot], policy: TrainablePolicy, settings: Train
     """Play one step in every slot, with one batched call of the policy; transitions are in the order of the slots."""
     steps = advance(slots, policy)
     bonus = np.zeros(len(steps))
-    # A time limit is no outcome of the game: the value of the state that was cut off stands for the missing rewards.
-    # It goes into the reward because GAE lets nothing flow over the end of an episode.
+    # A time limit is not an outcome of the game, so the critic's value of the last state replaces the rewards that were
+    # cut off. It is added to the reward, because GAE carries nothing across the end of an episode.
     cut = [index for index, step in enumerate(steps) if step.final_request is not None]
     if settings.bootstrap_truncated and cut:
         bonus[cut] = settings.gamma * policy.values([r for step in steps if (r := step.final_request) is not None])

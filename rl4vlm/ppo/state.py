@@ -90,7 +90,7 @@ class PPOState:
 
     def next_update(self) -> None:
         """Move on to the next update."""
-        # Here and not after each optimiser step: the rate is constant within an update.
+        # Here, not after each optimiser step: the rate is constant within an update.
         self.schedule.step()
         self.update += 1
         self.steps, self.rollout, self.progress = [], None, UpdateProgress()

@@ -67,7 +67,7 @@ class UpdateProgress:
     def losses(self) -> dict[str, float]:
         """The totals that are parts of the loss, so must be finite.
 
-        `approx_kl` is only looked at, and may be infinite without harm if a reply's probability has run away.
+        `approx_kl` is only logged. It may be infinite without harm, if a reply's probability has changed extremely.
         """
         return {name: self.totals[name] for name in ("policy_loss", "value_loss", "entropy") if name in self.totals}
 
@@ -76,10 +76,11 @@ class UpdateProgress:
 
         Two of them check the training itself:
 
-        - `first_ratio_error`, the largest |ratio - 1| before any weight has changed. Up to rounding it is 0 exactly if
-          replies are rescored under the prompts that they answered.
+        - `first_ratio_error`, the largest |ratio - 1| before any weight has changed. Apart from rounding it is 0
+          if every reply is rescored under the prompt that it answered, and larger if not.
         - `rescored_gap`, only if samples were rescored before the update: the mean difference between their
-          log-probabilities then and as sampled. It takes over the check, since the first ratio is then always near 1.
+          log-probabilities then and as sampled. It replaces the first check, which can no longer fail: the ratio
+          then compares two rescored log-probabilities, so it is always near 1.
         """
         gathered = processes.gather((self.totals, self.first_ratio_error or 0.0))
         means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
@@ -108,7 +109,7 @@ def optimiser_steps(
     while progress.epoch < settings.ppo_epochs:
         if progress.order is None:
             progress.order = rng.permutation(len(samples))
-        # Before the first optimiser step, since the old log-probabilities are those of the weights that played.
+        # Before the first optimiser step: old log-probabilities must come from the weights that played.
         if progress.seen == 0 and progress.old is None and below_float32(policy_optimizer.policy.model):
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
@@ -239,7 +240,7 @@ def losses(
     policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
     value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
     loss_B = policy_B + settings.vf_coef * value_B
-    # Not just a factor of zero: the entropy's backward pass goes through the probability of every word.
+    # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.
     if settings.ent_coef:
         loss_B = loss_B - settings.ent_coef * now.entropy
     metrics = {

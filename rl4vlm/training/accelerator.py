@@ -19,7 +19,7 @@ from rl4vlm.models.loading import choose_device
 
 
 def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
-    """An accelerator on the device that `choose_device` makes of `name`.
+    """An accelerator on the device that `choose_device` returns for `name`.
 
     With several processes (`accelerate launch`), each takes the GPU of its local rank. With
     `config/accelerate/fsdp.yaml`, the processes shard weights, gradients and the optimiser's moments (FSDP2).
@@ -58,7 +58,7 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
 def _shard_on_cpu(accelerator: Accelerator) -> None:
     """Turn FSDP on for CPU processes: accelerate shards on GPUs only, but torch can do it on CPUs too."""
     parallelism = ParallelismConfig(dp_shard_size=accelerator.num_processes)
-    # Both places: `accelerator.state` is copied from the PartialState each time it is read anew.
+    # Set in both places: `accelerator.state` is copied from the PartialState whenever it is made again.
     PartialState().distributed_type = DistributedType.FSDP
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()

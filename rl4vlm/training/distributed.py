@@ -1,4 +1,4 @@
-"""Training in several processes, one per GPU: who plays and trains on what, and how they exchange what they found.
+"""Training in several processes, one per GPU: how they share play and updates, and exchange results.
 
 The number of processes does not change a result. Environments and samples are divided among the processes, and their
 results are put back into the order that one process would have produced.
@@ -47,7 +47,7 @@ class Processes:
         return self.rank == 0
 
     def file(self, path: Path) -> Path:
-        """`path` in the main process, the null device in the others: a file with the same content is written once."""
+        """`path` in the main process, the null device in the others, so that the file is written once."""
         return path if self.is_main else Path(os.devnull)
 
     @contextmanager

@@ -68,7 +68,7 @@ def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iter
     """
     parts = _fsdp_modules(model)
     for part in parts:
-        # Or each layer would give its weights up after the first forward pass.
+        # Otherwise each layer would free its gathered weights after the first forward pass.
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
@@ -110,7 +110,7 @@ def _sharded_like(parameter: torch.Tensor, shard: Any) -> Any:
     # Adam's step count is a tensor without dimensions, and is not sharded.
     if not isinstance(parameter, DTensor) or shard.dim() == 0:
         return shard
-    # States are read to the CPU.
+    # Saved states are read to the CPU.
     mesh, placements = parameter.device_mesh, parameter.placements
     shard = shard.to(parameter.device)
     return DTensor.from_local(shard, mesh, placements, shape=parameter.shape, stride=parameter.stride())

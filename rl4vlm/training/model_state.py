@@ -56,7 +56,7 @@ def random_streams() -> dict[str, Any]:
 
 
 def restore_random_streams(saved: Mapping[str, Any]) -> None:
-    """Load what `random_streams` returned. GPUs beyond those that were there then keep their state."""
+    """Load what `random_streams` returned. GPUs that the saved run did not have keep their state."""
     random.setstate(saved["python"])
     np.random.set_state(saved["numpy"])
     torch.set_rng_state(saved["torch"])
@@ -92,7 +92,7 @@ class ModelState:
         self.optimizer.load_state_dict(to_sharded(saved["optimizer"], self.optimizer))
         _copy_moments(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
-        # Torch warns if a schedule is ahead of its optimiser; here the steps were made by the process that was killed.
+        # Torch warns if a schedule is ahead of its optimiser. Here the killed process made the optimiser's steps.
         self.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 

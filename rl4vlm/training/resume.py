@@ -96,7 +96,7 @@ class ResumeManager:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run so far, without the time that was lost in kills."""
+        """Wall time of the run so far, without the work that was lost when it was killed."""
         return time.monotonic() - self._started
 
     def resume(self, state: Resumable) -> None:
@@ -120,7 +120,7 @@ class ResumeManager:
         state.load_state(fields)
         # Last, since whatever is loaded before might draw from the streams.
         checkpoint.restore_random_streams(streams)
-        # As if this process had started that much earlier.
+        # So that `seconds` includes the time of earlier processes.
         self._started -= saved["seconds"]
         if processes.is_main:
             for change in _changes(saved["numerics_only"], _numerics_only(self._settings)):

@@ -17,7 +17,7 @@ from rl4vlm.results.provenance import PACKAGE
 TRACKERS: dict[str, Callable[[Path, Any], GeneralTracker]] = {
     # Event files go to `folder`/tensorboard.
     "tensorboard": lambda folder, settings: TensorBoardTracker("tensorboard", folder),
-    # The project is the package's; the run has the name of its folder.
+    # The project is named after the package, and the run after its folder.
     "wandb": lambda folder, settings: WandBTracker(
         PACKAGE, name=folder.name, dir=str(folder), config=jsonable(settings)
     ),
@@ -50,7 +50,7 @@ def metric_trackers(
         if not _installed(name):
             raise ValueError(f"metric logger {name!r} needs its package: pip install {name}")
     accelerator.log_with = [TRACKERS[name](folder, settings) for name in loggers]
-    accelerator.trackers = []  # those of a former training are closed
+    accelerator.trackers = []  # those of an earlier training are closed
     accelerator.init_trackers(PACKAGE)
     try:
         yield lambda line, step: accelerator.log(_numbers(line), step=step)
