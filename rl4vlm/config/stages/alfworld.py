@@ -22,13 +22,13 @@ class GamesSettings:
     seed: Natural = 1
     """Seed of the games."""
     rooms: Annotated[int, Field(ge=1, le=24)] = 3
-    """Rooms of each kind for train and seen: the first of ALFRED's training scenes."""
+    """Rooms of each kind for train and seen: the first ones of ALFRED's training scenes."""
     unseen_rooms: Annotated[int, Field(ge=1, le=6)] = 2
-    """Rooms of each kind for unseen: the first of ALFRED's held-out scenes."""
+    """Rooms of each kind for unseen: the first ones of ALFRED's held-out scenes."""
     # With fewer, some task types have no game.
     receptacles: Annotated[int, Field(ge=4)] = 8
-    """Receptacles of a room, the same in all its games."""
+    """Largest number of receptacles per room, the same ones in all games of a room."""
     distractors: Natural = 5
-    """Objects that have nothing to do with the task."""
+    """Number of objects per game that have nothing to do with the task."""
     longest: Count = 30
-    """Commands of a walkthrough at most."""
+    """Largest number of commands in a walkthrough."""

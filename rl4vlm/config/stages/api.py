@@ -24,7 +24,7 @@ class ApiSettings:
     base_url: str
     """The endpoint, up to and including `/v1`."""
     method: str = ""
-    """What tables call the model; its name in the config unless set."""
+    """Name of the model in tables; unless set, its name in the config."""
     key_env: str | None = None
     """The environment variable that holds the key; null for an endpoint without keys."""
     input_price: Weight = 0.0

@@ -10,7 +10,7 @@ from rl4vlm.config.fields import Count, Positive, Weight, settings
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
-"""Of the three convolutions."""
+"""Side of the kernels and strides of the three convolutions, in pixels."""
 
 
 @settings
@@ -28,7 +28,7 @@ class CNNSizes:
     text_width: Count = 64
     """Size of the GRU's state."""
     text_limit: Count = 256
-    """Bytes of text that are read: of a longer text, the last ones."""
+    """Largest number of bytes of text that are read; of a longer text, the last ones."""
     word_buckets: Count = 2048
     """Number of word vectors, for a network that reads words."""
     word_width: Count = 64

@@ -42,7 +42,7 @@ class FigureSettings:
     colours: dict[str, str] = field(default_factory=dict)
     """Colours of single methods, such as RL4VLM or CNN+RL, in any notation of matplotlib."""
     lambda_palette: str = "viridis"
-    """A seaborn palette for the values of lambda."""
+    """The seaborn palette that colours the values of lambda."""
     show_published_curves: bool = False
     """Draw the paper's curves as well, read off by eye and stretched to the length of the reproduced run. The two axes
     count steps of different models."""

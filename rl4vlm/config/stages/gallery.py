@@ -10,4 +10,4 @@ class GallerySettings:
     """How much the gallery shows."""
 
     episodes: Count = 12
-    """Episodes of each evaluation at most: the first ones won, lost and with a fallback."""
+    """Largest number of episodes per evaluation: the first that were won, that were lost, and that had a fallback."""

@@ -27,7 +27,7 @@ class MemorySettings:
     tokens: Count = 1024
     """Tokens of prompt and reply together, image included."""
     reply: Natural = 256
-    """Tokens of a reply at most, out of `tokens`."""
+    """Tokens of the longest reply, which `tokens` includes."""
     patches: Count = 577
     """Patches of an image that the vision tower sees."""
     micro_batch_size: Count = 1

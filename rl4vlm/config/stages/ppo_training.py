@@ -32,7 +32,7 @@ class TrainingSettings(RunSettings):
     """Samples in memory at a time, per process; null is the whole mini-batch. It changes memory and speed, not the
     result. The paper accumulates gradients over 128 micro-batches of one sample."""
     learning_rate: Weight = 1e-5
-    """Learning rate at the start; it falls by a cosine over the updates of the run."""
+    """Learning rate at the start; it falls along a cosine over the updates of the run."""
     final_learning_rate: Weight = 1e-9
     """Learning rate at the end of the cosine."""
     value_learning_rate: Positive | None = None

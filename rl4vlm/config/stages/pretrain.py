@@ -29,9 +29,9 @@ class TinySizes:
     vocabulary: Count = 1024
     """Tokens that the tokenizer knows."""
     spread: Positive = 0.02
-    """Standard deviation of new weights. With a wider spread so small a model learns sooner to copy from its prompt."""
+    """Standard deviation of new weights. With a wider spread, a small model learns to copy from its prompt sooner."""
     rope: Positive = 10_000.0
-    """Base of the rotary positions. With a smaller base so small a model learns sooner to copy from its prompt."""
+    """Base of the rotary positions. With a smaller base, a small model learns to copy from its prompt sooner."""
 
     @property
     def image_tokens(self) -> int:
