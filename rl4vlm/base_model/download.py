@@ -14,7 +14,7 @@ from rl4vlm.results.provenance import write_run_record
 BASE_MODEL_STAGES = ("base_model", "prefetch")
 """Stages that write a base model's folder and so may replace it: pre-training (or a copy), and this download."""
 
-# Formats that repeat the weights of the safetensors files.
+# Other formats of the same weights, not needed beside safetensors files.
 OTHER_WEIGHTS = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.onnx_data"]
 
 
@@ -35,11 +35,12 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
     check_replaceable(out, BASE_MODEL_STAGES)
     try:
         commit, other_weights = _look_up(name, revision)
+        # The commit is part of the name, so that an interrupted download of another revision is not continued.
         partial = out.with_name(f".{out.name}.{commit[:12]}.download")
         snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
     except OSError as error:
         raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
-    # The hub client's bookkeeping.
+    # The hub client's bookkeeping is not part of the model.
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     write_run_record(
         partial,

@@ -89,7 +89,7 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
     """The prompt's words with questions and answers, or None if the task has no questions.
 
-    The last question is what the image shows.
+    The last question asks what the image shows.
     """
     asked = task.questions(view, rng)
     if not asked:
@@ -99,7 +99,7 @@ def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.rando
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the tokenizer is made from.
+    """The texts that the tokenizer is made from.
 
     Attributes:
         texts: the texts that it is trained on.
@@ -128,7 +128,9 @@ def corpus(
         texts.append(glimpse.answer)
         if glimpse.lesson:
             texts.append(glimpse.lesson.whole)
+    # The lines that are the same in every state: role, rules, form of the answer.
     common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
+    # One style is enough: the prompts of the other differ only in the form of the answer.
     texts += prompts[Style.COT]
     kept = frozenset() if task.kept_whole is None else frozenset(task.kept_whole.findall("\n".join(texts)))
     return Corpus(texts, sorted(set.union(*common)), kept)
@@ -192,6 +194,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
     encoder = Encoder(backbone.processor)
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
+    # A stream per task: how often one task is drawn does not change the states of another.
     sources = [
         glimpses(make_env(name, **settings.task_env.get(name, {})), stream(settings.seed, "states", i), get_task(name))
         for i, name in enumerate(settings.pretrain_tasks)
@@ -205,6 +208,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
             batch = [next(sources[pick]) for pick in picks]
             loss = answer_loss(model, encoder, batch)
             lessons = [glimpse for glimpse in batch if glimpse.lesson]
+            # Each loss is a mean over its own tokens, so the longer lessons do not outweigh the answers.
             if lessons:
                 loss = loss + lesson_loss(model, encoder, lessons)
             optimizer.zero_grad()
@@ -249,6 +253,7 @@ def _after_image(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Ten
     start = encoder.prompt(glimpse.image, glimpse.lesson.text)
     answers = "\n".join(f"{question} {answer}." for question, answer in glimpse.lesson.asked)
     image = encoder.tokenizer.convert_tokens_to_ids(IMAGE)
+    # Only what follows the image has a loss: the image's own tokens are placeholders.
     cut = int((start.input_ids == image).nonzero()[-1]) + 1
     return replace(start, input_ids=start.input_ids[:cut]), torch.cat([start.input_ids[cut:], encoder.reply(answers)])
 

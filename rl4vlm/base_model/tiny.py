@@ -63,6 +63,7 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(kept_apart(words)), behavior="isolated"),
+            # `use_regex` would split the text into words; without it, a token may hold several words.
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -70,6 +71,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[AddedToken(token, special=True) for token in (PAD, END, IMAGE, USER, ASSISTANT)],
+        # All 256 bytes, so that any text can be encoded.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -88,7 +90,7 @@ def train_tokenizer(
 def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> LlavaProcessor:
     """The LLaVA processor: images of `sizes.image_size`, one placeholder per patch, and the chat template."""
     edge = {"height": sizes.image_size, "width": sizes.image_size}
-    # White becomes 0. The text is ink on white, so it stands out from blank patches from the first step on.
+    # White becomes 0. The images are ink on white, so blank patches are 0 and what is drawn stands out from the start.
     images = CLIPImageProcessorPil(
         size=edge, crop_size=edge, do_center_crop=False, image_mean=[1.0] * 3, image_std=[0.5] * 3
     )
@@ -97,6 +99,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> Lla
         tokenizer=tokenizer,
         patch_size=sizes.patch,
         vision_feature_select_strategy="default",
+        # CLIP's class token: it is counted here, and the strategy "default" drops it again.
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
         image_token=IMAGE,
@@ -141,6 +144,7 @@ def build(
         vision_config=vision,
         text_config=language,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        # The last layer. LLaVA's own default is the last but one, for a tower that was trained on captions.
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=sizes.image_tokens,

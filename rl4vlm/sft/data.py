@@ -66,6 +66,7 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
         progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
     ):
         (folder / IMAGES).mkdir()
+        # The range comes first: zip would otherwise play one more step before it ends.
         for number, step in zip(range(settings.samples), demonstrations(task, style, settings), strict=False):
             image = save_image(folder, step.request.image)
             entries.append(llava_entry(f"{task}-{style}-{number}", image, step.request.prompt, step.reply.text))
@@ -99,6 +100,7 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
         ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.
     """
     task = get_task(task_name)
+    # The demonstrator may differ from the player in options of the environment, such as which expert is asked.
     env = make_env(task_name, **{**settings.env, **settings.demonstrator})
     slot = Slot(env, task, style, override_parts(task.prompt, settings.prompt), settings.seed)
     policy = SolverPolicy(style, settings.action_noise)
@@ -121,7 +123,7 @@ def save_image(folder: Path, image: np.ndarray) -> str:
     """Save an image (300, 300, 3) uint8 below `folder`, unless it is there. Returns its path relative to `folder`."""
     name = f"{IMAGES}/{hashlib.sha256(image.tobytes()).hexdigest()[:20]}.png"
     if not (folder / name).exists():
-        # Fast rather than small.
+        # Level 1: speed matters more here than the size of the files.
         Image.fromarray(image).save(folder / name, compress_level=1)
     return name
 
@@ -158,6 +160,7 @@ def _data_file(source: Path) -> Path:
         raise ValueError(f"no demonstrations at {source}: there is no such file or folder")
     if (source / DATA).is_file():
         return source / DATA
+    # Published demonstrations have file names of their own.
     others = [path for path in sorted(source.glob("*.json")) if path.name not in (MANIFEST, "run.json")]
     if len(others) != 1:
         raise ValueError(f"{source} holds no {DATA} and {len(others)} other JSON files; name the one to read")

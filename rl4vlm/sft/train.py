@@ -111,7 +111,7 @@ def run(
     run_key = {"stage": "sft"}
     with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
         train(state, samples, settings, out, f"SFT {data.name}", manager.on_step)
-        # All processes take part in gathering the weights; then the main one writes.
+        # All processes must enter: under FSDP each sends its shards to the main one, which writes.
         with full_weights_on_main(state.model, state.accelerator):
             if not state.processes.is_main:
                 return
@@ -140,7 +140,7 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
         fused=fused(accelerator.device),
     )
     model, optimizer = prepare(backbone.model, optimizer, accelerator)
-    # All at once: the schedule needs their number, and a resumed run skips those it has done.
+    # All batches are drawn now: the schedule needs their number, and a resumed run skips those that are done.
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
     processes = Processes(accelerator, settings.process_timeout)
@@ -169,6 +169,7 @@ def train(
         ValueError: the loss or a weight is not finite after a step. That step is not saved.
     """
     encoder, processes = Encoder(state.backbone.processor), state.processes
+    # With the backbone's dropout, if it has any: unlike PPO, SFT compares no probabilities before and after a step.
     state.model.train()
     with (
         processes.named(),
@@ -177,11 +178,13 @@ def train(
         processes.shown() as screen,
         progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):
-        bar.update(state.done)  # a resumed run starts further right
+        bar.update(state.done)  # a resumed run starts its bar where it was stopped
         while state.done < len(state.batches):
             loss = _step(state, encoder, [samples[i] for i in state.batches[state.done]], settings)
             state.done += 1
+            # Before on_step, which may save the state: a diverged run must not overwrite a good state.
             check_finite({"loss": loss}, state.backbone.model, state.accelerator, f"{title}, {state.position}")
+            # Read before the schedule's step: the learning rate of the step that was just made.
             line = {"step": state.done, "loss": loss, "learning_rate": state.schedule.get_last_lr()[0]}
             state.schedule.step()
             metrics.write(line)
@@ -198,12 +201,14 @@ def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], set
     losses_so_far: list[torch.Tensor] = []
     clear_gradients(state.optimizer, state.model)
     for micro_batch in micro_batches(batch, settings.micro_batch_size, accelerator):
+        # The micro-batch's weight in the mean over the batch; the fillers behind `counted` have none.
         part = micro_batch.counted / len(batch)
         with accumulate(state.model, accelerator, last=micro_batch.last):
             losses = reply_losses(state.model, encoder, micro_batch.items, settings.max_length, accelerator.device)
+            # At least 1, or a micro-batch of fillers alone would be 0 / 0.
             micro_batch_loss = losses[: micro_batch.counted].sum() / max(micro_batch.counted, 1)
-            # The average over the processes is to be the gradient of the batch's mean, of which each process has only
-            # its share: multiply by their number.
+            # DDP and FSDP average gradients over the processes. The batch's mean is a sum of terms, some in each
+            # process, so multiply by the number of processes to turn the average into a sum.
             accelerator.backward(micro_batch_loss * (part * state.processes.count))
         parts.append(part)
         losses_so_far.append(micro_batch_loss.detach())
@@ -235,7 +240,8 @@ def reply_losses(
     batch = collate(prompts, replies, encoder.pad_id, device)
     logits, _ = reply_logits(model, batch)
     labels = batch.reply_ids.masked_fill(~batch.reply_mask, IGNORED_LABEL)
-    # In float32 at least: bfloat16 is too coarse for a softmax over the vocabulary.
+    # In float32 at least: bfloat16 is too coarse for a softmax over the vocabulary. Transposed, since `cross_entropy`
+    # wants the classes second.
     losses = cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2),
         labels,
