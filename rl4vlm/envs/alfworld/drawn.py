@@ -30,7 +30,7 @@ class DrawnBackend:
 
     def _open(self) -> None:
         self._game = open_game()
-        # An environment may be garbage-collected without `close`. Its game would then keep the workers alive.
+        # An environment may be garbage-collected without `close`. Without this, its game would keep the workers alive.
         self._leave = weakref.finalize(self, self._game.close)
 
     def start(self, game_file: str) -> Situation:

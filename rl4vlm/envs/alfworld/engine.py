@@ -40,7 +40,7 @@ class Engine:
             BadGame: the game cannot be read, translated or started.
         """
         translated = translate_file(Path(game_file))
-        if self._downward is None:  # borrowed only for a game that can be translated
+        if self._downward is None:  # only now, after the translation, which may fail
             self._downward = _borrow_downward()
         self._run = None
         with _blamed_on(translated.game, "cannot be started"):
@@ -80,11 +80,11 @@ class Engine:
         run = self._started()
         with _blamed_on(run.translated.game, "breaks when its commands are repeated"):
             for command in state.commands[:-1]:
-                run.act(command)  # `act` of the run alone: only the last situation is needed
+                run.act(command)  # not `self.act`: only the last situation is needed
         return self.act(state.commands[-1]) if state.commands else situation
 
     def close(self) -> None:
-        """Leave the copy of Fast Downward's library to the next engine. This engine can be started again."""
+        """Return the copy of Fast Downward's library for reuse. This engine can be started again."""
         self._run = None
         if self._downward is not None:
             _give_back_downward(self._downward)
@@ -118,7 +118,7 @@ def solve_and_check(game: GameData) -> tuple[str, ...] | None:
 
 
 def warm_up() -> None:
-    """Load the libraries and parse the grammar, for which the first game of a process needs a second or more."""
+    """Load the libraries and parse the grammar. Otherwise the first game of a process takes a second or more longer."""
     load_for_translation()
     load("textworld.generator.game")
 

@@ -124,9 +124,10 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game. Raises ValueError for an unknown option, or if the option `game` names no game or several."""
         super().reset(seed=seed)
-        # Counts episodes since the last seed: with it, the explorer's stream repeats after `reset(seed=…)`.
+        # Counts episodes since the last seed, so that the explorer's stream repeats after `reset(seed=…)`.
         self._episode = 1 if seed is not None else self._episode + 1
         self._over = True
+        # A game is drawn even if the option `game` names one, so that the random stream advances equally.
         drawn, chosen = self._draw() if seed is None else self._game_of(seed), self._chosen(options)
         self._set(self._started(drawn) if chosen is None else self._backend.start(str(chosen)))
         self._over = False
@@ -220,7 +221,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def _game_of(self, seed: int) -> Path:
         """The game of a seed. As many consecutive seeds as there are games play each of them once."""
         files = self.games.files
-        # The files are sorted by task type. Without shuffling, the first seeds would all play one type.
+        # The files are sorted by path, and so by task type. Without shuffling, the first seeds would all play one type.
         shuffled = np.random.default_rng(0).permutation(len(files))
         return files[shuffled[seed % len(files)]]
 

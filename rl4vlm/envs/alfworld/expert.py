@@ -87,11 +87,12 @@ class Planner:
             station = self._nearest_of(STATIONS[self.goal.task_type])
             return self._at(station, [f"{VERBS[self.goal.task_type]} {held} with {station}"])
         target = self._target()
+        # Without a receptacle of the goal's class, no command leads there: give any.
         return now.admissible[0] if target is None else self._put(held, target)
 
     def _fetch(self) -> str:
         """Go to an object of the goal's class, open its receptacle and take it."""
-        # For Pick2, an object that already lies in the right receptacle must stay there.
+        # Pick2 needs two objects in one receptacle: one that already lies there must stay.
         target = self._target() if self.goal.task_type is TaskType.PICK2 else None
         wanted = [
             thing
@@ -144,6 +145,7 @@ class Planner:
 
     def _at(self, place: str, commands: Iterable[str], *, uncover: bool = False) -> str:
         """Go to a place, open it if `uncover` is set, and there give the first admissible one of `commands`."""
+        # One step at a time: the next call starts from the situation that this command leads to.
         if place not in self.now.at:
             wanted: list[str] = [f"go to {place}"]
         elif uncover and place in self.shut:

@@ -159,7 +159,7 @@ def read_game(file: Path) -> GameData:
     if game.get("solvable") is not True:
         why = "is marked as unsolvable" if "solvable" in game else "was never checked to be solvable"
         raise BadGame(f"{file}: the game {why}")
-    # The goal in words stands only in the grammar, as the last line of the welcome.
+    # The goal in words is written only in the grammar, as the last line of the welcome.
     found = _GOAL_LINE.search(game["grammar"])
     if found is None:
         raise BadGame(f"{file}: the grammar has no line 'Your task is to: …'")

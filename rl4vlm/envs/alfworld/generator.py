@@ -29,7 +29,7 @@ from rl4vlm.results.provenance import write_run_record
 STAGE = "alfworld_games"
 MANIFEST = "manifest.json"
 ROUNDS = 20
-"""How often a game without a solution is drafted again before an error blames the settings."""
+"""How often a game without a solution is drafted again. After that, an error asks for other settings."""
 
 _DEVICES = {
     TaskType.CLEAN: ("Cleanable", "SinkBasin"),
@@ -121,7 +121,7 @@ def _new_draft(split: str, number: int, attempt: int, settings: GamesSettings, k
     """Draft a game that differs from all others."""
     task_type = tuple(TaskType)[number % len(TaskType)]
     for turn in range(100):
-        # A stream per draft: whether another game could be solved does not change this one.
+        # A stream per draft, so that this one does not depend on whether other games could be solved.
         rng = stream(settings.seed, "alfworld game", split, number, attempt, turn)
         drafted = draft_game(
             _scenes(split, task_type, settings), task_type, settings.distractors, rng, f"trial_{split}_{number:04d}"
@@ -157,11 +157,12 @@ def draft_game(
     if not possible:
         numbers = ", ".join(str(scene.number) for scene in scenes)
         raise ValueError(f"no game of {task_type} fits the scenes {numbers}: allow more rooms or receptacles")
-    # Draw the scene first: some allow many more goals than others and would come too often.
+    # Draw the scene first: some allow many more goals than others, and would be drawn too often.
     number = _pick(rng, sorted({scene.number for scene, *_ in possible}))
     scene, target, goal = _pick(rng, [task for task in possible if task[0].number == number])
     room = _Room(scene, rng)
-    copies = 2 if task_type is TaskType.PICK2 else 1  # and sometimes one more than the goal needs
+    # In half of the games, chance adds one object more than the goal needs.
+    copies = 2 if task_type is TaskType.PICK2 else 1
     for _ in range(copies + int(rng.integers(2))):
         room.put(target, avoid=goal)
     if task_type is TaskType.LOOK:
@@ -195,7 +196,7 @@ def _tasks(scene: Scene, task_type: TaskType) -> list[tuple[str, str | None]]:
         if task_type is TaskType.LOOK:
             tasks.append((kind, None))
         else:
-            # The object needs a second class of receptacle to start in.
+            # The object is not to stay in the device, and needs a second class of receptacle to start in.
             tasks += [(kind, home) for home in fitting if home != device and len(fitting) > 1]
     return tasks
 

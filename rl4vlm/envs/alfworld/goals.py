@@ -64,6 +64,7 @@ def _treated_in_place(goal: Goal, facts: list[Fact]) -> tuple[bool, ...]:
 def _look(goal: Goal, facts: list[Fact]) -> tuple[bool, ...]:
     held = any(fact[0] == "holds" and class_of(fact[2]) == goal.object_class for fact in facts)
     lit = {fact[1] for fact in facts if fact[0] == "istoggled" and class_of(fact[1]) == goal.lamp}
+    # The facts give no place for a lamp itself: it is where its receptacle is.
     here = {fact[2] for fact in facts if fact[0] == "atlocation"}
     near = {fact[1] for fact in facts if fact[0] == "receptacleatlocation" and fact[2] in here}
     lamp_near = any(fact[0] == "inreceptacle" and fact[1] in lit and fact[2] in near for fact in facts)

@@ -91,6 +91,7 @@ def _cells(receptacles: Sequence[Receptacle]) -> tuple[int, int]:
     for columns in range(5, 12):
         rows = sum(_rows(receptacle, columns) for receptacle in receptacles)
         height = min(free // rows, 58)
+        # Enough columns once cells are about as tall as wide: drawings are square, so narrower cells only shrink them.
         if height * columns >= 0.8 * (VIEW[2] - VIEW[0] - 4) or columns == 11:
             return columns, height
     raise AssertionError("unreachable")
@@ -152,7 +153,7 @@ def _scale(room: Room) -> Callable[[float, float], tuple[int, int]]:
     zs = [z for _, _, z in room.receptacles] + [spot.z for spot in spots] or [0.0]
     margin = 12
     width, height = MAP[2] - MAP[0] - 2 * margin, MAP[3] - MAP[1] - 2 * margin
-    # At least 1 m in each direction, or a tiny room would be divided by zero.
+    # At least 1 m in each direction: if all places lie in a line, one extent is zero.
     scale = min(width / max(max(xs) - min(xs), 1.0), height / max(max(zs) - min(zs), 1.0))
     middle_x, middle_z = (min(xs) + max(xs)) / 2, (min(zs) + max(zs)) / 2
 
@@ -169,7 +170,7 @@ def _free_near(wanted: tuple[int, int], taken: Sequence[tuple[int, int]]) -> tup
     for dx, dy in _NEAR:
         x, y = wanted[0] + dx, wanted[1] + dy
         inside = MAP[0] + 10 <= x <= MAP[2] - 11 and MAP[1] + 10 <= y <= MAP[3] - 11
-        # 12 pixels between centres keep drawings of 14 pixels readable.
+        # Drawings of 14 pixels stay readable with 12 pixels between their centres.
         if inside and all(max(abs(x - other[0]), abs(y - other[1])) >= 12 for other in taken):
             return x, y
     return wanted  # the map is full: overlap rather than leave a receptacle out

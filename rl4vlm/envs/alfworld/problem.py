@@ -111,6 +111,7 @@ class Draft:
         facts += [fact for receptacle in receptacles.values() for fact in _receptacle_facts(receptacle)]
         facts += [fact for item in self.objects for fact in _object_facts(item, receptacles[item.receptacle])]
         facts += _fitting({r.kind for r in receptacles.values()}, {item.kind for item in self.objects})
+        # ALFWorld's templates write `#` for the `-` before a type, which is put back below.
         goal = load("alfworld.gen.goal_library").gdict[self.task_type.folder_prefix]["pddl"]
         for name, word in self._words(str).items():
             goal = goal.replace(f"{{{name}}}", word)
@@ -171,7 +172,7 @@ def _fitting(receptacles: set[str], objects: set[str]) -> list[str]:
 
 @cache
 def _classes() -> str:
-    """Declarations of all types of objects and receptacles: the domain refers to types that a game may not have."""
+    """Declarations of all types of objects and receptacles, since the domain refers to types that a game may lack."""
     tables = constants()
     fixed = tables.RECEPTACLES - tables.MOVABLE_RECEPTACLES_SET
     lines = [f"{kind}Type - otype" for kind in sorted(tables.OBJECTS_SET - fixed)]

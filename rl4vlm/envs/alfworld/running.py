@@ -36,7 +36,7 @@ class RunningGame:
         self._downward = downward
         logic = load("textworld.logic")
         self._state = logic.State(logic.GameLogic())
-        # `State` accepts only the other of TextWorld's two classes named GameLogic, so this one is set afterwards.
+        # TextWorld has two classes named GameLogic, and `State` accepts only the other one: set this one afterwards.
         self._state._logic = translated.logic
         self._state.add_facts(translated.initial)
         downward.load_sas(zlib.decompress(translated.sas))
@@ -72,12 +72,12 @@ class RunningGame:
         location = next(fact[2] for fact in facts if fact[0] == "atlocation")
         share = fraction_met(game.goal, facts)
         if self.won != (share == 1):
-            raise BadGame(  # rewards would be wrong
+            raise BadGame(  # otherwise rewards would be wrong
                 f"{game.file}: {TRAJECTORY} does not fit the game: the fraction of the conditions of its goal "
                 f"({_in_words(game.goal)}) that hold is {share:g}, but the game is {'' if self.won else 'not '}won"
             )
         walkthrough, given = game.walkthrough or (), len(self.commands)
-        # The walkthrough is of use only as long as every command so far is its own.
+        # The walkthrough is of use only as long as every command so far was taken from it.
         on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
         return Situation(
             feedback=feedback,

@@ -84,6 +84,7 @@ def read_scene(number: int, receptacles: int) -> Scene:
     points = np.load(folder / f"FloorPlan{number}-layout.npy")
     kept = _chosen([Receptacle(id, _kind_of(id), _place(*point)) for id, point in sorted(plan.items())], receptacles)
     taken = {receptacle.place for receptacle in kept}
+    # The agent starts with its camera 30 degrees down, as in ALFRED.
     places = {_place(x, z, turn, 30) for x, z in points.tolist() for turn in (0, 90, 180, 270)}
     return Scene(
         number=number,
@@ -97,8 +98,8 @@ def read_scene(number: int, receptacles: int) -> Scene:
 def _chosen(found: Sequence[Receptacle], most: int) -> tuple[Receptacle, ...]:
     """The receptacles to keep, in the order in which they were found.
 
-    The first ones to be kept are those in `NEEDED`, then one of each class, then others. Of several receptacles that
-    are used from one place, all but one come last.
+    Those in `NEEDED` are kept first, then one of each class, then others. If several receptacles are used from one
+    place, all but one of them come last.
     """
     numbers: Counter[str] = Counter()
     ranked = []

@@ -28,7 +28,7 @@ class ThorBackend:
     images: ClassVar[Images] = Images.FRAMES
 
     def __init__(self) -> None:
-        _thor_class()  # fail here if it is not installed, and not at the first game
+        _thor_class()  # fail here, not at the first game, if it is not installed
         self._env: Any = None
         self._situation: Situation | None = None
         self._game: Any = None

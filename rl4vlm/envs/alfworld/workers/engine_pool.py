@@ -1,4 +1,4 @@
-"""Games that run in worker processes, and go on when a worker dies.
+"""Games that run in worker processes, and continue when a worker dies.
 
 An engine is deterministic: the game file and the commands determine the state of a game. So when a worker dies, a new
 one replays its games and repeats the request. If the new worker dies of the same request, the owner of that game gets
@@ -160,7 +160,7 @@ class EnginePool:
     def send(self, game: int, call: str, argument: Any) -> Request:
         """For `RemoteGame`: send a call to a game's engine."""
         slot, request = self._slot(game), Request(game, call, (argument,))
-        if request.starts_a_game:  # only now, since an exhausted worker can be left without replaying anything
+        if request.starts_a_game:  # a good moment to leave an exhausted worker: nothing must be replayed
             self._ensure_worker(game)
         if slot.worker is None:
             raise ValueError("no game has been started")
@@ -218,7 +218,7 @@ class EnginePool:
         try:
             # Frees the engine. Nobody waits for the answer, which is skipped when the next one is read.
             worker.send(Request(game, "close", (), awaited=False))
-        except OSError:  # the next request to it replaces the worker
+        except OSError:  # the next request to this worker replaces it
             _LOG.debug("worker %d was gone before its game left", worker.pid)
 
     def _replace(self, dead: Worker, why: str) -> None:

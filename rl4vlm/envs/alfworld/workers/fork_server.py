@@ -1,7 +1,7 @@
 """The process that workers are forked from: it loads the libraries once, so that each worker starts in milliseconds.
 
-This is what multiprocessing's `forkserver` is for, and it does not do all that is needed here:
-docs/decisions/0006-fork-server.md lists what was tried.
+multiprocessing's `forkserver` has the same purpose, but lacks some things that are needed here:
+docs/decisions/0006-fork-server.md lists them.
 """
 
 from __future__ import annotations

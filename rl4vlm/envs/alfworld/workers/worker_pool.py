@@ -20,7 +20,7 @@ class WorkerPool:
     def assign(self, game: int) -> Worker:
         """Give a game to a new worker if one more is allowed, else to the one with the fewest games."""
         self._retire_exhausted()
-        # A worker without games is used first: an idle process costs memory, and a new one more.
+        # A worker without games is used first: it takes memory already, and a new one would take more.
         busy = all(worker.games for worker in self._active)
         if busy and len(self._active) < self.processes:
             self._active.append(Worker())
@@ -52,7 +52,7 @@ class WorkerPool:
     def _retire_exhausted(self) -> None:
         for worker in [worker for worker in self._active if worker.exhausted]:
             self._active.remove(worker)
-            if worker.games:  # it serves these until they are started anew, elsewhere
+            if worker.games:  # it serves these until each starts again, in another worker
                 self._retired.append(worker)
             else:
                 worker.stop()
