@@ -1,9 +1,10 @@
 """Make an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
 
-A large pre-trained model can read; a tiny new one cannot. The base model learns to answer one prompt with what an image
-shows, such as its numbers and card ranks. For a task with `questions`, such as ALFWorld, it also learns to continue the
-words of the prompt, with the rules and legal actions, and to answer those questions. It never sees a reply, the format
-of replies, or an expert's action.
+A large pre-trained model can read, and write what it reads as JSON; a tiny new one cannot. The base model learns to
+answer one prompt with what an image shows, such as its numbers and card ranks, and to begin the reply to a task's own
+prompt, up to the last field that the image shows. For a task with `questions`, such as ALFWorld, it also learns to
+continue the words of the prompt, with the rules and legal actions, and to answer those questions. It never sees the rest
+of a reply: no thoughts, no action, no reward.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from rl4vlm.models.value_head import ValueHead
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
+from rl4vlm.training.optim import adamw_or_muon
 
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
@@ -61,11 +63,15 @@ class Glimpse:
     Attributes:
         image: (300, 300, 3) uint8.
         perception: the text of each field that can be read off the image.
+        prompt: the task's prompt that asks for thoughts.
+        beginning: the reply to it, up to the last field of `perception`.
         lesson: the prompt's words with questions about them, for a task that has questions.
     """
 
     image: np.ndarray
     perception: Mapping[str, str]
+    prompt: str
+    beginning: str
     lesson: Lesson | None = None
 
     @property
@@ -78,12 +84,21 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
     image, _ = env.reset(seed=int(rng.integers(2**31)))
     while True:
         view, perception = env.view(), dict(env.perception())
-        yield Glimpse(image, perception, _lesson(task, view, perception, rng))
+        prompt, beginning = render(task.prompt, view, Style.COT), _beginning(task, env)
+        yield Glimpse(image, perception, prompt, beginning, _lesson(task, view, perception, rng))
         words = view.actions
         index = words.index(env.expert_action().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
         image, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
             image, _ = env.reset()
+
+
+def _beginning(task: Task, env: GameEnv) -> str:
+    """The reply that the task's prompt asks for, up to the last field that can be read off the image."""
+    expert = env.expert_action()
+    reply = write_reply(expert.entries, expert.action, Style.COT)
+    found = (pattern.search(reply) for pattern in task.perception_patterns.values())
+    return reply[: max((match.end(1) for match in found if match), default=0)]
 
 
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
@@ -200,7 +215,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
         for i, name in enumerate(settings.pretrain_tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.pretrain_tasks])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    optimizer = adamw_or_muon(model, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
     with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
         for step in range(1, settings.steps + 1):
@@ -225,8 +240,14 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
 
 def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of a batch: a scalar tensor."""
-    prompts = [encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
-    replies = [encoder.reply(glimpse.answer) for glimpse in batch]
+    prompts, replies = [], []
+    for index, glimpse in enumerate(batch):
+        if index % 2 and glimpse.beginning:
+            prompts.append(encoder.prompt(glimpse.image, glimpse.prompt))
+            replies.append(encoder.reply(glimpse.beginning)[:-1])  # it goes on: no end token
+        else:
+            prompts.append(encoder.prompt(glimpse.image, READ_PROMPT))
+            replies.append(encoder.reply(glimpse.answer))
     padded = collate(prompts, replies, encoder.pad_id, model.device)
     logits, _ = reply_logits(model, padded)
     return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jinja2 import TemplateError
 from PIL import Image
 from torch.nn.functional import pad
-from transformers import ProcessorMixin
+from transformers import CLIPImageProcessorPil, LlavaProcessor, ProcessorMixin
 
 IGNORED_LABEL = -100
 
@@ -36,6 +36,38 @@ class Encoded:
     marks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+class FastPixels:
+    """CLIP's image processing with the same bytes as the processor, in a fifth of its time (`benchmarks/encode.py`).
+
+    After the resizing, each byte becomes a number that depends on its colour channel alone: a table of 256 by 3 numbers,
+    filled by the processor itself, does rescaling and normalisation in one look-up.
+    """
+
+    def __init__(self, processor: CLIPImageProcessorPil) -> None:
+        self.size = (processor.size["width"], processor.size["height"])
+        self.resample = processor.resample
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+        table = processor(Image.fromarray(levels), do_resize=False, return_tensors="np")["pixel_values"][0, :, 0]
+        self.tables = torch.from_numpy(table.copy())
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin) -> FastPixels | None:
+        """For a processor that does no more than this, or None: it must resize to a fixed size, and not crop."""
+        images = getattr(processor, "image_processor", None)
+        if type(processor) is not LlavaProcessor or type(images) is not CLIPImageProcessorPil:
+            return None
+        whole = images.do_resize and images.do_rescale and images.do_normalize and not images.do_center_crop
+        fixed = {"height", "width"} <= {side for side, pixels in dict(images.size).items() if pixels}
+        return cls(images) if whole and fixed else None
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """The pixel values (1, 3, height, width) float32 of an image (H, W, 3) uint8."""
+        resized = torch.from_numpy(np.array(Image.fromarray(image).resize(self.size, self.resample))).int()
+        channels = zip(self.tables, resized.unbind(-1), strict=True)
+        planes = [table.index_select(0, levels.reshape(-1)).view(levels.shape) for table, levels in channels]
+        return torch.stack(planes)[None]
+
+
 class Encoder:
     """Encodes prompts with the processor's chat template; SFT, PPO and evaluation share it.
 
@@ -51,6 +83,8 @@ class Encoder:
         self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.eos_id)
         self._cache: OrderedDict[tuple[bytes, str], Encoded] = OrderedDict()
         self._cache_size = cache_size
+        self._pixels = FastPixels.of(processor)
+        self._texts: OrderedDict[tuple[str, tuple[int, ...]], Encoded] = OrderedDict()
 
     def _special_ids(self) -> set[int]:
         added = self.tokenizer.added_tokens_decoder
@@ -93,6 +127,18 @@ class Encoder:
         return found
 
     def _encode(self, image: np.ndarray, prompt: str) -> Encoded:
+        if self._pixels is None:
+            return self._process(image, prompt)
+        # The token ids depend on the prompt and the size of the image, and prompts repeat where images do not.
+        key = (prompt, image.shape)
+        text = self._texts.get(key)
+        if text is None:
+            text = self._texts[key] = self._process(image, prompt)
+            if len(self._texts) > self._cache_size:
+                self._texts.popitem(last=False)
+        return replace(text, images={"pixel_values": self._pixels(image)})
+
+    def _process(self, image: np.ndarray, prompt: str) -> Encoded:
         chat = self.chat(prompt)
         # Some templates write the BOS token themselves; the tokenizer must not add a second one.
         begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)

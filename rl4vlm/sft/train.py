@@ -32,7 +32,7 @@ from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.model_state import ModelState
-from rl4vlm.training.optim import check_finite, clear_gradients, fused
+from rl4vlm.training.optim import adamw_or_muon, check_finite, clear_gradients
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
 from rl4vlm.training.tracking import metric_trackers
@@ -133,11 +133,11 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
     backbone = load_backbone(init, **settings.loading)
     if settings.gradient_checkpointing:
         backbone.model.activation_checkpointing_enable()
-    optimizer = torch.optim.AdamW(
-        trainable(backbone.model),
+    optimizer = adamw_or_muon(
+        backbone.model,
         lr=settings.learning_rate,
+        muon_lr=settings.muon_learning_rate,
         weight_decay=settings.weight_decay,
-        fused=fused(accelerator.device),
     )
     model, optimizer = prepare(backbone.model, optimizer, accelerator)
     # All batches are drawn now: the schedule needs their number, and a resumed run skips those that are done.

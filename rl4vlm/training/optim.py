@@ -9,10 +9,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from rl4vlm.models.lora import trainable
 from rl4vlm.training.distributed import all_reduce_sum
 from rl4vlm.training.fsdp import to_local
+from rl4vlm.training.muon import MuonAdamW, hidden_matrices
+
+
+def adamw_or_muon(
+    model: PreTrainedModel, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
+) -> torch.optim.AdamW:
+    """The optimiser of SFT and pre-training for the trained weights of a model: AdamW, or with `muon_lr` Muon too."""
+    weights = trainable(model)
+    if muon_lr is None:
+        return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=fused(model.device))
+    hidden = hidden_matrices(model)
+    rest = [weight for weight in weights if not any(weight is matrix for matrix in hidden)]
+    return MuonAdamW(hidden, rest, hidden_lr=muon_lr, lr=lr, weight_decay=weight_decay)
 
 
 def fused(device: torch.device) -> bool | None:

@@ -12,9 +12,9 @@ from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settin
 class TinySizes:
     """Sizes of the embedded model."""
 
-    image_size: Count = 160
+    image_size: Count = 150
     """Side of the image in pixels."""
-    patch: Count = 20
+    patch: Count = 30
     """Side of a patch in pixels."""
     width: Count = 128
     """Width of vision tower and language model."""
@@ -51,6 +51,8 @@ class PretrainSettings:
     """Images of one optimiser step."""
     learning_rate: Weight = 6e-4
     """Peak of the cosine schedule."""
+    muon_learning_rate: Positive | None = None
+    """Peak learning rate of hidden matrices, which Muon then trains; null trains all weights with AdamW."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
     max_grad_norm: Positive | None = 1.0

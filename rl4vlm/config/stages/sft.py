@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl4vlm.config.fields import Count, Natural, Share, Weight, settings
+from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.training import RunSettings
 
@@ -19,10 +19,12 @@ class SFTSettings(BackboneSettings, RunSettings):
     """Samples in memory at a time, per process. It changes memory and speed, not the result."""
     learning_rate: Weight = 2e-5
     """Peak of the cosine schedule."""
+    muon_learning_rate: Positive | None = None
+    """Peak learning rate of hidden matrices, which Muon then trains; null trains all weights with AdamW."""
     warmup: Share = 0.03
     """Share of the steps in which the learning rate rises."""
     weight_decay: Weight = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay of the optimiser."""
     max_length: Count = 2048
     """Longest prompt and reply, in tokens, image included. A longer sample is an error: cutting it would cut the
     action."""

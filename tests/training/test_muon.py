@@ -1,0 +1,81 @@
+"""Muon on hidden matrices: torch's own steps up to its rounding, beside AdamW's exact ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rl4vlm.models.loading import Backbone
+from rl4vlm.training.muon import MuonAdamW, hidden_matrices, orthogonalised
+from rl4vlm.training.optim import adamw_or_muon
+
+SHAPES = ((8, 24), (24, 8), (8, 8), (8, 24))
+
+
+def gradients(step: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(shape, generator=generator) for shape in (*SHAPES, (5,))]
+
+
+def weights() -> list[nn.Parameter]:
+    return [nn.Parameter(torch.ones(shape)) for shape in (*SHAPES, (5,))]
+
+
+def stepped(given: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], steps: range) -> list[torch.Tensor]:
+    for step in steps:
+        for weight, gradient in zip(given, gradients(step), strict=True):
+            weight.grad = gradient
+        for optimizer in optimizers:
+            optimizer.step()
+    return [weight.detach().clone() for weight in given]
+
+
+def ours(given: list[nn.Parameter]) -> MuonAdamW:
+    return MuonAdamW(given[:-1], given[-1:], hidden_lr=0.02, lr=0.01, weight_decay=0.1)
+
+
+def test_steps_are_torchs() -> None:
+    one, other = weights(), weights()
+    muon = torch.optim.Muon(other[:-1], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(other[-1:], lr=0.01, weight_decay=0.1)
+    *hidden, rest = stepped(one, [ours(one)], range(5))
+    *expected, expected_rest = stepped(other, [muon, adamw], range(5))
+    assert torch.equal(rest, expected_rest)
+    for matrix, theirs in zip(hidden, expected, strict=True):
+        # Torch orthogonalises in bfloat16, which has 8 bits.
+        assert (matrix - theirs).norm() < 0.02 * (theirs - 1).norm()
+
+
+def test_it_resumes_from_its_state() -> None:
+    whole, part = weights(), weights()
+    stepped(whole, [ours(whole)], range(4))
+    before = ours(part)
+    stepped(part, [before], range(2))
+    after = ours(part)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    stepped(part, [after], range(2, 4))
+    assert all(torch.equal(one, other) for one, other in zip(whole, part, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 20), (3, 20, 6)])
+def test_singular_values_become_about_one(shape: tuple[int, ...]) -> None:
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_a_models_hidden_matrices_are_its_layers(tiny_backbone: Backbone) -> None:
+    model = tiny_backbone.model
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    hidden = {names[id(weight)] for weight in hidden_matrices(model)}
+    assert hidden == {
+        name
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and not any(part in name for part in ("embed", "lm_head"))
+    }
+    optimizer = adamw_or_muon(model, lr=1e-3, muon_lr=1e-2)
+    assert isinstance(optimizer, MuonAdamW)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    assert not isinstance(adamw_or_muon(model, lr=1e-3, muon_lr=None), MuonAdamW)
