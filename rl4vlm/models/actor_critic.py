@@ -134,13 +134,22 @@ class ActorCritic(nn.Module):
         value_head: the critic.
         temperature: sampling temperature, part of the policy. 0 decodes greedily and scores at temperature 1.
         max_new_tokens: longest reply, in tokens.
+        detach_value: whether gradients of the values stop at the value head.
     """
 
     suppressed: torch.Tensor
     forward_methods = ("generate", "values")
     """Methods beside `forward` that use the weights, for FSDP."""
 
-    def __init__(self, backbone: Backbone, value_head: ValueHead, *, temperature: float, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        value_head: ValueHead,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        detach_value: bool = False,
+    ) -> None:
         super().__init__()
         self.model: PreTrainedModel = backbone.model
         self.value_head = value_head
@@ -148,6 +157,7 @@ class ActorCritic(nn.Module):
         use_own_generation(self.model, self.encoder)
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
+        self.detach_value = detach_value
         # A buffer moves to another device with the model. Not persistent: it is made from the tokenizer at each start.
         self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)
 
@@ -227,7 +237,7 @@ class ActorCritic(nn.Module):
         return Scores(
             logprobs.masked_fill(~batch.reply_mask, 0.0),
             entropy.masked_fill(~batch.reply_mask, 0.0),
-            self.value_head(last_prompt),
+            self.value_head(last_prompt.detach() if self.detach_value else last_prompt),
             batch.reply_mask,
         )
 
@@ -246,6 +256,7 @@ class ActorCritic(nn.Module):
         value_sizes: Sequence[int] = (1024, 512),
         device: torch.device | None = None,
         gradient_checkpointing: bool = False,
+        detach_value: bool = False,
         **options: Any,
     ) -> ActorCritic:
         """Load a checkpoint, with the value head beside it if there is one.
@@ -257,13 +268,14 @@ class ActorCritic(nn.Module):
             value_sizes: hidden layers of a new, random value head, for a checkpoint without one.
             device: where to put the model; None leaves it on the CPU.
             gradient_checkpointing: recompute each layer's activations in the backward pass instead of storing them.
+            detach_value: whether gradients of the values stop at the value head.
             options: further arguments of `load_backbone`.
         """
         backbone = load_backbone(source, **options)
         stored = Path(source) / VALUE_FILE
         width = backbone.model.get_output_embeddings().in_features
         head = ValueHead.load(Path(source)) if stored.is_file() else ValueHead(width, value_sizes)
-        model = cls(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens)
+        model = cls(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens, detach_value=detach_value)
         if gradient_checkpointing:
             backbone.model.activation_checkpointing_enable()
         return model.to(device) if device is not None else model

@@ -41,6 +41,7 @@ class Rescored:
         value: (B,), current weights, with gradient.
         old_value: (B,), as predicted when the step was played.
         entropy: (B,), current weights, with gradient.
+        reference_kl: (B,), of the current weights from the reference, with gradient; None without a reference.
     """
 
     logprob_thoughts: torch.Tensor
@@ -50,6 +51,7 @@ class Rescored:
     value: torch.Tensor
     old_value: torch.Tensor
     entropy: torch.Tensor
+    reference_kl: torch.Tensor | None = None
 
 
 class TrainablePolicy(Protocol):

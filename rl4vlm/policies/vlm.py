@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.interaction.parse import parse_reply
@@ -32,6 +33,7 @@ class VLMReplayItem:
         logprob_thoughts: summed log-probability of the thought tokens when they were sampled, in nats.
         logprob_action: the same for the action tokens.
         value: the critic's value when the reply was sampled.
+        reference_logprobs: log-probability of each token (R,) under the reference model, if there is one.
     """
 
     prompt: Encoded
@@ -40,13 +42,20 @@ class VLMReplayItem:
     logprob_thoughts: float
     logprob_action: float
     value: float
+    reference_logprobs: torch.Tensor | None = None
 
 
 class VLMPolicy:
-    """Answers requests with replies sampled from an `ActorCritic`, in batches."""
+    """Answers requests with replies sampled from an `ActorCritic`, in batches.
 
-    def __init__(self, model: ActorCritic) -> None:
+    Args:
+        model: the policy.
+        reference: a model that the policy should stay near while it is trained.
+    """
+
+    def __init__(self, model: ActorCritic, reference: ActorCritic | None = None) -> None:
         self.model = model
+        self.reference = reference
 
     @classmethod
     def load(
@@ -87,7 +96,8 @@ class VLMPolicy:
         prompts = self._prompts(requests)
         # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
         generated = self.model.generate(prompts, [request.rng for request in requests])
-        return [self._reply(*answer) for answer in zip(requests, prompts, generated, strict=True)]
+        references = self._reference_logprobs(prompts, generated)
+        return [self._reply(*answer) for answer in zip(requests, prompts, generated, references, strict=True)]
 
     def values(self, requests: Sequence[Request]) -> np.ndarray:
         """The critic's values (B,) float64 of the states that the requests show."""
@@ -98,6 +108,7 @@ class VLMPolicy:
         scores = model([item.prompt for item in items], [item.ids for item in items])
         start_B = torch.tensor([item.action_start for item in items], device=scores.values.device)
         thoughts_B, action_B = split_log_probs(scores.logprobs, scores.mask, start_B)
+        references = [item.reference_logprobs for item in items if item.reference_logprobs is not None]
         return Rescored(
             logprob_thoughts=thoughts_B,
             logprob_action=action_B,
@@ -108,6 +119,9 @@ class VLMPolicy:
             old_value=column([item.value for item in items], scores.values),
             # The mean over a reply's tokens: a sum would reward long replies.
             entropy=scores.entropy.sum(-1) / scores.mask.sum(-1),
+            reference_kl=reference_kl(scores.logprobs, pad_sequence(references, batch_first=True))
+            if references
+            else None,
         )
 
     def save(self, folder: Path) -> None:
@@ -117,7 +131,20 @@ class VLMPolicy:
     def _prompts(self, requests: Sequence[Request]) -> list[Encoded]:
         return [self.model.encoder.prompt(request.image, request.prompt) for request in requests]
 
-    def _reply(self, request: Request, prompt: Encoded, generated: Generated) -> Reply:
+    @torch.no_grad()
+    def _reference_logprobs(
+        self, prompts: Sequence[Encoded], generated: Sequence[Generated]
+    ) -> Sequence[torch.Tensor | None]:
+        """Log-probabilities (R,) of the sampled replies under the reference, or None without one."""
+        if self.reference is None:
+            return [None] * len(prompts)
+        scores = self.reference.score(prompts, [reply.ids for reply in generated])
+        rows = zip(scores.logprobs.cpu(), generated, strict=True)
+        return [logprobs[: len(reply.ids)].clone() for logprobs, reply in rows]
+
+    def _reply(
+        self, request: Request, prompt: Encoded, generated: Generated, reference_logprobs: torch.Tensor | None
+    ) -> Reply:
         encoder = self.model.encoder
         ids = generated.ids.tolist()
         text = encoder.decode(ids)
@@ -131,6 +158,7 @@ class VLMPolicy:
             logprob_thoughts=float(generated.logprobs[:start].sum()),
             logprob_action=float(generated.logprobs[start:].sum()),
             value=generated.value,
+            reference_logprobs=reference_logprobs,
         )
         numbers = {
             "logprob_thoughts": item.logprob_thoughts,
@@ -139,6 +167,17 @@ class VLMPolicy:
             "tokens": float(len(ids)),
         }
         return Reply(text, numbers, parsed=parsed, replay_item=item)
+
+
+def reference_kl(logprobs_BR: torch.Tensor, reference_BR: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) of sampled replies in nats (B,): the sum of each token's k3 estimate.
+
+    Args:
+        logprobs_BR: log-probability of each reply token under the policy, with gradient, 0 at padding.
+        reference_BR: the same under the reference.
+    """
+    log_ratio = reference_BR.to(logprobs_BR.device) - logprobs_BR
+    return (log_ratio.exp() - 1 - log_ratio).sum(-1)
 
 
 def split_log_probs(

@@ -89,7 +89,12 @@ def train(
             update_started = time.monotonic()
             # 3. Improve policy and critic on the rollout: some epochs of mini-batch steps.
             for done in optimiser_steps(
-                policy_optimizer, state.rollout.samples, state.progress, settings, state.shuffle
+                policy_optimizer,
+                state.rollout.samples,
+                state.progress,
+                settings,
+                state.shuffle,
+                values_only=state.update <= settings.value_warmup,
             ):
                 # Before on_step, which may save the state: a diverged run must not overwrite a good state.
                 check_finite(done.losses, policy.model, accelerator, f"{title}, {state.position}")
@@ -120,6 +125,7 @@ def initial_state(
     seed: int,
     *,
     thought_prob_coef: float,
+    kl_coef: float = 0.0,
 ) -> PPOState:
     """The state of a run before its first step.
 
@@ -129,6 +135,7 @@ def initial_state(
         accelerator: the device and the processes.
         settings: the hyperparameters.
         seed: the run's, for the order of the samples.
+        kl_coef: the weight of the divergence from the policy's reference, if it has one.
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
     """
     optimizer = torch.optim.Adam(
@@ -140,7 +147,7 @@ def initial_state(
     # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
     return PPOState(
-        policy_optimizer=PolicyOptimizer(policy, model, optimizer, accelerator, thought_prob_coef),
+        policy_optimizer=PolicyOptimizer(policy, model, optimizer, accelerator, thought_prob_coef, kl_coef),
         processes=Processes(accelerator, settings.process_timeout),
         # Stepped once per update, so the rate falls over the updates of this run, whatever their number.
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
 from accelerate.utils import set_seed
 
 from rl4vlm.config.stages.ppo import PPOSettings
@@ -51,11 +52,19 @@ def run(
         max_new_tokens=settings.max_new_tokens,
         value_sizes=settings.value_sizes,
         gradient_checkpointing=settings.gradient_checkpointing,
+        detach_value=settings.detach_value,
         **settings.loading,
     )
+    reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
     slots = make_slots(task, style, seed, settings, settings.prompt, indices)
     state = initial_state(
-        VLMPolicy(model), slots, accelerator, settings, seed, thought_prob_coef=settings.thought_prob_coef
+        VLMPolicy(model, reference),
+        slots,
+        accelerator,
+        settings,
+        seed,
+        thought_prob_coef=settings.thought_prob_coef,
+        kl_coef=settings.kl_coef,
     )
     inputs = {"init": Path(init)}
     run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
@@ -71,3 +80,16 @@ def run(
             inputs=inputs,
             seconds=manager.seconds,
         )
+
+
+def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:
+    """The checkpoint that the run starts from, frozen."""
+    model = ActorCritic.load(
+        init,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        value_sizes=(1,),  # the values of a reference are not used
+        device=device,
+        **settings.loading,
+    )
+    return model.eval().requires_grad_(False)

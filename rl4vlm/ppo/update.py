@@ -32,6 +32,7 @@ class PolicyOptimizer:
         optimizer: of the trained weights.
         accelerator: the device and the processes.
         thought_prob_coef: the paper's lambda, the weight of the thoughts' log-probability (`policy_log_prob`).
+        kl_coef: the weight of the divergence from the reference, if the policy has one.
     """
 
     policy: TrainablePolicy
@@ -39,6 +40,7 @@ class PolicyOptimizer:
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     thought_prob_coef: float
+    kl_coef: float = 0.0
 
 
 @dataclass
@@ -96,6 +98,8 @@ def optimiser_steps(
     progress: UpdateProgress,
     settings: TrainingSettings,
     rng: np.random.Generator,
+    *,
+    values_only: bool = False,
 ) -> Iterator[UpdateProgress]:
     """Train on `samples`, from wherever `progress` stands; yields it after each optimiser step.
 
@@ -105,6 +109,7 @@ def optimiser_steps(
         progress: a new one for a new update; it is changed in place.
         settings: the hyperparameters.
         rng: draws the order of the samples. It is in the same state in every process.
+        values_only: whether the policy's loss is left out, as in the first `settings.value_warmup` updates of a run.
     """
     while progress.epoch < settings.ppo_epochs:
         if progress.order is None:
@@ -115,7 +120,7 @@ def optimiser_steps(
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
         indices = progress.order[progress.position : progress.position + settings.minibatch_size]
         minibatch = [_sample(samples, index, progress) for index in indices]
-        ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings)
+        ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
         # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
             progress.first_ratio_error = ratio_error
@@ -186,6 +191,7 @@ def _optimiser_step(
     minibatch: Sequence[Sample],
     totals: dict[str, float],
     settings: TrainingSettings,
+    values_only: bool,
 ) -> float:
     """One optimiser step on a mini-batch. Adds its metrics to `totals` and returns the largest |ratio - 1|."""
     model, accelerator = policy_optimizer.model, policy_optimizer.accelerator
@@ -201,7 +207,7 @@ def _optimiser_step(
         # every process must make the same number of collective calls. `counted` leaves them out of all sums.
         counted = slice(micro_batch.counted)
         with accumulate(model, accelerator, last=micro_batch.last):
-            loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings)
+            loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings, values_only)
             accelerator.backward(loss_B[counted].sum() / even_share)
         # Detached, or the graph of every micro-batch would stay in memory until the last one.
         kept = {name: values[counted].detach() for name, values in metrics.items()}
@@ -220,7 +226,7 @@ def _optimiser_step(
 
 
 def losses(
-    policy_optimizer: PolicyOptimizer, samples: Sequence[Sample], settings: TrainingSettings
+    policy_optimizer: PolicyOptimizer, samples: Sequence[Sample], settings: TrainingSettings, values_only: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """PPO's loss on a micro-batch.
 
@@ -239,11 +245,15 @@ def losses(
 
     policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
     value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
-    loss_B = policy_B + settings.vf_coef * value_B
+    loss_B = settings.vf_coef * value_B if values_only else policy_B + settings.vf_coef * value_B
     # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.
     if settings.ent_coef:
         loss_B = loss_B - settings.ent_coef * now.entropy
+    if now.reference_kl is not None and not values_only:
+        loss_B = loss_B + policy_optimizer.kl_coef * now.reference_kl
+    kl = {} if now.reference_kl is None else {"reference_kl": now.reference_kl}
     metrics = {
+        **kl,
         "policy_loss": policy_B,
         "value_loss": value_B,
         "entropy": now.entropy,

@@ -19,8 +19,7 @@ ITERATIONS = 5
 def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
     """The trained weights of linear layers, apart from the output head, which counts as an embedding."""
     head = model.get_output_embeddings()
-    import os
-    kinds = (nn.Linear, nn.Conv2d) if os.environ.get("CONV") else nn.Linear
+    kinds = (nn.Linear, nn.Conv2d)  # the vision tower's first layer is a convolution over patches: a matrix, too
     layers = [module for module in model.modules() if isinstance(module, kinds) and module is not head]
     return [layer.weight for layer in layers if layer.weight.requires_grad]
 

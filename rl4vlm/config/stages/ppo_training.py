@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Count, Positive, Share, Weight, settings
+from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
 from rl4vlm.config.stages.training import RunSettings
 
 
@@ -54,6 +54,8 @@ class TrainingSettings(RunSettings):
     value_clip: Positive | None = None
     """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
     large as ALFWorld's 50."""
+    value_warmup: Natural = 0
+    """Updates at the start of a run that train the values alone: a new value head's first advantages are noise."""
     vf_coef: Weight = 0.5
     """Weight of the value loss."""
     ent_coef: Weight = 0.0
