@@ -3,8 +3,8 @@
 A large pre-trained model can read, and write what it reads as JSON; a tiny new one cannot. The base model learns to
 answer one prompt with what an image shows, such as its numbers and card ranks, and to begin the reply to a task's own
 prompt, up to the last field that the image shows. For a task with `questions`, such as ALFWorld, it also learns to
-continue the words of the prompt, with the rules and legal actions, and to answer those questions. It never sees the rest
-of a reply: no thoughts, no action, no reward.
+continue the words of the prompt, with the rules and legal actions, and to answer those questions. It never sees the
+rest of a reply: no thoughts, no action, no reward.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
-from rl4vlm.models.lora import trainable
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.data import Demonstration, load_samples
 from rl4vlm.training.accelerator import accelerator_on

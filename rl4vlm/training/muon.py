@@ -17,7 +17,7 @@ ITERATIONS = 5
 
 
 def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The trained weights of linear layers, apart from the output head, which counts as an embedding."""
+    """The trained weights of linear and convolutional layers, apart from the output head, which is an embedding."""
     head = model.get_output_embeddings()
     kinds = (nn.Linear, nn.Conv2d)  # the vision tower's first layer is a convolution over patches: a matrix, too
     layers = [module for module in model.modules() if isinstance(module, kinds) and module is not head]
@@ -33,8 +33,8 @@ class MuonAdamW(AdamW):
     Args:
         hidden: the matrices, as float32.
         rest: the other trained weights.
-        hidden_lr: learning rate of the matrices. A step moves a matrix as far as AdamW would with this rate (a root mean
-            square of 0.2 per entry; Liu et al. 2025, eq. 4).
+        hidden_lr: learning rate of the matrices. A step moves a matrix about as far as AdamW's would with this rate (a
+            root mean square of 0.2 per entry; Liu et al. 2025, eq. 4).
         lr: learning rate of the rest.
         weight_decay: decoupled weight decay of both.
         momentum: of Muon, Nesterov's.
@@ -85,7 +85,7 @@ class MuonAdamW(AdamW):
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearly orthogonal matrices with the singular vectors of `matrices` (N, rows, columns): values become 0.7 to 1.2."""
+    """Matrices (N, rows, columns) with the singular vectors of the given ones, and singular values of 0.7 to 1.2."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # the products below are then of the shorter side

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from rl4vlm.models.encode import Encoder, FastPixels
-from rl4vlm.models.loading import Backbone
+from rl4vlm.models.loading import load_backbone
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 300, 300, 3), np.uint8)
 
 
-def test_the_fast_path_gives_the_processors_bytes(tiny_backbone: Backbone) -> None:
-    encoder = Encoder(tiny_backbone.processor)
+def test_the_fast_path_gives_the_processors_bytes(tiny_checkpoint: Path) -> None:
+    processor = load_backbone(tiny_checkpoint).processor
+    encoder = Encoder(processor)
     # Twice: the second prompt finds its tokens in the cache.
     for image in IMAGES:
         chat = encoder.chat("What is it?")
-        theirs = tiny_backbone.processor(text=[chat], images=[image], return_tensors="pt")
+        theirs = processor(text=[chat], images=[image], return_tensors="pt")
         encoded = encoder.prompt(image, "What is it?")
         assert encoded.images.keys() == {"pixel_values"}
         assert encoded.images["pixel_values"].dtype == theirs["pixel_values"].dtype
@@ -26,10 +29,9 @@ def test_the_fast_path_gives_the_processors_bytes(tiny_backbone: Backbone) -> No
 
 
 @pytest.mark.parametrize("change", [{"do_center_crop": True}, {"size": {"shortest_edge": 60}}, {"do_resize": False}])
-def test_a_processor_that_does_more_or_less_is_asked_itself(
-    tiny_backbone: Backbone, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert FastPixels.of(tiny_backbone.processor) is not None
+def test_a_processor_that_does_more_or_less_is_asked_itself(tiny_checkpoint: Path, change: dict[str, object]) -> None:
+    processor = load_backbone(tiny_checkpoint).processor
+    assert FastPixels.of(processor) is not None
     for name, value in change.items():
-        monkeypatch.setattr(tiny_backbone.processor.image_processor, name, value)
-    assert FastPixels.of(tiny_backbone.processor) is None
+        setattr(processor.image_processor, name, value)
+    assert FastPixels.of(processor) is None

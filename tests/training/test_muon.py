@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rl4vlm.models.loading import Backbone
+from rl4vlm.models.loading import load_backbone
 from rl4vlm.training.muon import MuonAdamW, hidden_matrices, orthogonalised
 from rl4vlm.training.optim import adamw_or_muon
 
@@ -66,14 +67,14 @@ def test_singular_values_become_about_one(shape: tuple[int, ...]) -> None:
     assert 0.6 < values.min() <= values.max() < 1.3
 
 
-def test_a_models_hidden_matrices_are_its_layers(tiny_backbone: Backbone) -> None:
-    model = tiny_backbone.model
+def test_a_models_hidden_matrices_are_its_layers(tiny_checkpoint: Path) -> None:
+    model = load_backbone(tiny_checkpoint).model
     names = {id(weight): name for name, weight in model.named_parameters()}
     hidden = {names[id(weight)] for weight in hidden_matrices(model)}
     assert hidden == {
         name
         for name, weight in model.named_parameters()
-        if weight.ndim == 2 and not any(part in name for part in ("embed", "lm_head"))
+        if weight.ndim > 1 and not any(part in name for part in ("embed_tokens", "position_embedding", "lm_head"))
     }
     optimizer = adamw_or_muon(model, lr=1e-3, muon_lr=1e-2)
     assert isinstance(optimizer, MuonAdamW)
