@@ -17,7 +17,7 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
+.PHONY: reproduce smoke base-models test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
 	docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -25,6 +25,14 @@ reproduce: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml
+
+# Pre-trains the base models that are shipped, hours long, and puts them in place.
+SHIPPED := workflow/resources/base_model
+base-models: $(INSTALLED)
+	$(BIN)/snakemake --cores all --configfile config/pretrain.yaml -- results/pretrain/base_model/cards \
+		results/pretrain/base_model/alfworld
+	rm -rf $(SHIPPED)/cards $(SHIPPED)/alfworld
+	cp -r results/pretrain/base_model/cards results/pretrain/base_model/alfworld $(SHIPPED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

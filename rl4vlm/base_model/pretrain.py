@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.base_model.tiny import IMAGE, build
+from rl4vlm.config.code_digest import module_digests
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
 from rl4vlm.core.progress import progress
@@ -34,11 +35,13 @@ from rl4vlm.models.actor_critic import ActorCritic, reply_logits
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, choose_device
 from rl4vlm.models.value_head import ValueHead
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import PERCEPTION, write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.optim import adamw_or_muon
 
+CODE = "code.json"
+"""The digest of each module that a base model was made with, by the module's name."""
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
 """Lessons per forward pass."""
@@ -181,7 +184,10 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         backbone.save(folder)
         accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
         report = {"samples": settings.probe, "tasks": accuracy}
-        atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
+        atomic_write_text(folder / PERCEPTION, json.dumps(report, indent=2) + "\n")
+        # A shipped model says which code made it, so that a test can say what has changed since.
+        made_by = module_digests("rl4vlm.base_model.pretrain", settings.pretrain_tasks)
+        atomic_write_text(folder / CODE, json.dumps(made_by, indent=2) + "\n")
         write_run_record(
             folder,
             stage="base_model",
