@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from rl4vlm.config.load import stage_settings, task_options
 from rl4vlm.config.settings import did_you_mean
+from rl4vlm.config.stages.backbone import HUB_NAME
 
 EMBEDDED = ("pretrain", "shipped")
 """Sources of a model that this project made; it was asked what it reads."""
@@ -92,7 +92,7 @@ def _check_source(task: str, model: BaseModel, shipped: Path | None) -> None:
     if model.kind == "folder" and not (source / "config.json").is_file():
         raise ValueError(f"{place} source {model.source!r} is a folder without a config.json, so it holds no model")
     # `models/mine` could be on the hub, unless there is a folder `models` here.
-    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model.source, re.ASCII) and not source.parent.is_dir()
+    on_hub = HUB_NAME.fullmatch(model.source) and not source.parent.is_dir()
     if model.kind == "hub" and not on_hub:
         near = did_you_mean(model.source, EMBEDDED, otherwise="a model of the hub is named owner/model")
         raise ValueError(f"{place} source {model.source!r}: there is no such folder; {near}")

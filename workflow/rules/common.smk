@@ -20,7 +20,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
+from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.stages.alfworld import GamesSettings
