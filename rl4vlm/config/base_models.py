@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.load import stage_settings, task_options
-from rl4vlm.config.settings import did_you_mean
 from rl4vlm.config.stages.backbone import HUB_NAME
+from rl4vlm.core.nearest import did_you_mean
 
 EMBEDDED = ("pretrain", "shipped")
 """Sources of a model that this project made; it was asked what it reads."""

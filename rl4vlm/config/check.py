@@ -27,11 +27,11 @@ from rl4vlm.config.settings import (
     build_settings,
     check_some,
     complaint,
-    did_you_mean,
     unknown_settings,
     unusable_values,
 )
 from rl4vlm.config.stages.api import ApiSettings
+from rl4vlm.core.nearest import did_you_mean
 
 LAUNCHED = ("sft", "ppo")
 """The stages whose work `resources.<stage>.processes` can share."""
@@ -39,10 +39,10 @@ LAUNCHED = ("sft", "ppo")
 
 @dataclass(frozen=True)
 class KnownOptions:
-    """What can be said of a task: options of its environment, each with its choices if there is a list of them, and the
-    names of the texts of its prompt."""
+    """What can be said of a task: options of its environment, each with its choices as in `env_options`, and the names
+    of the texts of its prompt."""
 
-    env: Mapping[str, tuple[str, ...]]
+    env: Mapping[str, Sequence[Any]]
     prompt: tuple[str, ...]
 
 
@@ -185,8 +185,15 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
     for name, value in env.items():
         if name not in known.env:
             yield f"{place}: no option {name!r}; {did_you_mean(name, known.env)}"
-        elif known.env[name] and value not in known.env[name]:
-            yield f"{place}: {name} cannot be {value!r}; {did_you_mean(value, known.env[name])}"
+            continue
+        choices = known.env[name]
+        if isinstance(choices, list) and not isinstance(value, list):
+            yield f"{place}: {name} cannot be {value!r}; it takes a list of {', '.join(choices)}"
+            continue
+        for item in value if isinstance(choices, list) else [value]:
+            # Python takes 1 for True.
+            if choices and (type(item), item) not in [(type(choice), choice) for choice in choices]:
+                yield f"{place}: {name} cannot be {item!r}; {did_you_mean(item, choices)}"
 
 
 def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:

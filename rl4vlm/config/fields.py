@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 import pydantic.dataclasses
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from rl4vlm.config.settings import did_you_mean
+from rl4vlm.core.nearest import did_you_mean
 
 Class = TypeVar("Class")
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+
+from rl4vlm.core.nearest import did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -121,15 +122,6 @@ def unusable_values(value: Any, place: str = "") -> Iterator[str]:
 
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-
-
-def did_you_mean(name: Any, known: Iterable[Any], otherwise: str | None = None) -> str:
-    """The known names that are near to a wrong one. If none is near: all of them, or `otherwise`."""
-    known = [str(item) for item in known]
-    near = difflib.get_close_matches(str(name), known)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(known) or 'none'}" if otherwise is None else otherwise
 
 
 def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:

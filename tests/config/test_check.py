@@ -59,6 +59,17 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
             "task_options for ALFWorld, env: no option 'bakend'; did you mean backend",
         ),
         (
+            "task_options.per_task.ALFWorld.env",
+            {"task_types": ["Pick", "Haet"]},
+            "task_types cannot be 'Haet'; did you mean Heat",
+        ),
+        (
+            "task_options.per_task.ALFWorld.env",
+            {"task_types": "Pick"},
+            "types cannot be 'Pick'; it takes a list of",
+        ),
+        ("task_options.per_task.ALFWorld.env", {"show_text": 1}, "show_text cannot be 1; known: True, False"),
+        (
             "task_options.per_task.EZPoints",
             {"env": {"rules": "strikt"}},
             "rules cannot be 'strikt'; did you mean strict",

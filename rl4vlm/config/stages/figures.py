@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from rl4vlm.config.fields import Count, Positive, Share, settings
 from rl4vlm.config.methods import colours
-from rl4vlm.config.settings import did_you_mean
+from rl4vlm.core.nearest import did_you_mean
 
 PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
 """Colours of the two parts of a reply."""
