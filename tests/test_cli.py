@@ -100,6 +100,20 @@ def test_wrong_input_is_one_clear_line(
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ppo", "--task", "NumberLine", "--init", "x", "--out", "y", "--seed", "-1"], "--seed: -1 is below 0"),
+        (["play", "NumberLine", "--seed", "-1"], "--seed: -1 is below 0"),
+        (["alfworld-games", "--out", "y", "--processes", "0"], "--processes: 0 is below 1"),
+    ],
+)
+def test_a_number_out_of_range_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", ["ppo", "sft"])
 def test_a_full_gpu_says_what_to_lower(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

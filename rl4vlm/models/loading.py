@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from transformers import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 
@@ -41,7 +40,6 @@ LLAVA_SHARED = (
 )  # fmt: skip
 """Config fields that LLaVA and LLaVA-NeXT share."""
 WRONG_SHOWN = 3  # weights that an error message names
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.sft.data import Demonstration, load_samples
+from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
@@ -106,6 +106,7 @@ def run(
     set_seed(settings.seed)
     samples = load_samples(data)
     state = begin(init, len(samples), settings)
+    check_special_tokens(data, samples, Encoder(state.backbone.processor).special_tokens())
     inputs = {"data": data, "init": Path(init)}
     run_key = {"stage": "sft"}
     with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:

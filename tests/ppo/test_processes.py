@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -170,7 +169,7 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
     """Three environments, two in one process and one in the other. The files are written once, as by one process."""
     words = [*WORDS, "sizes.image_size=40"]
     config = {"resources": {"ppo": {"processes": 2}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
-    command = [*shlex.split(training_command(config, "ppo")), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
+    command = [*training_command(config, "ppo"), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=600)
     assert main(["cnn", *ARGUMENTS, "--out", str(tmp_path / "one"), "--set", *words]) == 0
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
@@ -195,7 +194,7 @@ def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp
         "accelerate": str(ROOT / "config" / "accelerate" / f"{strategy}.yaml"),
     }
     stage = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint)]
-    command = [*shlex.split(training_command(config, "ppo")), *stage, "--out", str(tmp_path / "two")]
+    command = [*training_command(config, "ppo"), *stage, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *VLM_WORDS], env=ENVIRONMENT, check=True, timeout=600)
     assert main([*stage, "--out", str(tmp_path / "one"), "--set", *VLM_WORDS]) == 0
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")

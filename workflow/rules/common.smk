@@ -20,7 +20,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
+from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.stages.alfworld import GamesSettings
@@ -36,7 +36,7 @@ RESULTS = config["results_dir"]
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
-BASES = base_models(config)
+BASES = base_models(config, Path(SHIPPED))
 # Perception was only measured for base models that were made here.
 READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED

@@ -48,12 +48,12 @@ rule tables:
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
         base_perceptions=BASE_PERCEPTIONS,
-        scale=config["label"],
+        scale=lambda wildcards: config["label"],
         thought_prob_coef=THOUGHT_PROB_COEF,
     shell:
-        "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef} --scale {params.scale} --base-perceptions {params.base_perceptions}"
-        " --out {params.results}/tables 2>&1 | tee {log}"
+        "rl4vlm tables --results {params.results:q} --evaluations {params.evaluations:q} --ppo-runs {params.runs:q}"
+        " --cnn-runs {params.cnn_runs:q} --thought-prob-coef {params.thought_prob_coef:q} --scale={params.scale:q} --base-perceptions {params.base_perceptions:q}"
+        " --out {params.results:q}/tables 2>&1 | tee {log:q}"
 
 
 # A figure is one function, one rule and one caption.
@@ -99,14 +99,14 @@ for FIGURE in FIGURES:
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
             base_perceptions=BASE_PERCEPTIONS,
-            scale=config["label"],
+            scale=lambda wildcards: config["label"],
             thought_prob_coef=THOUGHT_PROB_COEF,
-            style=stage_arguments(FigureSettings, config["figures"]["style"]),
+            style=lambda wildcards: stage_arguments(FigureSettings, config["figures"]["style"]),
         shell:
-            "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
-            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef}"
-            " --scale {params.scale} --base-perceptions {params.base_perceptions}"
-            " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
+            "rl4vlm figure {params.name:q} --results {params.results:q} --evaluations {params.evaluations:q}"
+            " --ppo-runs {params.runs:q} --cnn-runs {params.cnn_runs:q} --thought-prob-coef {params.thought_prob_coef:q}"
+            " --scale={params.scale:q} --base-perceptions {params.base_perceptions:q}"
+            " --out {params.results:q}/figures --set {params.style:q} 2>&1 | tee {log:q}"
 
 
 rule readme_assets:
@@ -133,4 +133,4 @@ rule readme_assets:
         figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
     shell:
-        "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out} 2>&1 | tee {log}"
+        "rl4vlm readme-assets --tables {params.tables:q} --figures {params.figures:q} --out {params.out:q} 2>&1 | tee {log:q}"
