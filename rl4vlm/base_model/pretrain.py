@@ -67,7 +67,7 @@ class Glimpse:
         image: (300, 300, 3) uint8.
         perception: the text of each field that can be read off the image.
         prompt: the task's prompt that asks for thoughts.
-        beginning: the reply to it, up to the last field of `perception`.
+        beginning: the reply to it, up to the last field that the image shows.
         lesson: the prompt's words with questions about them, for a task that has questions.
     """
 
@@ -97,11 +97,13 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
 
 
 def _beginning(task: Task, env: GameEnv) -> str:
-    """The reply that the task's prompt asks for, up to the last field that can be read off the image."""
+    """The reply that the task's prompt asks for: what the image shows, and nothing of the thoughts behind it."""
     expert = env.expert_action()
     reply = write_reply(expert.entries, expert.action, Style.COT)
     found = (pattern.search(reply) for pattern in task.perception_patterns.values())
-    return reply[: max((match.end(1) for match in found if match), default=0)]
+    # In some tasks the fields come before the thoughts, in others the thoughts begin with them.
+    before_thoughts = max(0, reply.find(', "thoughts"'))
+    return reply[: max([before_thoughts, *(match.end(1) for match in found if match)])]
 
 
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
