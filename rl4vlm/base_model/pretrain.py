@@ -1,15 +1,15 @@
 """Make an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
 
-A large pre-trained model can read, and write what it reads as JSON; a tiny new one cannot. The base model learns to
-answer one prompt with what an image shows, such as its numbers and card ranks, and to begin the reply to a task's own
-prompt, up to the last field that the image shows. For a task with `questions`, such as ALFWorld, it also learns to
-continue the words of the prompt, with the rules and legal actions, and to answer those questions. It never sees the
-rest of a reply: no thoughts, no action, no reward.
+A large pre-trained model can read; a tiny new one cannot. The base model learns to answer one prompt with what an image
+shows, such as its numbers and card ranks. For a task with `questions`, such as ALFWorld, it also learns to continue the
+words of the prompt, with the rules and legal actions, and to answer those questions. It never sees a reply, the format
+of replies, or an expert's action.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.base_model.tiny import IMAGE, build
-from rl4vlm.config.code_digest import module_digests
 from rl4vlm.config.stages.pretrain import PretrainSettings
-from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text
+from rl4vlm.core.output import check_unchanged, stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import GameEnv, Style, View
@@ -35,13 +35,12 @@ from rl4vlm.models.actor_critic import ActorCritic, reply_logits
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, choose_device
 from rl4vlm.models.value_head import ValueHead
-from rl4vlm.results.provenance import PERCEPTION, write_run_record
+from rl4vlm.models.weights import check_readable
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.optim import adamw_or_muon
 
-CODE = "code.json"
-"""The digest of each module that a base model was made with, by the module's name."""
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
 """Lessons per forward pass."""
@@ -66,15 +65,11 @@ class Glimpse:
     Attributes:
         image: (300, 300, 3) uint8.
         perception: the text of each field that can be read off the image.
-        prompt: the task's prompt that asks for thoughts.
-        beginning: the reply to it, up to the last field that the image shows.
         lesson: the prompt's words with questions about them, for a task that has questions.
     """
 
     image: np.ndarray
     perception: Mapping[str, str]
-    prompt: str
-    beginning: str
     lesson: Lesson | None = None
 
     @property
@@ -87,23 +82,12 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
     image, _ = env.reset(seed=int(rng.integers(2**31)))
     while True:
         view, perception = env.view(), dict(env.perception())
-        prompt, beginning = render(task.prompt, view, Style.COT), _beginning(task, env)
-        yield Glimpse(image, perception, prompt, beginning, _lesson(task, view, perception, rng))
+        yield Glimpse(image, perception, _lesson(task, view, perception, rng))
         words = view.actions
         index = words.index(env.expert_action().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
         image, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
             image, _ = env.reset()
-
-
-def _beginning(task: Task, env: GameEnv) -> str:
-    """The reply that the task's prompt asks for: what the image shows, and nothing of the thoughts behind it."""
-    expert = env.expert_action()
-    reply = write_reply(expert.entries, expert.action, Style.COT)
-    found = (pattern.search(reply) for pattern in task.perception_patterns.values())
-    # In some tasks the fields come before the thoughts, in others the thoughts begin with them.
-    before_thoughts = max(0, reply.find(', "thoughts"'))
-    return reply[: max([before_thoughts, *(match.end(1) for match in found if match)])]
 
 
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
@@ -179,17 +163,14 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         ValueError: `out` holds something other than a base model.
     """
     started = time.monotonic()
-    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+    with stage_output(out, BASE_MODEL_STAGES) as folder:
         backbone = build_base(settings)
         backbone.model.to(choose_device(settings.device))
         train(backbone, settings, folder / "metrics.jsonl")
         backbone.save(folder)
         accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
         report = {"samples": settings.probe, "tasks": accuracy}
-        atomic_write_text(folder / PERCEPTION, json.dumps(report, indent=2) + "\n")
-        # A shipped model says which code made it, so that a test can say what has changed since.
-        made_by = module_digests("rl4vlm.base_model.pretrain", settings.pretrain_tasks)
-        atomic_write_text(folder / CODE, json.dumps(made_by, indent=2) + "\n")
+        atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
         write_run_record(
             folder,
             stage="base_model",
@@ -204,16 +185,27 @@ def copy_shipped(*, source: Path, out: Path) -> None:
     """Copy a base model that ships with the project to where the pipeline expects it.
 
     Raises:
-        ValueError: there is no checkpoint in `source`, or `out` holds something other than a base model.
+        ValueError: there is no checkpoint in `source`, it is damaged, or `out` holds something other than a base model.
     """
+    started = time.monotonic()
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
-    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+    check_unchanged(source)
+    check_readable(source)
+    with stage_output(out, BASE_MODEL_STAGES) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
+        if not (folder / RECORD).is_file():
+            settings = {"copy": str(source)}
+            seconds = time.monotonic() - started
+            write_run_record(folder, stage="base_model", settings=settings, seeds={}, inputs={}, seconds=seconds)
 
 
 def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
-    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named)."""
+    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named).
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
     encoder = Encoder(backbone.processor)
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
@@ -240,22 +232,19 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
             schedule.step()
-            metrics.write({"step": step, "loss": float(loss.detach())})
+            found = float(loss.detach())
+            if not math.isfinite(found):
+                raise ValueError(f"base model, step {step}: the loss is {found}; try a smaller learning_rate")
+            metrics.write({"step": step, "loss": found})
             bar.update(1)
-            bar.describe(loss=float(loss.detach()))
+            bar.describe(loss=found)
     model.eval()
 
 
 def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of a batch: a scalar tensor."""
-    prompts, replies = [], []
-    for index, glimpse in enumerate(batch):
-        if index % 2 and glimpse.beginning:
-            prompts.append(encoder.prompt(glimpse.image, glimpse.prompt))
-            replies.append(encoder.reply(glimpse.beginning)[:-1])  # it goes on: no end token
-        else:
-            prompts.append(encoder.prompt(glimpse.image, READ_PROMPT))
-            replies.append(encoder.reply(glimpse.answer))
+    prompts = [encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
+    replies = [encoder.reply(glimpse.answer) for glimpse in batch]
     padded = collate(prompts, replies, encoder.pad_id, model.device)
     logits, _ = reply_logits(model, padded)
     return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])
