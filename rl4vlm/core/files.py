@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
+
+from rl4vlm.core.lock import locked
 
 RECORD = "run.json"
 
@@ -24,14 +26,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Yields the path of a temporary file to write. It becomes `path` when the block ends without an error; otherwise
     `path` stays as it was. Missing parent folders are created.
     """
-    with _scratch_beside(path) as scratch:
-        # A hidden name, so that no glob for results matches the draft.
-        draft = scratch / f".{path.name}"
-        yield draft
-        # Without fsync, a power failure after the rename could leave an empty file under the final name.
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+    # Hidden names, so that no glob for results matches them. A draft that a kill left is written over.
+    draft = path.with_name(f".{path.name}.unfinished")
+    with locked(path.with_name(f".{path.name}.lock"), wait=True):
+        try:
+            yield draft
+            # Without fsync, a power failure after the rename could leave an empty file under the final name.
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -46,22 +51,16 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Create or replace a folder in one step.
 
     Yields an empty temporary folder to fill. It becomes `path` when the block ends without an error; otherwise `path`
     stays as it was.
-
-    Args:
-        path: the folder.
-        replaces: names of stages. If given, an existing `path` is replaced only if one of these stages wrote it.
-
-    Raises:
-        ValueError: `path` holds something else; see `check_replaceable`.
     """
-    if replaces:
-        check_replaceable(path, replaces)
-    with _scratch_beside(path) as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside `path`: a rename is atomic only within one file system.
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
         draft = scratch / "new"
         draft.mkdir()
         yield draft
@@ -69,33 +68,6 @@ def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[
         if path.exists():
             path.rename(scratch / "old")
         draft.rename(path)
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`: a rename is atomic only within one file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def check_replaceable(path: Path, stages: Collection[str]) -> None:
-    """Check that writing to `path` erases nothing but an earlier output of one of `stages`.
-
-    Raises:
-        ValueError: `path` exists, is not an empty folder, and holds no `run.json` of one of these stages.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    try:
-        found = read_json(path / RECORD).get("stage")
-    except (ValueError, OSError):
-        found = None
-    if found not in stages:
-        raise ValueError(
-            f"{path} would be erased: it exists, and no {RECORD} in it says that it was made by stage "
-            f"{' or '.join(stages)}; name a new or empty folder, or remove it first"
-        )
 
 
 class JsonLines:
@@ -199,7 +171,7 @@ def sha256_of(path: Path) -> str | None:
     """
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(_files_below(path)):
+        for file in sorted(files_below(path)):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
         return digest.hexdigest()
     if not path.is_file():
@@ -208,9 +180,14 @@ def sha256_of(path: Path) -> str | None:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+NOT_CONTENT = (".snakemake_timestamp", ".lock", ".unfinished")
+"""What Snakemake and this project keep in output folders beside the outputs."""
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through symbolic links, but no time stamps, locks and drafts (`NOT_CONTENT`)."""
     # Path.rglob does not enter folders that are symbolic links.
-    for parent, _, names in os.walk(folder, followlinks=True):
-        # Snakemake writes its time stamp into output folders. It is not content.
-        files = (Path(parent, name) for name in names if name != ".snakemake_timestamp")
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name not in NOT_CONTENT]
+        files = (Path(parent, name) for name in names if name not in NOT_CONTENT)
         yield from (file for file in files if file.is_file())

@@ -28,8 +28,10 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.weights import check_finite_weights, check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,11 @@ class Backbone:
         """Write a Hugging Face checkpoint of model and processor; of a model with adapters, only the adapters.
 
         The generation config is that of `use_own_generation`.
+
+        Raises:
+            ValueError: a weight is not finite.
         """
+        check_finite_weights(self.model.named_parameters(), folder)
         use_own_generation(self.model, Encoder(self.processor))
         name_in_order(self.model)
         self.model.save_pretrained(folder)
@@ -127,18 +133,20 @@ def load_backbone(
         model_options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: an argument is unknown, there is no checkpoint at `source`, some of its weights are missing or have
-            another shape, or its processor needs a package that is not installed.
+        ValueError: an argument is unknown, there is no checkpoint at `source`, it is damaged, some of its weights are
+            missing, not finite or have another shape, or its processor needs a package that is not installed.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
         model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
     _check_there(source)
+    _check_files(source)
     adapter = Path(source) if is_adapter(source) else None
     weights = source if adapter is None else base_of(adapter)
     if adapter is not None:
         _check_there(weights, f" (the base model of the adapter in {adapter})")
+        _check_files(weights)
     try:
         processor = load_processor(source)
         config = AutoConfig.from_pretrained(source)
@@ -153,13 +161,18 @@ def load_backbone(
             ignore_mismatched_sizes=True,
             **model_options,
         )
-    except OSError as error:
-        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error}") from error
+        adapter_found = None if adapter is None else load_adapter(model, adapter)
+    except torch.OutOfMemoryError:
+        raise
     except ImportError as error:
         raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
+    except Exception as error:
+        # What the libraries raise for a file that is not what they expect has many types, and no common one.
+        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
     _check_whole(weights, found)
-    if adapter is not None:
-        _check_whole(adapter, load_adapter(model, adapter))
+    if adapter is not None and adapter_found is not None:
+        _check_whole(adapter, adapter_found)
+    check_finite_weights(model.named_parameters(), source)
     if lora is not None:
         ensure_adapter(model, lora)
     if adapter is not None or lora is not None:
@@ -205,6 +218,13 @@ def _check_there(source: str | Path, what: str = "") -> None:
         raise ValueError(
             f"no model at {str(source)!r}{what}: there is no such folder, and a hub name has the form owner/model"
         )
+
+
+def _check_files(source: str | Path) -> None:
+    folder = Path(source)
+    if folder.is_dir():
+        check_unchanged(folder)
+        check_readable(folder)
 
 
 def quantization(kind: str, compute: torch.dtype) -> BitsAndBytesConfig:
