@@ -40,7 +40,7 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
             for abandoned in {*out.parent.glob(f".{out.name}.*.download")} - {partial}:
                 shutil.rmtree(abandoned, ignore_errors=True)
             snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
-        except OSError as error:
+        except Exception as error:  # the hub's errors and those of connections have no common type
             raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
         # The hub client's bookkeeping is not part of the model.
         shutil.rmtree(partial / ".cache", ignore_errors=True)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from rl4vlm.core.lock import locked
 
 RECORD = "run.json"
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 @contextmanager
@@ -35,6 +38,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(path)
+        except OSError as error:
+            # A write to an open file does not say to which.
+            error.filename = error.filename or str(path)
+            raise
         finally:
             draft.unlink(missing_ok=True)
 
@@ -109,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing or holds something else; the message names it.
     """
-    return _json_object(_text(path), str(path))
+    return _json_object(read_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,29 +129,49 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: the file is missing, or a line is not a JSON object; the message names the file and the line.
     """
     # str.splitlines would also split at U+2028 and U+0085, which may stand unescaped inside a JSON string.
-    lines = _text(path).split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
         place = f"{path}, line {number}"
         yield place, _json_object(line, place)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text. Raises ValueError that names the file if it is missing or no text."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise ValueError(f"{path} is no file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _json_object(text: str, place: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{place} is no JSON object but {text[:40]!r}")
     return found
+
+
+def _finite(number: str) -> float:
+    # Python's reader also takes NaN and Infinity, and reads 1e999 as infinity.
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number} is no finite number")
+    return found
+
+
+def checked(model: type[Checked], content: Mapping[str, Any], place: Path | str) -> Checked:
+    """`content` as a `model`. Raises ValueError with the place, the entry and what is wrong with it."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {entry!r}: {first['msg']} (it is {first['input']!r:.60})") from None
 
 
 def jsonable(value: Any) -> Any:

@@ -1,15 +1,18 @@
-"""A lock file, so that two processes never write the same output or state."""
+"""Lock files, so that two processes never write the same output or state; temporary folders that know their owner."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TextIO
+from uuid import uuid4
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What `flock` says on a file system without locks."""
@@ -58,3 +61,25 @@ def _take(opened: TextIO, file: Path, *, wait: bool) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that is removed at the end of the block, or after a kill by the next call with its prefix."""
+    root = Path(gettempdir())
+    for abandoned in root.glob(f"{prefix}*"):
+        # Another one's folder is locked, or cannot be removed.
+        with suppress(ValueError, OSError), locked(_lock_of(abandoned)):
+            shutil.rmtree(abandoned)
+    folder = root / f"{prefix}{uuid4().hex}"
+    # Locked before it exists, so that nobody takes it for an abandoned one.
+    with locked(_lock_of(folder)):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")

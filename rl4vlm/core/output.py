@@ -24,7 +24,12 @@ WHOLE_FOLDER = (".",)
 
 @contextmanager
 def stage_output(
-    out: Path, stages: Collection[str], names: Collection[str] = WHOLE_FOLDER, *, record: str = RECORD
+    out: Path,
+    stages: Collection[str],
+    names: Collection[str] = WHOLE_FOLDER,
+    *,
+    record: str = RECORD,
+    keep_draft: bool = False,
 ) -> Iterator[Path]:
     """Write the outputs of a stage, all together or not at all.
 
@@ -35,6 +40,7 @@ def stage_output(
         stages: names of the stages whose earlier outputs may be replaced.
         names: files and folders that will be written; nothing else may be in a folder among them.
         record: name of the record, which must be written last and lists the outputs.
+        keep_draft: keep what an error left in the draft, such as metrics, until the next run.
 
     Yields:
         An empty folder to write to. Its files move to `out` when the block ends, or by `publish`.
@@ -57,11 +63,16 @@ def stage_output(
             try:
                 yield draft
             except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
+                if not (keep_draft and any(draft.iterdir())):
+                    shutil.rmtree(draft, ignore_errors=True)
                 raise
             # A draft that cannot be moved is complete: keep it.
             publish(draft, record)
             shutil.rmtree(draft)
+    except OSError as error:
+        # A write to an open file does not say to which.
+        error.filename = error.filename or str(out)
+        raise
     finally:
         for folder in created:
             with suppress(OSError):  # it is not empty

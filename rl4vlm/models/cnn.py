@@ -28,7 +28,7 @@ from rl4vlm.config.stages.cnn import KERNELS, STRIDES, CNNSizes
 from rl4vlm.core.files import read_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import View
-from rl4vlm.models.weights import check_finite_weights, read_weights
+from rl4vlm.models.weights import check_finite_weights, read_weights, saving
 
 CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"
 BYTES = 256
@@ -218,7 +218,8 @@ class CNNActorCritic(nn.Module):
             "sizes": asdict(self.sizes),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(self.state_dict(), folder / WEIGHTS_FILE)
+        with saving(folder):
+            save_file(self.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
     def load(cls, folder: str | Path, *, temperature: float, device: torch.device | None = None) -> CNNActorCritic:

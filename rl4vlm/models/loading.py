@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -31,7 +32,7 @@ from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
-from rl4vlm.models.weights import check_finite_weights, check_readable
+from rl4vlm.models.weights import check_finite_weights, check_readable, saving
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ LLAVA_SHARED = (
 )  # fmt: skip
 """Config fields that LLaVA and LLaVA-NeXT share."""
 WRONG_SHOWN = 3  # weights that an error message names
+HUB_SECONDS = 10.0
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -64,7 +66,8 @@ class Backbone:
         check_finite_weights(self.model.named_parameters(), folder)
         use_own_generation(self.model, Encoder(self.processor))
         name_in_order(self.model)
-        self.model.save_pretrained(folder)
+        with saving(folder):
+            self.model.save_pretrained(folder)
         if is_adapter(folder):
             # PEFT saves neither config. The model's may differ from that of its base model (one_view).
             config = deepcopy(self.model.config)
@@ -213,11 +216,25 @@ def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
 
 
 def _check_there(source: str | Path, what: str = "") -> None:
-    # The hub's client would take a misspelt folder for a hub name and try the network for minutes.
-    if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
+    name = str(source)
+    if Path(source).is_dir():
+        return
+    if not HUB_NAME.fullmatch(name):
         raise ValueError(
-            f"no model at {str(source)!r}{what}: there is no such folder, and a hub name has the form owner/model"
+            f"no model at {name!r}{what}: there is no such folder, and a hub name has the form owner/model"
         )
+    if constants.HF_HUB_OFFLINE:
+        return
+    # Ask once: transformers would ask for file after file, for minutes, also if the name is that of a misspelt folder.
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # the hub's errors and those of connections have no common type
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            raise ValueError(
+                f"no model at {name!r}{what}: there is no such folder, and the hub does not give it: {error}"
+            ) from error
+        logger.warning("the hub does not answer (%s): %s is taken from the cache", error, name)
+        constants.HF_HUB_OFFLINE = True
 
 
 def _check_files(source: str | Path) -> None:

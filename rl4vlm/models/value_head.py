@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rl4vlm.models.weights import check_finite_weights, read_weights
+from rl4vlm.models.weights import check_finite_weights, read_weights, saving
 
 FILE = "value_head.safetensors"
 
@@ -39,7 +39,8 @@ class ValueHead(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the weights beside a checkpoint. Raises ValueError if one is not finite."""
         check_finite_weights(self.named_parameters(), folder / FILE)
-        save_file(self.state_dict(), folder / FILE)
+        with saving(folder):
+            save_file(self.state_dict(), folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> ValueHead:
@@ -51,7 +52,9 @@ class ValueHead(nn.Module):
         weights = read_weights(folder / FILE)
         # Names are `layers.0.weight`, `layers.2.weight`, ... (ReLUs take the odd numbers): sort by number, not as text.
         try:
-            names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
+            names = sorted(
+                (name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1])
+            )
             layers = [weights[name] for name in names]
             head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
             head.load_state_dict(weights)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,6 +32,15 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file} cannot be read: {error}") from error
     check_finite_weights(weights.items(), file)
     return weights
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Inside the block, a failed write of safetensors is an OSError like any other, with the folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot be written: {error}", str(folder)) from error
 
 
 def check_readable(folder: Path) -> None:

@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from packaging.requirements import Requirement
+from pydantic import BaseModel
 
-from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import RECORD, atomic_write_text, checked, jsonable, read_json, sha256_of
 from rl4vlm.core.output import output_checksums
 
 PACKAGE = "rl4vlm"
@@ -65,6 +66,30 @@ def write_run_record(
         "seconds": round(seconds, 3),
     }
     atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+
+
+class _Input(BaseModel):
+    path: str
+
+
+class _Record(BaseModel):
+    stage: str
+    settings: dict[str, Any]
+    seeds: dict[str, Any] = {}
+    inputs: dict[str, _Input] = {}
+    code: dict[str, Any] = {}
+    packages: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read what `write_run_record` wrote, or a version of it before this one.
+
+    Raises:
+        ValueError: the file is missing, or is no record; the message names it and the entry.
+    """
+    found = read_json(file)
+    return checked(_Record, found, file).model_dump() | found
 
 
 def code_revision() -> dict[str, Any]:

@@ -71,6 +71,11 @@ class SFTState:
         return ModelState(self.backbone.model, self.optimizer, self.schedule)
 
     @property
+    def plain_types(self) -> tuple[type, ...]:
+        """None: the fields are numbers."""
+        return ()
+
+    @property
     def position(self) -> str:
         """How far the run is, in words."""
         return f"step {self.done} of {len(self.batches)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import Signals
@@ -47,6 +47,11 @@ class Resumable(Protocol):
 
     @property
     def model_state(self) -> ModelState: ...
+
+    @property
+    def plain_types(self) -> tuple[type, ...]:
+        """Dataclasses of tensors and plain data that the fields hold. A state holds no others."""
+        ...
 
     @property
     def position(self) -> str:
@@ -111,8 +116,8 @@ class ResumeManager:
         folder = processes.gather(self._store.newest() if processes.is_main else None)[0]
         if folder is None:
             return
-        saved = checkpoint.read(folder / FILE)
-        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank))}
+        saved = checkpoint.read(folder / FILE, state.plain_types)
+        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank), state.plain_types)}
         if processes.split:
             model_state = fields.pop("model_state")
         else:
@@ -159,15 +164,15 @@ class ResumeManager:
                 processes.gather(draft.folder)
                 for name, content in shared.items():
                     with draft.file(name) as file:
-                        checkpoint.write(content, file)
-                for part in processes.gather(_write_rank_file(draft.folder, 0, own)):
+                        checkpoint.write(content, file, state.plain_types)
+                for part in processes.gather(_write_rank_file(draft.folder, 0, own, state.plain_types)):
                     # Raised here, so that the store reports another process's full disk like its own.
                     if isinstance(part, OSError):
                         raise part
                     draft.parts.append(part)
         else:
             folder = cast(Path, processes.gather(None)[0])
-            processes.gather(_write_rank_file(folder, processes.rank, own))
+            processes.gather(_write_rank_file(folder, processes.rank, own, state.plain_types))
         # The launcher kills all processes when one ends, so none may leave before the state is in place.
         processes.gather(None)
 
@@ -206,12 +211,12 @@ def rank_file(rank: int) -> str:
     return f"process{rank}.pt"
 
 
-def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any]) -> Part | OSError:
+def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any], types: Collection[type]) -> Part | OSError:
     """Write a process's file, and return its manifest entry, or the error, which the main process then raises."""
     draft = Draft(folder)
     try:
         with draft.file(rank_file(rank)) as file:
-            checkpoint.write(own, file)
+            checkpoint.write(own, file, types)
     except Exception:
         if draft.error is None:
             raise
@@ -265,8 +270,8 @@ def resumable(
         manager = ResumeManager(store, out, settings, flag, started)
         manager.resume(state)
         yield manager
-    # Only after the block ended well: an error leaves the states for the next try. The outputs first: a kill between the
-    # two must lose neither.
+    # Only after the block ended well: an error leaves the states for the next try. The outputs come first: a kill in
+    # between must lose neither.
     if state.processes.is_main:
         publish(out)
         store.clear()
@@ -276,7 +281,8 @@ def resumable(
 def run_folder(out: Path, stage: str, names: Sequence[str], states: StateFolder | None) -> Iterator[Path]:
     """The draft of a training's outputs, beside a lock on its states; see `stage_output`.
 
-    The first process of a training takes the locks and publishes the outputs.
+    The first process of a training takes the locks and publishes the outputs. After an error the metrics so far stay
+    in the draft until the next run.
 
     Args:
         out: the run's folder.
@@ -291,4 +297,4 @@ def run_folder(out: Path, stage: str, names: Sequence[str], states: StateFolder 
             return
         if states is not None:
             opened.enter_context(locked(states.path.with_name(f".{states.path.name}.lock")))
-        yield opened.enter_context(stage_output(out, [stage], names))
+        yield opened.enter_context(stage_output(out, [stage], names, keep_draft=True))

@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.files import sha256_of
+from rl4vlm.core.lock import scratch_folder
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api import serve
 from rl4vlm.policies.api.policy import ApiPolicy
@@ -48,7 +48,7 @@ class Server:
 
     def start(self) -> None:
         """Start the server and wait until it answers. Raises ValueError with its output if it does not."""
-        folder = Path(self._open.enter_context(TemporaryDirectory(prefix="rl4vlm-serve-")))
+        folder = self._open.enter_context(scratch_folder("rl4vlm-serve-"))
         self._lay_out(folder / self.model)
         try:
             for attempt in range(1, STARTS + 1):
