@@ -143,12 +143,12 @@ def load_backbone(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
         model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
-    _check_there(source)
+    check_there(source)
     _check_files(source)
     adapter = Path(source) if is_adapter(source) else None
     weights = source if adapter is None else base_of(adapter)
     if adapter is not None:
-        _check_there(weights, f" (the base model of the adapter in {adapter})")
+        check_there(weights, f" (the base model of the adapter in {adapter})")
         _check_files(weights)
     try:
         processor = load_processor(source)
@@ -215,7 +215,8 @@ def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
     Backbone(merge(backbone.model), backbone.processor).save(folder)
 
 
-def _check_there(source: str | Path, what: str = "") -> None:
+def check_there(source: str | Path, what: str = "") -> None:
+    """Raise ValueError if `source` is neither a folder nor a model that the hub or its cache has; `what` describes it."""
     name = str(source)
     if Path(source).is_dir():
         return

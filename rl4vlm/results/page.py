@@ -65,7 +65,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     )
     notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
     caption = (
-        f"Success rates in percent. Reproduced: scale `{record['settings'].get('scale')}`, held-out episodes, with 95 % "
+        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, held-out episodes, with 95 % "
         "intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during training)."
     )
     caption += "".join(f" {note}, not the benchmark's: do not compare the published rate with these." for note in notes)

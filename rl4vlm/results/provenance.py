@@ -73,8 +73,8 @@ class _Input(BaseModel):
 
 
 class _Record(BaseModel):
-    stage: str
-    settings: dict[str, Any]
+    stage: str | None = None
+    settings: dict[str, Any] = {}
     seeds: dict[str, Any] = {}
     inputs: dict[str, _Input] = {}
     code: dict[str, Any] = {}

@@ -136,8 +136,6 @@ def load_evaluation(folder: Path) -> Evaluation:
         ValueError: one is missing or broken, is not the file that was written, or they disagree.
     """
     file = folder / SUMMARY
-    for name in (EPISODES, SUMMARY):
-        check_unchanged(folder / name)
     played, won, perception = _count_episodes(folder / EPISODES)
     found = checked(Evaluation, {**read_json(file), "folder": folder, "perception": perception}, str(file))
     if found.counts != (won, played):
@@ -148,6 +146,9 @@ def load_evaluation(folder: Path) -> Evaluation:
     by_group = [group.counts for group in found.groups.values()]
     if by_group and tuple(map(sum, zip(*by_group, strict=True))) != found.counts:
         raise ValueError(f"{file}: its groups do not add up to {won} successes in {played} episodes")
+    # Last: what is wrong with a file says more than that it has changed.
+    for name in (EPISODES, SUMMARY):
+        check_unchanged(folder / name)
     return found
 
 
@@ -162,6 +163,7 @@ def load_training_run(folder: Path) -> TrainingRun:
     origin = origin_of_run(record, None, file)
     if origin is None or origin.seed is None:
         raise ValueError(f"{file} is of stage {record['stage']!r}, not of a PPO or CNN+RL run")
+    curve = tuple(_curve(folder / METRICS))
     check_unchanged(folder / METRICS)
     return TrainingRun(
         folder=folder,
@@ -169,7 +171,7 @@ def load_training_run(folder: Path) -> TrainingRun:
         task=str(_with_entries(record["settings"], ("task",), file)["task"]),
         thought_prob_coef=origin.thought_prob_coef,
         seed=origin.seed,
-        curve=tuple(_curve(folder / METRICS)),
+        curve=curve,
     )
 
 
@@ -211,9 +213,7 @@ STEP_ENTRIES = ("action", "reward", "outcome", "fallback", "reply")
 def load_recording(folder: Path) -> Recording:
     """Read the folder of an evaluation. Raises ValueError naming a file that is missing, broken or incomplete."""
     settings = checked(_PlayedSettings, read_record(folder / RECORD)["settings"], f"{folder / RECORD}, settings")
-    for name in (EPISODES, SUMMARY):
-        check_unchanged(folder / name)
-    return Recording(
+    found = Recording(
         file=folder / EPISODES,
         task=settings.task,
         style=settings.style,
@@ -222,6 +222,9 @@ def load_recording(folder: Path) -> Recording:
         summary=_with_entries(read_json(folder / SUMMARY), ("method",), folder / SUMMARY),
         episodes=tuple(_episodes(folder / EPISODES)),
     )
+    for name in (EPISODES, SUMMARY):
+        check_unchanged(folder / name)
+    return found
 
 
 class _PlayedSettings(BaseModel):

@@ -18,6 +18,7 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.lock import scratch_folder
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api import serve
 from rl4vlm.policies.api.policy import ApiPolicy
@@ -39,6 +40,7 @@ class Server:
         digest = sha256_of(checkpoint) if checkpoint.is_dir() else None
         if digest is None:
             raise ValueError(f"no checkpoint folder {str(checkpoint)!r} to serve")
+        check_unchanged(checkpoint)
         self.checkpoint = checkpoint
         self.model = f"checkpoint-{digest[:16]}"
         self.dtype = dtype
