@@ -216,7 +216,7 @@ def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
 
 
 def check_there(source: str | Path, what: str = "") -> None:
-    """Raise ValueError if `source` is neither a folder nor a model that the hub or its cache has; `what` describes it."""
+    """Raise ValueError if `source` is neither a folder nor a model of the hub or its cache; `what` describes it."""
     name = str(source)
     if Path(source).is_dir():
         return
