@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -20,6 +21,19 @@ from rl4vlm.core.lock import locked
 
 RECORD = "run.json"
 Checked = TypeVar("Checked", bound=BaseModel)
+WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Error numbers of a write to an open file, whose error does not name the file."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside the block, errors of failed writes name `path`, unless they name a file already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in WRITE_FAILED:
+            error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -31,17 +45,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     # Hidden names, so that no glob for results matches them. A draft that a kill left is written over.
     draft = path.with_name(f".{path.name}.unfinished")
-    with locked(path.with_name(f".{path.name}.lock"), wait=True):
+    with named(path), locked(path.with_name(f".{path.name}.lock"), wait=True):
         try:
             yield draft
             # Without fsync, a power failure after the rename could leave an empty file under the final name.
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(path)
-        except OSError as error:
-            # A write to an open file does not say to which.
-            error.filename = error.filename or str(path)
-            raise
         finally:
             draft.unlink(missing_ok=True)
 
@@ -90,14 +100,16 @@ class JsonLines:
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object."""
         # json.dumps escapes non-ASCII characters. Some of them (U+2028) end a line for some readers, and a model's
         # reply may contain any.
-        self._file.write(json.dumps(jsonable(line), allow_nan=False) + "\n")
-        self._file.flush()
+        with named(self._path):
+            self._file.write(json.dumps(jsonable(line), allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

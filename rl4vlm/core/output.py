@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rl4vlm.core.files import RECORD, files_below, read_json, sha256_of
+from rl4vlm.core.files import RECORD, files_below, named, read_json, sha256_of
 from rl4vlm.core.lock import locked
 
 UNFINISHED = ".unfinished"
@@ -54,7 +54,7 @@ def stage_output(
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     draft = out / f".{record.removesuffix(RECORD)}unfinished"
     try:
-        with locked(out / f".{record.removesuffix(RECORD)}lock"):
+        with named(out), locked(out / f".{record.removesuffix(RECORD)}lock"):
             # A run that was killed while its files moved had finished its work.
             publish(draft, record)
             shutil.rmtree(draft, ignore_errors=True)
@@ -69,10 +69,6 @@ def stage_output(
             # A draft that cannot be moved is complete: keep it.
             publish(draft, record)
             shutil.rmtree(draft)
-    except OSError as error:
-        # A write to an open file does not say to which.
-        error.filename = error.filename or str(out)
-        raise
     finally:
         for folder in created:
             with suppress(OSError):  # it is not empty
