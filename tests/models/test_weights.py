@@ -46,7 +46,7 @@ def test_a_weight_that_is_not_finite_is_neither_read_nor_written(checkpoint: Pat
         backbone.save(checkpoint.with_name("other"))
     assert not checkpoint.with_name("other").exists()
     weights = load_file(checkpoint / "model.safetensors")
-    weights["model.language_model.norm.weight"].fill_(value)
+    weights["language_model.model.norm.weight"].fill_(value)
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"model: weight \S+norm.weight holds NaN or infinite numbers"):
         load_backbone(checkpoint)
