@@ -117,7 +117,7 @@ def test_a_full_gpu_says_what_to_lower(
     monkeypatch.setattr(f"rl4vlm.{stage}.train.run", fill)
     what = {"ppo": ["--task", "NumberLine"], "sft": ["--data", "x"]}[stage]
     arguments = [stage, *what, "--init", "x", "--out", str(tmp_path)]
-    assert main(arguments) == 1
+    assert main(arguments) == 4
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(
         f"rl4vlm {stage}: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.; in process 1"

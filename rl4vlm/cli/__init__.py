@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _last_words(f"rl4vlm {args.name}: interrupted")
         return 128 + SIGINT
-    except (ValueError, OSError, MemoryError, *_out_of_memory()) as error:
+    except _expected() as error:
         if os.environ.get("RL4VLM_TRACEBACK"):
             raise
         code, line = _explained(args.name, error)
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explained(stage: str, error: Exception) -> tuple[int, str]:
     """The exit code for an error, and what to print."""
-    if isinstance(error, (MemoryError, *_out_of_memory())):
+    if isinstance(error, _out_of_memory()):
         return OUT_OF_MEMORY, _less_memory(stage, error)
     failed = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(failed, OSError) or (failed is not error and failed.errno not in WHAT_TO_DO):
@@ -91,10 +91,15 @@ def _explained(stage: str, error: Exception) -> tuple[int, str]:
     return FILE_FAILED, "; ".join([said, *filter(None, [WHAT_TO_DO.get(failed.errno or 0)])])
 
 
+def _expected() -> tuple[type[Exception], ...]:
+    """The errors that users can cause."""
+    return (ValueError, OSError, *_out_of_memory())
+
+
 def _out_of_memory() -> tuple[type[Exception], ...]:
-    """What torch raises when a GPU is full; nothing where no stage has imported torch, which takes seconds."""
+    """What Python and torch raise; torch only where a stage has imported it, which takes seconds."""
     torch = sys.modules.get("torch")
-    return (torch.OutOfMemoryError,) if torch else ()
+    return (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
 
 
 def _less_memory(stage: str, error: Exception) -> str:

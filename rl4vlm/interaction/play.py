@@ -170,7 +170,7 @@ class Slot:
         return {"prompt": self.request.prompt, "rng": self.env.np_random.bit_generator.state}
 
     def _reset(self, seed: int | None) -> None:
-        self._begun = {
+        self._begun: dict[str, Any] = {
             "seed": seed,
             "env_rng": self.env.np_random.bit_generator.state if seed is None else None,
             "carried": self.env.carried() if isinstance(self.env, CarryingEnv) else {},

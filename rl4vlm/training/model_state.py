@@ -47,7 +47,8 @@ def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None
 
 def random_streams() -> dict[str, Any]:
     """The states of the global random generators of Python, numpy and torch."""
-    name, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), *rest),
@@ -60,7 +61,8 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
     """Load what `random_streams` returned. GPUs that the saved run did not have keep their state."""
     random.setstate(saved["python"])
     name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    state: Any = (name, np.array(keys, np.uint32), *rest)
+    np.random.set_state(state)
     torch.set_rng_state(saved["torch"])
     for device, stream in zip(range(torch.cuda.device_count()), saved["cuda"], strict=False):
         torch.cuda.set_rng_state(stream, device)
