@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.core.files import atomic_write_text, read_json
-from rl4vlm.core.lock import locked
+from rl4vlm.core.lock import locked, scratch_folder
 from rl4vlm.core.output import check_unchanged, stage_output
 from rl4vlm.results.provenance import write_run_record
 
@@ -158,6 +158,19 @@ def test_a_draft_that_a_kill_left_is_written_over(tmp_path: Path) -> None:
     assert [*content(tmp_path)]
     atomic_write_text(tmp_path / "a", "whole")
     assert content(tmp_path) == {"a": b"whole"}
+
+
+def test_a_scratch_folder_that_a_kill_left_is_removed_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os, signal; from rl4vlm.core.lock import scratch_folder\n"
+    code += "with scratch_folder('x-') as folder: (folder / 'a').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert len([*tmp_path.glob("x-*/a")]) == 1
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder("x-") as first, scratch_folder("x-") as second:
+        assert {*tmp_path.glob("x-*")} == {first, second}
+    assert list(tmp_path.iterdir()) == []
 
 
 class TestCheckUnchanged:
