@@ -48,10 +48,13 @@ class VLMReplayItem:
 class VLMPolicy:
     """Answers requests with replies sampled from an `ActorCritic`, in batches.
 
+
     Args:
         model: the policy.
         reference: a model that the policy should stay near while it is trained.
     """
+
+    replay_types = (VLMReplayItem, Encoded)
 
     def __init__(self, model: ActorCritic, reference: ActorCritic | None = None) -> None:
         self.model = model
