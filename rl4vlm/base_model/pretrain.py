@@ -215,7 +215,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
         for i, name in enumerate(settings.pretrain_tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.pretrain_tasks])
-    optimizer = adamw_or_muon(model, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
+    optimizer = adamw_or_muon(model, model.device, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
     with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
         for step in range(1, settings.steps + 1):

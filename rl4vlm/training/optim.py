@@ -18,12 +18,20 @@ from rl4vlm.training.muon import MuonAdamW, hidden_matrices
 
 
 def adamw_or_muon(
-    model: PreTrainedModel, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
+    model: PreTrainedModel, device: torch.device, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """The optimiser of SFT and pre-training for the trained weights of a model: AdamW, or with `muon_lr` Muon too."""
+    """The optimiser of SFT and pre-training.
+
+    Args:
+        model: its trained weights are optimised.
+        device: where it will be trained.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon for hidden matrices; None uses AdamW for all weights.
+        weight_decay: of both.
+    """
     weights = trainable(model)
     if muon_lr is None:
-        return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=fused(model.device))
+        return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=fused(device))
     hidden = hidden_matrices(model)
     rest = [weight for weight in weights if not any(weight is matrix for matrix in hidden)]
     return MuonAdamW(hidden, rest, hidden_lr=muon_lr, lr=lr, weight_decay=weight_decay)

@@ -23,6 +23,7 @@ from rl4vlm.sft.data import load_samples
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
+from rl4vlm.training import optim
 from rl4vlm.training.store import StateFolder
 from tests.launch import STRATEGIES, Launched
 
@@ -36,8 +37,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_the_loss_falls_and_the_checkpoint_is_ordinary(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=SETTINGS)
+@pytest.mark.parametrize("muon", [None, 0.05])
+def test_the_loss_falls_and_the_checkpoint_is_ordinary(
+    data: Path, tiny_checkpoint: Path, tmp_path: Path, muon: float | None
+) -> None:
+    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, muon_learning_rate=muon))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 16
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
@@ -88,7 +92,7 @@ def test_the_size_of_micro_batches_changes_nothing(data: Path, tiny_checkpoint: 
 
 
 def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "fused", lambda device: device.type == "cpu")
+    monkeypatch.setattr(optim, "fused", lambda device: device.type == "cpu")
     assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
 
