@@ -14,7 +14,7 @@ from rl4vlm.core.files import RECORD, atomic_write_text, read_json
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
 from rl4vlm.results.provenance import METRICS, SUMMARY
-from rl4vlm.results.rows import CARD_TASKS
+from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
 SHOWN = ("random", "solver", "CNN+RL", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
@@ -54,7 +54,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     unseen = held_out["scale"].str.endswith("unseen")
     # A task with several sets of games has its unseen ones here, another task its only set.
     chosen = held_out[unseen | ~held_out["task"].isin(held_out.loc[unseen, "task"])]
-    published = rows[(rows["source"] == "published") & (rows["method"] == "RL4VLM")]
+    published = rows[(rows["source"] == "published") & (rows["scale"] == PAPER_SCALE) & (rows["method"] == "RL4VLM")]
     lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
     lines.append(_line("RL4VLM, published", published))
     heading = "ALFWorld (unseen games)" if unseen.any() else "ALFWorld"

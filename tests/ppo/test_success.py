@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rl4vlm.ppo.rollout import Transition
 from rl4vlm.ppo.success import RecentEpisodes, validate
 from tests.ppo.test_loop import SETTINGS, new_state, weights_of
 
+ITEM: Any = None
 WIN, LOSS = 1, 20
 """Steps of an episode that is won, and of one that is lost."""
 
@@ -37,7 +39,7 @@ def rollouts(rng: np.random.Generator, rate: float, num_envs: int, steps: int, c
                 left[env] -= 1
                 done = not left[env]
                 episode = Episode(None, float(won[env]), WIN if won[env] else LOSS, won[env], 0) if done else None
-                row.append(Transition(None, 0.0, done, False, {}, episode))
+                row.append(Transition(ITEM, 0.0, done, False, {}, episode))
             rollout.append(row)
         yield rollout
 
@@ -69,7 +71,7 @@ def test_an_episode_counts_once_all_that_began_before_it_have_ended() -> None:
         for env in range(2):
             name = ends.get((step, env))
             episode = None if name is None else Episode(None, 0.0, 1, True, 0, group=name)
-            row.append(Transition(None, 0.0, name is not None, False, {}, episode))
+            row.append(Transition(ITEM, 0.0, name is not None, False, {}, episode))
         recent.add([row])
         seen.append([episode.group for episode in recent.window])
     assert seen == [[], [], [], ["a1", "b1", "b2", "b3"], ["a1", "b1", "b2", "b3"]]
