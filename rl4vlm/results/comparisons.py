@@ -102,11 +102,11 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
     for share, rate in (("share", "success_rate"), ("share_low", "ci_low"), ("share_high", "ci_high")):
         rows[share] = 100 * rows[rate] / rows["ceiling"]
     rows["flatters_by"] = rows["rolling_peak"] - rows["success_rate"]
-    parts = [rows[CEILING_COLUMNS]]
+    lines: list[dict[str, object]] = []
     for (method,), found in groups(rows, "method"):
-        total = _over_all_tasks(results, str(method), scale, found)
-        parts += [found[CEILING_COLUMNS].iloc[:0], pd.DataFrame([total])] if total else []
-    return pd.concat([part for part in parts if len(part)] or [rows[CEILING_COLUMNS]], ignore_index=True)
+        lines += found[CEILING_COLUMNS].to_dict("records")
+        lines += _over_all_tasks(results, method, scale, found)
+    return pd.DataFrame(lines, columns=CEILING_COLUMNS)
 
 
 def _ceilings(reproduced: pd.DataFrame) -> pd.DataFrame:
@@ -123,17 +123,15 @@ def _ceilings(reproduced: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFrame) -> dict[str, object] | None:
-    """The mean share over all tasks, each on its main games; None unless the method played every task that has a
-    ceiling."""
+def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFrame) -> list[dict[str, object]]:
+    """The mean share over all tasks, each on its main games; empty unless the method played every task."""
     names = {results.overall_name(task): task for task in results.tasks}
     main = rows.drop_duplicates("task").dropna(subset="ceiling")
     if len(main) < max(len(names), 2):
-        return None
+        return []
     runs = {task: results.main_evaluations(method, names[task]) for task in main["task"]}
     counts = [[run.counts for run in runs[task]] for task in main["task"]]
     low, high = average_interval(counts, list(main["ceiling"]))
-    return {
-        "method": method, "task": ALL_TASKS, "scale": scale, "share": main["share"].mean(), "share_low": low,
-        "share_high": high, "seeds": main["seeds"].iloc[0],
-    }  # fmt: skip
+    share = float(main["share"].mean())
+    found = {"share": share, "share_low": low, "share_high": high, "seeds": main["seeds"].iloc[0]}
+    return [{"method": method, "task": ALL_TASKS, "scale": scale, **found}]

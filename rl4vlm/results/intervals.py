@@ -100,8 +100,9 @@ class Difference(NamedTuple):
 def paired_difference(seeds: Sequence[PairCounts]) -> Difference:
     """The difference of two methods on the same episodes: a hierarchical bootstrap of training seeds and of episodes.
 
-    Resampling starts from the counts with half an episode added to both kinds of disagreement and one to agreement
-    (Agresti and Min 2005), or two methods that never disagree would be equal beyond doubt after a single episode.
+    Resampling starts from the counts with half an episode added to both kinds of disagreement and one to agreement,
+    over all seeds (Agresti and Min 2005). Otherwise two methods that never disagree would be equal beyond doubt after a
+    single episode.
 
     Args:
         seeds: the counts of each training seed.
@@ -114,7 +115,9 @@ def paired_difference(seeds: Sequence[PairCounts]) -> Difference:
         raise ValueError("a difference needs at least one episode of every seed")
     signs = np.array([1.0, 0.0, -1.0])
     points = float(100 * (counts @ signs).sum() / counts.sum())
-    samples = np.clip(_resampled(counts + np.array([0.5, 1.0, 0.5]), signs, np.random.default_rng(0)), -1, 1)
+    samples = np.clip(
+        _resampled(counts + np.array([0.5, 1.0, 0.5]) / len(counts), signs, np.random.default_rng(0)), -1, 1
+    )
     low, high = _percentiles(100 * samples)
     above = (samples > 0).mean() + (samples == 0).mean() / 2
     return Difference(points, min(low, points), max(high, points), float(above))

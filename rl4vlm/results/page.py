@@ -65,9 +65,12 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
         pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns={ALFWORLD: heading})
     )
     notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
+    seeds = max((len(str(named).split()) for named in chosen["seeds"].dropna()), default=1)
+    trained = "one training seed" if seeds == 1 else f"{seeds} training seeds"
     caption = (
-        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, held-out episodes, with 95 % "
-        "intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during training)."
+        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, {trained}, held-out episodes, "
+        "with 95 % intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during "
+        "training)."
     )
     caption += "".join(f" {note}, not the benchmark's: do not compare the published rate with these." for note in notes)
     return f"{markdown(table, words=1)}\n\n{caption}"

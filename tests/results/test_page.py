@@ -69,7 +69,7 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
     assert rows["RL4VLM"][4].startswith("25.0 ["), "1 of 4 unseen games, not 3 of 4 seen ones"
     assert rows["CNN+RL"][4] == "", "a method that was not run there has no rate"
     assert rows["RL4VLM, published"] == ["89.4", "50.0", "2.3", "40.2", "21.7"]
-    assert "scale `embedded`" in lines[-1]
+    assert "scale `embedded`, one training seed, held-out" in lines[-1]
     assert "Generated games are this project's, not the benchmark's" in lines[-1]
 
 
