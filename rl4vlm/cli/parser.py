@@ -178,9 +178,8 @@ def _showing(add: AddStage) -> None:
     sub.add_argument(
         "--claims",
         type=Path,
-        default=Path("config", "claims.yaml"),
         metavar="FILE",
-        help="claims by the config's label (default: %(default)s)",
+        help="claims by the config's label (default: claims.yaml, if there is one)",
     )
     sub.add_argument(
         "--config",

@@ -98,7 +98,7 @@ def results_page(tables: Path, images: str, command: str) -> str:
         "## How to read them",
         READING,
         "## What made them",
-        f"`{command}` makes all of it again; with a target at its end, only that: a line below, a table, a figure.",
+        f"`{command}` makes all of it again; with `-- TARGET` at its end, only that: a line below, a table, a figure.",
         markdown(_experiments(results, runs_behind(results, folders)), words=1),
         _versions(record),
     ]
@@ -113,7 +113,8 @@ def results_page(tables: Path, images: str, command: str) -> str:
 
 
 def _made_by(command: str, file: Path) -> str:
-    return f"Made by `{command} {file}`."
+    # --configfile takes every word after it for a file, up to `--`.
+    return f"Made by `{command} -- {file}`."
 
 
 READING = """\

@@ -11,7 +11,7 @@ from rl4vlm.results.claims import Claim, broken_claims, load_claims
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import make_results
 
-CONFIG = Path(__file__).parents[2] / "config"
+ROOT = Path(__file__).parents[2]
 
 
 def claim(**changes: object) -> Claim:
@@ -49,8 +49,8 @@ def test_a_claim_of_other_keys_is_refused(tmp_path: Path) -> None:
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    claims = load_claims(CONFIG / "claims.yaml", load_config([CONFIG / "config.yaml"])["scale"])
+    claims = load_claims(ROOT / "claims.yaml", load_config([ROOT / "config" / "config.yaml"])["scale"])
     assert len(claims) > 5
     # The numbers differ, for these results are invented; but each claim finds its one cell.
     assert not [problem for problem in broken_claims(claims, tmp_path) if "rows" in problem or "no column" in problem]
-    assert load_claims(CONFIG / "claims.yaml", "smoke") == []
+    assert load_claims(ROOT / "claims.yaml", "smoke") == []

@@ -91,8 +91,8 @@ def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic,
     evaluations = [run for run in made.evaluations if "Points24" in run.name]
     assert lines["evaluation Points24"][0] == str(len(evaluations))
     assert "base_model" not in text, "it is in no record of these runs' inputs"
-    assert f"Made by `snakemake -j2 {made.root}/figures/perception.png`." in text
-    assert f"Made by `snakemake -j2 {made.root}/tables/differences.csv`." in text
+    assert f"Made by `snakemake -j2 -- {made.root}/figures/perception.png`." in text
+    assert f"Made by `snakemake -j2 -- {made.root}/tables/differences.csv`." in text
 
 
 def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) -> None:
