@@ -200,7 +200,7 @@ def check_results(args: argparse.Namespace) -> None:
     config = load_config([Path("config", "config.yaml"), *args.config])
     files = expected_files(config)
     file = args.claims or Path("claims.yaml")
-    claims = load_claims(file, config.get("label") or config["scale"]) if args.claims or file.is_file() else []
+    claims = load_claims(file, config["results_dir"]) if args.claims or file.is_file() else []
     broken = problems(files)
     found = [*broken, *broken_claims(claims, Path(config["results_dir"]))]
     for problem in found:

@@ -179,7 +179,7 @@ def _showing(add: AddStage) -> None:
         "--claims",
         type=Path,
         metavar="FILE",
-        help="claims by the config's label (default: claims.yaml, if there is one)",
+        help="claims by the config's `results_dir` (default: claims.yaml, if there is one)",
     )
     sub.add_argument(
         "--config",

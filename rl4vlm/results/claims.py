@@ -31,11 +31,11 @@ class Claim:
     """How far a number may be from `value`. Other machines round differently, and trainings end differently."""
 
 
-def load_claims(file: Path, label: str) -> list[Claim]:
-    """The claims about results of a config's label, if any. Raises ValueError naming what is wrong with the file."""
+def load_claims(file: Path, results_dir: str) -> list[Claim]:
+    """The claims about a config's `results_dir`, if any. Raises ValueError naming what is wrong with the file."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return TypeAdapter(dict[str, list[Claim]]).validate_python(found).get(label, [])
+        return TypeAdapter(dict[str, list[Claim]]).validate_python(found).get(results_dir, [])
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{file} holds no claims: {error}") from None
 

@@ -41,16 +41,16 @@ def test_a_claim_holds_or_says_what_was_found(tmp_path: Path, changes: dict[str,
 
 
 def test_a_claim_of_other_keys_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "claims.yaml").write_text("embedded: [{claim: x, fil: y}]")
+    (tmp_path / "claims.yaml").write_text("results: [{claim: x, fil: y}]")
     with pytest.raises(ValueError, match=r"claims\.yaml holds no claims[\s\S]*fil"):
-        load_claims(tmp_path / "claims.yaml", "embedded")
+        load_claims(tmp_path / "claims.yaml", "results")
 
 
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    claims = load_claims(ROOT / "claims.yaml", load_config([ROOT / "config" / "config.yaml"])["scale"])
+    claims = load_claims(ROOT / "claims.yaml", load_config([ROOT / "config" / "config.yaml"])["results_dir"])
     assert len(claims) > 5
     # The numbers differ, for these results are invented; but each claim finds its one cell.
     assert not [problem for problem in broken_claims(claims, tmp_path) if "rows" in problem or "no column" in problem]
-    assert load_claims(ROOT / "claims.yaml", "smoke") == []
+    assert load_claims(ROOT / "claims.yaml", "results/smoke") == []
