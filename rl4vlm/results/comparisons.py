@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ ALL_TASKS = "all tasks"
 
 def difference_rows(results: Results, scale: str) -> pd.DataFrame:
     """The differences of `COMPARISONS`, and of each λ against the method's own, by task and set of games, in points."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for task in results.tasks:
         for comparison, method, baseline in COMPARISONS:
             first, second = (results.evaluations_on_all_games(name, task) for name in (method, baseline))
@@ -102,7 +103,7 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
     for share, rate in (("share", "success_rate"), ("share_low", "ci_low"), ("share_high", "ci_high")):
         rows[share] = 100 * rows[rate] / rows["ceiling"]
     rows["flatters_by"] = rows["rolling_peak"] - rows["success_rate"]
-    lines: list[dict[str, object]] = []
+    lines: list[dict[Any, Any]] = []
     for (method,), found in groups(rows, "method"):
         lines += found[CEILING_COLUMNS].to_dict("records")
         lines += _over_all_tasks(results, method, scale, found)
@@ -123,7 +124,7 @@ def _ceilings(reproduced: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFrame) -> list[dict[str, object]]:
+def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFrame) -> list[dict[Any, Any]]:
     """The mean share over all tasks, each on its main games; empty unless the method played every task."""
     names = {results.overall_name(task): task for task in results.tasks}
     main = rows.drop_duplicates("task").dropna(subset="ceiling")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,7 +176,7 @@ def _games(task: str, scale: str) -> str:
     return f"{task} ({scale.split(', ', 1)[1]})" if ", " in scale else task
 
 
-def _cell(value: float, low: float = np.nan, high: float = np.nan) -> str:
+def _cell(value: Any, low: float = np.nan, high: float = np.nan) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,17 @@ from tests.results.synthetic import make_results
 ROOT = Path(__file__).parents[2]
 
 
-def claim(**changes: object) -> Claim:
+def claim(**changes: Any) -> Claim:
     row = {"method": "RL4VLM", "task": "EZPoints"}
-    return Claim(**{"claim": "it learns", "file": "t.csv", "row": row, "column": "rate", "value": 90, **changes})
+    found: dict[str, Any] = {
+        "claim": "it learns",
+        "file": "t.csv",
+        "row": row,
+        "column": "rate",
+        "value": 90,
+        **changes,
+    }
+    return Claim(**(found | changes))
 
 
 @pytest.mark.parametrize(
