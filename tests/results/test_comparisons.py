@@ -23,10 +23,10 @@ def results(tmp_path_factory):
 def test_only_the_episodes_that_both_played_count(tmp_path):
     made = Synthetic(tmp_path)
     first, second = (add_evaluation(made, name, "Blackjack", name, "ppo", 0.5, 4) for name in ("a", "b"))
-    lines: list[dict[str, Any]] = [
-        {"seed": seed, "success": seed in (11, 12), "perception": {}} for seed in (13, 12, 11, 99)
-    ]
-    write_lines(second / "episodes.jsonl", lines)
+    write_lines(
+        second / "episodes.jsonl",
+        [{"seed": seed, "success": seed in (11, 12), "perception": {}} for seed in (13, 12, 11, 99)],
+    )
     write_lines(first / "episodes.jsonl", [{"seed": s, "success": s > 11, "perception": {}} for s in range(10, 14)])
     # 11: only the second; 12: both; 13: only the first.
     assert paired_counts(load_evaluation(first), load_evaluation(second)) == (1, 1, 1)
