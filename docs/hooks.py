@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "README.md": "readme.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "config/README.md": "config.md",
     "results/README.md": "results-folder.md",

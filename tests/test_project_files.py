@@ -64,7 +64,10 @@ def test_readme_has_a_place_for_the_table() -> None:
 DOCUMENTS = [
     *(
         ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md", "results/README.md")
+        for name in (
+            *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"),
+            *("config/README.md", "results/README.md"),
+        )
     ),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,18 @@ def task(parser: argparse.ArgumentParser) -> None:
 
 
 def seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=1, help="decides everything that is random (default: 1)")
+    parser.add_argument("--seed", type=whole(0), default=1, help="decides everything that is random (default: 1)")
+
+
+def whole(smallest: int) -> Callable[[str], int]:
+    """The type of a whole number that is not below `smallest`."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < smallest:
+            raise argparse.ArgumentTypeError(f"{value} is below {smallest}")
+        return value
+
+    return number
 
 
 def settings(parser: StageParser, kind: type[Any]) -> None:

@@ -66,7 +66,9 @@ def _playing(add: AddStage) -> None:
         metavar="POLICY",
         help=f"`human` (default), or what `rl4vlm evaluate` takes: {_scripted()}, a checkpoint folder, `api:MODEL`",
     )
-    sub.add_argument("--seed", type=int, help="decides the start and all chance (default: another one each time)")
+    sub.add_argument(
+        "--seed", type=options.whole(0), help="decides the start and all chance (default: another one each time)"
+    )
     options.style(sub)
     sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
     options.config_files(sub, "describe an `api:MODEL`")
@@ -86,7 +88,9 @@ def _training(add: AddStage) -> None:
         "alfworld-games", commands.alfworld_games, "Generate ALFWorld games if you do not have the official ones."
     )
     options.out(sub, "folder to write")
-    sub.add_argument("--processes", type=int, metavar="N", help="planners at work at once (default: one a core)")
+    sub.add_argument(
+        "--processes", type=options.whole(1), metavar="N", help="planners at work at once (default: one a core)"
+    )
     options.settings(sub, GamesSettings)
 
     sub = add(

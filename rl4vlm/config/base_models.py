@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.load import stage_settings, task_options
+from rl4vlm.config.stages.backbone import HUB_NAME
+from rl4vlm.core.nearest import did_you_mean
 
 EMBEDDED = ("pretrain", "shipped")
 """Sources of a model that this project made; it was asked what it reads."""
@@ -58,8 +60,16 @@ def base_model(config: Mapping[str, Any], task: str) -> BaseModel:
     return BaseModel(str(found["name"]), source, None, {**settings, "task_env": env} if env else settings)
 
 
-def base_models(config: Mapping[str, Any]) -> dict[str, BaseModel]:
-    """The base models of all tasks, by name. Raises ValueError where two that differ have the same name."""
+def base_models(config: Mapping[str, Any], shipped: Path | None = None) -> dict[str, BaseModel]:
+    """The base models of all tasks, by name.
+
+    Args:
+        config: the config.
+        shipped: the folder with a folder of weights for each shipped model; None does not look for them.
+
+    Raises:
+        ValueError: two that differ have the same name, or one cannot be found. Nothing is downloaded to find out.
+    """
     found: dict[str, tuple[str, BaseModel]] = {}
     for task in config["tasks"]:
         model = base_model(config, task)
@@ -69,4 +79,20 @@ def base_models(config: Mapping[str, Any]) -> dict[str, BaseModel]:
                 f"config, base_model: {first} and {task} start from models that differ, both named {model.name!r}; "
                 f"give one of them another name"
             )
+        _check_source(task, model, shipped)
     return {name: model for name, (_, model) in found.items()}
+
+
+def _check_source(task: str, model: BaseModel, shipped: Path | None) -> None:
+    """Raise ValueError for a model without a folder, or with a source that the hub cannot have either."""
+    place, source = f"config, base_model for {task}:", Path(model.source)
+    if model.kind == "shipped" and shipped is not None and not (shipped / model.name).is_dir():
+        there = sorted(path.name for path in shipped.glob("*") if path.is_dir())
+        raise ValueError(f"{place} no weights named {model.name!r} are shipped; {did_you_mean(model.name, there)}")
+    if model.kind == "folder" and not (source / "config.json").is_file():
+        raise ValueError(f"{place} source {model.source!r} is a folder without a config.json, so it holds no model")
+    # `models/mine` could be on the hub, unless there is a folder `models` here.
+    on_hub = HUB_NAME.fullmatch(model.source) and not source.parent.is_dir()
+    if model.kind == "hub" and not on_hub:
+        near = did_you_mean(model.source, EMBEDDED, otherwise="a model of the hub is named owner/model")
+        raise ValueError(f"{place} source {model.source!r}: there is no such folder; {near}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,14 +14,24 @@ from rl4vlm.config.load import (
     api_settings,
     evaluation_sets,
     evaluation_settings,
+    http_settings,
     lambda_ablation,
     merge,
     stage_settings,
     task_options,
+    thought_prob_coef,
 )
+from rl4vlm.config.runs import lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
-from rl4vlm.config.settings import build_settings, check_some, complaint, did_you_mean, unknown_settings
+from rl4vlm.config.settings import (
+    build_settings,
+    check_some,
+    complaint,
+    unknown_settings,
+    unusable_values,
+)
 from rl4vlm.config.stages.api import ApiSettings
+from rl4vlm.core.nearest import did_you_mean
 
 LAUNCHED = ("sft", "ppo")
 """The stages whose work `resources.<stage>.processes` can share."""
@@ -27,15 +39,23 @@ LAUNCHED = ("sft", "ppo")
 
 @dataclass(frozen=True)
 class KnownOptions:
-    """What can be said of a task: options of its environment, each with its choices if there is a list of them, and the
-    names of the texts of its prompt."""
+    """What can be said of a task: options of its environment, each with its choices as in `env_options`, and the names
+    of the texts of its prompt."""
 
-    env: Mapping[str, tuple[str, ...]]
+    env: Mapping[str, Sequence[Any]]
     prompt: tuple[str, ...]
 
 
+def is_installed(package: str) -> bool:
+    """Whether this Python could import a package."""
+    return find_spec(package) is not None
+
+
 def checked_config(
-    config: Mapping[str, Any], known: Sequence[str], options_of: Callable[[str], KnownOptions]
+    config: Mapping[str, Any],
+    known: Sequence[str],
+    options_of: Callable[[str], KnownOptions],
+    installed: Callable[[str], bool] = is_installed,
 ) -> dict[str, Any]:
     """Check a config and give its values their types.
 
@@ -43,6 +63,7 @@ def checked_config(
         config: a config with its scale (`with_scale`).
         known: the names of all tasks.
         options_of: the options of a task, by its name.
+        installed: whether jobs will find a package, by its name.
 
     Returns:
         The config as plain values, with the defaults of keys that it leaves out.
@@ -56,6 +77,7 @@ def checked_config(
         problems += _wrong_options(typed, known, options_of)
         problems += _wrong_names(typed)
         problems += _wrong_settings(typed)
+        problems += _missing_packages(typed, installed)
         problems += _wrong_processes(typed)
     _raise(problems)
     return typed
@@ -68,6 +90,7 @@ def _raise(problems: Iterable[str]) -> None:
 
 
 def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
+    _raise(unusable_values(config))
     _raise(f"top level: {problem}" for problem in unknown_settings(Config, config))
     adapter = TypeAdapter(Config)
     try:
@@ -162,12 +185,25 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
     for name, value in env.items():
         if name not in known.env:
             yield f"{place}: no option {name!r}; {did_you_mean(name, known.env)}"
-        elif known.env[name] and value not in known.env[name]:
-            yield f"{place}: {name} cannot be {value!r}; {did_you_mean(value, known.env[name])}"
+            continue
+        choices = known.env[name]
+        if isinstance(choices, list) and not isinstance(value, list):
+            yield f"{place}: {name} cannot be {value!r}; it takes a list of {', '.join(choices)}"
+            continue
+        for item in value if isinstance(choices, list) else [value]:
+            # Python takes 1 for True.
+            if choices and (type(item), item) not in [(type(choice), choice) for choice in choices]:
+                yield f"{place}: {name} cannot be {item!r}; {did_you_mean(item, choices)}"
 
 
 def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
-    """Names that the config itself makes up: runs and models."""
+    """Names that the config itself makes up: runs and their folders."""
+    weights = {f"ppo for {task}, thought_prob_coef": [thought_prob_coef(config, task)] for task in config["tasks"]}
+    weights |= {f"ablations.lambda.{task}": values for task, values in lambda_ablation(config).items()}
+    for place, values in weights.items():
+        for value in values:
+            if float(lambda_text(value)) != value:
+                yield f"{place}: the folder of {value!r} would be named {lambda_text(value)}; use 6 decimals at most"
     runs = [f"{task}-{style}" for task in config["tasks"] for style in ("cot", "nocot")]
     for name in config["sft_data"]["given"]:
         if name not in runs:
@@ -185,6 +221,8 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
             check_some(ApiSettings, api)
         except ValueError as error:
             yield f"evaluation for {task}, api: {error}"
+        if task in config["over_http"]["tasks"]:
+            yield from _unfit(f"over_http for {task}", STAGES["evaluation"], http_settings(config, task))
         for games in evaluation_sets(config, task):
             yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
         yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
@@ -203,6 +241,20 @@ def _unfit(place: str, kind: type[Any], values: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool]) -> Iterator[str]:
+    """Extras of this package that a setting needs. A job would miss them only when its model is loaded."""
+    for stage in (stage for stage in STAGES if config[stage] is not None):
+        for task in config["tasks"]:
+            settings = stage_settings(config, stage, task)
+            needed = [(f"loggers={name}", name, name) for name in settings.get("loggers") or ()]
+            if settings.get("quantize"):
+                needed.append((f"quantize={settings['quantize']}", "bitsandbytes", "quantized"))
+            for said, package, extra in needed:
+                if not installed(package):
+                    where = f"it comes with this package's extra {extra!r} (pip install -e '.[{extra}]')"
+                    yield f"{stage} for {task}: {said} needs {package}; {where}"
+
+
 def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
     """Trainings whose processes could not all work. They would fail only on their machine, the model loaded.
 
@@ -212,6 +264,8 @@ def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
         place, processes, gpus = f"resources.{stage}", asked["processes"], asked["gpu"]
         if processes > 1 and stage not in LAUNCHED:
             yield f"{place}.processes: only {' and '.join(LAUNCHED)} are shared by several processes"
+        if processes > 1 and not Path(config["accelerate"]).is_file():
+            yield f"accelerate: there is no file {config['accelerate']!r}, and {place} asks for {processes} processes"
         if stage in LAUNCHED and gpus and gpus != processes:
             yield f"{place}: gpu is {gpus} and processes {processes}; each process takes one GPU"
     processes = config["resources"]["ppo"]["processes"]

@@ -6,11 +6,14 @@ there come the checks, `rl4vlm STAGE --help` and docs/settings.md.
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 import pydantic.dataclasses
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from rl4vlm.core.nearest import did_you_mean
 
 Class = TypeVar("Class")
 
@@ -37,11 +40,31 @@ def _no_switch(value: Any) -> Any:
     return value
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", value):
+        known = "known: auto, cpu, cuda, cuda:1, mps, xpu"
+        raise ValueError(f"no device; {did_you_mean(value, ('auto', 'cuda', 'cuda:1'), otherwise=known)}")
+    return value
+
+
+def _path(value: str) -> str:
+    # Snakemake takes braces for wildcards, and a command an initial hyphen for an option. Nothing expands `~` inside
+    # quotes: it would be a folder of that name.
+    if not value or value[0] in "-~" or value != value.strip() or not value.isprintable() or set(value) & set("{}"):
+        raise ValueError(
+            f"{value!r} is no usable path: it may not begin with ~ or -, begin or end with a space, or hold braces or "
+            "control characters; write it out, as /home/me/results"
+        )
+    return value
+
+
 Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
 Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
+FilePath = Annotated[str, AfterValidator(_path)]
+Device = Annotated[str, AfterValidator(_device)]
 DType = Literal["float32", "bfloat16", "float64"]
 Quantization = Literal["4bit", "8bit"]

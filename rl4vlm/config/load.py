@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rl4vlm.config.settings import did_you_mean
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import Style
 
 SCALES = "scales"

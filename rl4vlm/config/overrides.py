@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -18,36 +17,31 @@ SHUTDOWN_SECONDS = 600
 under way and the save of a large model take minutes. The SLURM profile has jobs told as long before their limit."""
 
 
-def training_command(config: Mapping[str, Any], stage: str) -> str:
-    """What a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
+def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
+    """The words that a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
 
     `resources.<stage>.processes` says how many, `accelerate` how they share the work. The port is any free one, so that
     several trainings may run on one machine.
     """
     processes = config["resources"][stage].get("processes", 1)
     if processes == 1:
-        return "rl4vlm"
-    how = shlex.quote(config["accelerate"])
-    launcher = f"accelerate launch --config_file {how} --num_processes {processes} --main_process_port 0 --no_python"
-    return f"env TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS} {launcher} rl4vlm"
+        return ["rl4vlm"]
+    how = ["--config_file", config["accelerate"], "--num_processes", str(processes), "--main_process_port", "0"]
+    wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
+    return [*wait, "accelerate", "launch", *how, "--no_python", "rl4vlm"]
 
 
 def stage_arguments(
     kind: type[Any], values: Mapping[str, Any], *, only: Collection[str] | None = None, but: Collection[str] = ()
 ) -> list[str]:
-    """All settings of a stage, also those at their defaults, as words for a shell.
+    """All settings of a stage, also those at their defaults, as words of a command line, not yet quoted for a shell.
 
     They are sorted, and each value is written as its type has it: neither the order of a config's lines nor `1` for
     `1.0` makes another command. `only` and `but` choose among the settings.
     """
     settings = plain_settings(build_settings(kind, values))
     chosen = {name: value for name, value in settings.items() if name not in but and (only is None or name in only)}
-    return settings_arguments(chosen)
-
-
-def settings_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """`settings`, sorted, as `key=value` words that a shell passes on unchanged and `parse_settings` reads back."""
-    return sorted(shlex.quote(word) for word in setting_words(settings))
+    return sorted(setting_words(chosen))
 
 
 def setting_words(settings: Mapping[str, Any]) -> list[str]:

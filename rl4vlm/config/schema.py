@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from rl4vlm.config.fields import Count, Name, Natural, Share, Weight, settings
+from rl4vlm.config.fields import Count, FilePath, Natural, Share, Weight, settings
 from rl4vlm.config.settings import build_settings, check_some
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.api import ApiSettings
@@ -64,9 +64,9 @@ class BaseModelSource:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = "base"
     """Its folder in the results and among ready weights. Tasks of the same name share one model."""
-    source: Name = "pretrain"
+    source: FilePath = "pretrain"
     """`shipped` (ready weights), `pretrain` (make it here), a folder, or a Hugging Face name."""
-    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")] | None = None
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$")] | None = None
     """Branch, tag or commit of a Hugging Face model; null is the newest."""
     settings: PretrainSettings = field(default_factory=PretrainSettings)
     """Settings of `rl4vlm base-model`, for the sources `pretrain` and `shipped`."""
@@ -100,7 +100,7 @@ class Section:
 class SFTDataSection(Section):
     """Demonstrations."""
 
-    given: dict[str, str] = field(default_factory=dict)
+    given: dict[str, FilePath] = field(default_factory=dict)
     """Ready demonstrations to use instead, a folder or file of LLaVA JSON per TASK-STYLE."""
 
 
@@ -221,13 +221,13 @@ class FiguresSection:
 class Config:
     """A config of the workflow."""
 
-    scale: Name
+    scale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """The file of `config/scales/` that lies below this config: `embedded` or `paper`."""
     label: str = ""
     """What tables and figures call these results; the scale's name unless set."""
-    results_dir: Name
+    results_dir: FilePath
     """Folder of all results."""
-    assets_dir: Name
+    assets_dir: FilePath
     """Folder that README's images and table are copied to."""
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern="^[^/@-]+$")], ...], Field(min_length=1), AfterValidator(_unique)
@@ -240,7 +240,7 @@ class Config:
     Demonstrations are the same for all."""
     container: str = "rl4vlm.sif"
     """Image for `--sdm apptainer`: a .sif file or a docker:// address."""
-    accelerate: Name = "config/accelerate/ddp.yaml"
+    accelerate: FilePath = "config/accelerate/ddp.yaml"
     """The file of `accelerate launch` that says how the processes of a training share its work."""
     base_model: Section
     """The base models that tasks start from."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+
+from rl4vlm.core.nearest import did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -19,9 +22,9 @@ def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     Raises:
         ValueError: an unknown name (with the nearest known ones) or a value that does not fit.
     """
-    unknown = list(unknown_settings(kind, values))
-    if unknown:
-        raise ValueError("; ".join(unknown))
+    problems = [*unknown_settings(kind, values), *(f"setting {problem}" for problem in unusable_values(values))]
+    if problems:
+        raise ValueError("; ".join(problems))
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -104,11 +107,21 @@ def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
             yield from unknown_settings(get_args(hint)[1], inner, f"{above}{name}.")
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """The known names that are near to a wrong one, or all of them if none is near."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+def unusable_values(value: Any, place: str = "") -> Iterator[str]:
+    """A message for every number that is not finite and every text that no command line can hold, however deep."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from unusable_values(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from unusable_values(inner, f"{place}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}={value}: not a finite number"
+    elif isinstance(value, str) and _NOT_TEXT.search(value):
+        yield f"{place}: the text holds a null character or half of a surrogate pair"
+
+
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
@@ -117,6 +130,9 @@ def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not place:
         return message
+    if error["type"] in ("literal_error", "enum"):
+        near = did_you_mean(error["input"], re.findall(r"'([^']*)'", message), otherwise="")
+        message += f"; {near}" if near else ""
     # A check of several settings names what it means; all of them would be too long, and may hold a key.
     shown = "" if isinstance(error["input"], Mapping) or error["type"] == "missing" else f"={error['input']!r}"
     return f"setting {place}{shown}: {message}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from typing import Any, cast
 
 from gymnasium import make
 from gymnasium.envs.registration import register, registry
 
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import GameEnv
 from rl4vlm.tasks.registry import TaskEntry, get_task_entry, task_names
 
@@ -24,12 +26,12 @@ def _register(name: str, entry: TaskEntry) -> None:
         register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
 
 
-def env_options(task_name: str) -> dict[str, tuple[str, ...]]:
+def env_options(task_name: str) -> dict[str, Sequence[Any]]:
     """The options of a task's environment.
 
     Returns:
-        By name, the choices of each option, as the environment's class attribute `choices` lists them; () for an option
-        that takes other values.
+        By name, the choices of each option, as the environment's class attribute `choices` has them: a tuple of those
+        of which it is one, a list of those of which it lists some, () for an option that takes other values.
 
     Raises:
         ValueError: there is no such task; the message lists those that exist.
@@ -54,7 +56,6 @@ def make_env(task_name: str, **options: Any) -> GameEnv:
     known = env_options(task_name)
     for option in options:
         if option not in known:
-            listed = ", ".join(sorted(known))
-            raise ValueError(f"{task_name} has no environment option {option!r}: its options are {listed}")
+            raise ValueError(f"{task_name} has no environment option {option!r}; {did_you_mean(option, sorted(known))}")
     _register(task_name, entry)  # a task that was added after `rl4vlm.envs` was imported
     return cast(GameEnv, make(entry.gym_id, disable_env_checker=True, **options).unwrapped)

@@ -13,9 +13,7 @@ import matplotlib
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
-from pydantic import model_validator
 
 from rl4vlm.config.fields import settings
 from rl4vlm.config.methods import OTHER_COLOUR
@@ -25,18 +23,7 @@ from rl4vlm.core.files import atomic_write_bytes
 
 @settings
 class FigureStyle(FigureSettings):
-    """The settings `figures.style` of the config, and what matplotlib makes of them.
-
-    Raises ValueError naming what is not a colour or a palette.
-    """
-
-    @model_validator(mode="after")
-    def _can_be_drawn(self) -> FigureStyle:
-        for name, colour in self.colours.items():
-            if not is_color_like(colour):
-                raise ValueError(f"{colour!r} (of {name}) is not a colour")
-        self.lambda_colours(1)
-        return self
+    """The settings `figures.style` of the config, and what matplotlib makes of them."""
 
     def colour(self, method: str) -> str:
         """The colour of a method, or of a part of a reply; grey for a name that has none."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import PromptParts, Style, View
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -88,7 +89,7 @@ def override_parts(parts: PromptParts, texts: Mapping[str, str]) -> PromptParts:
     known = prompt_texts(parts)
     unknown = [name for name in texts if name not in known]
     if unknown:
-        raise ValueError(f"prompt has no text {unknown[0]!r}; it has {', '.join(known)}")
+        raise ValueError(f"prompt has no text {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
     hints = {**parts.hints, **{key: texts[key] for key in parts.keys if key in texts}}
     role, observation, rules = (texts.get(name, getattr(parts, name)) for name in _TEXTS)
     return replace(parts, role=role, observation=observation, rules=rules, hints=hints)

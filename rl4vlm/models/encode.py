@@ -56,6 +56,10 @@ class Encoder:
         added = self.tokenizer.added_tokens_decoder
         return {i for i, token in added.items() if token.special} | set(self.tokenizer.all_special_ids)
 
+    def special_tokens(self) -> list[str]:
+        """The texts that the tokenizer reads as special tokens wherever they stand."""
+        return sorted(filter(None, self.tokenizer.convert_ids_to_tokens(sorted(self._special_ids()))))
+
     def _end_of_turn(self) -> int:
         """The token that ends a reply: the first special token that the chat template writes after one, such as Gemma's
         `<end_of_turn>`, or else the tokenizer's end of sequence."""

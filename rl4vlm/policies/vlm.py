@@ -45,6 +45,8 @@ class VLMReplayItem:
 class VLMPolicy:
     """Answers requests with replies sampled from an `ActorCritic`, in batches."""
 
+    replay_types = (VLMReplayItem, Encoded)
+
     def __init__(self, model: ActorCritic) -> None:
         self.model = model
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
-from rl4vlm.ppo.rollout import Rollout, Transition
+from rl4vlm.ppo.rollout import Rollout, Sample, Transition
 from rl4vlm.ppo.success import RecentEpisodes
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
 from rl4vlm.training.distributed import Processes
@@ -57,6 +58,11 @@ class PPOState:
         return ModelState(self.policy_optimizer.policy.model, self.policy_optimizer.optimizer, self.schedule)
 
     @property
+    def plain_types(self) -> tuple[type, ...]:
+        """The classes of plain data that the fields hold."""
+        return (Episode, Transition, Sample, Rollout, *self.policy_optimizer.policy.replay_types)
+
+    @property
     def position(self) -> str:
         """Where the run stands, for messages."""
         if self.rollout is None:
@@ -70,22 +76,33 @@ class PPOState:
 
     def shared_state(self) -> dict[str, Any]:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
-        return {"shuffle": self.shuffle, "recent": self.recent, "update": self.update, "rollout": self.rollout}
+        return {
+            "shuffle": self.shuffle.bit_generator.state,
+            "recent": self.recent.state(),
+            "update": self.update,
+            "rollout": self.rollout,
+        }
 
     def rank_state(self) -> dict[str, Any]:
         """The fields that each process saves for itself."""
         # Once the rollout is complete, it holds the steps of all processes.
         steps = self.steps if self.rollout is None else []
-        return {"slots": self.slots, "steps": steps, "progress": self.progress}
+        progress = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self.progress).items()
+        }
+        return {"slots": [slot.state() for slot in self.slots], "steps": steps, "progress": progress}
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
         """Load what `shared_state` and `rank_state` gave."""
-        # The loaded slots bring environments of their own. Close those that this run began with.
-        for slot in self.slots:
-            slot.env.close()
-        # In place, since the training loop and the resume manager hold this object.
-        for name, value in fields.items():
-            setattr(self, name, value)
+        for slot, saved in zip(self.slots, fields["slots"], strict=True):
+            slot.load_state(saved)
+        self.shuffle.bit_generator.state = fields["shuffle"]
+        self.recent.load_state(fields["recent"])
+        self.update, self.rollout, self.steps = fields["update"], fields["rollout"], fields["steps"]
+        self.progress = UpdateProgress(
+            **{name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()}
+        )
 
     def next_update(self) -> None:
         """Move on to the next update."""

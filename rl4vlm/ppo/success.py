@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.seeding import validation_seeds
@@ -44,6 +45,15 @@ class RecentEpisodes:
         self._waiting.sort(key=lambda ended: ended[:2])
         self.window.extend(episode for began, _, episode in self._waiting if began < oldest)
         self._waiting = [ended for ended in self._waiting if ended[0] >= oldest]
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain data."""
+        return {"window": [*self.window], "step": self._step, "began": self._began, "waiting": self._waiting}
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Take in what `state` gave."""
+        self.window.extend(saved["window"])
+        self._step, self._began, self._waiting = saved["step"], saved["began"], saved["waiting"]
 
 
 def validate(

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from rl4vlm.config.methods import label_of
-from rl4vlm.core.files import RECORD, atomic_write_text, read_json
+from rl4vlm.core.files import RECORD, atomic_write_text, read_text
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
-from rl4vlm.results.provenance import METRICS, SUMMARY
+from rl4vlm.results.provenance import METRICS, SUMMARY, read_record
 from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE, groups
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
@@ -39,9 +40,10 @@ def write_pages(*, tables: Path, out: Path, command: str = "snakemake --cores al
     Raises:
         ValueError: a table or a record is missing; the error names it.
     """
+    check_unchanged(tables)
     page = page_in(out)
     images = Path(os.path.relpath(out, page.parent)).as_posix()
-    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_json(tables / RECORD)) + "\n")
+    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_record(tables / RECORD)) + "\n")
     atomic_write_text(page, results_page(tables, images, command))
 
 
@@ -88,7 +90,7 @@ def results_page(tables: Path, images: str, command: str) -> str:
         images: path from the page to the folder with the figures.
         command: how Snakemake is called for these results, without targets.
     """
-    results, record = tables.parent, read_json(tables / RECORD)
+    results, record = tables.parent, read_record(tables / RECORD)
     files = [place_of(entry["path"]) for entry in record["inputs"].values()]
     folders = {os.path.dirname(file) for file in files if file.endswith((SUMMARY, METRICS))}
     parts = [
@@ -103,7 +105,7 @@ def results_page(tables: Path, images: str, command: str) -> str:
         _versions(record),
     ]
     for name, title in TABLES.items():
-        table = existing(tables / f"{name}.md").read_text(encoding="utf-8").strip()
+        table = read_text(tables / f"{name}.md").strip()
         parts += [f"## Table: {title}", table, _made_by(command, tables / f"{name}.csv")]
     for name in FIGURES:
         title = name.replace("_", " ")
@@ -135,7 +137,7 @@ def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
         results: the results folder.
         places: run folders in it, such as `ppo/<run>`.
     """
-    rows = pd.DataFrame([_run(results, place, read_json(results / place / RECORD)) for place in places])
+    rows = pd.DataFrame([_run(results, place, read_record(results / place / RECORD)) for place in places])
     lines = [
         {
             "experiment": what,
@@ -194,13 +196,13 @@ def _target(stage: str, places: Sequence[str]) -> str:
 
 def _revision(record: Mapping[str, Any]) -> str | None:
     code = record.get("code", {})
-    return f"{code['revision'][:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
+    return f"{str(code['revision'])[:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
 
 
 def _hardware(machine: Mapping[str, Any]) -> str | None:
     if not machine:
         return None
-    return ", ".join([*machine["gpus"], f"{machine['processor']}", f"{machine['cores']} cores"])
+    return ", ".join([*machine.get("gpus", ()), f"{machine.get('processor')}", f"{machine.get('cores')} cores"])
 
 
 def _list(values: pd.Series) -> str:

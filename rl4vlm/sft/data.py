@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.config.stages.sft_data import SFTDataSettings
-from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step, Style
 from rl4vlm.envs.registration import make_env
@@ -32,6 +34,8 @@ from rl4vlm.tasks.registry import get_task
 STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that stands in a checkout in place of a file that Git LFS has not fetched."""
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
 """Steps in a row without a solvable state, after which a task is taken to have none."""
 
@@ -62,7 +66,7 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
     actions: Counter[str] = Counter()
     entries: list[dict[str, Any]] = []
     with (
-        atomic_directory(out, replaces=[STAGE]) as folder,
+        stage_output(out, [STAGE]) as folder,
         progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
     ):
         (folder / IMAGES).mkdir()
@@ -141,16 +145,36 @@ def load_samples(source: Path) -> list[Demonstration]:
         source: a LLaVA JSON file, or a folder with one. Image paths in it are relative to its folder.
 
     Raises:
-        ValueError: the file or a sample in it is not valid; the message names both.
+        ValueError: the file, a sample in it or its image is not valid; the message names file and sample.
     """
     file = _data_file(source)
+    content = file.read_bytes()
+    if content.startswith(LFS_POINTER):
+        raise ValueError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull")
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        entries = json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{file} is not a list of samples")
-    return [_demonstration(file, number, entry) for number, entry in enumerate(entries)]
+    samples = [_demonstration(file, number, entry) for number, entry in enumerate(entries)]
+    for image, sample in {sample.image: sample for sample in samples}.items():
+        if problem := _image_problem(image):
+            raise ValueError(f"{file}, sample {sample.id!r}: image {image} {problem}")
+    return samples
+
+
+def check_special_tokens(source: Path, samples: Sequence[Demonstration], tokens: Iterable[str]) -> None:
+    """Check that no text of a sample holds a special token of the model's tokenizer, such as its image or end token.
+
+    Raises:
+        ValueError: one does; the message names source, sample and token.
+    """
+    special = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    for sample in samples:
+        for turn, text in (("prompt", sample.prompt), ("reply", sample.reply)):
+            if found := special.search(text):
+                raise ValueError(f"{source}, sample {sample.id!r}: the {turn} holds {found[0]!r}, a token of the model")
 
 
 def _data_file(source: Path) -> Path:
@@ -178,15 +202,35 @@ def _demonstration(file: Path, number: int, entry: Any) -> Demonstration:
     image, turns = entry.get("image"), entry.get("conversations")
     if not isinstance(image, str):
         raise wrong("no `image` path")
-    if not (file.parent / image).is_file():
-        raise wrong(f"image {file.parent / image} does not exist")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise wrong("`conversations` is not a list of turns")
     if [turn.get("from") for turn in turns] != ["human", "gpt"]:
         raise wrong("`conversations` is not one turn from `human` and one from `gpt`")
     prompt, reply = (turn.get("value") for turn in turns)
-    if not isinstance(prompt, str) or not isinstance(reply, str) or not reply:
+    if not isinstance(prompt, str) or not isinstance(reply, str) or not reply.strip():
         raise wrong("a turn has no text as its `value`")
     if prompt.count(IMAGE_TOKEN) != 1:
         raise wrong(f"the human turn has {prompt.count(IMAGE_TOKEN)} {IMAGE_TOKEN} tokens, not one")
+    if IMAGE_TOKEN in reply:
+        raise wrong(f"the reply holds {IMAGE_TOKEN}")
+    try:
+        "".join((name, image, prompt, reply)).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise wrong(f"its text holds {error.object[error.start]!r}, half of a surrogate pair") from error
     return Demonstration(name, file.parent / image, prompt.replace(IMAGE_TOKEN, "").strip("\n"), reply)
+
+
+def _image_problem(path: Path) -> str | None:
+    """What is wrong with an image, None if nothing is."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                return "is a pointer of Git LFS and not the file itself: run git lfs pull"
+        with Image.open(path) as image:
+            # The checksums of a PNG tell without decoding it, in a tenth of the time.
+            image.verify() if image.format == "PNG" else image.load()
+    except (FileNotFoundError, IsADirectoryError):
+        return "does not exist"
+    except Exception as error:  # what Pillow raises for a broken file depends on its format
+        return f"cannot be read: {error}"
+    return None

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import ExpertAction, PromptParts, View
 
 State = TypeVar("State")
@@ -130,7 +131,7 @@ class CardTask(Task, Generic[State]):
     def __init__(self, rules: str = "strict") -> None:
         """`rules` says which formulas win: `"strict"` or `"upstream"`. Games without formulas ignore it."""
         if rules not in RULES:
-            raise ValueError(f"rules must be one of {', '.join(map(repr, RULES))}, not {rules!r}")
+            raise ValueError(f"rules cannot be {rules!r}; {did_you_mean(rules, RULES)}")
         self.rules = rules
 
     @abstractmethod

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.tasks.base import Task
 
 ENTRY_POINT_GROUP = "rl4vlm.tasks"
@@ -55,7 +56,7 @@ def get_task_entry(name: str) -> TaskEntry:
         return TASKS[name]
     others = _entry_points()
     if name not in others:
-        raise ValueError(f"unknown task {name!r}: known are {', '.join(task_names())}")
+        raise ValueError(f"unknown task {name!r}; {did_you_mean(name, task_names())}")
     target = others[name].value
     task = _load(target)
     return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
@@ -76,7 +77,7 @@ def get_task(name: str, **options: Any) -> Task:
     known = list(inspect.signature(task_class).parameters)
     for option in options:
         if option not in known:
-            raise ValueError(f"task {name} has no option {option!r}: its options are {', '.join(known) or 'none'}")
+            raise ValueError(f"task {name} has no option {option!r}; {did_you_mean(option, known)}")
     return task_class(**options)
 
 

@@ -45,8 +45,31 @@ def test_a_model_of_the_hub_is_one_whatever_it_is_called() -> None:
 
 
 def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
     (model,) = base_models(config({"name": "cards", "source": str(tmp_path)})).values()
     assert (model.kind, model.folder("results")) == ("folder", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"source": "shiped"}, "source 'shiped': there is no such folder; did you mean shipped"),
+        ({"source": "mistral"}, "source 'mistral': there is no such folder; a model of the hub is named owner/model"),
+        ({"source": "./some/model"}, "no such folder"),
+        ({"source": "/nowhere/model"}, "no such folder"),
+        ({"source": "there/mine"}, "source 'there/mine': there is no such folder"),
+        ({"source": "there"}, r"source 'there' is a folder without a config\.json"),
+        ({"source": "shipped", "name": "card"}, "no weights named 'card' are shipped; did you mean cards"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_named(
+    model: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "ready" / "cards").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"config, base_model for NumberLine: .*{said}"):
+        base_models(config({**CARDS, **model}), Path("ready"))
 
 
 def test_it_is_told_where_games_are() -> None:

@@ -29,12 +29,14 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("tasks", ["NumberLime"], "tasks: unknown task 'NumberLime'; did you mean NumberLine"),
         ("tasks", ["EZPoints", "EZPoints"], "tasks: an entry stands there twice"),
         ("tasks", [], "tasks"),
-        ("styles", ["cot", "nocott"], "styles.1='nocott': Input should be 'cot' or 'nocot'"),
+        ("styles", ["cot", "nocott"], "styles.1='nocott': Input should be 'cot' or 'nocot'; did you mean nocot"),
         ("seeds", [1, True], "seeds.1: a number is needed, not true or false"),
         ("scale", 3, "scale=3"),
         ("ppo.defaults.learning_rat", 1, "ppo.defaults: unknown setting 'learning_rat'; did you mean learning_rate"),
         ("ppo.defaults.learning_rate", "fast", "ppo.defaults: setting learning_rate='fast'"),
-        ("ppo.defaults.learning_rate", float("nan"), "ppo.defaults: setting learning_rate=nan: .*finite"),
+        ("ppo.defaults.learning_rate", float("nan"), "ppo.defaults.learning_rate=nan: not a finite number"),
+        ("ppo.defaults.device", "cudda", "ppo.defaults: setting device='cudda': no device; did you mean cuda"),
+        ("evaluation.defaults.device", "gpu", "no device; known: auto, cpu, cuda"),
         ("ppo.defaults.gamma", 1.5, "ppo.defaults: setting gamma=1.5: .*less than or equal to 1"),
         ("ppo.per_task.Points24.gamma", 1.5, "ppo.per_task.Points24: setting gamma=1.5"),
         ("ppo.per_task.NumberLime", {}, "ppo.per_task: unknown task 'NumberLime'; did you mean NumberLine"),
@@ -57,6 +59,17 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
             "task_options for ALFWorld, env: no option 'bakend'; did you mean backend",
         ),
         (
+            "task_options.per_task.ALFWorld.env",
+            {"task_types": ["Pick", "Haet"]},
+            "task_types cannot be 'Haet'; did you mean Heat",
+        ),
+        (
+            "task_options.per_task.ALFWorld.env",
+            {"task_types": "Pick"},
+            "types cannot be 'Pick'; it takes a list of",
+        ),
+        ("task_options.per_task.ALFWorld.env", {"show_text": 1}, "show_text cannot be 1; known: True, False"),
+        (
             "task_options.per_task.EZPoints",
             {"env": {"rules": "strikt"}},
             "rules cannot be 'strikt'; did you mean strict",
@@ -78,17 +91,39 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("over_http.tasks", ["NumberLime"], "over_http.tasks: unknown task 'NumberLime'; did you mean NumberLine"),
         ("ablations.lambda", {"NumberLime": [1]}, "ablations.lambda: unknown task 'NumberLime'"),
         ("ablations.lambda", {"NumberLine": [2]}, "ablations.lambda.NumberLine.0=2"),
+        (
+            "ablations.lambda",
+            {"NumberLine": [0.1, 0.1000000001]},
+            "Line: the folder of 0.1000000001 would be named 0.1;",
+        ),
+        ("ppo.defaults.thought_prob_coef", 1e-8, "ppo for NumberLine, thought_prob_coef: .* would be named 0;"),
         ("ablations.lamda", {}, "ablations.lamda"),
         ("cnn.skip", ["NumberLime"], "cnn.skip: unknown task 'NumberLime'"),
         ("cnn.defaults.sizes.image_size", 20, "cnn for NumberLine: .*image_size 20 is too small"),
         ("base_model.defaults.settings.weights", {"NumberLime": 2}, r"settings.weights: unknown task 'NumberLime'"),
         ("base_model.per_task.ALFWorld.settings.pretrain_tasks", ["ALFWord"], "pretrain_tasks: unknown task 'ALFWord'"),
+        ("base_model.defaults.settings.pretrain_tasks", [], "settings: setting pretrain_tasks=.*at least 1 item"),
+        ("base_model.defaults.settings", {"weights": {"EZPoints": 0}, "pretrain_tasks": ["EZPoints"]}, "weights: none"),
+        (
+            "base_model.defaults.settings.sizes",
+            {"heads": 7},
+            "base_model for NumberLine: .*width 128 is not an even mul",
+        ),
+        ("api_models.m", {**MODEL, "extra": {"top_p": [float("inf")]}}, "api_models.m.extra.top_p.0=inf: not a finite"),
         ("api_models.m", {**MODEL, "tasks": ["Blackjak"]}, "api_models.m.tasks: unknown task 'Blackjak'"),
         ("api_models.m", {**MODEL, "style": "nocott"}, "api_models.m: setting style='nocott'"),
         ("api_models.m", {**MODEL, "modle": "x"}, "api_models.m: unknown setting 'modle'; did you mean model"),
         ("api_models.m", {"model": "x"}, "api_models.m: .*base_url"),
         ("resources.ppo.gpus", 1, "top level: unknown setting 'resources.ppo.gpus'; did you mean gpu"),
         ("resources.ppo.threads", 0, "resources.ppo.threads=0"),
+        ("figures.style.lambda_palette", "virids", "lambda_palette 'virids' is not a palette; did you mean viridis"),
+        ("figures.style.colours", {"RL4VLM": "bleu"}, r"'bleu' \(of RL4VLM\) is not a colour; did you mean blue"),
+        ("over_http.episodes", 3_000_000_000, "over_http for NumberLine: .*leads into the seeds of training"),
+        ("results_dir", "~/results", "results_dir: '~/results' is no usable path: it may not begin with ~"),
+        ("results_dir", "runs{1}", r"results_dir: 'runs\{1\}' is no usable path"),
+        ("sft_data.given", {"NumberLine-cot": "-rf"}, "sft_data.given.NumberLine-cot: '-rf' is no usable path"),
+        ("label", "a\0b", "label: the text holds a null character"),
+        ("task_options.per_task.EZPoints", {"prompt": {"role": "\ud800"}}, "prompt.role: .*half of a surrogate pair"),
         ("figures.style.color", {}, "figures.style: unknown setting 'color'; did you mean colours"),
         ("gallery.episode", 1, "gallery: unknown setting 'episode'; did you mean episodes"),
     ],
@@ -150,6 +185,25 @@ def test_the_baseline_and_the_ablation_can_be_left_out() -> None:
 def test_processes_that_could_not_work_are_named(told: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         laid_over("paper", told)
+
+
+def test_a_file_for_several_processes_must_be_there() -> None:
+    with pytest.raises(ValueError, match=r"accelerate: there is no file 'none\.yaml', and resources\.ppo asks for 2"):
+        laid_over("smoke", {"resources": {"ppo": {"processes": 2}}, "accelerate": "none.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("ppo.defaults.loggers", ["wandb"], "ppo for NumberLine: loggers=wandb needs wandb; .*extra 'wandb'"),
+        ("evaluation.defaults.quantize", "4bit", "evaluation for NumberLine: quantize=4bit needs bitsandbytes"),
+    ],
+)
+def test_a_package_that_jobs_would_not_find_is_named(place: str, value: Any, said: str) -> None:
+    config = merge(resolved("default"), overlay(place, value))
+    with pytest.raises(ValueError, match=said):
+        checked_config(config, task_names(), options_of, installed=lambda package: False)
+    checked_config(config, task_names(), options_of, installed=lambda package: True)
 
 
 def test_processes_need_no_gpu() -> None:

@@ -331,21 +331,6 @@ def test_a_colour_is_a_setting_by_method(made):
     assert to_hex(lines["LLaVA-sft, published"].get_color()) == "#56b4e9"
 
 
-@pytest.mark.parametrize(
-    ("setting", "complaint"),
-    [
-        ("colours.RL5VLM=red", "RL5VLM"),
-        ("colours.RL4VLM=reddish", "reddish"),
-        ("dpi=0", "dpi"),
-        ("band_alpha=2", "band_alpha"),
-        ("lambda_palette=nosuch", "nosuch"),
-    ],
-)
-def test_wrong_style_is_named(setting, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        parse_settings(FigureStyle, [setting])
-
-
 def test_unknown_figure_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'training_curve'.*training_curves"):
         draw("training_curve", evaluations=[], training_runs=[], base_perceptions={}, out=tmp_path / "x", scale="smoke")

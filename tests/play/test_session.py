@@ -154,7 +154,7 @@ class TestCommand:
             (["NoGame"], "unknown task 'NoGame'"),
             (["EZPoints", "--policy", "nobody"], "no policy 'nobody'"),
             (["EZPoints", "--set", "temprature=1"], "unknown setting 'temprature'; did you mean temperature?"),
-            (["EZPoints", "--set", "env.ruls=strict"], "no environment option 'ruls'"),
+            (["EZPoints", "--set", "env.ruls=strict"], "no environment option 'ruls'; did you mean rules"),
         ],
     )
     def test_names_what_is_wrong(self, capsys: pytest.CaptureFixture[str], words: list[str], named: str) -> None:

@@ -20,7 +20,7 @@ from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.sft import data
-from rl4vlm.sft.data import Demonstration, demonstrations, load_samples, run
+from rl4vlm.sft.data import Demonstration, check_special_tokens, demonstrations, load_samples, run
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import ClimbEnv, ClimbTask
 
@@ -139,12 +139,22 @@ class TestWriting:
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def said(reply: str) -> dict[str, Any]:
+    return {"conversations": [{"from": "human", "value": "<image>x"}, {"from": "gpt", "value": reply}]}
+
+
 @pytest.fixture
 def published(tmp_path: Path) -> Callable[..., Path]:
     """Write a file like the published ones; keyword arguments replace entries of its second sample."""
 
     def write(**changes: Any) -> Path:
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")
+        (tmp_path / "broken.png").write_bytes(b"not a picture")
+        (tmp_path / "pointer.png").write_bytes(data.LFS_POINTER + b"v1\noid sha256:0\nsize 5\n")
+        for name in ("cut.png", "cut.jpg"):
+            image = Image.effect_noise((64, 64), 50)
+            image.save(tmp_path / name)
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-900])
         turns = [{"from": "human", "value": "<image>\nWhat now?\n"}, {"from": "gpt", "value": "go"}]
         entries: list[Any] = [{"id": f"s{i}", "image": "p.jpg", "conversations": turns} for i in range(2)]
         entries[1] = changes["entry"] if "entry" in changes else {**entries[1], **changes}
@@ -172,6 +182,15 @@ class TestPerception:
         [
             ({"entry": "text"}, "'number 1': not an object"),
             ({"image": None}, "'s1': no `image` path"),
+            ({"image": "broken.png"}, r"'s1': image .*broken\.png cannot be read"),
+            ({"image": "cut.png"}, r"'s1': image .*cut\.png cannot be read"),
+            ({"image": "cut.jpg"}, r"'s1': image .*cut\.jpg cannot be read: .*truncated"),
+            ({"image": "pointer.png"}, r"'s1': image .*pointer\.png is a pointer of Git LFS .*git lfs pull"),
+            ({"image": "."}, r"'s1': image .* does not exist"),
+            ({"image": "p\0.jpg"}, r"'s1': image .* cannot be read"),
+            (said("<image>"), "'s1': the reply holds <image>"),
+            (said("go \ud83d"), "'s1': its text holds .*, half of a surrogate pair"),
+            (said(" \n"), "no text"),
             ({"image": "q.png"}, r"'s1': image .*q\.png does not exist"),
             ({"conversations": {}}, "'s1': `conversations` is not a list"),
             ({"conversations": ["hello"]}, "'s1': `conversations` is not a list"),
@@ -193,7 +212,22 @@ class TestPerception:
         with pytest.raises(ValueError, match=rf"llava\.json, sample .*{what}"):
             load_samples(published(**changes))
 
-    @pytest.mark.parametrize(("text", "what"), [("{", "is not JSON"), ("{}", "not a list"), ("[]", "not a list")])
+    def test_a_token_of_the_model_in_a_text_is_named(self, published: Callable[..., Path]) -> None:
+        file = published(**said("go</s> on"))
+        with pytest.raises(ValueError, match=r"llava\.json, sample 's1': the reply holds '</s>'"):
+            check_special_tokens(file, load_samples(file), ["<s>", "</s>"])
+        check_special_tokens(file, load_samples(file), ["<s>"])
+
+    @pytest.mark.parametrize(
+        ("text", "what"),
+        [
+            ("{", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
+            (data.LFS_POINTER.decode(), "is a pointer of Git LFS"),
+            ("{}", "not a list"),
+            ("[]", "not a list"),
+        ],
+    )
     def test_a_file_that_holds_no_samples_is_named(self, tmp_path: Path, text: str, what: str) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=rf"bad\.json.*{what}"):

@@ -44,6 +44,17 @@ def test_a_given_file_is_trained_on_and_recorded(given: Path, tiny_checkpoint: P
                  "episodes=1", "max_new_tokens=2", "device=cpu"]) == 0  # fmt: skip
 
 
+def test_an_end_token_in_a_reply_is_named_and_nothing_is_written(
+    given: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given.write_text(given.read_text().replace("larger.", "larger.</s>", 1))
+    out = tmp_path / "out"
+    arguments = ["--data", str(given), "--init", str(tiny_checkpoint), "--out", str(out)]
+    assert main(["sft", *arguments, "--set", *SETTINGS]) == 2
+    assert f"{given}, sample '0': the reply holds '</s>'" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_image_that_is_not_there_is_named_and_nothing_is_written(
     given: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

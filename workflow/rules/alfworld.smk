@@ -16,4 +16,4 @@ rule alfworld_games:
         code=code_of("rl4vlm.envs.alfworld.generator"),
         settings=stage_arguments(GamesSettings, config["alfworld"]["generate"]),
     shell:
-        "rl4vlm alfworld-games --out {output} --processes {threads} --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm alfworld-games --out {output:q} --processes {threads} --set {params.settings:q} 2>&1 | tee {log:q}"

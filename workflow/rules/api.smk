@@ -22,8 +22,8 @@ rule evaluate_over_http:
         out=subpath(output.summary, parent=True),
         settings=lambda wildcards: evaluation(http_settings(config, wildcards.task)),
     shell:
-        "rl4vlm evaluate served:{input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm evaluate served:{input.checkpoint:q} {wildcards.task:q} --style {wildcards.style:q} --out {params.out:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 # Replies are cached: evaluating the same model again costs nothing and needs no key (docs/api-models.md).
@@ -52,5 +52,5 @@ rule evaluate_api:
             api_settings(config, wildcards.model, wildcards.task, wildcards.games[1:])
         ),
     shell:
-        "rl4vlm evaluate api:{wildcards.model} {wildcards.task} --style {params.style} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm evaluate api:{wildcards.model:q} {wildcards.task:q} --style {params.style:q} --out {params.out:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -18,8 +18,8 @@ rule archive:
     params:
         results=lambda wildcards: RESULTS,
         # The whole resolved config, so that the command reads no config file.
-        config=lambda wildcards: settings_arguments(config),
+        config=lambda wildcards: sorted(setting_words(config)),
         # The archive packs the code itself: any commit, edit or new file makes it stale, also a comment.
         code=packed_code,
     shell:
-        "rl4vlm archive --results {params.results} --out {output} --config --set {params.config} 2>&1 | tee {log}"
+        "rl4vlm archive --results {params.results:q} --out {output:q} --config --set {params.config:q} 2>&1 | tee {log:q}"

@@ -24,8 +24,8 @@ rule evaluate_scripted:
         out=subpath(output.summary, parent=True),
         settings=evaluation_arguments,
     shell:
-        "rl4vlm evaluate {wildcards.policy} {wildcards.task} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm evaluate {wildcards.policy:q} {wildcards.task:q} --out {params.out:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule cnn:
@@ -53,8 +53,8 @@ rule cnn:
         state=f"{RESULTS}/state/cnn/{CNN_RUN}",
         settings=settings("cnn"),
     shell:
-        "rl4vlm cnn --task {wildcards.task} --seed {wildcards.seed} --out {params.out}"
-        " --state {params.state} --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm cnn --task {wildcards.task:q} --seed {wildcards.seed:q} --out {params.out:q}"
+        " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_cnn:
@@ -80,5 +80,5 @@ rule evaluate_cnn:
             cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:]), only=[*CNN_EVALUATION, "temperature"]
         ),
     shell:
-        "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style nocot --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style nocot --out {params.out:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -21,7 +21,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import settings_arguments, stage_arguments, training_command
+from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.stages.alfworld import GamesSettings
@@ -37,7 +37,7 @@ RESULTS = config["results_dir"]
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
-BASES = base_models(config)
+BASES = base_models(config, Path(SHIPPED))
 # Perception was only measured for base models that were made here.
 READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
@@ -48,7 +48,10 @@ PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
+# They end when it does (rl4vlm.cli.workflow).
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=str(os.getpid())
+)
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
 # over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")

@@ -24,7 +24,7 @@ rule base_model:
         ),
         settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
     shell:
-        "rl4vlm base-model --out {output} --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm base-model --out {output:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule shipped_model:
@@ -43,7 +43,7 @@ rule shipped_model:
     params:
         source=lambda wildcards: f"{SHIPPED}/{wildcards.base}",
     shell:
-        "rl4vlm base-model --out {output} --copy {params.source} 2>&1 | tee {log}"
+        "rl4vlm base-model --out {output:q} --copy {params.source:q} 2>&1 | tee {log:q}"
 
 
 # Compute nodes may have no network: these rules run on the machine where Snakemake runs.
@@ -65,10 +65,9 @@ rule download:
         **grant("sft_data"),
     params:
         source=lambda wildcards: BASES[wildcards.base].source,
-        revision=lambda wildcards: [f"--revision {BASES[wildcards.base].revision}"]
-        * bool(BASES[wildcards.base].revision),
+        revision=lambda wildcards: ["--revision", rev] if (rev := BASES[wildcards.base].revision) else [],
     shell:
-        "rl4vlm base-model --out {output} --download {params.source} {params.revision} 2>&1 | tee {log}"
+        "rl4vlm base-model --out {output:q} --download {params.source:q} {params.revision:q} 2>&1 | tee {log:q}"
 
 
 rule prefetch:
@@ -96,5 +95,5 @@ rule sft_data:
         style="{style}",
         settings=settings("sft_data"),
     shell:
-        "rl4vlm sft-data --task {params.task} --style {params.style} --out {output}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -22,8 +22,8 @@ rule evaluate_sft:
         out=subpath(output.summary, parent=True),
         settings=evaluation_arguments,
     shell:
-        "rl4vlm evaluate {input.checkpoint} {wildcards.task} --style {wildcards.style} --out {params.out}"
-        " --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style {wildcards.style:q} --out {params.out:q}"
+        " --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 use rule evaluate_sft as evaluate_ppo with:

@@ -50,12 +50,12 @@ rule tables:
         runs=[run.name for run in shown_runs("tables")],
         cnn_runs=[run.name for run in shown_cnn_runs("tables")],
         base_perceptions=BASE_PERCEPTIONS,
-        scale=config["label"],
+        scale=lambda wildcards: config["label"],
         thought_prob_coef=THOUGHT_PROB_COEF,
     shell:
-        "rl4vlm tables --results {params.results} --evaluations {params.evaluations} --ppo-runs {params.runs}"
-        " --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef} --scale {params.scale} --base-perceptions {params.base_perceptions}"
-        " --out {params.results}/tables 2>&1 | tee {log}"
+        "rl4vlm tables --results {params.results:q} --evaluations {params.evaluations:q} --ppo-runs {params.runs:q}"
+        " --cnn-runs {params.cnn_runs:q} --thought-prob-coef {params.thought_prob_coef:q} --scale={params.scale:q} --base-perceptions {params.base_perceptions:q}"
+        " --out {params.results:q}/tables 2>&1 | tee {log:q}"
 
 
 # A figure is one function, one rule and one caption.
@@ -101,14 +101,14 @@ for FIGURE in FIGURES:
             runs=[run.name for run in shown_runs(FIGURE)],
             cnn_runs=[run.name for run in shown_cnn_runs(FIGURE)],
             base_perceptions=BASE_PERCEPTIONS,
-            scale=config["label"],
+            scale=lambda wildcards: config["label"],
             thought_prob_coef=THOUGHT_PROB_COEF,
-            style=stage_arguments(FigureSettings, config["figures"]["style"]),
+            style=lambda wildcards: stage_arguments(FigureSettings, config["figures"]["style"]),
         shell:
-            "rl4vlm figure {params.name} --results {params.results} --evaluations {params.evaluations}"
-            " --ppo-runs {params.runs} --cnn-runs {params.cnn_runs} --thought-prob-coef {params.thought_prob_coef}"
-            " --scale {params.scale} --base-perceptions {params.base_perceptions}"
-            " --out {params.results}/figures --set {params.style} 2>&1 | tee {log}"
+            "rl4vlm figure {params.name:q} --results {params.results:q} --evaluations {params.evaluations:q}"
+            " --ppo-runs {params.runs:q} --cnn-runs {params.cnn_runs:q} --thought-prob-coef {params.thought_prob_coef:q}"
+            " --scale={params.scale:q} --base-perceptions {params.base_perceptions:q}"
+            " --out {params.results:q}/figures --set {params.style:q} 2>&1 | tee {log:q}"
 
 
 rule readme_assets:
@@ -138,5 +138,5 @@ rule readme_assets:
         # README is no output: most of it is written by hand.
         readme=["--readme README.md"] * (page_in(Path(config["assets_dir"])) == Path("docs/results.md")),
     shell:
-        "rl4vlm readme-assets --tables {params.tables} --figures {params.figures} --out {params.out}"
-        " --command {params.command:q} {params.readme} 2>&1 | tee {log}"
+        "rl4vlm readme-assets --tables {params.tables:q} --figures {params.figures:q} --out {params.out:q}"
+        " --command {params.command:q} {params.readme} 2>&1 | tee {log:q}"

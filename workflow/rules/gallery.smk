@@ -27,8 +27,8 @@ rule gallery:
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],
-        scale=config["label"],
+        scale=lambda wildcards: config["label"],
         settings=stage_arguments(GallerySettings, config["gallery"]),
     shell:
-        "rl4vlm gallery --results {params.results} --evaluations {params.evaluations} --scale {params.scale}"
-        " --out {params.out} --set {params.settings} 2>&1 | tee {log}"
+        "rl4vlm gallery --results {params.results:q} --evaluations {params.evaluations:q} --scale={params.scale:q}"
+        " --out {params.out:q} --set {params.settings:q} 2>&1 | tee {log:q}"

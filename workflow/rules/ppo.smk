@@ -28,6 +28,6 @@ rule ppo:
         state=f"{RESULTS}/state/ppo/{PPO_RUN}",
         settings=settings("ppo", but=["thought_prob_coef"]),
     shell:
-        "{params.rl4vlm} ppo --task {wildcards.task} --style {wildcards.style} --init {input.init}"
-        " --seed {wildcards.seed} --out {params.out} --state {params.state}"
-        " --set {params.settings} thought_prob_coef={wildcards.lam} 2>&1 | tee {log}"
+        "{params.rl4vlm:q} ppo --task {wildcards.task:q} --style {wildcards.style:q} --init {input.init:q}"
+        " --seed {wildcards.seed:q} --out {params.out:q} --state {params.state:q}"
+        " --set {params.settings:q} thought_prob_coef={wildcards.lam:q} 2>&1 | tee {log:q}"

@@ -30,5 +30,5 @@ rule sft:
         init=base_of,
         settings=settings("sft", but=["seed"]),
     shell:
-        "{params.rl4vlm} sft --data {input.data} --init {params.init} --out {params.out}"
-        " --state {params.state} --set {params.settings} seed={wildcards.seed} 2>&1 | tee {log}"
+        "{params.rl4vlm:q} sft --data {input.data:q} --init {params.init:q} --out {params.out:q}"
+        " --state {params.state:q} --set {params.settings:q} seed={wildcards.seed} 2>&1 | tee {log:q}"

@@ -10,6 +10,8 @@ from pydantic import model_validator
 from rl4vlm.config.fields import Count, DType, Positive, Quantization, settings
 
 ALL_LINEAR = "all-linear"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""The form of a model's name on the Hugging Face hub."""
 
 
 @settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Count, DType, Natural, Quantization, Weight, settings
+from rl4vlm.config.fields import Count, Device, DType, Natural, Quantization, Weight, settings
 from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
 
 
@@ -25,7 +25,7 @@ class PlaySettings:
     """Store the weights in 4 or 8 bits (needs the extra `quantized`)."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     env: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment; in a config, `task_options` and `evaluation.sets` set them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 
 from pydantic import model_validator
 
 from rl4vlm.config.fields import Count, Positive, Share, settings
 from rl4vlm.config.methods import colours
-from rl4vlm.config.settings import did_you_mean
+from rl4vlm.core.nearest import did_you_mean
 
 PART_COLOURS = {"thoughts": "#0072B2", "action": "#D55E00"}
 """Colours of the two parts of a reply."""
@@ -48,8 +49,34 @@ class FigureSettings:
     count steps of different models."""
 
     @model_validator(mode="after")
-    def _colours_are_known(self) -> FigureSettings:
-        for name in self.colours:
+    def _can_be_drawn(self) -> FigureSettings:
+        for name, colour in self.colours.items():
             if name not in known_colours():
                 raise ValueError(f"no colour is named {name!r}; {did_you_mean(name, known_colours())}")
+            if not re.fullmatch(r"#[0-9A-Fa-f]{6}", colour):
+                _check_colour(name, colour)
+        if self.lambda_palette != FigureSettings.lambda_palette:
+            _check_palette(self.lambda_palette)
         return self
+
+
+# Drawing libraries are imported only for what a glance does not settle: each dry run builds these settings.
+
+
+def _check_colour(name: str, colour: str) -> None:
+    from matplotlib.colors import get_named_colors_mapping, is_color_like
+
+    if not is_color_like(colour):
+        near = did_you_mean(colour, get_named_colors_mapping(), otherwise="write it as #RRGGBB")
+        raise ValueError(f"{colour!r} (of {name}) is not a colour; {near}")
+
+
+def _check_palette(palette: str) -> None:
+    import matplotlib
+    import seaborn
+
+    try:
+        seaborn.color_palette(palette, 1)
+    except ValueError as error:
+        near = did_you_mean(palette, matplotlib.colormaps, otherwise="see seaborn.color_palette")
+        raise ValueError(f"lambda_palette {palette!r} is not a palette; {near}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
-from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
+from pydantic import Field, model_validator
+
+from rl4vlm.config.fields import Count, Device, Natural, Positive, Share, Weight, settings
 
 
 @settings
@@ -33,6 +35,15 @@ class TinySizes:
     rope: Positive = 10_000.0
     """Base of the rotary positions. With a smaller base, a small model learns to copy from its prompt sooner."""
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TinySizes:
+        # Rotary positions turn pairs of a head's numbers.
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not an even multiple of heads {self.heads}")
+        if self.patch > self.image_size:
+            raise ValueError(f"patch {self.patch} is larger than image_size {self.image_size}")
+        return self
+
     @property
     def image_tokens(self) -> int:
         """Tokens of an image."""
@@ -43,7 +54,12 @@ class TinySizes:
 class PretrainSettings:
     """How the embedded base model is made."""
 
-    pretrain_tasks: tuple[str, ...] = ("NumberLine", "EZPoints", "Points24", "Blackjack")
+    pretrain_tasks: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "NumberLine",
+        "EZPoints",
+        "Points24",
+        "Blackjack",
+    )
     """Tasks whose images it learns to read."""
     steps: Count = 1500
     """Optimiser steps."""
@@ -61,7 +77,7 @@ class PretrainSettings:
     """Random states of each task on which perception is measured afterwards."""
     seed: Natural = 1
     """Seed of states, images and weights."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     weights: dict[str, Weight] = field(default_factory=dict)
     """How often the images of a task are drawn; 1 for a task that is not named."""
@@ -69,3 +85,9 @@ class PretrainSettings:
     """Keyword arguments of each task's environment; in a config, `task_options` sets them."""
     sizes: TinySizes = field(default_factory=TinySizes)
     """Sizes of the model."""
+
+    @model_validator(mode="after")
+    def _tasks_are_drawn(self) -> PretrainSettings:
+        if not any(self.weights.get(task, 1.0) for task in self.pretrain_tasks):
+            raise ValueError("weights: none of pretrain_tasks would ever be drawn, as all of their weights are 0")
+        return self

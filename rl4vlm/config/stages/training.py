@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rl4vlm.config.fields import Count, Positive, settings
+from rl4vlm.config.fields import Count, Device, Positive, settings
 
 
 @settings
@@ -16,7 +16,7 @@ class RunSettings:
     resumes. A run saves its state only if it has a folder for it (`--state`)."""
     process_timeout: Positive = 1800.0
     """Seconds that one of several processes waits for the others."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics are logged besides the files of the run; each is an extra of the package."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import ExpertAction, View
 from rl4vlm.envs.alfworld import expert as experts
@@ -81,7 +82,13 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"backend": tuple(BACKENDS), "split": SPLITS, "expert": EXPERTS}
+    choices: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "backend": tuple(BACKENDS),
+        "split": SPLITS,
+        "expert": EXPERTS,
+        **dict.fromkeys(["show_text", "skip_bad_games"], (True, False)),
+        "task_types": [task_type.value for task_type in TaskType],
+    }
 
     def __init__(
         self,
@@ -99,7 +106,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
         for name, word in (("backend", backend), ("split", split), ("expert", expert)):
             if word not in self.choices[name]:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, self.choices[name]))}, not {word!r}")
+                raise ValueError(f"{name} cannot be {word!r}; {did_you_mean(word, self.choices[name])}")
         for name, switch in (("show_text", show_text), ("skip_bad_games", skip_bad_games)):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} must be true or false, not {switch!r}")
@@ -204,6 +211,15 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         """The bad games skipped so far (`skip_bad_games`): the reason for each file."""
         return {str(file): why for file, why in (*self.games.skipped, *self._bad.items())}
 
+    def carried(self) -> dict[str, Any]:
+        """The number of episodes since the last seed, and the games that could not be started."""
+        return {"episode": self._episode, "bad": {str(file): why for file, why in self._bad.items()}}
+
+    def carry(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `carried` returned."""
+        self._episode = saved["episode"]
+        self._bad = {Path(file): why for file, why in saved["bad"].items()}
+
     def close(self) -> None:
         self._backend.close()
 
@@ -284,7 +300,7 @@ def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
     known = {task_type.value: task_type for task_type in TaskType}
     for name in names:
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"task_types: unknown task type {name!r}; known are {', '.join(known)}")
+            raise ValueError(f"task_types: unknown task type {name!r}; {did_you_mean(name, known)}")
     if not names:
         raise ValueError("task_types is empty: no game would be left")
     return tuple(known[name] for name in names)
