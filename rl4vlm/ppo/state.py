@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import torch
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo.rollout import Rollout, Sample, Transition
+from rl4vlm.ppo.success import RecentEpisodes
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
@@ -31,7 +31,7 @@ class PPOState:
         schedule: the learning rate's, stepped once per update.
         slots: this process's environments, with their random streams and running episodes.
         shuffle: the random stream that shuffles the samples.
-        recent: the last episodes, for the success rate.
+        recent: the last training episodes, for the success rate.
         updates: number of updates of the whole run.
         update: the running update, from 1.
         steps: transitions of the running rollout in this process's environments, (steps, envs).
@@ -46,7 +46,7 @@ class PPOState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     slots: Sequence[Slot]
     shuffle: np.random.Generator
-    recent: deque[Episode]
+    recent: RecentEpisodes
     updates: int
     update: int = 1
     steps: list[list[Transition]] = field(default_factory=list)
@@ -78,7 +78,7 @@ class PPOState:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
         return {
             "shuffle": self.shuffle.bit_generator.state,
-            "recent": [*self.recent],
+            "recent": self.recent.state(),
             "update": self.update,
             "rollout": self.rollout,
         }
@@ -98,7 +98,7 @@ class PPOState:
         for slot, saved in zip(self.slots, fields["slots"], strict=True):
             slot.load_state(saved)
         self.shuffle.bit_generator.state = fields["shuffle"]
-        self.recent.extend(fields["recent"])
+        self.recent.load_state(fields["recent"])
         self.update, self.rollout, self.steps = fields["update"], fields["rollout"], fields["steps"]
         self.progress = UpdateProgress(
             **{name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()}

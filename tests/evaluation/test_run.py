@@ -209,7 +209,9 @@ class TestOrigin:
 
     @pytest.mark.parametrize(("style", "method"), [(Style.COT, "LLaVA-sft"), (Style.ACTION_ONLY, "LLaVA-sft-noCoT")])
     def test_of_a_warm_start(self, tmp_path: Path, style: Style, method: str) -> None:
-        assert origin_of(self.checkpoint(tmp_path, {"stage": "sft"}), style) == Origin(method, "sft")
+        assert origin_of(self.checkpoint(tmp_path, {"stage": "sft", "seeds": {"sft": 2}}), style) == Origin(
+            method, "sft", seed=2
+        )
 
     def test_of_a_cnn(self, tmp_path: Path) -> None:
         checkpoint = self.checkpoint(tmp_path, {"stage": "cnn", "settings": {}, "seeds": {"cnn": 3}})

@@ -105,9 +105,9 @@ def test_broken_line_is_named(evaluation):
         ("[1, 2]", " is no JSON object"),
         ('{"success": true, "return": NaN}', " is not JSON: NaN is no finite number"),
         ('{"success": true, "return": 1e999}', " is not JSON: 1e999 is no finite number"),
-        ('{"episode": 20, "perception": {}}', ": 'success': Field required"),
-        ('{"success": true, "reading": {}}', ": 'perception': Field required"),
-        ('{"success": true, "perception": {"cards": [1]}}', r": 'perception\.cards\.1': Field required"),
+        ('{"seed": 20, "perception": {}}', ": 'success': Field required"),
+        ('{"seed": 20, "success": true, "reading": {}}', ": 'perception': Field required"),
+        ('{"seed": 20, "success": true, "perception": {"cards": [1]}}', r": 'perception\.cards\.1': Field required"),
     ],
 )
 def test_line_that_says_something_else_is_named(evaluation, line, complaint):

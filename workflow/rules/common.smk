@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import sysconfig
 from pathlib import Path
@@ -27,7 +28,7 @@ from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
-from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, page_in, table_files
 
 RESULTS = config["results_dir"]
 # Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
@@ -42,6 +43,7 @@ READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
+SFT_RUN = "{task}-{style}-seed{seed}"
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 

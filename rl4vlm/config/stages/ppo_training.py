@@ -65,7 +65,12 @@ class TrainingSettings(RunSettings):
     temperature: Weight = 0.2
     """Sampling temperature; 0 is greedy."""
     success_window: Count = 200
-    """Episodes in the rolling success rate."""
+    """Training episodes in the rolling success rate."""
+    validation_every: Natural = 0
+    """Updates between two validations, with one more after the last update; 0 never validates. It shows over-training
+    and changes nothing in the training."""
+    validation_episodes: Count = 50
+    """Episodes of a validation, always the same ones; their seeds are used nowhere else."""
     bootstrap_truncated: bool = False
     """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +93,10 @@ class TrainingSettings(RunSettings):
     def updates(self) -> int:
         """Updates of a run."""
         return self.total_env_steps // self.num_steps
+
+    def validates_after(self, update: int) -> bool:
+        """Whether a validation follows this update."""
+        return bool(self.validation_every) and (update % self.validation_every == 0 or update == self.updates)
 
     @property
     def steps_per_env(self) -> int:
