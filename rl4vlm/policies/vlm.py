@@ -18,6 +18,7 @@ from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.encode import Encoded
 from rl4vlm.models.loading import choose_device
+from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.policies.trainable import Rescored, column
 
 
@@ -43,12 +44,18 @@ class VLMReplayItem:
 
 
 class VLMPolicy:
-    """Answers requests with replies sampled from an `ActorCritic`, in batches."""
+    """Answers requests with replies sampled from an `ActorCritic`, in batches.
+
+    Args:
+        model: the backbone with its value head.
+        critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
+    """
 
     replay_types = (VLMReplayItem, Encoded)
 
-    def __init__(self, model: ActorCritic) -> None:
+    def __init__(self, model: ActorCritic, *, critic: bool = True) -> None:
         self.model = model
+        self.critic = critic
 
     @classmethod
     def load(
@@ -82,7 +89,8 @@ class VLMPolicy:
             one_view=one_view,
             device=choose_device(device),
         )
-        return cls(model)
+        # A checkpoint of SFT has no value head, and the values of the random one in its place mean nothing.
+        return cls(model, critic=Path(checkpoint, VALUE_FILE).is_file())
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
@@ -137,7 +145,7 @@ class VLMPolicy:
         numbers = {
             "logprob_thoughts": item.logprob_thoughts,
             "logprob_action": item.logprob_action,
-            "value": item.value,
+            **({"value": item.value} if self.critic else {}),
             "tokens": float(len(ids)),
         }
         return Reply(text, numbers, parsed=parsed, replay_item=item)
