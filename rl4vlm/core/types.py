@@ -50,10 +50,14 @@ class PromptParts:
 
 @dataclass(frozen=True)
 class View:
-    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields."""
+    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields.
+
+    A reply may also name an action by one of its `aliases` (by text, the action), which no prompt shows.
+    """
 
     actions: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class VLMPolicy:
         encoder = self.model.encoder
         ids = generated.ids.tolist()
         text = encoder.decode(ids)
-        parsed = parse_reply(text, request.view.actions)
+        parsed = parse_reply(text, request.view.actions, request.view.aliases)
         # A reply without an "action": key has no action part: all of it counts as thoughts.
         start = encoder.token_at(ids, parsed.action_span[0]) if parsed.action_span else len(ids)
         item = VLMReplayItem(

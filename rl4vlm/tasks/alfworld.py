@@ -15,6 +15,7 @@ _NAMED = re.compile(r"\b[a-z]+(?= \d)")
 _VERBS = ("clean", "cool", "go to", "heat", "move", "open", "take", "use")
 _GOAL_WORDS = "put a some in on and it hot cool clean heat find two them look at under the examine with"
 _NO_NAMES = frozenset(re.findall("[a-z]+", _GOAL_WORDS))
+_PUT = re.compile(r"(?:move|put) (.+) (?:to|in/on) (.+)")
 _WANTED = re.compile(r"\b(hot|heat|cool|clean|two|under|examine)\b")
 
 
@@ -83,6 +84,13 @@ class ALFWorld(Task):
         # Generated games are always drawn, so only official ones need the note.
         drawn = info["source"] == "official" and info["pictures"] != "frames"
         return f"{info['source']}, drawn pictures" if drawn else str(info["source"])
+
+
+def aliases_of(commands: Sequence[str]) -> dict[str, str]:
+    """Other texts for commands that put a thing somewhere: today's grammar says `move`, the benchmark's `put in/on`."""
+    puts = [(command, _PUT.fullmatch(command)) for command in commands]
+    forms = ("move {} to {}", "put {} in/on {}", "put {} in {}", "put {} on {}")
+    return {form.format(*put.groups()): command for command, put in puts if put for form in forms}
 
 
 def _with_verb(actions: Sequence[str], verb: str) -> list[str]:

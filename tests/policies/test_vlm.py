@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
@@ -67,9 +68,9 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     original = parse.parse_reply
 
-    def counted(text: str, actions: tuple[str, ...]) -> Parsed:
+    def counted(text: str, *views: Any) -> Parsed:
         texts.append(text)
-        return original(text, actions)
+        return original(text, *views)
 
     for module in (vlm, play):
         monkeypatch.setattr(module, "parse_reply", counted)
