@@ -40,6 +40,8 @@ class Metered(Protocol):
 
     def affords(self, replies: int) -> bool: ...
 
+    def check_replies(self) -> None: ...
+
 
 @runtime_checkable
 class Closable(Protocol):
@@ -140,6 +142,8 @@ def _run(
     )
     with stage_output(out, ["evaluation"], [EPISODES, SUMMARY]) as folder:
         lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", settings.episodes)
+        if isinstance(player, Metered):
+            player.check_replies()
         summary = {
             "method": made_by.method,
             "kind": made_by.kind,
