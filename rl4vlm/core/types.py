@@ -121,6 +121,7 @@ class Reply:
         parsed: what `parse_reply` makes of `text`, if the policy needed to know; else the play loop parses it.
         replay_item: what PPO stores of the step; only the policy that made it knows what is inside.
         expert_action: what the solver advised, in a reply of the solver.
+        perception: for each field that the image shows, `right`, `wrong` or `not_stated`; in an evaluation only.
     """
 
     text: str
@@ -128,6 +129,7 @@ class Reply:
     parsed: Parsed | None = None
     replay_item: Any = None
     expert_action: ExpertAction | None = None
+    perception: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,21 @@ class Tally(BaseModel):
         return self.successes, self.episodes
 
 
+class Readings(BaseModel):
+    """How often a field of the image was read right, read wrong, and not stated."""
+
+    right: int = Field(ge=0)
+    wrong: int = Field(ge=0)
+    not_stated: int = Field(ge=0)
+
+    def __add__(self, other: Readings) -> Readings:
+        return Readings(
+            right=self.right + other.right,
+            wrong=self.wrong + other.wrong,
+            not_stated=self.not_stated + other.not_stated,
+        )
+
+
 class Evaluation(Tally):
     """Totals of one held-out evaluation: its `summary.json`, and the perception counts of its `episodes.jsonl`.
 
@@ -54,7 +69,7 @@ class Evaluation(Tally):
         overall: name of the rate over all kinds in tables.
         data_sources: where the games came from, if they are data.
         games: which set of games was played (`unseen`), if the task has several.
-        perception: by field of the image, how often it was read right and how often it had to be read.
+        perception: by field of the image, how it was read.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True)
@@ -74,7 +89,7 @@ class Evaluation(Tally):
     overall: str | None = None
     data_sources: tuple[str, ...] = ()
     games: str | None = None
-    perception: dict[str, Counts] = {}
+    perception: dict[str, Readings] = {}
 
     @property
     def games_label(self) -> str | None:
@@ -260,7 +275,7 @@ class _MetricsLine(BaseModel):
 
 class _EpisodeLine(BaseModel):
     success: bool
-    perception: dict[str, Counts]
+    perception: dict[str, Readings]
 
 
 def _curve(file: Path) -> Iterator[CurvePoint]:
@@ -270,15 +285,14 @@ def _curve(file: Path) -> Iterator[CurvePoint]:
             yield CurvePoint(found.env_steps, 100 * found.success_rate, found.window)
 
 
-def _count_episodes(file: Path) -> tuple[int, int, dict[str, Counts]]:
-    """Episodes played, episodes won, and (correct, asked) by field of the image."""
+def _count_episodes(file: Path) -> tuple[int, int, dict[str, Readings]]:
+    """Episodes played, episodes won, and how each field of the image was read."""
     episodes = successes = 0
-    perception: dict[str, Counts] = {}
+    perception: dict[str, Readings] = {}
     for place, line in read_json_lines(file):
         found = checked(_EpisodeLine, line, place)
         episodes += 1
         successes += found.success
-        for name, (correct, asked) in found.perception.items():
-            before = perception.get(name, (0, 0))
-            perception[name] = before[0] + correct, before[1] + asked
+        for name, readings in found.perception.items():
+            perception[name] = perception[name] + readings if name in perception else readings
     return episodes, successes, perception

@@ -47,8 +47,8 @@ class ALFWorld(Task):
         hints={"thoughts": "where you are, what you hold, and what the task needs next"},
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "place": re.compile(r'"thoughts":\s*"I am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and '),
-        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.'),
+        "place": re.compile(r"\bI am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and ", re.IGNORECASE),
+        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.', re.IGNORECASE),
     }
 
     # The names of objects, and the verb of a command.
