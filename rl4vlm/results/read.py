@@ -36,6 +36,21 @@ class Tally(BaseModel):
         return self.successes, self.episodes
 
 
+class Readings(BaseModel):
+    """How often a field of the image was read right, read wrong, and not stated."""
+
+    right: int = Field(ge=0)
+    wrong: int = Field(ge=0)
+    not_stated: int = Field(ge=0)
+
+    def __add__(self, other: Readings) -> Readings:
+        return Readings(
+            right=self.right + other.right,
+            wrong=self.wrong + other.wrong,
+            not_stated=self.not_stated + other.not_stated,
+        )
+
+
 class Evaluation(Tally):
     """Totals of one held-out evaluation: its `summary.json`, and the perception counts of its `episodes.jsonl`.
 
@@ -54,7 +69,7 @@ class Evaluation(Tally):
         overall: name of the rate over all kinds in tables.
         data_sources: where the games came from, if they are data.
         games: which set of games was played (`unseen`), if the task has several.
-        perception: by field of the image, how often it was read right and how often it had to be read.
+        perception: by field of the image, how it was read.
         won: by seed of the episode, whether it was won.
     """
 
@@ -75,7 +90,7 @@ class Evaluation(Tally):
     overall: str | None = None
     data_sources: tuple[str, ...] = ()
     games: str | None = None
-    perception: dict[str, Counts] = {}
+    perception: dict[str, Readings] = {}
     won: dict[int, bool] = {}
 
     @property
@@ -278,7 +293,7 @@ class _MetricsLine(BaseModel):
 class _EpisodeLine(BaseModel):
     seed: int
     success: bool
-    perception: dict[str, Counts]
+    perception: dict[str, Readings]
 
 
 def _curve(file: Path, rate: str, episodes: str) -> Iterator[CurvePoint]:
@@ -288,14 +303,13 @@ def _curve(file: Path, rate: str, episodes: str) -> Iterator[CurvePoint]:
             yield CurvePoint(found.env_steps, 100 * share, getattr(found, episodes))
 
 
-def _read_episodes(file: Path) -> tuple[dict[int, bool], dict[str, Counts]]:
-    """Whether each episode was won, by its seed, and (correct, asked) by field of the image."""
+def _read_episodes(file: Path) -> tuple[dict[int, bool], dict[str, Readings]]:
+    """Whether each episode was won, by its seed, and how each field of the image was read."""
     won: dict[int, bool] = {}
-    perception: dict[str, Counts] = {}
+    perception: dict[str, Readings] = {}
     for place, line in read_json_lines(file):
         found = checked(_EpisodeLine, line, place)
         won[found.seed] = found.success
-        for name, (correct, asked) in found.perception.items():
-            before = perception.get(name, (0, 0))
-            perception[name] = before[0] + correct, before[1] + asked
+        for name, readings in found.perception.items():
+            perception[name] = perception[name] + readings if name in perception else readings
     return won, perception

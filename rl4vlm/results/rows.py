@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 COLUMNS = [name for name in Row._fields if name != "partial"]
-PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
+PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "n", "not_stated", "games"]
 
 MethodName = Callable[[Evaluation | TrainingRun], str]
 """Name of a run's method in a table."""
@@ -103,26 +103,31 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
 def perception_rows(results: Results, scale: str) -> pd.DataFrame:
     """How often each field of the image was read right, in percent of `n`: of the base model, after SFT, after PPO.
 
+    `n` counts the replies that state the field, `not_stated` those that do not. Without any `n`, there is no accuracy.
     `games` is None for a base model, because its `perception.json` does not say which games it read.
     """
     rows: list[tuple[Any, ...]] = [
-        ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, None)
+        ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, 0, None)
         for task, perception in results.base_perceptions.items()
         for name, share in perception.tasks.get(task, {}).items()
     ]
     counts = pd.DataFrame(
         [
-            (run.kind, run.method, run.task, name, *counts)
+            (run.kind, run.method, run.task, name, found.right, found.wrong, found.not_stated)
             for run in results.main_evaluations()
             if run.kind != "scripted"
-            for name, counts in run.perception.items()
+            for name, found in run.perception.items()
         ],
-        columns=["stage", "method", "task", "field", "correct", "asked"],
+        columns=["stage", "method", "task", "field", "right", "wrong", "not_stated"],
     )
     for (stage, method, task, name), pooled in groups(counts, "stage", "method", "task", "field"):
-        correct, asked = int(pooled["correct"].sum()), int(pooled["asked"].sum())
-        if asked:
-            rows.append((stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
+        right, wrong, not_stated = (int(pooled[mark].sum()) for mark in ("right", "wrong", "not_stated"))
+        if stated := right + wrong:
+            rows.append(
+                (stage, method, task, name, scale, 100 * right / stated, stated, not_stated, results.games(task))
+            )
+        elif not_stated:
+            rows.append((stage, method, task, name, scale, None, 0, not_stated, results.games(task)))
     rows.sort(key=lambda row: (rank(row[2], TASK_ORDER), rank(row[0], STAGES), row[1]))
     return pd.DataFrame(rows, columns=PERCEPTION_COLUMNS)
 

@@ -227,7 +227,7 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "task": names.get(task, task),
             "field": name,
-            **{row.method: f"{row.accuracy:.1f} ({row.n})" for row in found.itertuples()},
+            **{row["method"]: _perception_cell(row) for _, row in found.iterrows()},
         }
         for (task, name), found in groups(rows, "task", "field")
     ]
@@ -235,9 +235,18 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["task", "field", *methods]).fillna("")
 
 
+def _perception_cell(row: pd.Series) -> str:
+    """An accuracy with the number of replies behind it: `98.0 (250)`, `98.0 (200 of 250)`, `not stated (250)`."""
+    asked = row["n"] + row["not_stated"]
+    if not row["n"]:
+        return f"not stated ({asked})"
+    return f"{row['accuracy']:.1f} ({row['n']}{f' of {asked}' if row['not_stated'] else ''})"
+
+
 def _perception_caption(rows: pd.DataFrame, scale: str) -> str:
     caption = (
-        f"How often each field of the image is read right, in percent (in brackets: how often it had to be read). "
+        f"How often each field of the image is read right, in percent (in brackets: how often it was stated, "
+        f"and of how many times if it was not always). "
         f"Scale `{scale}`. The base model answers the question what it reads. Later stages read within their replies, "
         "in held-out play."
     )

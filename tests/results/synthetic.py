@@ -138,7 +138,7 @@ def add_evaluation(
     folder = made.root / "eval" / run
     successes = round(rate * episodes)
     low, high = wilson(successes, episodes)
-    perception = {name: [9, 10] for name in FIELDS[task]} if reads else {}
+    perception = {name: {"right": 9, "wrong": 1, "not_stated": 1} for name in FIELDS[task]} if reads else {}
     lines = [
         {
             "episode": k,
