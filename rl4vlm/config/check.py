@@ -216,6 +216,11 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
         for stage, kind in STAGES.items():
             if config[stage] is not None:
                 yield from _unfit(f"{stage} for {task}", kind, stage_settings(config, stage, task))
+        for name in config["variants"]:
+            for stage in ("sft", "ppo"):
+                yield from _unfit(
+                    f"variants.{name} for {task}", STAGES[stage], stage_settings(config, stage, task, name)
+                )
         api = stage_settings(config, "evaluation", task).get("api", {})
         try:
             check_some(ApiSettings, api)

@@ -78,16 +78,17 @@ TASK_OPTIONS = {
 """What each stage that plays takes from `task_options`, so that no model is tested on what it was not trained on."""
 
 
-def stage_settings(config: Mapping[str, Any], stage: str, task: str) -> dict[str, Any]:
+def stage_settings(config: Mapping[str, Any], stage: str, task: str, variant: str = "") -> dict[str, Any]:
     """A stage's settings for a task: what `per_task` says of it over the stage's `defaults`, then the task's options.
 
-    Raises ValueError for an unknown stage.
+    What a variant of `variants` changes comes last. Raises ValueError for an unknown stage.
     """
     if stage not in config:
         raise ValueError(f"config has no stage {stage!r}")
     options = task_options(config, task)
     shared = {key: options[key] for key in TASK_OPTIONS.get(stage, ()) if options.get(key)}
-    return merge(_for_task(config[stage] or {}, task), shared)
+    changed = {**config["variants"][variant].get(stage, {}), "variant": variant} if variant else {}
+    return merge(_for_task(config[stage] or {}, task), {**shared, **changed})
 
 
 def task_options(config: Mapping[str, Any], task: str) -> dict[str, Any]:

@@ -8,23 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, thought_prob_coef
+from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, stage_settings, thought_prob_coef
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.schema import STAGES
+from rl4vlm.config.settings import build_settings, plain_settings
 from rl4vlm.core.types import Style
 
 
 @dataclass(frozen=True)
 class PPORun:
-    """One PPO training run; `name` is its folder below `results/ppo`."""
+    """One PPO training run, of the method or of one of `variants`; `name` is its folder below `results/ppo`."""
 
     task: str
     style: str
     thought_prob_coef: float
     seed: int
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.task}-{self.style}-lambda{lambda_text(self.thought_prob_coef)}-seed{self.seed}"
+        what = f"{self.task}-{self.style}{variant_text(self.variant)}"
+        return f"{what}-lambda{lambda_text(self.thought_prob_coef)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class SFTRun:
     task: str
     style: str
     seed: int
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.task}-{self.style}-seed{self.seed}"
+        return f"{self.task}-{self.style}{variant_text(self.variant)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class EvaluationRun:
 
     `ppo` is the training run that made the policy, for kinds ppo and http (the same checkpoint, asked over HTTP).
     `games` is the set of games, of those that `evaluation.sets` names for the task; the first of them is "".
+    `variant` is that of the training.
     """
 
     name: str
@@ -67,6 +73,12 @@ class EvaluationRun:
     style: str
     ppo: PPORun | None = None
     games: str = ""
+    variant: str = ""
+
+
+def variant_text(variant: str) -> str:
+    """A variant as the names of runs have it; nothing for the method itself."""
+    return f"+{variant}" if variant else ""
 
 
 def lambda_text(value: float) -> str:
@@ -75,7 +87,7 @@ def lambda_text(value: float) -> str:
 
 
 def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """All PPO runs: every task, style and seed at the task's own λ, then the λ ablation (with thoughts).
+    """All PPO runs: every task, style and seed at the task's own λ, then the λ ablation and variants (with thoughts).
 
     A run that both ask for comes once; the ablation of a task that is not among `tasks` is left out.
     """
@@ -93,14 +105,41 @@ def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
         for value in values
         for seed in seeds
     ]
-    return list(dict.fromkeys(main + ablation))
+    return list(dict.fromkeys(main + ablation + _variant_runs(config)))
+
+
+def _variant_runs(config: Mapping[str, Any]) -> list[PPORun]:
+    return [
+        PPORun(task, Style.COT.value, float(settings["thought_prob_coef"]), seed, name)
+        for name in config.get("variants") or {}
+        for task in config["tasks"]
+        if any(_changes(config, stage, task, name) for stage in ("sft", "ppo"))
+        for settings in [stage_settings(config, "ppo", task, name)]
+        for seed in config["seeds"]
+    ]
+
+
+def _changes(config: Mapping[str, Any], stage: str, task: str, variant: str) -> bool:
+    """Whether a variant differs from the method in its settings of a stage."""
+    own, other = (
+        plain_settings(build_settings(STAGES[stage], stage_settings(config, stage, task, name)))
+        for name in ("", variant)
+    )
+    return own != {**other, "variant": ""}
+
+
+def start_of(config: Mapping[str, Any], run: PPORun) -> SFTRun:
+    """The warm start of a PPO run: the method's own, unless the run's variant changes it."""
+    changed = bool(run.variant) and _changes(config, "sft", run.task, run.variant)
+    return SFTRun(run.task, run.style, run.seed, run.variant if changed else "")
 
 
 def sft_runs(config: Mapping[str, Any]) -> list[SFTRun]:
     """The warm starts: of every task, style and seed, each with the PPO runs of the same seed that start from it."""
-    main = [(task, style) for task in config["tasks"] for style in config["styles"]]
-    starts = dict.fromkeys(main + [(run.task, run.style) for run in ppo_runs(config)])
-    return [SFTRun(task, style, seed) for task, style in starts for seed in config["seeds"]]
+    main = [
+        SFTRun(task, style, seed) for task in config["tasks"] for style in config["styles"] for seed in config["seeds"]
+    ]
+    return list(dict.fromkeys(main + [start_of(config, run) for run in ppo_runs(config)]))
 
 
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
@@ -121,8 +160,14 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
             for task in tasks
             if method.plays(task)
         ),
-        *(EvaluationRun(f"sft-{run.name}", "sft", run.task, run.style) for run in sft_runs(config)),
-        *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo_runs(config)),
+        *(
+            EvaluationRun(f"sft-{run.name}", "sft", run.task, run.style, variant=run.variant)
+            for run in sft_runs(config)
+        ),
+        *(
+            EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run, variant=run.variant)
+            for run in ppo_runs(config)
+        ),
         *(EvaluationRun(f"cnn-{run.name}", "cnn", run.task, Style.ACTION_ONLY.value) for run in cnn_runs(config)),
     ]
     return [
@@ -176,11 +221,15 @@ def _has_result(config: Mapping[str, Any], run: EvaluationRun) -> bool:
 
 
 def main_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """The PPO runs at their task's own λ: all but the ablation."""
-    return [run for run in ppo_runs(config) if run.thought_prob_coef == thought_prob_coef(config, run.task)]
+    """The PPO runs of the method itself, at their task's own λ."""
+    return [
+        run
+        for run in ppo_runs(config)
+        if not run.variant and run.thought_prob_coef == thought_prob_coef(config, run.task)
+    ]
 
 
 def ablation_runs(config: Mapping[str, Any]) -> list[PPORun]:
     """The PPO runs that the λ ablation compares, those at the task's own λ included."""
     tasks = lambda_ablation(config)
-    return [run for run in ppo_runs(config) if run.task in tasks and run.style == Style.COT]
+    return [run for run in ppo_runs(config) if run.task in tasks and run.style == Style.COT and not run.variant]

@@ -35,7 +35,9 @@ STAGES: dict[str, type[Any]] = {
     "evaluation": EvaluationSettings,
 }
 """The stages with settings per task, which `task_options` adds to."""
-_ELSEWHERE = {"env": "task_options", "prompt": "task_options", "games": "evaluation.sets"}
+_ELSEWHERE = {
+    "env": "task_options", "prompt": "task_options", "games": "evaluation.sets", "variant": "variants"
+}  # fmt: skip
 ELSEWHERE = {stage: _ELSEWHERE | ({"seed": "seeds"} if stage == "sft" else {}) for stage in STAGES}
 """By stage, its settings that other sections of the config decide."""
 
@@ -56,6 +58,11 @@ def _all_of(kind: type[Any]) -> AfterValidator:
         return typed
 
     return AfterValidator(check)
+
+
+def _some_of(stage: str) -> AfterValidator:
+    """Single settings of a stage, which other settings of the config complete."""
+    return AfterValidator(lambda values: check_some(STAGES[stage], values, ELSEWHERE[stage]))
 
 
 @settings
@@ -186,6 +193,16 @@ class Resources:
 
 
 @settings
+class Variant:
+    """The method with some settings changed for all tasks. Without any of `sft`, it shares the method's warm start."""
+
+    sft: Annotated[dict[str, Any], _some_of("sft")] = field(default_factory=dict)
+    """Settings of the warm start."""
+    ppo: Annotated[dict[str, Any], _some_of("ppo")] = field(default_factory=dict)
+    """Settings of PPO."""
+
+
+@settings
 class ResourcesSection:
     """What a job of each stage asks of the machine."""
 
@@ -266,6 +283,9 @@ class Config:
     """Models behind OpenAI-compatible endpoints, by the name that they have here."""
     ablations: dict[Literal["lambda"], dict[str, _Lambdas] | None] | None = None
     """Further PPO runs, with thoughts: under `lambda`, values of `thought_prob_coef` per task (figure 7)."""
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Variant] = field(default_factory=dict)
+    """Further PPO runs, with thoughts: each differs from the method in some settings (under `sft` and `ppo`),
+    and is a row of the table `ablations`. A variant that changes nothing for a task is left out there."""
     resources: ResourcesSection
     """What jobs ask of the machine."""
     figures: FiguresSection = field(default_factory=FiguresSection)

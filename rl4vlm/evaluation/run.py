@@ -149,6 +149,7 @@ def _run(
             "kind": made_by.kind,
             "lambda": made_by.thought_prob_coef,
             "seed": made_by.seed,
+            **({"variant": made_by.variant} if made_by.variant else {}),
             "policy": name,
             "task": task,
             "style": style,

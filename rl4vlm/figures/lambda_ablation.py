@@ -17,16 +17,16 @@ METHOD = "RL4VLM"
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
-    """Draw each task that was trained with several λ: its learning curves and, beside them, the held-out rates by λ."""
+    """Draw a row for each task that was trained with several λ: its learning curves, and its held-out rates by λ."""
     tasks = [task for task in results.tasks if len(results.lambdas(task)) > 1]
     if not tasks:
         return panels.empty(style, scale, "no task was trained with more than one λ")
     published = f"Diamonds: peaks of the published curves ({PAPER}, 7B), read by eye, good to 1.5 points."
     note = panels.curve_note(results, scale, style, published)
-    width = 1.5 * style.panel_width * 2 * len(tasks)
-    sheet = Sheet(style, width=width, height=style.panel_height + 0.6, note=note)
+    width, height = 1.5 * style.panel_width * 2, (style.panel_height + 0.6) * len(tasks)
+    sheet = Sheet(style, width=width, height=height, note=note)
     titles = [panels.title(results, task, more) for task in tasks for more in ("", ", held out")]
-    axes = panels.panels(sheet.part, titles, "success rate (%)", "environment steps")
+    axes = panels.panels(sheet.part, titles, "success rate (%)", "environment steps", rows=len(tasks))
     for place, task in enumerate(tasks):
         curves, rates = axes[2 * place : 2 * place + 2]
         _curves(curves, results, task, style)

@@ -30,13 +30,15 @@ DASHES = ((0, (1, 1.5)), (0, (3, 1.5, 1, 1.5, 1, 1.5)), (0, (5, 1.5, 1, 1.5)), (
 """Line styles of the scripted policies, in turn."""
 
 
-def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str) -> list[Axes]:
-    """One panel per title, side by side; the first one has the y label."""
-    axes = list(part.subplots(1, len(titles), squeeze=False)[0])
+def panels(part: SubFigure, titles: Sequence[str], y_label: str, x_label: str, rows: int = 1) -> list[Axes]:
+    """One panel per title, row by row; the first one of each row has the y label."""
+    grid = part.subplots(rows, len(titles) // rows, squeeze=False)
+    axes = list(grid.flat)
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title("\n".join(_fitting(line) for line in title.split("\n")))
         axis.set_xlabel(x_label)
-    axes[0].set_ylabel(y_label)
+    for first in grid[:, 0]:
+        first.set_ylabel(y_label)
     return axes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rl4vlm.core.types import Reply, Request, Style
 from rl4vlm.interaction.prompt import write_reply
@@ -23,13 +23,17 @@ class SolverPolicy:
 
     With probability `action_noise` it plays a uniformly random legal action instead (which may be the solver's own),
     while its thoughts stay the solver's. This makes demonstrations as imperfect as those of the paper's warm start.
+    `reword` puts its thoughts into other words, in states that can still be won.
     """
 
-    def __init__(self, style: Style = Style.COT, action_noise: float = 0.0) -> None:
+    def __init__(
+        self, style: Style = Style.COT, action_noise: float = 0.0, reword: Callable[[str], str] | None = None
+    ) -> None:
         if not 0.0 <= action_noise <= 1.0:
             raise ValueError(f"action_noise {action_noise} is not a probability")
         self.style = style
         self.action_noise = action_noise
+        self.reword = reword
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         return [self._answer(request) for request in requests]
@@ -39,7 +43,10 @@ class SolverPolicy:
         # Without noise nothing is drawn, so the environment's sampling stream stays as it is.
         noisy = self.action_noise > 0.0 and request.rng.random() < self.action_noise
         action = random_action(request) if noisy else expert_action.action
-        return Reply(write_reply(expert_action.entries, action, self.style), expert_action=expert_action)
+        entries = dict(expert_action.entries)
+        if self.reword and expert_action.solvable:
+            entries["thoughts"] = self.reword(entries["thoughts"])
+        return Reply(write_reply(entries, action, self.style), expert_action=expert_action)
 
 
 def random_action(request: Request) -> str:

@@ -6,7 +6,7 @@ Legend: B samples, R reply tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +53,26 @@ class VLMPolicy:
         model: the backbone with its value head.
         reference: a model that the policy should stay near while it is trained.
         critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
+        scored_prompt: a prompt under which all replies are scored again, instead of their own; see `DefectSettings`.
+        dropped_tokens: tokens at the start of a reply that its log-probability leaves out; see there.
     """
 
     replay_types = (VLMReplayItem, Encoded)
 
-    def __init__(self, model: ActorCritic, reference: ActorCritic | None = None, *, critic: bool = True) -> None:
+    def __init__(
+        self,
+        model: ActorCritic,
+        reference: ActorCritic | None = None,
+        *,
+        critic: bool = True,
+        scored_prompt: str | None = None,
+        dropped_tokens: int = 0,
+    ) -> None:
         self.model = model
         self.reference = reference
         self.critic = critic
+        self.scored_prompt = scored_prompt
+        self.dropped_tokens = dropped_tokens
 
     @classmethod
     def load(
@@ -102,6 +114,8 @@ class VLMPolicy:
         prompts = self._prompts(requests)
         # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
         generated = self.model.generate(prompts, [request.rng for request in requests])
+        if self.scored_prompt is not None:
+            prompts = self._prompts([replace(request, prompt=self.scored_prompt) for request in requests])
         references = self._reference_logprobs(prompts, generated)
         return [self._reply(*answer) for answer in zip(requests, prompts, generated, references, strict=True)]
 
@@ -113,7 +127,9 @@ class VLMPolicy:
         """Score stored replies with `model`, an `ActorCritic` or a data-parallel wrapper of one."""
         scores = model([item.prompt for item in items], [item.ids for item in items])
         start_B = torch.tensor([item.action_start for item in items], device=scores.values.device)
-        thoughts_B, action_B = split_log_probs(scores.logprobs, scores.mask, start_B)
+        counted_BR = scores.mask.clone()
+        counted_BR[:, : self.dropped_tokens] = False
+        thoughts_B, action_B = split_log_probs(scores.logprobs, counted_BR, start_B)
         references = [item.reference_logprobs for item in items if item.reference_logprobs is not None]
         return Rescored(
             logprob_thoughts=thoughts_B,
@@ -161,8 +177,8 @@ class VLMPolicy:
             prompt=prompt,
             ids=generated.ids,
             action_start=start,
-            logprob_thoughts=float(generated.logprobs[:start].sum()),
-            logprob_action=float(generated.logprobs[start:].sum()),
+            logprob_thoughts=float(generated.logprobs[self.dropped_tokens : start].sum()),
+            logprob_action=float(generated.logprobs[max(self.dropped_tokens, start) :].sum()),
             value=generated.value,
             reference_logprobs=reference_logprobs,
         )
@@ -193,7 +209,7 @@ def split_log_probs(
 
     Args:
         logprobs_BR: log-probability of each reply token.
-        mask_BR: True at the reply's tokens, False at padding.
+        mask_BR: True at the reply's tokens that count, False at padding.
         action_start_B: index of the first token of the `"action":` key; tokens before it are thoughts.
 
     Returns:

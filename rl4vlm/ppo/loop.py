@@ -135,6 +135,7 @@ def initial_state(
     *,
     thought_prob_coef: float,
     kl_coef: float = 0.0,
+    schedule_steps: int = 1,
 ) -> PPOState:
     """The state of a run before its first step.
 
@@ -146,6 +147,7 @@ def initial_state(
         seed: the run's, for the order of the samples.
         kl_coef: the weight of the divergence from the policy's reference, if it has one.
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
+        schedule_steps: how many steps along the cosine each update makes; see `DefectSettings`.
     """
     optimizer = torch.optim.Adam(
         parameter_groups(policy.model, settings),
@@ -160,7 +162,7 @@ def initial_state(
         processes=Processes(accelerator, settings.process_timeout),
         # Stepped once per update, so the rate falls over the updates of this run, whatever their number.
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=settings.updates, eta_min=settings.final_learning_rate
+            optimizer, T_max=settings.updates / schedule_steps, eta_min=settings.final_learning_rate
         ),
         slots=slots,
         # The same stream in every process: all must draw the same mini-batches.

@@ -41,7 +41,7 @@ class Sample:
 
     Attributes:
         item: what the policy stored of the step.
-        advantage: normalised over the rollout.
+        advantage: normalised over the rollout, unless the settings turn that off.
         value_target: the return that the critic is fitted to.
         log_prob: the old log-probability, if it was computed again before the update; else the stored one counts.
         value: the old value, likewise.
@@ -119,7 +119,7 @@ def compute_advantages(
     dones = np.array([[transition.done for transition in step] for step in steps], dtype=np.float64)
     advantages, returns = gae(rewards, values, dones, bootstrap_value, settings.gamma, settings.gae_lambda)
     # Returns stay in units of reward: the critic is fitted to them as they are.
-    normalised = normalise(advantages, settings.advantage_epsilon)
+    normalised = normalise(advantages, settings.advantage_epsilon) if settings.normalise_advantages else advantages
     transitions = [transition for step in steps for transition in step]
     samples = [
         Sample(transition.item, float(advantage), float(target))

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.dropout import add_dropout
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
 from rl4vlm.training.accelerator import accelerator_on
@@ -56,16 +57,24 @@ def run(
             detach_value=settings.detach_value,
             **settings.loading,
         )
+        if settings.defects.dropout:
+            add_dropout(model.model, settings.defects.dropout)
         reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
         slots = make_slots(task, style, seed, settings, settings.prompt, indices)
         state = initial_state(
-            VLMPolicy(model, reference),
+            VLMPolicy(
+                model,
+                reference,
+                scored_prompt=slots[0].request.prompt if settings.defects.first_prompt else None,
+                dropped_tokens=settings.defects.dropped_tokens,
+            ),
             slots,
             accelerator,
             settings,
             seed,
             thought_prob_coef=settings.thought_prob_coef,
             kl_coef=settings.kl_coef,
+            schedule_steps=settings.defects.schedule_steps,
         )
         inputs = {"init": Path(init)}
         run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}

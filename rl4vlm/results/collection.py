@@ -32,12 +32,14 @@ class Results:
         base_perceptions: by task, of the base model that it started from.
         thought_prob_coef: by task, the λ of the method itself; runs with another λ belong to the λ ablation alone. A
             task that was trained with one λ need not be named.
+        variants: evaluations of variants of the method, which stand for themselves alone.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
     training_runs: tuple[TrainingRun, ...] = ()
     base_perceptions: Mapping[str, BasePerception] = field(default_factory=dict)
     thought_prob_coef: Mapping[str, float] = field(default_factory=dict)
+    variants: tuple[Evaluation, ...] = ()
 
     @classmethod
     def load(
@@ -54,9 +56,12 @@ class Results:
             ValueError: a file is missing or broken, or a task was trained with several λ and none is named as the
                 method's own.
         """
+        played = [load_evaluation(folder) for folder in evaluations]
+        trained = [load_training_run(folder) for folder in training_runs]
         results = cls(
-            evaluations=tuple(load_evaluation(folder) for folder in evaluations),
-            training_runs=tuple(load_training_run(folder) for folder in training_runs),
+            evaluations=tuple(run for run in played if not run.variant),
+            training_runs=tuple(run for run in trained if not run.variant),
+            variants=tuple(run for run in played if run.variant),
             base_perceptions={task: load_base_perception(file) for task, file in (base_perceptions or {}).items()},
             thought_prob_coef=dict(thought_prob_coef or {}),
         )

@@ -38,7 +38,7 @@ def difference_rows(results: Results, scale: str) -> pd.DataFrame:
     for task in results.tasks:
         for comparison, method, baseline in COMPARISONS:
             first, second = (results.evaluations_on_all_games(name, task) for name in (method, baseline))
-            rows += _differences(comparison, method, baseline, first, second, scale)
+            rows += differences(comparison, method, baseline, first, second, scale)
         own = results.evaluations_on_all_games("RL4VLM", task)
         for weight in results.lambdas(task):
             others = [
@@ -48,11 +48,11 @@ def difference_rows(results: Results, scale: str) -> pd.DataFrame:
             ]
             if own and others and weight != results.lambda_of(task):
                 names = lambda_method_name(others[0]), lambda_method_name(own[0])
-                rows += _differences("λ", *names, others, own, scale)
+                rows += differences("λ", *names, others, own, scale)
     return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"episodes": "Int64"})
 
 
-def _differences(
+def differences(
     comparison: str, method: str, against: str, first: Sequence[Evaluation], second: Sequence[Evaluation], scale: str
 ) -> Iterator[tuple[object, ...]]:
     """One row for each set of games that both methods played with the same training seeds."""
@@ -71,6 +71,24 @@ def _differences(
                 comparison, method, against, first[0].task, labelled(scale, games), *found, found.verdict,
                 sum(map(sum, pairs.values())), seeds,
             )  # fmt: skip
+
+
+def lambda_verdicts(rows: pd.DataFrame) -> Iterator[str]:
+    """One sentence per task that was trained with several λ: which ones differ from the method's own.
+
+    Args:
+        rows: as `difference_rows` returns them.
+    """
+    for (where, task), found in groups(rows[rows["comparison"] == "λ"], "scale", "task"):
+        own, differ = found["against"].iloc[0].partition("lambda=")[2], found[found["verdict"] != "undecided"]
+        games = f" ({where.partition(', ')[2]})" if ", " in where else ""
+        bound = found[["ci_low", "ci_high"]].abs().to_numpy().max()
+        decided = [
+            f"{method.partition('lambda=')[2]} ({verdict})"
+            for method, verdict in differ[["method", "verdict"]].itertuples(index=False)
+        ]
+        said = f"λ that differ from {own} are {', '.join(decided)}" if decided else f"no λ differs from {own}"
+        yield f"{task}{games}: {said}; all intervals of the differences lie within ±{bound:.1f} points."
 
 
 def paired_counts(first: Evaluation, second: Evaluation) -> PairCounts:

@@ -10,6 +10,7 @@ TABLES = {
     "ceiling": "share of the ceiling, and what the rolling peak flatters",
     "cot": "with and without thoughts",
     "lambda": "weight of the thoughts",
+    "ablations": "variants of the method",
     "perception": "perception accuracy",
 }
 """The tables with their titles in the report. To add one, also write its caption, `workflow/report/table_*.rst`."""

@@ -18,12 +18,14 @@ class Origin(NamedTuple):
             checkpoint if it is unknown.
         thought_prob_coef: λ, of PPO runs only.
         seed: training seed, of SFT, PPO and CNN+RL runs only.
+        variant: the variant of `variants` in the config; empty for the method itself.
     """
 
     method: str
     kind: str
     thought_prob_coef: float | None = None
     seed: int | None = None
+    variant: str = ""
 
 
 def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: Path) -> Origin | None:
@@ -38,9 +40,10 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
         ValueError: an older version wrote the record, so λ is unknown; or an entry is missing or wrong.
     """
     stage, settings = record.get("stage"), record.get("settings", {})
+    variant = settings.get("variant", "")
     ending = "-noCoT" if (style or settings.get("style")) == Style.ACTION_ONLY else ""
     if stage == "sft":
-        return Origin(f"LLaVA-sft{ending}", "sft", seed=record.get("seeds", {}).get("sft"))
+        return Origin(f"LLaVA-sft{ending}", "sft", seed=record.get("seeds", {}).get("sft"), variant=variant)
     if stage == "ppo":
         if "thought_prob_coef" not in settings:
             raise ValueError(
@@ -50,7 +53,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
         weight = settings["thought_prob_coef"]
         if not isinstance(weight, int | float):
             raise ValueError(f"{where}: settings.thought_prob_coef is {weight!r}, not a number")
-        return Origin(f"RL4VLM{ending}", "ppo", float(weight), _seed(record, stage, where))
+        return Origin(f"RL4VLM{ending}", "ppo", float(weight), _seed(record, stage, where), variant)
     if stage == "cnn":
         return Origin("CNN+RL", "cnn", seed=_seed(record, stage, where))
     return None

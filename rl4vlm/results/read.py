@@ -60,6 +60,7 @@ class Evaluation(Tally):
         kind: scripted, sft, ppo, cnn, http, api or checkpoint.
         thought_prob_coef: λ of the PPO run that made the policy; None for other policies.
         seed: training seed; None for a policy that was not trained here.
+        variant: the variant of `variants` in the config; empty for the method itself.
         success_rate: in percent.
         mean_return: undiscounted, per episode.
         logprob_thoughts: mean over steps of Σ log p of the thoughts' tokens, in nats; None without them.
@@ -81,6 +82,7 @@ class Evaluation(Tally):
     task: str
     thought_prob_coef: float | None = Field(alias="lambda")
     seed: int | None = None
+    variant: str = ""
     success_rate: float = Field(ge=0, le=100)
     mean_return: float
     logprob_thoughts: float | None = None
@@ -130,6 +132,7 @@ class TrainingRun:
     seed: int
     curve: tuple[CurvePoint, ...]
     validation: tuple[CurvePoint, ...] = ()
+    variant: str = ""
 
     @property
     def peak(self) -> CurvePoint | None:
@@ -200,6 +203,7 @@ def load_training_run(folder: Path) -> TrainingRun:
         task=str(_with_entries(record["settings"], ("task",), file)["task"]),
         thought_prob_coef=origin.thought_prob_coef,
         seed=origin.seed,
+        variant=origin.variant,
         curve=curve,
         validation=validation,
     )

@@ -13,8 +13,9 @@ import pandas as pd
 from rl4vlm.config.methods import label_of, method_order, rank
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import stage_output
+from rl4vlm.results.ablations import ablation_rows
 from rl4vlm.results.collection import Results, input_files, perceptions_record
-from rl4vlm.results.comparisons import ceiling_rows, difference_rows
+from rl4vlm.results.comparisons import ceiling_rows, difference_rows, lambda_verdicts
 from rl4vlm.results.names import table_files
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER
@@ -39,6 +40,12 @@ CEILING_CAPTION = (
     "enumerated on the rules of the games, or what the solver wins of the same episodes. All tasks: the plain mean "
     "of the shares, with a bootstrap interval. Rolling peak: the paper's statistic of the same trainings, mean over "
     "seeds. Flatters by: how many points it is above the held-out rate."
+)
+ABLATIONS_CAPTION = (
+    "Variants of the method, scale `{scale}`: held-out success in percent and the difference from the method in "
+    "points, on the same episodes and training seeds, with 95 % intervals. Verdict: better or worse if the interval of "
+    "the difference excludes 0, else undecided. Nothing corrects for the number of variants. LLaVA-sft: the warm start "
+    "of a variant that changes it. `variants` in the config says what each one changes."
 )
 
 _LATEX = str.maketrans(
@@ -81,16 +88,19 @@ def build_tables(
     )
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
     with stage_output(out, ["tables"], table_files()) as folder:
-        rates = rate_rows(results, scale)
+        rates, differences = rate_rows(results, scale), difference_rows(results, scale)
+        said = {"lambda": "".join(f" {verdict}" for verdict in lambda_verdicts(differences))}
         for name, rows in rates.items():
             wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
-            _write(folder / name, rows[COLUMNS], wide, CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows))
-        differences = difference_rows(results, scale)
+            caption = CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows) + said.get(name, "")
+            _write(folder / name, rows[COLUMNS], wide, caption)
         _write(
             folder / "differences", differences, _wide_differences(differences), _differences_caption(results, scale)
         )
         ceilings = ceiling_rows(results, rates["main"], scale)
         _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings), CEILING_CAPTION.format(scale=scale))
+        ablations = ablation_rows(results, scale)
+        _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
         perception = perception_rows(results, scale)
         _write(folder / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
         write_run_record(
@@ -215,6 +225,26 @@ def _wide_ceilings(rows: pd.DataFrame) -> pd.DataFrame:
             "share of it": [_cell(*share) for share in shares],
             "rolling peak": rows["rolling_peak"].map(_cell),
             "flatters by": rows["flatters_by"].map(_cell),
+        }
+    )
+
+
+def _wide_ablations(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per task, method and variant."""
+    rates, points = (
+        [_cell(*found) for found in rows[list(names)].itertuples(index=False)]
+        for names in (("success_rate", "rate_low", "rate_high"), ("difference", "ci_low", "ci_high"))
+    )
+    pairs = zip(rows["task"], rows["scale"], rows["method"], strict=True)
+    return pd.DataFrame(
+        {
+            "task": [f"{_games(task, where)}, {label_of(method)}" for task, where, method in pairs],
+            "variant": rows["variant"].where(rows["variant"] != "", "none").str.replace("_", " "),
+            "held out": rates,
+            "difference": points,
+            "verdict": rows["verdict"],
+            "episodes": rows["episodes"].astype(str),
+            "seeds": rows["seeds"],
         }
     )
 

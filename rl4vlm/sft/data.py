@@ -23,12 +23,14 @@ from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import atomic_write_text, jsonable, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
+from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.results.provenance import write_run_record
+from rl4vlm.sft.wording import Rewording
 from rl4vlm.tasks.registry import get_task
 
 STAGE = "sft_data"
@@ -107,7 +109,10 @@ def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> I
     # The demonstrator may differ from the player in options of the environment, such as which expert is asked.
     env = make_env(task_name, **{**settings.env, **settings.demonstrator})
     slot = Slot(env, task, style, override_parts(task.prompt, settings.prompt), settings.seed)
-    policy = SolverPolicy(style, settings.action_noise)
+    # A stream of its own: states and actions are those of demonstrations with one wording.
+    varied = settings.wording == "varied" and style is Style.COT
+    reword = Rewording(task_name, stream(settings.seed, "wording")) if varied else None
+    policy = SolverPolicy(style, settings.action_noise, reword)
     try:
         skipped = 0
         while skipped < MAX_STEPS_WITHOUT_SAMPLE:

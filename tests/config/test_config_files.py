@@ -19,7 +19,7 @@ from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.backbone import LoraSettings
-from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.ppo import DefectSettings, PPOSettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.figures.style import FigureStyle
@@ -31,6 +31,8 @@ FILES = ROOT / "config"
 OVERLAYS: dict[str, list[str]] = {
     "default": [],
     "seeds": ["seeds"],
+    "lambda": ["lambda"],
+    "ablations": ["ablations"],
     "smoke": ["smoke"],
     "alfworld": ["alfworld"],
     "paper": ["paper"],
@@ -94,6 +96,8 @@ def test_results_are_labelled_by_what_made_them() -> None:
     assert labels == {
         "default": "embedded",
         "seeds": "embedded-seeds",
+        "lambda": "embedded-lambda",
+        "ablations": "embedded-ablations",
         "smoke": "smoke",
         "alfworld": "embedded",
         "paper": "paper",
@@ -102,6 +106,21 @@ def test_results_are_labelled_by_what_made_them() -> None:
     }
     folders = [resolved(name)["results_dir"] for name in ("default", "smoke", "paper", "paper-fast")]
     assert folders == ["results", "results/smoke", "results/paper", "results/paper-fast"]
+
+
+def test_defects_are_on_in_variants_alone() -> None:
+    for name in OVERLAYS:
+        config = resolved(name)
+        for task in config["tasks"]:
+            settings = build_settings(PPOSettings, stage_settings(config, "ppo", task))
+            assert (settings.defects, settings.normalise_advantages) == (DefectSettings(), True)
+
+
+def test_the_lambda_overlay_varies_the_wording_of_both_games() -> None:
+    config = resolved("lambda")
+    assert {stage_settings(config, "sft_data", task)["wording"] for task in config["tasks"]} == {"varied"}
+    runs = ablation_runs(config)
+    assert len(runs) == len({run.name for run in runs}) == 2 * 7 * 3
 
 
 @pytest.mark.parametrize("word", ["processes:", "gradient_checkpointing:"])

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from rl4vlm.config.runs import CNNRun, PPORun, cnn_runs, evaluation_runs, lambda_text, ppo_runs
+from rl4vlm.config.runs import (
+    CNNRun,
+    PPORun,
+    ablation_runs,
+    cnn_runs,
+    evaluation_runs,
+    lambda_text,
+    main_runs,
+    ppo_runs,
+    start_of,
+)
 
 CONFIG: Mapping[str, Any] = {
     "tasks": ["NumberLine", "Blackjack"],
@@ -56,6 +66,22 @@ class TestRuns:
         assert names[13:] == [f"ppo-{run.name}" for run in ppo_runs(CONFIG)]
         assert runs[-1].ppo == PPORun("NumberLine", "cot", 1.0, 2)
         assert (runs[-1].kind, runs[-1].task, runs[-1].style) == ("ppo", "NumberLine", "cot")
+
+    def test_a_variant_shares_the_warm_start_unless_it_changes_it(self) -> None:
+        variants = {"hotter": {"ppo": {"temperature": 1.0}}, "slower": {"sft": {"learning_rate": 1e-6}}}
+        config = {**CONFIG, "tasks": ["NumberLine"], "ablations": None, "seeds": [1], "variants": variants, "sft": {}}
+        runs = [run for run in ppo_runs(config) if run.variant]
+        assert [(run.name, start_of(config, run).name) for run in runs] == [
+            ("NumberLine-cot+hotter-lambda0.5-seed1", "NumberLine-cot-seed1"),
+            ("NumberLine-cot+slower-lambda0.5-seed1", "NumberLine-cot+slower-seed1"),
+        ]
+        names = [run.name for run in evaluation_runs(config) if run.variant]
+        assert names == [f"sft-{start_of(config, runs[1]).name}", *(f"ppo-{run.name}" for run in runs)]
+        assert not set(runs) & {*main_runs(config), *ablation_runs(config)}
+
+    def test_a_variant_that_changes_nothing_for_a_task_is_left_out(self) -> None:
+        config = {**CONFIG, "ablations": None, "variants": {"lower": {"ppo": {"thought_prob_coef": 0.2}}}, "sft": {}}
+        assert {(run.task, run.thought_prob_coef) for run in ppo_runs(config) if run.variant} == {("NumberLine", 0.2)}
 
     def test_the_cnn_runs_once_a_task_and_seed_except_where_it_is_left_out(self) -> None:
         config = {**CONFIG, "cnn": {"skip": ["Blackjack"], "defaults": {}, "per_task": None}}

@@ -66,10 +66,11 @@ def make_results(
     lambdas: Sequence[float] = tuple(LAMBDAS),
     episodes: int = 200,
     cnn: bool = False,
+    variants: Mapping[str, float] | None = None,
 ) -> Synthetic:
     """What a reproduction writes: scripted, SFT and PPO evaluations, PPO curves, the λ ablation and perception.json.
 
-    With `cnn`, also the runs and evaluations of the CNN+RL baseline.
+    With `cnn`, also the runs and evaluations of the CNN+RL baseline. `variants` have their success rates.
     """
     made = Synthetic(root)
     for task in tasks:
@@ -114,6 +115,12 @@ def make_results(
                         reads=reads,
                         **extra,
                     )
+        for variant, rate in (variants or {}).items():
+            for seed in seeds:
+                run = f"{task}-cot+{variant}-lambda0.5-seed{seed}"
+                add_training_run(made, run, 0.2, rate, seed, variant=variant)
+                extra = {"lambda": 0.5, "variant": variant}
+                add_evaluation(made, f"ppo-{run}", task, "RL4VLM", "ppo", rate, episodes, seed=seed, **extra)
     shares = {task: {name: 0.97 - 0.02 * place for place, name in enumerate(FIELDS[task])} for task in tasks}
     perception = root / "base_model" / "cards" / "perception.json"
     made.base_perceptions = dict.fromkeys(tasks, perception)
@@ -176,7 +183,9 @@ def add_evaluation(
     return folder
 
 
-def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16) -> Path:
+def add_training_run(
+    made: Synthetic, run: str, start: float, end: float, seed: int, updates: int = 16, variant: str = ""
+) -> Path:
     """A curve that rises along an S, with the noise of a window of 200 episodes; nothing is known at first.
 
     `run` is named as in the workflow: `<task>-<style>-lambda<λ>-seed<n>` for PPO, `<task>-seed<n>` for CNN+RL.
@@ -186,7 +195,11 @@ def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: 
     task, *rest = run.split("-")
     settings: dict[str, Any] = {"task": task}
     if stage == "ppo":
-        settings |= {"style": rest[0], "thought_prob_coef": float(rest[1].removeprefix("lambda"))}
+        settings |= {
+            "variant": variant,
+            "style": rest[0].partition("+")[0],
+            "thought_prob_coef": float(rest[1].removeprefix("lambda")),
+        }
     write_json(folder / "run.json", {"stage": stage, "settings": settings, "seeds": {stage: seed}})
     rng = np.random.default_rng([seed, *run.encode()])
     lines: list[dict[str, Any]] = []

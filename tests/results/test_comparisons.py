@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from rl4vlm.results.collection import Results
-from rl4vlm.results.comparisons import ALL_TASKS, ceiling_rows, difference_rows, paired_counts
+from rl4vlm.results.comparisons import ALL_TASKS, ceiling_rows, difference_rows, lambda_verdicts, paired_counts
 from rl4vlm.results.read import load_evaluation
 from rl4vlm.results.rows import rate_rows
 from rl4vlm.results.tables import build_tables
@@ -86,3 +87,16 @@ def test_one_seed_says_that_it_is_one(tmp_path):
     assert "There is one training seed" in text
     assert "RL4VLM against LLaVA-sft " in text
     assert " better |" in text
+
+
+def test_each_lambda_gets_its_verdict_in_words(tmp_path):
+    made = Synthetic(tmp_path)
+    for task, others in (("NumberLine", 0.2), ("EZPoints", 0.5)):
+        made.thought_prob_coef[task] = 0.5
+        for weight, rate in ((0.5, 0.5), (0.1, 0.5), (1, others)):
+            for seed in (1, 2, 3):
+                extra: dict[str, Any] = {"seed": seed, "lambda": weight}
+                add_evaluation(made, f"{task}-{weight}-{seed}", task, "RL4VLM", "ppo", rate, 100, **extra)
+    first, second = lambda_verdicts(difference_rows(Results.load(**made.inputs), "embedded"))
+    assert first.startswith("NumberLine: λ that differ from 0.5 are 1 (worse); all intervals")
+    assert re.fullmatch(r"EZPoints: no λ differs from 0\.5; all .* lie within ±\d\.\d points\.", second)

@@ -68,8 +68,8 @@ class Workspace:
         jobs = []
         for rule, details in blocks:
             wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
-            # The first set of games has an empty name, and most tasks have no other.
-            jobs.append(Job(rule, wildcards[1].removesuffix(", games=") if wildcards else ""))
+            # The method itself and the first set of games have empty names.
+            jobs.append(Job(rule, re.sub(r", (variant|games)=(?=,|$)", "", wildcards[1]) if wildcards else ""))
         return sorted(job for job in jobs if job.rule != "all")
 
     def pretend_finished(self) -> None:

@@ -63,6 +63,30 @@ def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspac
     assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands) - cached
 
 
+def test_a_variant_has_its_own_settings_and_its_own_warm_start_only_if_it_changes_it(workspace: Workspace) -> None:
+    (workspace.folder / "variants.yaml").write_text(
+        "tasks: [EZPoints]\nstyles: [cot]\ncnn: null\nover_http: {tasks: []}\n"
+        "variants: {drop: {ppo: {defects: {dropout: 0.05}}}, slow: {sft: {learning_rate: 1.0e-6}}}\n"
+    )
+    done = workspace.snakemake("--dry-run", "-p", "--configfile", "variants.yaml")
+    found = re.findall(r"^Shell command: rl4vlm (sft|ppo) (.*) 2>&1", done.stdout, flags=re.MULTILINE)
+    jobs = [shlex.split(words) for _, words in found]
+    commands = {words[words.index("--out") + 1].removeprefix("results/"): set(words) for words in jobs}
+    drop, slow = (f"ppo/EZPoints-cot+{name}-lambda0.5-seed1" for name in ("drop", "slow"))
+    assert set(commands) == {
+        "sft/EZPoints-cot-seed1", "sft/EZPoints-cot+slow-seed1", "ppo/EZPoints-cot-lambda0.5-seed1", drop, slow,
+    }  # fmt: skip
+    defects = 'defects={"dropout": 0.05, "dropped_tokens": 0, "first_prompt": false, "schedule_steps": 1}'
+    assert {"variant=drop", defects, "results/sft/EZPoints-cot-seed1/checkpoint"} <= commands[drop]
+    assert {"variant=slow", "results/sft/EZPoints-cot+slow-seed1/checkpoint"} <= commands[slow]
+    assert {"variant=slow", "learning_rate=1e-06"} <= commands["sft/EZPoints-cot+slow-seed1"]
+    (tables,), (gallery,) = (
+        re.findall(rf"rl4vlm {shown} .* --evaluations (.*)", done.stdout) for shown in ("tables", "gallery")
+    )
+    assert {"sft-EZPoints-cot+slow-seed1", f"ppo-{drop.removeprefix('ppo/')}"} <= set(shlex.split(tables))
+    assert "+" not in gallery
+
+
 def test_jobs_carry_their_resources(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--configfile", "config/paper.yaml", "--until", "ppo")
     (resources,) = {

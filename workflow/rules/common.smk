@@ -22,7 +22,7 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
-from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
+from rl4vlm.config.runs import PPORun, ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs, start_of
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
@@ -43,8 +43,8 @@ READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
-SFT_RUN = "{task}-{style}-seed{seed}"
-PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
+SFT_RUN = "{task}-{style}{variant}-seed{seed}"
+PPO_RUN = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
@@ -66,6 +66,8 @@ wildcard_constraints:
     # The set of games (`evaluation.sets` in the config); empty for the first set.
     games=r"(@\w+)?",
     style="cot|nocot",
+    # A variant of `variants` in the config; empty for the method itself.
+    variant=r"(\+\w+)?",
     lam=r"\d+(\.\d+)?",
     seed=r"\d+",
 
@@ -81,11 +83,13 @@ def code_of(entry, *choices):
 
 
 def settings(stage, but=()):
-    """Params function: all settings of a stage for the job's task, as `key=value` words of a command line.
+    """Params function: all settings of a stage for the job's task and variant, as `key=value` words of a command line.
 
     Settings named in `but` are left out, because the job's wildcards decide them.
     """
-    return lambda wildcards: stage_arguments(STAGES[stage], stage_settings(config, stage, wildcards.task), but=but)
+    return lambda wildcards: stage_arguments(
+        STAGES[stage], stage_settings(config, stage, wildcards.task, wildcards.get("variant", "")[1:]), but=but
+    )
 
 
 def evaluation(found, only=None):
@@ -119,6 +123,12 @@ def base_of(wildcards):
     return base_model(config, wildcards.task).folder(RESULTS)
 
 
+def warm_start_of(wildcards):
+    """Input function: the SFT checkpoint that the job's PPO run starts from."""
+    run = PPORun(wildcards.task, wildcards.style, float(wildcards.lam), int(wildcards.seed), wildcards.variant[1:])
+    return f"{RESULTS}/sft/{start_of(config, run).name}/checkpoint"
+
+
 def threads_of(stage):
     """The number of threads of a stage's job, from `resources` in the config."""
     return config["resources"][stage]["threads"]
@@ -141,6 +151,7 @@ def shown_cnn_runs(name):
 
 def shown_evaluations(name):
     """The evaluations that a table or figure shows: of its PPO runs, and of SFT and the baselines on the same tasks.
+    Only tables show variants.
 
     Evaluations over HTTP appear only in tables and the gallery; CNN+RL also appears in the training curves.
     """
@@ -148,7 +159,7 @@ def shown_evaluations(name):
     tasks = {run.task for run in runs}
     shown = [run for run in evaluation_runs(config) if run.ppo in runs or (run.ppo is None and run.task in tasks)]
     left_out = {"tables": (), "gallery": (), "training_curves": ("http", "api")}.get(name, ("http", "api", "cnn"))
-    return [run for run in shown if run.kind not in left_out]
+    return [run for run in shown if run.kind not in left_out and (name == "tables" or not run.variant)]
 
 
 def packed_code(wildcards):

@@ -4,7 +4,7 @@
 rule ppo:
     """Fine-tune an SFT checkpoint by PPO: one run per task, style, lambda (`thought_prob_coef`) and seed."""
     input:
-        init=rules.sft.output.checkpoint,
+        init=warm_start_of,
         data=task_data,
     output:
         checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from rl4vlm.config.fields import Count, Share, Weight, settings
+from rl4vlm.config.fields import Count, Natural, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.ppo_training import TrainingSettings
+
+
+@settings
+class DefectSettings:
+    """Defects of the public code (docs/fidelity.md), to measure what each costs. All are off but in an ablation."""
+
+    first_prompt: bool = False
+    """Score every reply under the run's first prompt instead of the one that it answers."""
+    schedule_steps: Count = 1
+    """Steps of the learning rate's schedule per update: the public code makes one for each process, so that the rate
+    depends on their number and rises again before the run ends."""
+    dropped_tokens: Natural = 0
+    """Tokens at the start of a reply that its log-probability leaves out; 2 in the public code."""
+    dropout: Share = 0.0
+    """Dropout that stays on while replies are sampled and scored, on the inputs of the adapters, or of all linear
+    layers of a model without adapters; 0.05 in the public code. A resumed run with it is not the run it would be."""
 
 
 @settings
@@ -25,5 +41,7 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     kl_coef: Weight = 0.0
     """Weight of the KL divergence of the replies from those of the checkpoint that the run started from, in nats per
     reply. It keeps reading and wording alive where rewards are noisy, and needs a second copy of the model."""
+    defects: DefectSettings = field(default_factory=DefectSettings)
+    """Defects of the public code, for an ablation."""
     prompt: dict[str, str] = field(default_factory=dict)
     """Texts that replace parts of the task's prompt; in a config, `task_options` sets them."""

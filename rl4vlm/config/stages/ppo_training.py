@@ -46,6 +46,8 @@ class TrainingSettings(RunSettings):
     """Lambda of generalised advantage estimation; not the paper's lambda, which is `thought_prob_coef`."""
     advantage_epsilon: Weight = 1e-5
     """Added to the standard deviation that advantages are divided by."""
+    normalise_advantages: bool = True
+    """Whether advantages are normalised over each rollout."""
     clip_range: Weight = 0.1
     """How far the probability ratio may move from 1 before the policy loss clips it; also the limit of value updates
     unless `value_clip` is set."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from rl4vlm.config.fields import Count, Natural, Share, settings
 
@@ -19,6 +19,9 @@ class SFTDataSettings:
     action_noise: Share = 0.0
     """Probability that the demonstrator writes and plays a random legal action, while its thoughts stay the solver's.
     The larger it is, the weaker the warm start."""
+    wording: Literal["fixed", "varied"] = "fixed"
+    """How the demonstrator words its thoughts: `fixed` has one wording for each state, `varied` draws one of hundreds
+    that say the same (NumberLine and EZPoints)."""
     env: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment; in a config, `task_options` sets them."""
     demonstrator: dict[str, Any] = field(default_factory=dict)

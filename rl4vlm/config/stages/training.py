@@ -20,3 +20,5 @@ class RunSettings:
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics are logged besides the files of the run; each is an extra of the package."""
+    variant: str = ""
+    """What results call these settings if they are not the method's own; in a config, `variants` sets it."""
