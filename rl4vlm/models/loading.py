@@ -29,6 +29,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.output_head import use_float32_head
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def load_backbone(
         ensure_adapter(model, lora)
     if adapter is not None or lora is not None:
         _keep_gradients(model)
+    use_float32_head(model)
     return Backbone(model, processor)
 
 
