@@ -25,7 +25,7 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
+from rl4vlm.results.provenance import EPISODES, KEPT, SUMMARY, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"
@@ -38,6 +38,14 @@ class Metered(Protocol):
     def totals(self) -> Mapping[str, Any]: ...
 
     def affords(self, replies: int) -> bool: ...
+
+
+@runtime_checkable
+class FiniteEnv(Protocol):
+    """An environment with a fixed set of games: as many consecutive seeds play each of them once."""
+
+    @property
+    def game_count(self) -> int: ...
 
 
 @runtime_checkable
@@ -127,20 +135,23 @@ def _run(
         envs.append(make_env(task, **settings.env))
         return envs[-1]
 
+    seeds = settings.seeds
+    if settings.each_game_once:
+        seeds = seeds[: _game_count(task, settings)]
     played = play_episodes(
         new_env,
         game,
         PerceptionExaminer(player, patterns),
         style,
         override_parts(game.prompt, settings.prompt),
-        settings.seeds,
+        seeds,
         settings.num_envs,
         allowance.covers_after,
     )
     # A summary of an earlier evaluation must not outlive its episodes if this one is interrupted.
     for file in (SUMMARY, EPISODES):
         (out / file).unlink(missing_ok=True)
-    lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", settings.episodes)
+    lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", len(seeds))
     summary = {
         "method": made_by.method,
         "kind": made_by.kind,
@@ -153,7 +164,7 @@ def _run(
         **({"games": settings.games} if settings.games else {}),
         **({"overall": game.overall} if game.overall else {}),
         **summarise(lines, game.groups),
-        "partial": len(lines) < settings.episodes,
+        "partial": len(lines) < len(seeds),
         "stopped": stopped or allowance.stopped,
         **_skipped(envs),
         **({"api": player.totals()} if isinstance(player, Metered) else {}),
@@ -162,12 +173,22 @@ def _run(
         out,
         stage="evaluation",
         settings={"policy": name, "task": task, "style": style, **vars(settings)},
-        seeds={"episodes": [settings.seeds[0], settings.seeds[-1]]},
+        seeds={"episodes": [seeds[0], seeds[-1]]},
         inputs=_inputs(policy),
         seconds=time.monotonic() - started,
     )
     atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def _game_count(task: str, settings: EvaluationSettings) -> int:
+    env = make_env(task, **settings.env)
+    try:
+        if not isinstance(env, FiniteEnv):
+            raise ValueError(f"each_game_once: {task} has no fixed set of games")
+        return env.game_count
+    finally:
+        env.close()
 
 
 def _inputs(policy: str | Policy) -> dict[str, Path]:
@@ -318,6 +339,7 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
 
 
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
-    file = Path(checkpoint).parent / RECORD
+    folder = Path(checkpoint).parent
+    file = (folder.parent if folder.name == KEPT else folder) / RECORD
     found = origin_of_run(read_json(file), style, file) if file.is_file() else None
     return found or Origin(Path(checkpoint).name, "checkpoint")

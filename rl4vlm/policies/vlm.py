@@ -67,6 +67,7 @@ class VLMPolicy:
         device: str = "auto",
         dtype: str = "float32",
         quantize: str | None = None,
+        attn_implementation: str | None = None,
         one_view: bool = False,
     ) -> VLMPolicy:
         """Load a policy from a checkpoint folder or a Hugging Face name.
@@ -76,8 +77,9 @@ class VLMPolicy:
             temperature: of sampling.
             max_new_tokens: the longest reply, in tokens.
             device: a torch device, or "auto" for a GPU if there is one.
-            dtype: as in `load_backbone`, like the next two.
+            dtype: as in `load_backbone`, like the next three.
             quantize: see there.
+            attn_implementation: see there.
             one_view: see there.
         """
         model = ActorCritic.load(
@@ -86,6 +88,7 @@ class VLMPolicy:
             max_new_tokens=max_new_tokens,
             dtype=dtype,
             quantize=quantize,
+            attn_implementation=attn_implementation,
             one_view=one_view,
             device=choose_device(device),
         )

@@ -22,6 +22,7 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
+from rl4vlm.ppo.keep import keep_checkpoints
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
@@ -29,7 +30,7 @@ from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
-from rl4vlm.training.optim import check_finite, fused
+from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.tracking import metric_trackers
 
 
@@ -107,6 +108,7 @@ def train(
                 **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
+            keep_checkpoints(state, settings, out, line.get("validation_success_rate"))
             metrics.write(line)
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
             rollout_s, update_s = update_started - rollout_started, time.monotonic() - update_started
@@ -138,12 +140,8 @@ def initial_state(
         kl_coef: the weight of the divergence from the policy's reference, if it has one.
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
     """
-    optimizer = torch.optim.Adam(
-        parameter_groups(policy.model, settings),
-        lr=settings.learning_rate,
-        eps=settings.adam_epsilon,
-        fused=fused(accelerator.device),
-    )
+    # Without weight decay, AdamW is Adam.
+    optimizer = adamw(parameter_groups(policy.model, settings), lr=settings.learning_rate, eps=settings.adam_epsilon)
     # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
     return PPOState(

@@ -17,7 +17,7 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.training.distributed import Processes, accumulate, micro_batches
+from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.optim import clear_gradients
 
 
@@ -125,6 +125,7 @@ def optimiser_steps(
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
         indices = progress.order[progress.position : progress.position + settings.minibatch_size]
         minibatch = [_sample(samples, index, progress) for index in indices]
+        kl_before = progress.totals.get("approx_kl", 0.0)
         ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
         # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
@@ -134,6 +135,11 @@ def optimiser_steps(
         # An order of None makes the next epoch draw a new permutation.
         if progress.position == len(samples):
             progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
+        if settings.target_kl is not None:
+            # Summed first: all processes must stop together.
+            kl = all_reduce_sum(progress.totals["approx_kl"] - kl_before, policy_optimizer.accelerator)
+            if kl / len(minibatch) > settings.target_kl:
+                progress.epoch = settings.ppo_epochs
         yield progress
 
 

@@ -176,6 +176,19 @@ def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
     assert progress.means(ALONE) == measured
 
 
+def test_an_update_ends_where_the_policy_is_far_from_the_one_that_played(actor_critic, samples):
+    def steps(target_kl):
+        policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
+        settings = replace(SETTINGS, ppo_epochs=3, minibatch_size=4, target_kl=target_kl)
+        made = list(optimiser_steps(policy_optimizer, samples, progress, settings, np.random.default_rng(1)))
+        assert progress.means(ALONE)["approx_kl"] == progress.totals["approx_kl"] / (4 * len(made))
+        return len(made)
+
+    # Before the first step both policies are equal.
+    assert steps(None) == steps(1e9) == 6
+    assert steps(1e-9) == 2
+
+
 def test_every_sample_comes_once_an_epoch(actor_critic, samples):
     policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
     orders = []
