@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, thought_prob_coef
+from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, stage_settings, thought_prob_coef
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 
 
@@ -81,6 +83,12 @@ def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
         for seed in seeds
     ]
     return list(dict.fromkeys(main + ablation))
+
+
+def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
+    """The policies that PPO runs keep beside their last one, by the run and the name below its `checkpoints/`."""
+    kept = {task: build_settings(PPOSettings, stage_settings(config, "ppo", task)).kept for task in config["tasks"]}
+    return [(run, name) for run in ppo_runs(config) for name in kept[run.task]]
 
 
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:

@@ -21,7 +21,7 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
-from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, kept_policies, main_runs, ppo_runs
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
@@ -42,6 +42,8 @@ READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
+# Evaluations of the policies that PPO runs keep beside their last one. Tables and figures do not show them.
+KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 

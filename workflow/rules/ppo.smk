@@ -7,6 +7,7 @@ rule ppo:
         init=rules.sft.output.checkpoint,
         data=task_data,
     output:
+        **({"kept": directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoints")} if KEPT_EVALUATIONS else {}),
         checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
         metrics=f"{RESULTS}/ppo/{PPO_RUN}/metrics.jsonl",
         timing=f"{RESULTS}/ppo/{PPO_RUN}/timing.jsonl",

@@ -1,0 +1,36 @@
+"""Policies that a PPO run keeps beside its last one, since the paper quotes the peak of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rl4vlm.config.stages.ppo_training import BEST, TrainingSettings, kept_after
+from rl4vlm.core.files import atomic_directory
+from rl4vlm.ppo.state import PPOState
+from rl4vlm.results.provenance import KEPT
+from rl4vlm.training.fsdp import full_weights_on_main
+
+
+def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, validation: float | None) -> None:
+    """Write the policy after an update if it is one to keep. All processes must call it.
+
+    Args:
+        state: the run after the update; the best rate so far is noted in it.
+        settings: every how many updates a policy is kept, if at all.
+        out: the run's folder.
+        validation: the success rate on the validation episodes; None after an update without a validation.
+    """
+    names = [kept_after(state.update)]
+    # Of equally good policies the first: it was trained least.
+    if validation is not None and (state.best is None or validation > state.best):
+        state.best = validation
+        names.append(BEST)
+    names = [name for name in names if name in settings.kept]
+    if not names:
+        return
+    # All processes must enter: under FSDP each sends its shards to the main one.
+    with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
+        for name in names if state.processes.is_main else ():
+            (out / KEPT).mkdir(exist_ok=True)
+            with atomic_directory(out / KEPT / name) as folder:
+                state.policy_optimizer.policy.save(folder)
