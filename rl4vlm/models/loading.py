@@ -88,23 +88,6 @@ def use_own_generation(model: PreTrainedModel, encoder: Encoder) -> None:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device for a name. `auto` is the first GPU, or the CPU if there is none.
-
-    Raises:
-        ValueError: torch does not know the name, or there is no such GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is unknown to torch; examples: auto, cpu, cuda, cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
-    return device
-
-
 def load_backbone(
     source: str | Path,
     *,

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
+from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded
-from rl4vlm.models.loading import choose_device
 from rl4vlm.policies.trainable import Rescored, column
 
 

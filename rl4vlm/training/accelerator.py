@@ -15,7 +15,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
-from rl4vlm.models.loading import choose_device
+from rl4vlm.models.devices import choose_device
 
 
 def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:

@@ -23,6 +23,7 @@ from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, kept_policies, main_runs, ppo_runs
 from rl4vlm.config.schema import STAGES
+from rl4vlm.core.gpus import visible_gpus
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
@@ -52,6 +53,11 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.get
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
 # over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
+
+# As many jobs with a GPU at a time as this machine shows, unless `--resources gpu=N` says otherwise; each takes one that is
+# free (`rl4vlm.models.devices`). Where none is shown, one job at a time.
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", max(1, visible_gpus()))
 
 # Compute nodes may have no network. All that a job there reads is a local file by then, so it need not ask the hub.
 if workflow.remote_exec:
