@@ -66,8 +66,11 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
         What was packed.
 
     Raises:
-        ValueError: files are missing, or inputs of a table or figure have changed since; the message names each.
+        ValueError: files are missing, or inputs of a table or figure have changed since; the message names each. Or
+            `out` is a file that is no archive.
     """
+    if out.exists() and not (zipfile.is_zipfile(out) and SUMS in zipfile.ZipFile(out).namelist()):
+        raise ValueError(f"{out} would be replaced, and is no archive of this command: name another file")
     chosen = results_files(results)
     code_now = snapshot(code, ignore=out)
     texts = {

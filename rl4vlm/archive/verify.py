@@ -12,7 +12,7 @@ from typing import Any
 from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
 from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.config.settings import build_settings
-from rl4vlm.core.files import RECORD, sha256_of
+from rl4vlm.core.files import RECORD, read_text, sha256_of
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.results.names import FIGURE_KINDS, FIGURES, table_files
@@ -64,7 +64,7 @@ def read_sums(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise ValueError(f"{file.parent} is no unpacked archive: {SUMS} is missing")
     found: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         sha256, _, name = line.partition("  ")
         path = PurePosixPath(name)
         # A manifest must not make us read files outside the archive.

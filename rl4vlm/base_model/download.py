@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
-from rl4vlm.core.files import check_replaceable
+from rl4vlm.core.output import stage_output
 from rl4vlm.results.provenance import write_run_record
 
 BASE_MODEL_STAGES = ("base_model", "prefetch")
@@ -32,27 +32,29 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
         ValueError: the hub cannot be reached or has no such model or revision, or `out` is not a base model.
     """
     started = time.monotonic()
-    check_replaceable(out, BASE_MODEL_STAGES)
-    try:
-        commit, other_weights = _look_up(name, revision)
-        # The commit is part of the name, so that an interrupted download of another revision is not continued.
-        partial = out.with_name(f".{out.name}.{commit[:12]}.download")
-        snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
-    except OSError as error:
-        raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
-    # The hub client's bookkeeping is not part of the model.
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    write_run_record(
-        partial,
-        stage="prefetch",
-        settings={"name": name, "revision": revision, "commit": commit},
-        seeds={},
-        inputs={},
-        seconds=time.monotonic() - started,
-    )
-    if out.is_dir():
-        shutil.rmtree(out)
-    partial.rename(out)
+    with stage_output(out, BASE_MODEL_STAGES) as folder:
+        try:
+            commit, other_weights = _look_up(name, revision)
+            # The commit is part of the name, so that an interrupted download of another revision is not continued.
+            partial = out.with_name(f".{out.name}.{commit[:12]}.download")
+            for abandoned in {*out.parent.glob(f".{out.name}.*.download")} - {partial}:
+                shutil.rmtree(abandoned, ignore_errors=True)
+            snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
+        except Exception as error:  # the hub's errors and those of connections have no common type
+            raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
+        # The hub client's bookkeeping is not part of the model.
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        for item in partial.iterdir():
+            item.rename(folder / item.name)
+        partial.rmdir()
+        write_run_record(
+            folder,
+            stage="prefetch",
+            settings={"name": name, "revision": revision, "commit": commit},
+            seeds={},
+            inputs={},
+            seconds=time.monotonic() - started,
+        )
 
 
 def _look_up(name: str, revision: str | None) -> tuple[str, list[str]]:

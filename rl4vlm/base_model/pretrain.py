@@ -10,6 +10,7 @@ rest of a reply: no thoughts, no action, no reward.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.base_model.tiny import IMAGE, build
 from rl4vlm.config.code_digest import module_digests
 from rl4vlm.config.stages.pretrain import PretrainSettings
-from rl4vlm.core.files import JsonLines, atomic_directory, atomic_write_text
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text
+from rl4vlm.core.output import check_unchanged, stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import GameEnv, Style, View
@@ -36,6 +38,7 @@ from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
+from rl4vlm.models.weights import check_readable
 from rl4vlm.results.provenance import PERCEPTION, write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
@@ -180,7 +183,7 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         ValueError: `out` holds something other than a base model.
     """
     started = time.monotonic()
-    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+    with stage_output(out, BASE_MODEL_STAGES) as folder:
         backbone = build_base(settings)
         backbone.model.to(choose_device(settings.device))
         train(backbone, settings, folder / "metrics.jsonl")
@@ -205,16 +208,27 @@ def copy_shipped(*, source: Path, out: Path) -> None:
     """Copy a base model that ships with the project to where the pipeline expects it.
 
     Raises:
-        ValueError: there is no checkpoint in `source`, or `out` holds something other than a base model.
+        ValueError: there is no checkpoint in `source`, it is damaged, or `out` holds something other than a base model.
     """
+    started = time.monotonic()
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
-    with atomic_directory(out, replaces=BASE_MODEL_STAGES) as folder:
+    check_unchanged(source)
+    check_readable(source)
+    with stage_output(out, BASE_MODEL_STAGES) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
+        if not (folder / RECORD).is_file():
+            settings = {"copy": str(source)}
+            seconds = time.monotonic() - started
+            write_run_record(folder, stage="base_model", settings=settings, seeds={}, inputs={}, seconds=seconds)
 
 
 def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
-    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named)."""
+    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named).
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
     encoder = Encoder(backbone.processor)
     model = backbone.model.train()
     rng = stream(settings.seed, "glimpses")
@@ -241,9 +255,12 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
             schedule.step()
-            metrics.write({"step": step, "loss": float(loss.detach())})
+            found = float(loss.detach())
+            if not math.isfinite(found):
+                raise ValueError(f"base model, step {step}: the loss is {found}; try a smaller learning_rate")
+            metrics.write({"step": step, "loss": found})
             bar.update(1)
-            bar.describe(loss=float(loss.detach()))
+            bar.describe(loss=found)
     model.eval()
 
 

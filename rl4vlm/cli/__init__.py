@@ -6,11 +6,15 @@ retrain anything. `parser` says what can be typed, `options` what several subcom
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
+from signal import SIGINT, SIGPIPE
 
 from rl4vlm.cli.parser import build_parser
+from rl4vlm.cli.workflow import end_with_workflow
 from rl4vlm.training.signals import Interrupted
 
 __all__ = ["build_parser", "main"]
@@ -23,48 +27,86 @@ LESS_MEMORY = {
     "evaluate": "lower num_envs, or set quantize=4bit",
 }
 """What a stage that ran out of a GPU's memory needs less of it with."""
+WRONG_INPUT, FILE_FAILED, OUT_OF_MEMORY = 2, 3, 4
+WHAT_TO_DO = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space or raise the quota, and run the same command again",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "change its permissions, or name another one",
+    errno.EPERM: "change its permissions, or name another one",
+    errno.EIO: "the disk is failing, full or gone: check it and run the same command again",
+}
+"""By error number of a file that failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit code.
 
-    A ValueError, this package's word for wrong input, prints as one line. A run that a signal stopped, its state saved,
-    gives the code that a shell gives for the signal: 143 for SIGTERM, 138 for SIGUSR1. One that runs out of a GPU's
-    memory ends with 1 and a line that says what to lower.
+    0: done. 2: wrong input or settings (a ValueError, this package's word for it). 3: a file cannot be read or written.
+    4: out of memory. 128 + N: ended by signal N; 130 for Ctrl-C, 141 for a closed pipe, 143 (SIGTERM) and 138 (SIGUSR1)
+    for a training that saved its state. Each prints one line. Anything else is a bug, with a traceback and 1.
     """
     args = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that is not UTF-8 shows escapes for what it lacks.
+            stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():
         # Hugging Face's own bars are made for terminals; ours behave in a log file too.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    end_with_workflow()
     try:
         args.stage(args)
-    except ValueError as error:
-        if os.environ.get("RL4VLM_TRACEBACK"):
-            raise
-        print(f"rl4vlm {args.name}: error: {error} (RL4VLM_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 2
-    except _out_of_memory() as error:
-        if os.environ.get("RL4VLM_TRACEBACK"):
-            raise
-        print(_less_memory(args.name, error), file=sys.stderr)
-        return 1
+        # Here, and not at exit, where a closed pipe would be reported as an error that was ignored.
+        sys.stdout.flush()
     except Interrupted as stop:
         _last_words(f"rl4vlm {args.name}: {stop}")
         return stop.code
+    except BrokenPipeError as error:
+        _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
+        # Or Python would report what it could not flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + SIGPIPE
+    except KeyboardInterrupt:
+        _last_words(f"rl4vlm {args.name}: interrupted")
+        return 128 + SIGINT
+    except _expected() as error:
+        if os.environ.get("RL4VLM_TRACEBACK"):
+            raise
+        code, line = _explained(args.name, error)
+        _last_words(f"rl4vlm {args.name}: {line} (RL4VLM_TRACEBACK=1 shows where)")
+        return code
     return 0
 
 
+def _explained(stage: str, error: Exception) -> tuple[int, str]:
+    """The exit code for an error, and what to print."""
+    if isinstance(error, _out_of_memory()):
+        return OUT_OF_MEMORY, _less_memory(stage, error)
+    failed = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(failed, OSError) or (failed is not error and failed.errno not in WHAT_TO_DO):
+        return WRONG_INPUT, f"error: {error}"
+    named = failed is error and failed.filename and failed.strerror
+    said = f"error: {failed.filename}: {failed.strerror}" if named else f"error: {error}"
+    return FILE_FAILED, "; ".join([said, *filter(None, [WHAT_TO_DO.get(failed.errno or 0)])])
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """The errors that users can cause."""
+    return (ValueError, OSError, *_out_of_memory())
+
+
 def _out_of_memory() -> tuple[type[Exception], ...]:
-    """What torch raises when a GPU is full; nothing where no stage has imported torch, which takes seconds."""
+    """What Python and torch raise; torch only where a stage has imported it, which takes seconds."""
     torch = sys.modules.get("torch")
-    return (torch.OutOfMemoryError,) if torch else ()
+    return (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
 
 
 def _less_memory(stage: str, error: Exception) -> str:
     """What ran out, in which process, and what to do about it."""
     told = [str(error), *getattr(error, "__notes__", ())]
     hints = [*filter(None, [LESS_MEMORY.get(stage)]), "rl4vlm memory estimates what a model needs (--help)"]
-    return f"rl4vlm {stage}: out of memory: {'; '.join([*told, *hints])} (RL4VLM_TRACEBACK=1 shows where)"
+    return f"out of memory: {'; '.join([*filter(None, told), *hints])}"
 
 
 def _last_words(text: str) -> None:

@@ -7,14 +7,15 @@ torch.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl4vlm.config.load import api_settings, load_config, merge
 from rl4vlm.config.overrides import parse_settings, parse_words, setting_words
+from rl4vlm.core.files import RECORD
 from rl4vlm.results.game_label import games_played
+from rl4vlm.results.provenance import read_record
 
 if TYPE_CHECKING:
     from rl4vlm.training.store import StateFolder
@@ -262,9 +263,11 @@ def _folders(parent: Path, names: list[str] | None) -> list[Path]:
 
 def _trained_with(checkpoint: Path) -> list[str]:
     """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
-    file = checkpoint.parent / "run.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if checkpoint.is_dir() and file.is_file() else {}
-    if record.get("stage") not in ("ppo", "cnn"):
+    file = checkpoint.parent / RECORD
+    if not (checkpoint.is_dir() and file.is_file()):
+        return []
+    record = read_record(file)
+    if record["stage"] not in ("ppo", "cnn"):
         return []
     played = record["settings"]
     told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]

@@ -28,7 +28,7 @@ from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.core.files import atomic_write_text
+from rl4vlm.core.files import atomic_write_text, read_text
 
 CHAPTERS: dict[str, tuple[type[Any], ...]] = {
     "base_model": (BaseModelSource,),
@@ -179,4 +179,7 @@ def _table(settings: Any) -> str:
 
 def write_settings_page(out: Path) -> None:
     """Write docs/settings.md to `out`."""
-    atomic_write_text(out, settings_page())
+    page = settings_page()
+    if out.exists() and not read_text(out).startswith(page.partition("\n")[0]):
+        raise ValueError(f"{out} would be replaced, and is no page of settings: name another file")
+    atomic_write_text(out, page)

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from rl4vlm.core.lock import locked
+
 RECORD = "run.json"
+Checked = TypeVar("Checked", bound=BaseModel)
+WRITE_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Error numbers of a write to an open file, whose error does not name the file."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside the block, errors of failed writes name `path`, unless they name a file already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in WRITE_FAILED:
+            error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -24,14 +43,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Yields the path of a temporary file to write. It becomes `path` when the block ends without an error; otherwise
     `path` stays as it was. Missing parent folders are created.
     """
-    with _scratch_beside(path) as scratch:
-        # A hidden name, so that no glob for results matches the draft.
-        draft = scratch / f".{path.name}"
-        yield draft
-        # Without fsync, a power failure after the rename could leave an empty file under the final name.
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+    # Hidden names, so that no glob for results matches them. A draft that a kill left is written over.
+    draft = path.with_name(f".{path.name}.unfinished")
+    with named(path), locked(path.with_name(f".{path.name}.lock"), wait=True):
+        try:
+            yield draft
+            # Without fsync, a power failure after the rename could leave an empty file under the final name.
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -46,22 +68,16 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Create or replace a folder in one step.
 
     Yields an empty temporary folder to fill. It becomes `path` when the block ends without an error; otherwise `path`
     stays as it was.
-
-    Args:
-        path: the folder.
-        replaces: names of stages. If given, an existing `path` is replaced only if one of these stages wrote it.
-
-    Raises:
-        ValueError: `path` holds something else; see `check_replaceable`.
     """
-    if replaces:
-        check_replaceable(path, replaces)
-    with _scratch_beside(path) as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside `path`: a rename is atomic only within one file system.
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
         draft = scratch / "new"
         draft.mkdir()
         yield draft
@@ -69,33 +85,6 @@ def atomic_directory(path: Path, *, replaces: Collection[str] = ()) -> Iterator[
         if path.exists():
             path.rename(scratch / "old")
         draft.rename(path)
-
-
-@contextmanager
-def _scratch_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`: a rename is atomic only within one file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def check_replaceable(path: Path, stages: Collection[str]) -> None:
-    """Check that writing to `path` erases nothing but an earlier output of one of `stages`.
-
-    Raises:
-        ValueError: `path` exists, is not an empty folder, and holds no `run.json` of one of these stages.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    try:
-        found = read_json(path / RECORD).get("stage")
-    except (ValueError, OSError):
-        found = None
-    if found not in stages:
-        raise ValueError(
-            f"{path} would be erased: it exists, and no {RECORD} in it says that it was made by stage "
-            f"{' or '.join(stages)}; name a new or empty folder, or remove it first"
-        )
 
 
 class JsonLines:
@@ -111,14 +100,16 @@ class JsonLines:
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object."""
         # json.dumps escapes non-ASCII characters. Some of them (U+2028) end a line for some readers, and a model's
         # reply may contain any.
-        self._file.write(json.dumps(jsonable(line), allow_nan=False) + "\n")
-        self._file.flush()
+        with named(self._path):
+            self._file.write(json.dumps(jsonable(line), allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -137,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing or holds something else; the message names it.
     """
-    return _json_object(_text(path), str(path))
+    return _json_object(read_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,29 +141,49 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: the file is missing, or a line is not a JSON object; the message names the file and the line.
     """
     # str.splitlines would also split at U+2028 and U+0085, which may stand unescaped inside a JSON string.
-    lines = _text(path).split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, start=1):
         place = f"{path}, line {number}"
         yield place, _json_object(line, place)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text. Raises ValueError that names the file if it is missing or no text."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise ValueError(f"{path} is no file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _json_object(text: str, place: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{place} is no JSON object but {text[:40]!r}")
     return found
+
+
+def _finite(number: str) -> float:
+    # Python's reader also takes NaN and Infinity, and reads 1e999 as infinity.
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number} is no finite number")
+    return found
+
+
+def checked(model: type[Checked], content: Mapping[str, Any], place: Path | str) -> Checked:
+    """`content` as a `model`. Raises ValueError with the place, the entry and what is wrong with it."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {entry!r}: {first['msg']} (it is {first['input']!r:.60})") from None
 
 
 def jsonable(value: Any) -> Any:
@@ -199,7 +210,7 @@ def sha256_of(path: Path) -> str | None:
     """
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(_files_below(path)):
+        for file in sorted(files_below(path)):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
         return digest.hexdigest()
     if not path.is_file():
@@ -208,9 +219,14 @@ def sha256_of(path: Path) -> str | None:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+NOT_CONTENT = (".snakemake_timestamp", ".lock", ".unfinished")
+"""What Snakemake and this project keep in output folders beside the outputs."""
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through symbolic links, but no time stamps, locks and drafts (`NOT_CONTENT`)."""
     # Path.rglob does not enter folders that are symbolic links.
-    for parent, _, names in os.walk(folder, followlinks=True):
-        # Snakemake writes its time stamp into output folders. It is not content.
-        files = (Path(parent, name) for name in names if name != ".snakemake_timestamp")
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name not in NOT_CONTENT]
+        files = (Path(parent, name) for name in names if name not in NOT_CONTENT)
         yield from (file for file in files if file.is_file())

@@ -232,3 +232,16 @@ class SkippingEnv(Protocol):
 
     @property
     def skipped(self) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
+class CarryingEnv(Protocol):
+    """An environment that keeps something from one episode to the next, beside its random stream.
+
+    `carried` returns it as plain data, and `carry` puts it back. With it, an episode can be repeated exactly: by its
+    reset and its actions.
+    """
+
+    def carried(self) -> dict[str, Any]: ...
+
+    def carry(self, saved: Mapping[str, Any]) -> None: ...

@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.evaluation import EvaluationSettings
-from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable, read_json
+from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable
+from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
@@ -25,7 +26,7 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, KEPT, SUMMARY, write_run_record
+from rl4vlm.results.provenance import EPISODES, KEPT, SUMMARY, read_record, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"
@@ -84,7 +85,7 @@ def run(
     settings: EvaluationSettings,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Play the held-out episodes of `task`, and write `episodes.jsonl`, `run.json` and, last, `summary.json` to `out`.
+    """Play the held-out episodes of `task`, and write `episodes.jsonl`, `summary.json` and `run.json` to `out`.
 
     If the budget of the policy does not cover all episodes, the result is `partial`: no episode begins that might not
     be finished (`Allowance`). If the policy still stops play in the middle (PlayStopped), only the episodes before the
@@ -148,36 +149,34 @@ def _run(
         settings.num_envs,
         allowance.covers_after,
     )
-    # A summary of an earlier evaluation must not outlive its episodes if this one is interrupted.
-    for file in (SUMMARY, EPISODES):
-        (out / file).unlink(missing_ok=True)
-    lines, stopped = _record(played, out / EPISODES, f"evaluate {name} {task}", len(seeds))
-    summary = {
-        "method": made_by.method,
-        "kind": made_by.kind,
-        "lambda": made_by.thought_prob_coef,
-        "seed": made_by.seed,
-        "policy": name,
-        "task": task,
-        "style": style,
-        "protocol": PROTOCOL,
-        **({"games": settings.games} if settings.games else {}),
-        **({"overall": game.overall} if game.overall else {}),
-        **summarise(lines, game.groups),
-        "partial": len(lines) < len(seeds),
-        "stopped": stopped or allowance.stopped,
-        **_skipped(envs),
-        **({"api": player.totals()} if isinstance(player, Metered) else {}),
-    }
-    write_run_record(
-        out,
-        stage="evaluation",
-        settings={"policy": name, "task": task, "style": style, **vars(settings)},
-        seeds={"episodes": [seeds[0], seeds[-1]]},
-        inputs=_inputs(policy),
-        seconds=time.monotonic() - started,
-    )
-    atomic_write_text(out / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
+    with stage_output(out, ["evaluation"], [EPISODES, SUMMARY]) as folder:
+        lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
+        summary = {
+            "method": made_by.method,
+            "kind": made_by.kind,
+            "lambda": made_by.thought_prob_coef,
+            "seed": made_by.seed,
+            "policy": name,
+            "task": task,
+            "style": style,
+            "protocol": PROTOCOL,
+            **({"games": settings.games} if settings.games else {}),
+            **({"overall": game.overall} if game.overall else {}),
+            **summarise(lines, game.groups),
+            "partial": len(lines) < len(seeds),
+            "stopped": stopped or allowance.stopped,
+            **_skipped(envs),
+            **({"api": player.totals()} if isinstance(player, Metered) else {}),
+        }
+        atomic_write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
+        write_run_record(
+            folder,
+            stage="evaluation",
+            settings={"policy": name, "task": task, "style": style, **vars(settings)},
+            seeds={"episodes": [seeds[0], seeds[-1]]},
+            inputs=_inputs(policy),
+            seconds=time.monotonic() - started,
+        )
     return summary
 
 
@@ -213,12 +212,10 @@ def _record(
         The lines, and why the policy stopped play, if it did.
     """
     lines: list[dict[str, Any]] = []
-    stopped, written = None, None
-    with ExitStack() as opened, progress(total, title, unit="episode") as bar:
+    stopped = None
+    with JsonLines(file) as written, progress(total, title, unit="episode") as bar:
         try:
             for number, (episode, steps) in enumerate(played):
-                # Open the file only now: a policy that cannot play the task at all leaves nothing behind.
-                written = written or opened.enter_context(JsonLines(file))
                 lines.append(episode_line(number, episode, steps))
                 written.write(lines[-1])
                 bar.update(1)
@@ -341,5 +338,5 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
     folder = Path(checkpoint).parent
     file = (folder.parent if folder.name == KEPT else folder) / RECORD
-    found = origin_of_run(read_json(file), style, file) if file.is_file() else None
+    found = origin_of_run(read_record(file), style, file) if file.is_file() else None
     return found or Origin(Path(checkpoint).name, "checkpoint")

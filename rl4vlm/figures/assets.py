@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_bytes, atomic_write_text
+from rl4vlm.core.files import atomic_write_bytes, atomic_write_text, read_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
@@ -51,12 +51,12 @@ def insert_table(readme: Path, table_md: Path) -> None:
     Raises:
         ValueError: the table is missing, or the file does not hold each marker once and in this order.
     """
-    text = existing(readme).read_text(encoding="utf-8")
+    text = read_text(readme)
     before, opening, rest = text.partition(OPENING)
     _, closing, after = rest.partition(CLOSING)
     if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
         raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
-    table = existing(table_md).read_text(encoding="utf-8").strip()
+    table = read_text(table_md).strip()
     atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
 
 

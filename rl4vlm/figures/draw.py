@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rl4vlm.core.files import RECORD
+from rl4vlm.core.output import stage_output
 from rl4vlm.figures.style import FigureStyle, drawing, save
 from rl4vlm.results.collection import Results, input_files, perceptions_record
-from rl4vlm.results.names import FIGURES
+from rl4vlm.results.names import FIGURE_KINDS, FIGURES
 from rl4vlm.results.provenance import write_run_record
 
 
@@ -54,20 +56,23 @@ def draw(
         base_perceptions=base_perceptions,
         thought_prob_coef=thought_prob_coef,
     )
-    with drawing(style):
-        save(figure(results, scale, style), out)
-    write_run_record(
-        out.parent,
-        stage="figure",
-        settings={
-            "figure": name,
-            "scale": scale,
-            "thought_prob_coef": results.thought_prob_coef,
-            "base_perceptions": perceptions_record(base_perceptions),
-            "style": style,
-        },
-        seeds={},
-        inputs=input_files(evaluations, training_runs, base_perceptions),
-        seconds=time.monotonic() - started,
-        name=f"{out.name}.run.json",
-    )
+    record = f"{out.name}.{RECORD}"
+    files = [f"{out.name}.{kind}" for kind in FIGURE_KINDS]
+    with stage_output(out.parent, ["figure"], files, record=record) as folder:
+        with drawing(style):
+            save(figure(results, scale, style), folder / out.name)
+        write_run_record(
+            folder,
+            stage="figure",
+            settings={
+                "figure": name,
+                "scale": scale,
+                "thought_prob_coef": results.thought_prob_coef,
+                "base_perceptions": perceptions_record(base_perceptions),
+                "style": style,
+            },
+            seeds={},
+            inputs=input_files(evaluations, training_runs, base_perceptions),
+            seconds=time.monotonic() - started,
+            name=record,
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.core.files import RECORD, atomic_write_text
+from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step
 from rl4vlm.gallery.choose import choose
@@ -43,18 +44,18 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
         raise ValueError("the gallery has no evaluation to show")
     started = time.monotonic()
     read = [load_recording(folder) for folder in evaluations]
-    file = out / PAGE
-    atomic_write_text(file, build_page(gallery_data(read, scale, settings)))
     files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
-    write_run_record(
-        out,
-        stage="gallery",
-        settings={"scale": scale, **vars(settings)},
-        seeds={},
-        inputs={f"{path.parent.name}/{path.name}": path for path in files},
-        seconds=time.monotonic() - started,
-    )
-    return file
+    with stage_output(out, ["gallery"], [PAGE]) as draft:
+        atomic_write_text(draft / PAGE, build_page(gallery_data(read, scale, settings)))
+        write_run_record(
+            draft,
+            stage="gallery",
+            settings={"scale": scale, **vars(settings)},
+            seeds={},
+            inputs={f"{path.parent.name}/{path.name}": path for path in files},
+            seconds=time.monotonic() - started,
+        )
+    return out / PAGE
 
 
 def gallery_data(evaluations: Sequence[Recording], scale: str, settings: GallerySettings) -> dict[str, Any]:

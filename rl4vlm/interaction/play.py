@@ -13,7 +13,20 @@ from typing import Any
 import numpy as np
 
 from rl4vlm.core.seeding import stream, training_env_seed
-from rl4vlm.core.types import Episode, GameEnv, Parsed, Policy, PromptParts, Reply, Request, SplitStepEnv, Step, Style
+from rl4vlm.core.types import (
+    CarryingEnv,
+    Episode,
+    GameEnv,
+    Outcome,
+    Parsed,
+    Policy,
+    PromptParts,
+    Reply,
+    Request,
+    SplitStepEnv,
+    Step,
+    Style,
+)
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.interaction.prompt import render
 from rl4vlm.tasks.base import Task
@@ -96,6 +109,7 @@ class Slot:
         result = self.env.step_wait() if isinstance(self.env, SplitStepEnv) else self.env.step(index)
         image, reward, terminated, truncated, info = result
         fallback = parsed.action is None
+        self._played.append((index, fallback))
         earned = float(reward) + (self.task.fallback_penalty if fallback else 0.0)
         self._total += earned
         self._length += 1
@@ -123,7 +137,45 @@ class Slot:
             self._request = None
         return step
 
+    def state(self) -> dict[str, Any]:
+        """Where the slot stands, as plain data: how its episode began, the actions since, and both random streams."""
+        return {**self._begun, "played": [*self._played], "rng": self.rng.bit_generator.state, "now": self._now()}
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Go to where `state` was called, by beginning the same episode and repeating its actions.
+
+        Raises:
+            ValueError: the environment comes out elsewhere.
+        """
+        if isinstance(self.env, CarryingEnv):
+            self.env.carry(saved["carried"])
+        if saved["env_rng"] is not None:
+            self.env.np_random.bit_generator.state = saved["env_rng"]
+        self._reset(saved["seed"])
+        try:
+            for index, fallback in saved["played"]:
+                action = None if fallback else self.request.view.actions[index]
+                self.play(Reply("", parsed=Parsed(action, None, Outcome.OK)))
+        except IndexError:
+            pass  # fewer actions than then: the check below fails
+        self.rng.bit_generator.state = saved["rng"]
+        if self._now() != saved["now"]:
+            raise ValueError(
+                f"{type(self.env).__name__} did not come back to where it was saved: its episodes depend on more than "
+                "np_random, actions and what `carried` returns (docs/resume.md)"
+            )
+
+    def _now(self) -> dict[str, Any]:
+        """What tells a state of the environment from another one."""
+        return {"prompt": self.request.prompt, "rng": self.env.np_random.bit_generator.state}
+
     def _reset(self, seed: int | None) -> None:
+        self._begun: dict[str, Any] = {
+            "seed": seed,
+            "env_rng": self.env.np_random.bit_generator.state if seed is None else None,
+            "carried": self.env.carried() if isinstance(self.env, CarryingEnv) else {},
+        }
+        self._played: list[tuple[int, bool]] = []
         self.seed = seed
         self._total, self._length, self._fallbacks = 0.0, 0, 0
         image, _ = self.env.reset() if seed is None else self.env.reset(seed=seed)

@@ -19,13 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.cnn import KERNELS, STRIDES, CNNSizes
+from rl4vlm.core.files import read_json
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import View
+from rl4vlm.models.weights import check_finite_weights, read_weights, saving
 
 CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"
 BYTES = 256
@@ -202,7 +205,12 @@ class CNNActorCritic(nn.Module):
         return self(observations)[1].double().cpu().numpy()
 
     def save(self, folder: Path) -> None:
-        """Write the weights and the constructor's arguments to an existing folder."""
+        """Write the weights and the constructor's arguments to an existing folder.
+
+        Raises:
+            ValueError: a weight is not finite.
+        """
+        check_finite_weights(self.named_parameters(), folder / WEIGHTS_FILE)
         config = {
             "actions": self.actions,
             "reads_text": self.reads_text,
@@ -210,23 +218,28 @@ class CNNActorCritic(nn.Module):
             "sizes": asdict(self.sizes),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(self.state_dict(), folder / WEIGHTS_FILE)
+        with saving(folder):
+            save_file(self.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
     def load(cls, folder: str | Path, *, temperature: float, device: torch.device | None = None) -> CNNActorCritic:
-        """Load a checkpoint that `save` wrote. Raises ValueError if there is none in `folder`."""
+        """Load a checkpoint that `save` wrote. Raises ValueError if there is none in `folder`, or it is damaged."""
         path = Path(folder, CONFIG_FILE)
         if not path.is_file():
             raise ValueError(f"no CNN checkpoint at {str(folder)!r}: it holds no {CONFIG_FILE}")
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        model = cls(
-            config["actions"],
-            reads_text=config["reads_text"],
-            sizes=build_settings(CNNSizes, config["sizes"]),
-            temperature=temperature,
-            fields=config["fields"],
-        )
-        model.load_state_dict(load_file(Path(folder, WEIGHTS_FILE)))
+        check_unchanged(Path(folder))
+        config, weights = read_json(path), read_weights(Path(folder, WEIGHTS_FILE))
+        try:
+            model = cls(
+                config["actions"],
+                reads_text=config["reads_text"],
+                sizes=build_settings(CNNSizes, config["sizes"]),
+                temperature=temperature,
+                fields=config["fields"],
+            )
+            model.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} does not describe the network of {WEIGHTS_FILE}: {error}") from error
         return model.to(device) if device is not None else model
 
 

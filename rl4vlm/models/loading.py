@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -28,9 +29,11 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 from rl4vlm.models.output_head import use_float32_head
+from rl4vlm.models.weights import check_finite_weights, check_readable, saving
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ LLAVA_SHARED = (
 )  # fmt: skip
 """Config fields that LLaVA and LLaVA-NeXT share."""
 WRONG_SHOWN = 3  # weights that an error message names
+HUB_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,15 @@ class Backbone:
         """Write a Hugging Face checkpoint of model and processor; of a model with adapters, only the adapters.
 
         The generation config is that of `use_own_generation`.
+
+        Raises:
+            ValueError: a weight is not finite.
         """
+        check_finite_weights(self.model.named_parameters(), folder)
         use_own_generation(self.model, Encoder(self.processor))
         name_in_order(self.model)
-        self.model.save_pretrained(folder)
+        with saving(folder):
+            self.model.save_pretrained(folder)
         if is_adapter(folder):
             # PEFT saves neither config. The model's may differ from that of its base model (one_view).
             config = deepcopy(self.model.config)
@@ -112,18 +121,20 @@ def load_backbone(
         model_options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: an argument is unknown, there is no checkpoint at `source`, some of its weights are missing or have
-            another shape, or its processor needs a package that is not installed.
+        ValueError: an argument is unknown, there is no checkpoint at `source`, it is damaged, some of its weights are
+            missing, not finite or have another shape, or its processor needs a package that is not installed.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
         model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
-    _check_there(source)
+    check_there(source)
+    _check_files(source)
     adapter = Path(source) if is_adapter(source) else None
     weights = source if adapter is None else base_of(adapter)
     if adapter is not None:
-        _check_there(weights, f" (the base model of the adapter in {adapter})")
+        check_there(weights, f" (the base model of the adapter in {adapter})")
+        _check_files(weights)
     try:
         processor = load_processor(source)
         config = AutoConfig.from_pretrained(source)
@@ -140,13 +151,18 @@ def load_backbone(
             ignore_mismatched_sizes=True,
             **model_options,
         )
-    except OSError as error:
-        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error}") from error
+        adapter_found = None if adapter is None else load_adapter(model, adapter)
+    except torch.OutOfMemoryError:
+        raise
     except ImportError as error:
         raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
+    except Exception as error:
+        # What the libraries raise for a file that is not what they expect has many types, and no common one.
+        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
     _check_whole(weights, found)
-    if adapter is not None:
-        _check_whole(adapter, load_adapter(model, adapter))
+    if adapter is not None and adapter_found is not None:
+        _check_whole(adapter, adapter_found)
+    check_finite_weights(model.named_parameters(), source)
     if lora is not None:
         ensure_adapter(model, lora)
     if adapter is not None or lora is not None:
@@ -187,12 +203,34 @@ def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
     Backbone(merge(backbone.model), backbone.processor).save(folder)
 
 
-def _check_there(source: str | Path, what: str = "") -> None:
-    # The hub's client would take a misspelt folder for a hub name and try the network for minutes.
-    if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
+def check_there(source: str | Path, what: str = "") -> None:
+    """Raise ValueError if `source` is neither a folder nor a model of the hub or its cache; `what` describes it."""
+    name = str(source)
+    if Path(source).is_dir():
+        return
+    if not HUB_NAME.fullmatch(name):
         raise ValueError(
-            f"no model at {str(source)!r}{what}: there is no such folder, and a hub name has the form owner/model"
+            f"no model at {name!r}{what}: there is no such folder, and a hub name has the form owner/model"
         )
+    if constants.HF_HUB_OFFLINE:
+        return
+    # Ask once: transformers would ask for file after file, for minutes, also if the name is that of a misspelt folder.
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # the hub's errors and those of connections have no common type
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            raise ValueError(
+                f"no model at {name!r}{what}: there is no such folder, and the hub does not give it: {error}"
+            ) from error
+        logger.warning("the hub does not answer (%s): %s is taken from the cache", error, name)
+        constants.HF_HUB_OFFLINE = True
+
+
+def _check_files(source: str | Path) -> None:
+    folder = Path(source)
+    if folder.is_dir():
+        check_unchanged(folder)
+        check_readable(folder)
 
 
 def quantization(kind: str, compute: torch.dtype) -> BitsAndBytesConfig:

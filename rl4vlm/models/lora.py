@@ -29,8 +29,15 @@ def is_adapter(source: str | Path) -> bool:
 
 
 def base_of(adapter: str | Path) -> str:
-    """Folder or hub name of the model that an adapter was trained on, as its checkpoint records it."""
-    recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    """Folder or hub name of the model that an adapter was trained on, as its checkpoint records it.
+
+    Raises:
+        ValueError: the adapter's config is not one.
+    """
+    try:
+        recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{Path(adapter, ADAPTER_FILE)} is no config of an adapter: {error!r}") from error
     if Path(recorded).is_dir():
         return recorded
     # The folder is recorded relative to where the training ran, which need not be where this runs. Look in the folders

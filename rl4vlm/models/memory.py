@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.models.loading import DTYPES
+from rl4vlm.models.loading import DTYPES, check_there
 from rl4vlm.models.lora import target_layers, target_matrices
 from rl4vlm.models.value_head import ValueHead
 
@@ -69,8 +69,10 @@ class Memory:
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
     """The memory that a checkpoint, or one of `SHAPES`, needs. Raises ValueError if there is no config at `source`."""
     try:
+        if source not in SHAPES:
+            check_there(source)
         config = shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source)
-    except OSError as error:
+    except Exception as error:  # what transformers raises for a file that is no config has no common type
         known = ", ".join(SHAPES)
         raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error
     return estimate_of(config, settings)

@@ -7,8 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+
+from rl4vlm.models.weights import check_finite_weights, read_weights, saving
 
 FILE = "value_head.safetensors"
 
@@ -35,16 +37,27 @@ class ValueHead(nn.Module):
         return self.layers(hidden_BD.to(next(self.layers.parameters()).dtype)).squeeze(-1).clone()
 
     def save(self, folder: Path) -> None:
-        """Write the weights beside a checkpoint."""
-        save_file(self.state_dict(), folder / FILE)
+        """Write the weights beside a checkpoint. Raises ValueError if one is not finite."""
+        check_finite_weights(self.named_parameters(), folder / FILE)
+        with saving(folder):
+            save_file(self.state_dict(), folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> ValueHead:
-        """Read a value head that `save` wrote. Its sizes follow from the shapes of the stored weights."""
-        weights = load_file(folder / FILE)
+        """Read a value head that `save` wrote. Its sizes follow from the shapes of the stored weights.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else.
+        """
+        weights = read_weights(folder / FILE)
         # Names are `layers.0.weight`, `layers.2.weight`, ... (ReLUs take the odd numbers): sort by number, not as text.
-        names = sorted((name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1]))
-        layers = [weights[name] for name in names]
-        head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
-        head.load_state_dict(weights)
+        try:
+            names = sorted(
+                (name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[1])
+            )
+            layers = [weights[name] for name in names]
+            head = cls(layers[0].shape[1], [layer.shape[0] for layer in layers[:-1]])
+            head.load_state_dict(weights)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{folder / FILE} is no value head: {error}") from error
         return head

@@ -44,6 +44,8 @@ class CNNPolicy:
     write, so the same parser reads it.
     """
 
+    replay_types = (CNNReplayItem, Observation)
+
     def __init__(self, model: CNNActorCritic) -> None:
         self.model = model
 

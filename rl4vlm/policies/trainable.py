@@ -60,6 +60,11 @@ class TrainablePolicy(Protocol):
     @property
     def model(self) -> nn.Module: ...
 
+    @property
+    def replay_types(self) -> tuple[type, ...]:
+        """The classes of its `replay_item`s and of what is in them: dataclasses of tensors and plain data."""
+        ...
+
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply per request, each with a `replay_item`."""
         ...

@@ -53,6 +53,8 @@ class VLMPolicy:
         reference: a model that the policy should stay near while it is trained.
     """
 
+    replay_types = (VLMReplayItem, Encoded)
+
     def __init__(self, model: ActorCritic, reference: ActorCritic | None = None) -> None:
         self.model = model
         self.reference = reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from rl4vlm.config.stages.ppo_training import BEST, TrainingSettings, kept_after
@@ -17,7 +18,7 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
     Args:
         state: the run after the update; the best rate so far is noted in it.
         settings: every how many updates a policy is kept, if at all.
-        out: the run's folder.
+        out: the draft of the run's folder.
         validation: the success rate on the validation episodes; None after an update without a validation.
     """
     names = [kept_after(state.update)]
@@ -31,6 +32,21 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
     # All processes must enter: under FSDP each sends its shards to the main one.
     with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
         for name in names if state.processes.is_main else ():
-            (out / KEPT).mkdir(exist_ok=True)
-            with atomic_directory(out / KEPT / name) as folder:
+            with atomic_directory(_beside(out) / name) as folder:
                 state.policy_optimizer.policy.save(folder)
+
+
+def forget_kept(out: Path) -> None:
+    """Remove what an earlier run kept, when a new one begins."""
+    shutil.rmtree(_beside(out), ignore_errors=True)
+
+
+def add_kept(out: Path) -> None:
+    """Put the kept policies into the draft of the run's folder. `forget_kept` may follow once that is complete."""
+    if _beside(out).is_dir():
+        shutil.copytree(_beside(out), out / KEPT)
+
+
+def _beside(out: Path) -> Path:
+    # Not in the draft, which is emptied when a killed run continues.
+    return out.with_name(f"{out.name}.kept")

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
-from rl4vlm.core.files import JsonLines, atomic_directory
+from rl4vlm.core.files import JsonLines
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Episode, Style
@@ -22,16 +22,19 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
-from rl4vlm.ppo.keep import keep_checkpoints
+from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.tracking import metric_trackers
+
+PPO_OUTPUTS = (CHECKPOINT, KEPT, METRICS, TIMING)
+"""What a run writes beside its `run.json`."""
 
 
 def train(
@@ -40,6 +43,8 @@ def train(
     out: Path,
     title: str,
     on_step: Callable[[PPOState], None] = lambda state: None,
+    *,
+    trackers: Path | None = None,
 ) -> None:
     """Train from where `state` stands to the end of the run; writes `metrics.jsonl` and `timing.jsonl` to `out`.
 
@@ -49,22 +54,25 @@ def train(
     Args:
         state: the run, new or resumed; it is changed in place.
         settings: the hyperparameters.
-        out: the run's folder.
+        out: the draft of the run's folder.
         title: names the run in the progress bar and in errors.
         on_step: called after every batched environment step, every optimiser step and every update. `state` is complete
             at these moments, so it may be saved.
+        trackers: folder of the trackers that the settings ask for; `out` unless given.
 
     Raises:
         ValueError: losses or weights are not finite after an optimiser step. They are not saved.
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
     policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
+    if state.update == 1 and processes.is_main:
+        forget_kept(out)
     # A resumed run appends: the resume manager has restored the lines of earlier updates.
     with (
         processes.named(),
-        JsonLines(processes.file(out / "metrics.jsonl"), append=state.update > 1) as metrics,
-        JsonLines(processes.file(out / "timing.jsonl"), append=state.update > 1) as timing,
-        metric_trackers(accelerator, settings.loggers, out, settings) as track,
+        JsonLines(processes.file(out / METRICS), append=state.update > 1) as metrics,
+        JsonLines(processes.file(out / TIMING), append=state.update > 1) as timing,
+        metric_trackers(accelerator, settings.loggers, trackers or out, settings) as track,
         processes.shown() as screen,
         progress(settings.updates * settings.num_steps, title, unit="step", stream=screen) as bar,
     ):
@@ -179,16 +187,18 @@ def finish(
     inputs: Mapping[str, Path],
     seconds: float,
 ) -> None:
-    """Close the environments; write `checkpoint/`, then `run.json`, whose presence means that the run is complete."""
+    """Close the environments; write `checkpoint/`, then `run.json`, whose presence means that the draft is complete."""
     for slot in state.slots:
         slot.env.close()
     # All processes must enter: under FSDP each sends its shards to the main one.
     with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
         if not state.processes.is_main:
             return
-        with atomic_directory(out / "checkpoint") as folder:
-            state.policy_optimizer.policy.save(folder)
+        (out / CHECKPOINT).mkdir()
+        state.policy_optimizer.policy.save(out / CHECKPOINT)
+    add_kept(out)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
+    forget_kept(out)
 
 
 def make_slots(

@@ -13,7 +13,7 @@ import torch
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
-from rl4vlm.ppo.rollout import Rollout, Transition
+from rl4vlm.ppo.rollout import Rollout, Sample, Transition
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
@@ -61,6 +61,11 @@ class PPOState:
         return ModelState(self.policy_optimizer.policy.model, self.policy_optimizer.optimizer, self.schedule)
 
     @property
+    def plain_types(self) -> tuple[type, ...]:
+        """The classes of plain data that the fields hold."""
+        return (Episode, Transition, Sample, Rollout, *self.policy_optimizer.policy.replay_types)
+
+    @property
     def position(self) -> str:
         """Where the run stands, for messages."""
         if self.rollout is None:
@@ -75,8 +80,8 @@ class PPOState:
     def shared_state(self) -> dict[str, Any]:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
         return {
-            "shuffle": self.shuffle,
-            "recent": self.recent,
+            "shuffle": self.shuffle.bit_generator.state,
+            "recent": [*self.recent],
             "update": self.update,
             "best": self.best,
             "rollout": self.rollout,
@@ -86,16 +91,23 @@ class PPOState:
         """The fields that each process saves for itself."""
         # Once the rollout is complete, it holds the steps of all processes.
         steps = self.steps if self.rollout is None else []
-        return {"slots": self.slots, "steps": steps, "progress": self.progress}
+        progress = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self.progress).items()
+        }
+        return {"slots": [slot.state() for slot in self.slots], "steps": steps, "progress": progress}
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
         """Load what `shared_state` and `rank_state` gave."""
-        # The loaded slots bring environments of their own. Close those that this run began with.
-        for slot in self.slots:
-            slot.env.close()
-        # In place, since the training loop and the resume manager hold this object.
-        for name, value in fields.items():
-            setattr(self, name, value)
+        for slot, saved in zip(self.slots, fields["slots"], strict=True):
+            slot.load_state(saved)
+        self.shuffle.bit_generator.state = fields["shuffle"]
+        self.recent.extend(fields["recent"])
+        self.update, self.best = fields["update"], fields["best"]
+        self.rollout, self.steps = fields["rollout"], fields["steps"]
+        self.progress = UpdateProgress(
+            **{name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()}
+        )
 
     def next_update(self) -> None:
         """Move on to the next update."""

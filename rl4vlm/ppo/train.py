@@ -12,10 +12,10 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
+from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
-from rl4vlm.training.resume import resumable
+from rl4vlm.training.resume import resumable, run_folder
 from rl4vlm.training.store import StateFolder
 
 
@@ -43,43 +43,46 @@ def run(
     started = time.monotonic()
     # For new weights (value head, LoRA adapters). Environments, sampling and shuffling have streams of their own.
     set_seed(seed)
-    accelerator = accelerator_on(settings.device, settings.process_timeout)
-    # Raises if there are too few environments. So call it before the model is loaded, which takes minutes.
-    indices = local_env_indices(settings.num_envs, accelerator)
-    model = ActorCritic.load(
-        init,
-        temperature=settings.temperature,
-        max_new_tokens=settings.max_new_tokens,
-        value_sizes=settings.value_sizes,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        detach_value=settings.detach_value,
-        **settings.loading,
-    )
-    reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
-    slots = make_slots(task, style, seed, settings, settings.prompt, indices)
-    state = initial_state(
-        VLMPolicy(model, reference),
-        slots,
-        accelerator,
-        settings,
-        seed,
-        thought_prob_coef=settings.thought_prob_coef,
-        kl_coef=settings.kl_coef,
-    )
-    inputs = {"init": Path(init)}
-    run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
-    with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
-        train(state, settings, out, f"PPO {task} {style}", manager.on_step)
-        # Inside the block: the saved state is removed only once the checkpoint is written.
-        finish(
-            state,
-            stage="ppo",
-            out=out,
-            settings={"task": task, "style": style, **vars(settings)},
-            seed=seed,
-            inputs=inputs,
-            seconds=manager.seconds,
+    with run_folder(out, "ppo", PPO_OUTPUTS, resume_dir) as folder:
+        accelerator = accelerator_on(settings.device, settings.process_timeout)
+        # Raises if there are too few environments. So call it before the model is loaded, which takes minutes.
+        indices = local_env_indices(settings.num_envs, accelerator)
+        model = ActorCritic.load(
+            init,
+            temperature=settings.temperature,
+            max_new_tokens=settings.max_new_tokens,
+            value_sizes=settings.value_sizes,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            detach_value=settings.detach_value,
+            **settings.loading,
         )
+        reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
+        slots = make_slots(task, style, seed, settings, settings.prompt, indices)
+        state = initial_state(
+            VLMPolicy(model, reference),
+            slots,
+            accelerator,
+            settings,
+            seed,
+            thought_prob_coef=settings.thought_prob_coef,
+            kl_coef=settings.kl_coef,
+        )
+        inputs = {"init": Path(init)}
+        run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
+        with resumable(
+            state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, **run_key
+        ) as manager:
+            train(state, settings, folder, f"PPO {task} {style}", manager.on_step, trackers=out)
+            # Inside the block: the saved state is removed only once the checkpoint is written.
+            finish(
+                state,
+                stage="ppo",
+                out=folder,
+                settings={"task": task, "style": style, **vars(settings)},
+                seed=seed,
+                inputs=inputs,
+                seconds=manager.seconds,
+            )
 
 
 def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:

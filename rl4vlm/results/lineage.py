@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from rl4vlm.core.files import RECORD, read_json
+from rl4vlm.core.files import RECORD
+from rl4vlm.results.provenance import read_record
 
 
 def place_of(path: str) -> str:
@@ -31,7 +32,7 @@ def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
         folder = todo.pop()
         if folder not in found:
             found.add(folder)
-            inputs = read_json(results / folder / RECORD).get("inputs", {})
+            inputs = read_record(results / folder / RECORD)["inputs"]
             todo += [run for entry in inputs.values() if (run := _run_of(results, entry["path"])) is not None]
     return sorted(found)
 

@@ -35,7 +35,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
         where: the file, for messages.
 
     Raises:
-        ValueError: an older version wrote the record, so λ is unknown.
+        ValueError: an older version wrote the record, so λ is unknown; or an entry is missing or wrong.
     """
     stage, settings = record.get("stage"), record.get("settings", {})
     ending = "-noCoT" if (style or settings.get("style")) == Style.ACTION_ONLY else ""
@@ -47,7 +47,17 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
                 f"{where} has no settings.thought_prob_coef (λ), so an older version of rl4vlm wrote it: rerun this "
                 "training"
             )
-        return Origin(f"RL4VLM{ending}", "ppo", float(settings["thought_prob_coef"]), record["seeds"]["ppo"])
+        weight = settings["thought_prob_coef"]
+        if not isinstance(weight, int | float):
+            raise ValueError(f"{where}: settings.thought_prob_coef is {weight!r}, not a number")
+        return Origin(f"RL4VLM{ending}", "ppo", float(weight), _seed(record, stage, where))
     if stage == "cnn":
-        return Origin("CNN+RL", "cnn", seed=record["seeds"]["cnn"])
+        return Origin("CNN+RL", "cnn", seed=_seed(record, stage, where))
     return None
+
+
+def _seed(record: Mapping[str, Any], stage: str, where: Path) -> int:
+    seed = record.get("seeds", {}).get(stage)
+    if not isinstance(seed, int):
+        raise ValueError(f"{where}: seeds.{stage} is {seed!r}, not a number")
+    return seed

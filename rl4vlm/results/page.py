@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from rl4vlm.config.methods import label_of
-from rl4vlm.core.files import RECORD, atomic_write_text, read_json
+from rl4vlm.core.files import RECORD, atomic_write_text, read_text
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
-from rl4vlm.results.provenance import METRICS, SUMMARY
+from rl4vlm.results.provenance import METRICS, SUMMARY, read_record
 from rl4vlm.results.rows import CARD_TASKS
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
@@ -36,9 +37,10 @@ def write_pages(*, tables: Path, out: Path) -> None:
     Raises:
         ValueError: a table or a record is missing; the error names it.
     """
+    check_unchanged(tables)
     page = page_in(out)
     images = Path(os.path.relpath(out, page.parent)).as_posix()
-    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_json(tables / RECORD)) + "\n")
+    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_record(tables / RECORD)) + "\n")
     atomic_write_text(page, results_page(tables, images))
 
 
@@ -81,10 +83,10 @@ def results_page(tables: Path, images: str) -> str:
         tables: folder of built tables, inside of a results folder.
         images: path from the page to the folder with the figures.
     """
-    record = read_json(tables / RECORD)
+    record = read_record(tables / RECORD)
     files = [place_of(entry["path"]) for entry in record["inputs"].values()]
     folders = {os.path.dirname(file) for file in files if file.endswith((SUMMARY, METRICS))}
-    records = [read_json(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
+    records = [read_record(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
     parts = [
         "# Results",
         f"All numbers here are of scale `{record['settings']['scale']}`. The rule `readme_assets` makes this page from "
@@ -96,7 +98,7 @@ def results_page(tables: Path, images: str) -> str:
         _versions(record),
     ]
     for name, title in TABLES.items():
-        table = existing(tables / f"{name}.md").read_text(encoding="utf-8").strip()
+        table = read_text(tables / f"{name}.md").strip()
         parts += [f"## Table: {title}", table]
     for name in FIGURES:
         title = name.replace("_", " ")
@@ -147,13 +149,13 @@ def _runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _revision(record: Mapping[str, Any]) -> str | None:
     code = record.get("code", {})
-    return f"{code['revision'][:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
+    return f"{str(code['revision'])[:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
 
 
 def _hardware(machine: Mapping[str, Any]) -> str | None:
     if not machine:
         return None
-    return ", ".join([*machine["gpus"], f"{machine['processor']}", f"{machine['cores']} cores"])
+    return ", ".join([*machine.get("gpus", ()), f"{machine.get('processor')}", f"{machine.get('cores')} cores"])
 
 
 def _list(values: pd.Series) -> str:

@@ -16,15 +16,17 @@ from types import ModuleType
 from typing import Any
 
 from packaging.requirements import Requirement
+from pydantic import BaseModel
 
-from rl4vlm.core.files import RECORD, atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import RECORD, atomic_write_text, checked, jsonable, read_json, sha256_of
+from rl4vlm.core.output import output_checksums
 
 PACKAGE = "rl4vlm"
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 """What an evaluation writes beside its `run.json`."""
-METRICS = "metrics.jsonl"
-"""What a training writes beside its `run.json`."""
+METRICS, TIMING, CHECKPOINT = "metrics.jsonl", "timing.jsonl", "checkpoint"
+"""What a training writes beside its `run.json`; SFT writes no `timing.jsonl`."""
 KEPT = "checkpoints"
 """The folder of the policies that a PPO run keeps beside its last one (`keep_checkpoints`)."""
 PERCEPTION = "perception.json"
@@ -41,10 +43,10 @@ def write_run_record(
     seconds: float,
     name: str = RECORD,
 ) -> None:
-    """Write `run.json`: what ran, from which code and inputs, on which machine, and for how long.
+    """Write `run.json`: what ran, from which code and inputs, on which machine, for how long, and what it wrote.
 
     Args:
-        folder: folder of the run's results.
+        folder: the draft of the run's results (`stage_output`), complete but for this file.
         stage: name of the stage.
         settings: its settings, resolved.
         seeds: its seeds by purpose.
@@ -58,6 +60,7 @@ def write_run_record(
         "settings": settings,
         "seeds": seeds,
         "inputs": {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in inputs.items()},
+        "outputs": output_checksums(folder, name),
         "code": code_revision(),
         "packages": package_versions(),
         "hardware": hardware(),
@@ -65,6 +68,30 @@ def write_run_record(
         "seconds": round(seconds, 3),
     }
     atomic_write_text(folder / name, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+
+
+class _Input(BaseModel):
+    path: str
+
+
+class _Record(BaseModel):
+    stage: str | None = None
+    settings: dict[str, Any] = {}
+    seeds: dict[str, Any] = {}
+    inputs: dict[str, _Input] = {}
+    code: dict[str, Any] = {}
+    packages: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read what `write_run_record` wrote, or a version of it before this one.
+
+    Raises:
+        ValueError: the file is missing, or is no record; the message names it and the entry.
+    """
+    found = read_json(file)
+    return checked(_Record, found, file).model_dump() | found
 
 
 def code_revision() -> dict[str, Any]:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from rl4vlm.core.files import RECORD, read_json, read_json_lines
+from rl4vlm.core.files import RECORD, checked, read_json, read_json_lines
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.intervals import Counts
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY
+from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY, read_record
 
 GAMES_MARK = "@"
 """Stands before the name of a further set of games in the folder name of an evaluation."""
@@ -27,8 +28,8 @@ GAMES_MARK = "@"
 class Tally(BaseModel):
     """How many episodes were won and played."""
 
-    successes: int
-    episodes: int
+    successes: int = Field(ge=0)
+    episodes: int = Field(ge=0)
 
     @property
     def counts(self) -> Counts:
@@ -64,7 +65,7 @@ class Evaluation(Tally):
     task: str
     thought_prob_coef: float | None = Field(alias="lambda")
     seed: int | None = None
-    success_rate: float
+    success_rate: float = Field(ge=0, le=100)
     mean_return: float
     logprob_thoughts: float | None = None
     logprob_action: float | None = None
@@ -129,10 +130,14 @@ class BasePerception(BaseModel):
 
 
 def load_evaluation(folder: Path) -> Evaluation:
-    """Read `summary.json` and `episodes.jsonl`. Raises ValueError if one is missing or broken, or if they disagree."""
+    """Read `summary.json` and `episodes.jsonl`.
+
+    Raises:
+        ValueError: one is missing or broken, is not the file that was written, or they disagree.
+    """
     file = folder / SUMMARY
     played, won, perception = _count_episodes(folder / EPISODES)
-    found = _checked(Evaluation, {**read_json(file), "folder": folder, "perception": perception}, str(file))
+    found = checked(Evaluation, {**read_json(file), "folder": folder, "perception": perception}, str(file))
     if found.counts != (won, played):
         raise ValueError(
             f"{file} counts {found.successes} successes in {found.episodes} episodes, {EPISODES} beside it {won} in "
@@ -141,6 +146,9 @@ def load_evaluation(folder: Path) -> Evaluation:
     by_group = [group.counts for group in found.groups.values()]
     if by_group and tuple(map(sum, zip(*by_group, strict=True))) != found.counts:
         raise ValueError(f"{file}: its groups do not add up to {won} successes in {played} episodes")
+    # Last: what is wrong with a file says more than that it has changed.
+    for name in (EPISODES, SUMMARY):
+        check_unchanged(folder / name)
     return found
 
 
@@ -151,23 +159,26 @@ def load_training_run(folder: Path) -> TrainingRun:
         ValueError: a file is missing or broken, is of another stage, or was written by an older version.
     """
     file = folder / RECORD
-    record = read_json(file)
+    record = read_record(file)
     origin = origin_of_run(record, None, file)
     if origin is None or origin.seed is None:
-        raise ValueError(f"{file} is of stage {record.get('stage')!r}, not of a PPO or CNN+RL run")
+        raise ValueError(f"{file} is of stage {record['stage']!r}, not of a PPO or CNN+RL run")
+    curve = tuple(_curve(folder / METRICS))
+    check_unchanged(folder / METRICS)
     return TrainingRun(
         folder=folder,
         method=origin.method,
-        task=record["settings"]["task"],
+        task=str(_with_entries(record["settings"], ("task",), file)["task"]),
         thought_prob_coef=origin.thought_prob_coef,
         seed=origin.seed,
-        curve=tuple(_curve(folder / METRICS)),
+        curve=curve,
     )
 
 
 def load_base_perception(file: Path) -> BasePerception:
     """Read the `perception.json` of a base model. Raises ValueError if it is missing or broken."""
-    return _checked(BasePerception, read_json(file), str(file))
+    check_unchanged(file)
+    return checked(BasePerception, read_json(file), str(file))
 
 
 @dataclass(frozen=True)
@@ -201,22 +212,34 @@ STEP_ENTRIES = ("action", "reward", "outcome", "fallback", "reply")
 
 def load_recording(folder: Path) -> Recording:
     """Read the folder of an evaluation. Raises ValueError naming a file that is missing, broken or incomplete."""
-    settings = _with_entries(read_json(folder / RECORD), ("settings",), folder / RECORD)["settings"]
-    settings = _with_entries(settings, ("task", "style"), folder / RECORD)
-    return Recording(
+    settings = checked(_PlayedSettings, read_record(folder / RECORD)["settings"], f"{folder / RECORD}, settings")
+    found = Recording(
         file=folder / EPISODES,
-        task=settings["task"],
-        style=Style(settings["style"]),
-        env=settings.get("env") or {},
-        prompt=settings.get("prompt") or {},
+        task=settings.task,
+        style=settings.style,
+        env=settings.env or {},
+        prompt=settings.prompt or {},
         summary=_with_entries(read_json(folder / SUMMARY), ("method",), folder / SUMMARY),
         episodes=tuple(_episodes(folder / EPISODES)),
     )
+    for name in (EPISODES, SUMMARY):
+        check_unchanged(folder / name)
+    return found
+
+
+class _PlayedSettings(BaseModel):
+    task: str
+    style: Style
+    env: dict[str, Any] | None = None
+    prompt: dict[str, str] | None = None
 
 
 def _episodes(file: Path) -> Iterator[Mapping[str, Any]]:
     for place, episode in read_json_lines(file):
-        for step in _with_entries(episode, EPISODE_ENTRIES, place)["steps"]:
+        steps = _with_entries(episode, EPISODE_ENTRIES, place)["steps"]
+        if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
+            raise ValueError(f"{place}: 'steps' is no list of objects")
+        for step in steps:
             _with_entries(step, STEP_ENTRIES, place)
         yield episode
 
@@ -242,7 +265,7 @@ class _EpisodeLine(BaseModel):
 
 def _curve(file: Path) -> Iterator[CurvePoint]:
     for place, line in read_json_lines(file):
-        found = _checked(_MetricsLine, line, place)
+        found = checked(_MetricsLine, line, place)
         if found.success_rate is not None:
             yield CurvePoint(found.env_steps, 100 * found.success_rate, found.window)
 
@@ -252,23 +275,10 @@ def _count_episodes(file: Path) -> tuple[int, int, dict[str, Counts]]:
     episodes = successes = 0
     perception: dict[str, Counts] = {}
     for place, line in read_json_lines(file):
-        found = _checked(_EpisodeLine, line, place)
+        found = checked(_EpisodeLine, line, place)
         episodes += 1
         successes += found.success
         for name, (correct, asked) in found.perception.items():
             before = perception.get(name, (0, 0))
             perception[name] = before[0] + correct, before[1] + asked
     return episodes, successes, perception
-
-
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def _checked(model: type[Checked], content: Mapping[str, Any], place: str) -> Checked:
-    """`content` as a `model`. Raises ValueError with the place, the entry and what is wrong with it."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {entry!r}: {first['msg']} (it is {first['input']!r:.60})") from None

@@ -10,7 +10,9 @@ import pandas as pd
 
 from rl4vlm.config.methods import method_order, rank
 from rl4vlm.core.files import atomic_write_text
+from rl4vlm.core.output import stage_output
 from rl4vlm.results.collection import Results, input_files, perceptions_record
+from rl4vlm.results.names import table_files
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER
 from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows
@@ -68,23 +70,24 @@ def build_tables(
         thought_prob_coef=thought_prob_coef,
     )
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
-    for name, rows in rate_rows(results, scale).items():
-        wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
-        _write(out / name, rows[COLUMNS], wide, CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows))
-    perception = perception_rows(results, scale)
-    _write(out / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
-    write_run_record(
-        out,
-        stage="tables",
-        settings={
-            "scale": scale,
-            "thought_prob_coef": results.thought_prob_coef,
-            "base_perceptions": perceptions_record(base_perceptions),
-        },
-        seeds={},
-        inputs=input_files(evaluations, training_runs, base_perceptions),
-        seconds=time.monotonic() - started,
-    )
+    with stage_output(out, ["tables"], table_files()) as folder:
+        for name, rows in rate_rows(results, scale).items():
+            wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
+            _write(folder / name, rows[COLUMNS], wide, CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows))
+        perception = perception_rows(results, scale)
+        _write(folder / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
+        write_run_record(
+            folder,
+            stage="tables",
+            settings={
+                "scale": scale,
+                "thought_prob_coef": results.thought_prob_coef,
+                "base_perceptions": perceptions_record(base_perceptions),
+            },
+            seeds={},
+            inputs=input_files(evaluations, training_runs, base_perceptions),
+            seconds=time.monotonic() - started,
+        )
 
 
 def _legend(scale: str) -> str:

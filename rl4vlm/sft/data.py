@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.config.stages.sft_data import SFTDataSettings
-from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Step, Style
 from rl4vlm.envs.registration import make_env
@@ -65,7 +66,7 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
     actions: Counter[str] = Counter()
     entries: list[dict[str, Any]] = []
     with (
-        atomic_directory(out, replaces=[STAGE]) as folder,
+        stage_output(out, [STAGE]) as folder,
         progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
     ):
         (folder / IMAGES).mkdir()

@@ -19,21 +19,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.config.stages.sft import SFTSettings
-from rl4vlm.core.files import JsonLines, atomic_directory
+from rl4vlm.core.files import JsonLines
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
 from rl4vlm.models.lora import freeze
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, METRICS, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.model_state import ModelState
 from rl4vlm.training.optim import adamw_or_muon, check_finite, clear_gradients
-from rl4vlm.training.resume import resumable
+from rl4vlm.training.resume import resumable, run_folder
 from rl4vlm.training.store import StateFolder
 from rl4vlm.training.tracking import metric_trackers
 
@@ -54,7 +55,7 @@ class SFTState:
         saved_at: the `time.monotonic()` of the last save, or of the start of this process.
     """
 
-    logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl",)
+    logs: ClassVar[tuple[str, ...]] = (METRICS,)
 
     backbone: Backbone
     model: nn.Module
@@ -70,6 +71,11 @@ class SFTState:
     def model_state(self) -> ModelState:
         """Weights, optimiser and schedule."""
         return ModelState(self.backbone.model, self.optimizer, self.schedule)
+
+    @property
+    def plain_types(self) -> tuple[type, ...]:
+        """None: the fields are numbers."""
+        return ()
 
     @property
     def position(self) -> str:
@@ -112,27 +118,30 @@ def run(
     """
     started = time.monotonic()
     set_seed(settings.seed)
-    samples = load_samples(data)
-    state = begin(init, len(samples), settings)
-    check_special_tokens(data, samples, Encoder(state.backbone.processor).special_tokens())
-    inputs = {"data": data, "init": Path(init)}
-    run_key = {"stage": "sft"}
-    with resumable(state, resume_dir, out=out, settings=settings, inputs=inputs, started=started, **run_key) as manager:
-        train(state, samples, settings, out, f"SFT {data.name}", manager.on_step)
-        # All processes must enter: under FSDP each sends its shards to the main one, which writes.
-        with full_weights_on_main(state.model, state.accelerator):
-            if not state.processes.is_main:
-                return
-            with atomic_directory(out / "checkpoint") as folder:
-                state.backbone.save(folder)
-        write_run_record(
-            out,
-            stage="sft",
-            settings=vars(settings),
-            seeds={"sft": settings.seed},
-            inputs=inputs,
-            seconds=manager.seconds,
-        )
+    with run_folder(out, "sft", (CHECKPOINT, METRICS), resume_dir) as folder:
+        check_unchanged(data)
+        samples = load_samples(data)
+        state = begin(init, len(samples), settings)
+        check_special_tokens(data, samples, Encoder(state.backbone.processor).special_tokens())
+        inputs = {"data": data, "init": Path(init)}
+        with resumable(
+            state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, stage="sft"
+        ) as manager:
+            train(state, samples, settings, folder, f"SFT {data.name}", manager.on_step, trackers=out)
+            # All processes must enter: under FSDP each sends its shards to the main one, which writes.
+            with full_weights_on_main(state.model, state.accelerator):
+                if not state.processes.is_main:
+                    return
+                (folder / CHECKPOINT).mkdir()
+                state.backbone.save(folder / CHECKPOINT)
+            write_run_record(
+                folder,
+                stage="sft",
+                settings=vars(settings),
+                seeds={"sft": settings.seed},
+                inputs=inputs,
+                seconds=manager.seconds,
+            )
 
 
 def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
@@ -166,6 +175,8 @@ def train(
     out: Path,
     title: str,
     on_step: Callable[[SFTState], None],
+    *,
+    trackers: Path | None = None,
 ) -> None:
     """Train to the end of the run, and write `metrics.jsonl`.
 
@@ -173,9 +184,10 @@ def train(
         state: the run, new or resumed; it is changed in place.
         samples: all demonstrations.
         settings: the hyperparameters.
-        out: the run's folder.
+        out: the draft of the run's folder.
         title: names the run in the progress bar and in errors.
         on_step: called after every optimiser step, when the state is complete and may be saved.
+        trackers: folder of the trackers that the settings ask for; `out` unless given.
 
     Raises:
         ValueError: the loss or a weight is not finite after a step. That step is not saved.
@@ -185,8 +197,8 @@ def train(
     state.model.train()
     with (
         processes.named(),
-        JsonLines(processes.file(out / "metrics.jsonl"), append=state.done > 0) as metrics,
-        metric_trackers(state.accelerator, settings.loggers, out, settings) as track,
+        JsonLines(processes.file(out / METRICS), append=state.done > 0) as metrics,
+        metric_trackers(state.accelerator, settings.loggers, trackers or out, settings) as track,
         processes.shown() as screen,
         progress(len(state.batches), title, unit="batch", stream=screen) as bar,
     ):

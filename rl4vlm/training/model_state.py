@@ -1,14 +1,15 @@
 """What a training has learned, and how a state is written to a file: weights, optimiser, schedule and random streams.
 
-Each training adds its own fields to this (`Resumable` in `rl4vlm.training.resume`). States are pickles: load only those
-that this project wrote.
+Each training adds its own fields to this (`Resumable` in `rl4vlm.training.resume`). A file of a state holds tensors and
+plain data only, and reading one runs no code from it.
 """
 
 from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rl4vlm.training.fsdp import split, to_local, to_sharded
 
-PICKLE_PROTOCOL = 5
-"""torch.save defaults to protocol 2, which writes numpy arrays, such as images, as text."""
+PLAIN = (type(None), bool, int, float, str, torch.Tensor)
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -47,9 +47,11 @@ def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None
 
 def random_streams() -> dict[str, Any]:
     """The states of the global random generators of Python, numpy and torch."""
+    state: Any = np.random.get_state()
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": (name, keys.tolist(), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -58,7 +60,9 @@ def random_streams() -> dict[str, Any]:
 def restore_random_streams(saved: Mapping[str, Any]) -> None:
     """Load what `random_streams` returned. GPUs that the saved run did not have keep their state."""
     random.setstate(saved["python"])
-    np.random.set_state(saved["numpy"])
+    name, keys, *rest = saved["numpy"]
+    state: Any = (name, np.array(keys, np.uint32), *rest)
+    np.random.set_state(state)
     torch.set_rng_state(saved["torch"])
     for device, stream in zip(range(torch.cuda.device_count()), saved["cuda"], strict=False):
         torch.cuda.set_rng_state(stream, device)
@@ -104,27 +108,50 @@ def _copy_moments(optimizer: torch.optim.Optimizer) -> None:
                 values[name] = value.clone()
 
 
-def write(content: Mapping[str, Any], file: IO[bytes]) -> None:
-    """Write a part of a state. An object that occurs twice, such as a slot's stream, is one object when read again.
+def write(content: Mapping[str, Any], file: IO[bytes], types: Collection[type] = ()) -> None:
+    """Write a part of a state.
+
+    Args:
+        content: tensors and plain data, in dictionaries, lists and tuples.
+        file: the opened file.
+        types: dataclasses of the same that `content` may also hold.
 
     Raises:
-        ValueError: something cannot be pickled, such as an environment whose engine is another process. Such a class
-            can define `__getstate__` and `__setstate__`.
+        ValueError: it holds something else, which `read` would refuse.
     """
-    try:
-        torch.save(dict(content), file, pickle_protocol=PICKLE_PROTOCOL)
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
-        raise ValueError(f"the run's state cannot be saved: {error}") from error
+    _check_plain(content, types, "it")
+    torch.save(content, file)
 
 
-def read(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+def _check_plain(value: Any, types: Collection[type], place: str) -> None:
+    if type(value) in (dict, OrderedDict, *types):
+        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
+            _check_plain(inner, types, f"{place}.{name}")
+    elif type(value) in (list, tuple):
+        for inner in value:
+            _check_plain(inner, types, f"{place}[...]")
+    elif type(value) not in PLAIN:
+        raise ValueError(
+            f"the run's state cannot be saved: {place} is of type {type(value).__name__}, neither a tensor nor plain "
+            "data"
+        )
+
+
+def read(file: Path, types: Collection[type] = (), *, mapped: bool = False) -> dict[str, Any]:
     """Read what `write` wrote, tensors on the CPU.
 
     Args:
         file: the file.
+        types: as `write` was given.
         mapped: map tensors into memory instead of reading them. Processes on one machine then share the memory. The
             file must not be removed while they are in use: on some network file systems its content is gone at once.
+
+    Raises:
+        ValueError: the file holds anything but tensors, plain data and `types`.
     """
-    # weights_only would refuse everything but tensors: environments, random generators, episodes.
-    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False, mmap=mapped)
+    try:
+        with torch.serialization.safe_globals([*types]):
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{file} holds more than tensors and plain data, and is not loaded: {error}") from error
     return content

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from signal import Signals
 from typing import Any, ClassVar, Protocol, cast
 
 from rl4vlm.core.files import atomic_write_text, sha256_of
+from rl4vlm.core.lock import locked
+from rl4vlm.core.output import UNFINISHED, publish, stage_output
 from rl4vlm.results.provenance import package_versions
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.distributed import Processes
@@ -46,6 +49,11 @@ class Resumable(Protocol):
     def model_state(self) -> ModelState: ...
 
     @property
+    def plain_types(self) -> tuple[type, ...]:
+        """Dataclasses of tensors and plain data that the fields hold. A state holds no others."""
+        ...
+
+    @property
     def position(self) -> str:
         """How far the run is, in words, for messages."""
         ...
@@ -75,7 +83,7 @@ class ResumeManager:
 
     Args:
         store: where the states are; None turns saving off.
-        out: the run's folder, with its logs.
+        out: the run's draft (`run_folder`), with its logs.
         settings: the run's settings.
         flag: says which signal has arrived.
         started: the `time.monotonic()` at which this process began the run.
@@ -99,8 +107,8 @@ class ResumeManager:
         folder = processes.gather(self._store.newest() if processes.is_main else None)[0]
         if folder is None:
             return
-        saved = checkpoint.read(folder / FILE)
-        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank))}
+        saved = checkpoint.read(folder / FILE, state.plain_types)
+        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank), state.plain_types)}
         if processes.split:
             model_state = fields.pop("model_state")
         else:
@@ -147,15 +155,15 @@ class ResumeManager:
                 processes.gather(draft.folder)
                 for name, content in shared.items():
                     with draft.file(name) as file:
-                        checkpoint.write(content, file)
-                for part in processes.gather(_write_rank_file(draft.folder, 0, own)):
+                        checkpoint.write(content, file, state.plain_types)
+                for part in processes.gather(_write_rank_file(draft.folder, 0, own, state.plain_types)):
                     # Raised here, so that the store reports another process's full disk like its own.
                     if isinstance(part, OSError):
                         raise part
                     draft.parts.append(part)
         else:
             folder = cast(Path, processes.gather(None)[0])
-            processes.gather(_write_rank_file(folder, processes.rank, own))
+            processes.gather(_write_rank_file(folder, processes.rank, own, state.plain_types))
         # The launcher kills all processes when one ends, so none may leave before the state is in place.
         processes.gather(None)
 
@@ -194,12 +202,12 @@ def rank_file(rank: int) -> str:
     return f"process{rank}.pt"
 
 
-def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any]) -> Part | OSError:
+def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any], types: Collection[type]) -> Part | OSError:
     """Write a process's file, and return its manifest entry, or the error, which the main process then raises."""
     draft = Draft(folder)
     try:
         with draft.file(rank_file(rank)) as file:
-            checkpoint.write(own, file)
+            checkpoint.write(own, file, types)
     except Exception:
         if draft.error is None:
             raise
@@ -219,7 +227,7 @@ def resumable(
     **run_key: Any,
 ) -> Iterator[ResumeManager]:
     """Resume a run if it has a saved state, and save it while the block lasts. A block that ends without an error
-    removes the states.
+    publishes the run's outputs, then removes the states.
 
     States are kept per run: those of a run with another key (`run_key`, code, packages, inputs, number of processes, or
     settings other than `IRRELEVANT`) are neither loaded nor removed.
@@ -227,7 +235,7 @@ def resumable(
     Args:
         state: the run, freshly begun; changed in place if there is a saved state.
         folder: where states are kept; None turns saving off.
-        out: the run's folder.
+        out: the run's draft (`run_folder`).
         settings: the run's settings.
         inputs: files and folders that the run reads, by name.
         started: the `time.monotonic()` at which this process began the run.
@@ -253,6 +261,31 @@ def resumable(
         manager = ResumeManager(store, out, settings, flag, started)
         manager.resume(state)
         yield manager
-    # Only after the block ended well: an error leaves the states for the next try.
+    # Only after the block ended well: an error leaves the states for the next try. The outputs come first: a kill in
+    # between must lose neither.
     if state.processes.is_main:
+        publish(out)
         store.clear()
+
+
+@contextmanager
+def run_folder(out: Path, stage: str, names: Sequence[str], states: StateFolder | None) -> Iterator[Path]:
+    """The draft of a training's outputs, beside a lock on its states; see `stage_output`.
+
+    The first process of a training takes the locks and publishes the outputs. After an error the metrics so far stay
+    in the draft until the next run.
+
+    Args:
+        out: the run's folder.
+        stage: its stage.
+        names: its outputs but for `run.json`.
+        states: where its states are saved.
+    """
+    with ExitStack() as opened:
+        # Before torch's processes know each other: nothing is loaded for a folder that cannot be written.
+        if int(os.environ.get("RANK", "0")):
+            yield out / UNFINISHED
+            return
+        if states is not None:
+            opened.enter_context(locked(states.path.with_name(f".{states.path.name}.lock")))
+        yield opened.enter_context(stage_output(out, [stage], names, keep_draft=True))

@@ -92,6 +92,20 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -
         tmp_path / "base" / "model.safetensors"
     ).read_bytes()
     copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    for _ in range(2):  # also without a record that lists it
+        with pytest.raises(ValueError, match=r"base/model\.safetensors is damaged"):
+            copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
+        (tmp_path / "base" / "run.json").unlink(missing_ok=True)
+
+
+def test_a_loss_that_is_not_finite_ends_it_before_anything_is_written(tmp_path: Path) -> None:
+    sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    settings = PretrainSettings(pretrain_tasks=("NumberLine",), steps=9, corpus=10, learning_rate=1e30, sizes=sizes)
+    with pytest.raises(ValueError, match=r"base model, step \d: the loss is"):
+        run(out=tmp_path / "base", settings=settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_somebodys_files_are_not_erased(tmp_path: Path) -> None:
@@ -104,7 +118,7 @@ def test_somebodys_files_are_not_erased(tmp_path: Path) -> None:
         lambda out: copy_shipped(source=tmp_path / "home", out=out),
         lambda out: download.run(name="no/model", revision=None, out=out),
     ):
-        with pytest.raises(ValueError, match=r"home would be erased: .* made by stage base_model or prefetch"):
+        with pytest.raises(ValueError, match=r"config.json would be replaced .* stage base_model or prefetch wrote it"):
             make(tmp_path / "home")
     assert [path.name for path in tmp_path.rglob("*")] == ["home", "config.json"]
 

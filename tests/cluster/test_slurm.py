@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.core.output import UNFINISHED
 from tests.cluster.conftest import Submission, configured, submitted
 from tests.cluster.slurm import CPUS, URGENT, Cluster, Job, wait_for
 from tests.models.hub import NAME, Hub, serving
@@ -115,7 +116,9 @@ def test_a_requeued_training_continues_where_it_was(cluster: Cluster, prefetched
     results = prefetched.folder / "results" / "smoke"
     metrics = results / "ppo" / RUN / "metrics.jsonl"
     with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
-        wait_for(lambda: run.failed() or len(lines(metrics)) >= 2, 300, "two updates")
+        wait_for(
+            lambda: run.failed() or len(lines(metrics.parent / UNFINISHED / metrics.name)) >= 2, 300, "two updates"
+        )
         job = ppo_jobs(cluster)[-1]
         assert job.state == "RUNNING", run.output()[-3000:]
         cluster.command("scontrol", "requeue", str(job.id))

@@ -27,7 +27,6 @@ from rl4vlm.core.files import (
     sha256_of,
 )
 from rl4vlm.core.types import Style
-from rl4vlm.results.provenance import write_run_record
 
 
 class TestAtomicFile:
@@ -76,35 +75,6 @@ class TestAtomicDirectory:
             (folder / "new").write_text("")
         assert [path.name for path in out.iterdir()] == ["new"]
         assert list(tmp_path.iterdir()) == [out]
-
-    def test_replaces_only_an_earlier_output_of_the_stage(self, tmp_path: Path) -> None:
-        """`--out` may name any path. Documents, files and other stages' results must survive."""
-        out = tmp_path / "out"
-        for stage in ("games", "copied"):
-            with atomic_directory(out, replaces=["games", "copied"]) as folder:
-                (folder / stage).write_text("")
-                write_run_record(folder, stage=stage, settings={}, seeds={}, inputs={}, seconds=1)
-        assert sorted(path.name for path in out.iterdir()) == ["copied", "run.json"]
-        foreign = {"documents": '{"stage": "figures"}', "broken": "{", "listed": "[]"}
-        for name, record in foreign.items():
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "run.json").write_text(record)
-        (tmp_path / "full").mkdir()
-        (tmp_path / "full" / "thesis.tex").write_text("years of work")
-        (tmp_path / "file").write_text("years of work")
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        for name in [*foreign, "full", "file"]:
-            message = rf"/{name} would be erased: .* made by stage games or copied; name a new or empty folder"
-            with (
-                pytest.raises(ValueError, match=message),
-                atomic_directory(tmp_path / name, replaces=["games", "copied"]),
-            ):
-                pytest.fail("the folder was handed out")
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-        (tmp_path / "empty").mkdir()
-        with atomic_directory(tmp_path / "empty", replaces=["games"]) as folder:
-            (folder / "new").write_text("")
-        assert (tmp_path / "empty" / "new").exists()
 
     def test_a_failure_leaves_the_old_folder(self, tmp_path: Path) -> None:
         out = tmp_path / "out"

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
@@ -195,18 +196,18 @@ def test_every_episode_has_a_sampling_stream_of_its_own(tmp_path: Path) -> None:
     assert [first[k] for k in range(3)] == [stream(1_000_000_000 + k, "sampling").random() for k in range(3)]
 
 
-def test_lines_come_as_they_are_played_and_the_summary_last(tmp_path: Path) -> None:
+def test_lines_come_as_they_are_played_and_an_interrupted_run_leaves_the_result_before_it(tmp_path: Path) -> None:
     evaluate(tmp_path, "solver")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
     def stop(request: Request) -> str:
-        if (tmp_path / "episodes.jsonl").exists() and len(seen := lines_of(tmp_path)) >= 3:
-            assert not (tmp_path / "summary.json").exists(), "the old summary does not outlive its episodes"
-            raise KeyboardInterrupt(len(seen))
+        if len(lines_of(tmp_path / UNFINISHED)) == 3:
+            raise KeyboardInterrupt
         return '{"action": "+"}'
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, FakePolicy(stop), num_envs=1)
-    assert len(lines_of(tmp_path)) == 3
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_prompt_and_environment_options_are_passed_on(tmp_path: Path) -> None:

@@ -65,11 +65,19 @@ def test_names_the_line_that_is_broken(evaluated: list[Path], tmp_path: Path) ->
         load_recording(folder)
 
 
+def test_an_episode_that_was_changed_is_refused(evaluated: list[Path], tmp_path: Path) -> None:
+    folder = edited(evaluated, tmp_path)
+    file = folder / "episodes.jsonl"
+    file.write_text(file.read_text().replace('"length": ', '"length": 1', 1))
+    with pytest.raises(ValueError, match=r"episodes\.jsonl is damaged or was changed"):
+        load_recording(folder)
+
+
 def test_names_an_entry_that_a_record_lacks(evaluated: list[Path], tmp_path: Path) -> None:
     folder = edited(evaluated, tmp_path)
     (folder / "summary.json").write_text("[]")
     with pytest.raises(ValueError, match=r"summary\.json is no JSON object"):
         load_recording(folder)
     (folder / "run.json").write_text('{"settings": {"task": "NumberLine"}}')
-    with pytest.raises(ValueError, match=r"run\.json has no 'style'"):
+    with pytest.raises(ValueError, match=r"run\.json, settings: 'style': Field required"):
         load_recording(folder)

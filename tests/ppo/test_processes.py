@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from rl4vlm.cli import main
 from rl4vlm.config.overrides import training_command
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.rollout import Sample
@@ -221,7 +222,7 @@ def test_the_others_notice_a_process_that_is_lost_in_an_update(strategy, loss, t
     launched = Launched(tmp_path, strategy, main, [*words, "--set", *LASTING, "process_timeout=5"])
     left, lost = launched.processes
     try:
-        await_lines(tmp_path / "out" / "metrics.jsonl", left.is_alive, 1)
+        await_lines(tmp_path / "out" / UNFINISHED / "metrics.jsonl", left.is_alive, 1)
         assert lost.pid is not None
         os.kill(lost.pid, loss)
         left.join(120)
@@ -247,7 +248,7 @@ def test_a_lost_process_ends_the_others_with_a_message(tmp_path, loss, said):
         subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT) as launcher,
     ):
         try:
-            await_lines(tmp_path / "metrics.jsonl", lambda: launcher.poll() is None, 1)
+            await_lines(tmp_path / UNFINISHED / "metrics.jsonl", lambda: launcher.poll() is None, 1)
             ranks = {child.environ()["RANK"]: child for child in psutil.Process(launcher.pid).children(recursive=True)}
             ranks["1"].send_signal(loss)
             assert launcher.wait(timeout=120) != 0
@@ -278,13 +279,13 @@ def test_a_run_of_two_processes_goes_on_from_its_last_update(tmp_path):
     subprocess.run(command("whole"), env=ENVIRONMENT, check=True, timeout=600)
     with subprocess.Popen(command("broken"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
         # The state after an update is saved before the next line is written.
-        await_lines(tmp_path / "broken" / "metrics.jsonl", lambda: launcher.poll() is None, 3)
+        await_lines(tmp_path / "broken" / UNFINISHED / "metrics.jsonl", lambda: launcher.poll() is None, 3)
         for child in psutil.Process(launcher.pid).children(recursive=True):
             if child.environ().get("RANK") == "0":
                 child.kill()
         launcher.communicate(timeout=120)
     assert launcher.returncode != 0
-    done = len(metrics_of(tmp_path / "broken"))
+    done = len(metrics_of(tmp_path / "broken" / UNFINISHED))
     assert 3 <= done < 20
     again = subprocess.run(command("broken"), env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=600)
     assert again.stderr.count("continuing from") == 1

@@ -15,6 +15,7 @@ from rl4vlm.cli import main
 from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import sha256_of
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.training import resume
@@ -171,10 +172,10 @@ def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, cap
 
 def test_logs_that_are_gone_or_ahead_are_written_again(runs, unbroken):
     killed_in(runs, 3)
-    metrics = runs.folder / "out" / "metrics.jsonl"
+    metrics = runs.folder / "out" / UNFINISHED / "metrics.jsonl"
     assert len(metrics.read_text().splitlines()) == 2
     metrics.write_text(metrics.read_text() + '{"update": 3, "half')
-    (runs.folder / "out" / "timing.jsonl").unlink()
+    (runs.folder / "out" / UNFINISHED / "timing.jsonl").unlink()
     assert runs.train() == unbroken
     timings = [json.loads(line) for line in (runs.folder / "out" / "timing.jsonl").read_text().splitlines()]
     assert len(timings) == 3

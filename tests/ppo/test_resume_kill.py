@@ -20,6 +20,7 @@ import pytest
 from rl4vlm.cli import main
 from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.sft.data import run as make_data
 from tests.launch import FORK_SERVER, Launched
@@ -203,7 +204,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(stage, strategy, tiny_check
         return Launched(tmp_path / name, strategy, main, [stage, *folders, *words])
 
     def wait_for_lines(name, count, launched):
-        metrics = tmp_path / name / "out" / "metrics.jsonl"
+        metrics = tmp_path / name / "out" / UNFINISHED / "metrics.jsonl"
         while not (metrics.is_file() and metrics.read_text().count("\n") >= count):
             assert launched.processes[0].is_alive(), launched.output()
             time.sleep(0.005)

@@ -96,7 +96,7 @@ def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Pat
 def test_a_missing_record_is_named(made: Synthetic, tmp_path: Path) -> None:
     (tmp_path / "main.csv").write_bytes((made.root / "tables" / "main.csv").read_bytes())
     record = read_json(made.root / "tables" / RECORD)
-    record["inputs"] = {"x": {"path": "results/eval/nowhere/summary.json"}}
+    record |= {"inputs": {"x": {"path": "results/eval/nowhere/summary.json"}}, "outputs": {}}
     (tmp_path / RECORD).write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"nowhere.run\.json is missing"):
         write_pages(tables=tmp_path, out=tmp_path / "assets")

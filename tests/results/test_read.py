@@ -103,6 +103,8 @@ def test_broken_line_is_named(evaluation):
     ("line", "complaint"),
     [
         ("[1, 2]", " is no JSON object"),
+        ('{"success": true, "return": NaN}', " is not JSON: NaN is no finite number"),
+        ('{"success": true, "return": 1e999}', " is not JSON: 1e999 is no finite number"),
         ('{"episode": 20, "perception": {}}', ": 'success': Field required"),
         ('{"success": true, "reading": {}}', ": 'perception': Field required"),
         ('{"success": true, "perception": {"cards": [1]}}', r": 'perception\.cards\.1': Field required"),
@@ -122,6 +124,14 @@ def test_missing_entry_of_a_summary_is_named(evaluation, key):
     del summary[key]
     file.write_text(json.dumps(summary))
     with pytest.raises(ValueError, match=rf"summary\.json: '{key}': Field required"):
+        load_evaluation(evaluation)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e999", "101", "-1"])
+def test_impossible_number_of_a_summary_is_refused(evaluation, value):
+    file = evaluation / "summary.json"
+    file.write_text(file.read_text().replace('"success_rate": 75.0', f'"success_rate": {value}'))
+    with pytest.raises(ValueError, match=r"summary\.json( is not JSON|: 'success_rate': )"):
         load_evaluation(evaluation)
 
 

@@ -18,6 +18,7 @@ from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.files import sha256_of
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import begin, run
@@ -109,7 +110,7 @@ def test_a_signal_saves_first_and_no_step_is_lost(number, code, runs, unbroken) 
         ):
             runs.train()
         assert stop.value.code == code
-        assert len((runs.folder / "out" / "metrics.jsonl").read_text().splitlines()) == step
+        assert len((runs.folder / "out" / UNFINISHED / "metrics.jsonl").read_text().splitlines()) == step
     assert runs.train() == unbroken
 
 
@@ -165,7 +166,7 @@ def test_a_state_of_other_settings_or_data_is_not_used(
 def test_the_command_continues_after_a_sigkill(runs, unbroken) -> None:
     launched = Launched(runs.folder, None, main, runs.command("out"), count=1)
     (process,) = launched.processes
-    metrics = runs.folder / "out" / "metrics.jsonl"
+    metrics = runs.folder / "out" / UNFINISHED / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         assert process.is_alive(), launched.output()
         time.sleep(0.002)

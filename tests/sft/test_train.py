@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
+from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
@@ -127,8 +128,8 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
         states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
         assert states
         assert all(tensor.isfinite().all() for state in states for tensor in state["weights"].values())
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.jsonl"]
-    assert "null" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [UNFINISHED]
+    assert "null" not in (tmp_path / "out" / UNFINISHED / "metrics.jsonl").read_text()
 
 
 def test_published_data_are_trained_on(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rl4vlm.core.seeding import stream
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
@@ -26,7 +27,7 @@ from rl4vlm.training.model_state import (
     write,
 )
 from rl4vlm.training.store import StateStore
-from tests.fakes import FakePolicy, climb_slot
+from tests.fakes import FakePolicy
 from tests.games import GAMES
 
 
@@ -41,12 +42,14 @@ def card_slot(name, seed):
     return Slot(make_env(name), task, Style.COT, task.prompt, seed)
 
 
+RANDOM = FakePolicy(
+    lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
+)
+
+
 def play(slots, steps):
     """Everything that `steps` random steps show, and the next numbers of the streams."""
-    policy = FakePolicy(
-        lambda request: f'"action": "{request.view.actions[request.rng.integers(len(request.view.actions))]}"'
-    )
-    rows = [advance(slots, policy) for _ in range(steps)]
+    rows = [advance(slots, RANDOM) for _ in range(steps)]
     shown = [(s.request.prompt, s.request.image.tobytes(), s.action, s.reward, s.episode) for row in rows for s in row]
     return shown, [slot.rng.random() for slot in slots], [slot.env.np_random.random() for slot in slots]
 
@@ -54,31 +57,34 @@ def play(slots, steps):
 @pytest.mark.parametrize("task", GAMES)
 def test_slots_go_on_as_if_nothing_had_been(task, tmp_path: Path) -> None:
     slots = [card_slot(task, seed) for seed in (1, 2)]
-    play(slots, 3)
-    saved = through_a_file({"slots": slots}, tmp_path)["slots"]
-    assert play(saved, 12) == play(slots, 12)
+    for _ in range(3):
+        advance(slots, RANDOM)
+    # A reply without an action draws one from the environment's stream.
+    advance(slots, FakePolicy("nothing"))
+    saved = through_a_file({"slots": [slot.state() for slot in slots]}, tmp_path)["slots"]
+    again = [card_slot(task, seed) for seed in (3, 4)]
+    for slot, state in zip(again, saved, strict=True):
+        slot.load_state(state)
+    assert play(again, 12) == play(slots, 12)
 
 
-def test_what_is_shared_stays_shared(tmp_path: Path) -> None:
-    slot = climb_slot()
-    saved = through_a_file({"slots": [slot], "rows": [slot.request]}, tmp_path)
-    (slot,) = saved["slots"]
-    assert saved["rows"][0] is slot.request
-    assert slot.request.rng is slot.rng
-    assert slot.request.env is slot.env
+def test_an_environment_that_comes_out_elsewhere_is_refused() -> None:
+    slot, other = card_slot("Blackjack", 1), card_slot("Blackjack", 1)
+    while not slot.state()["played"]:
+        advance([slot], RANDOM)
+    with pytest.raises(ValueError, match="CardEnv did not come back to where it was saved"):
+        other.load_state({**slot.state(), "played": []})
+    other.load_state(slot.state())
 
 
 def test_random_streams_come_back(tmp_path: Path) -> None:
     def draw():
-        return random.random(), np.random.rand(), float(torch.rand(())), rng.random()
+        return random.random(), np.random.rand(), np.random.randn(), float(torch.rand(()))
 
-    rng = stream(1, "minibatches")
     draw()
-    state = {"streams": random_streams(), "rng": rng}
-    saved = through_a_file(state, tmp_path)
+    saved = through_a_file({"streams": random_streams()}, tmp_path)
     expected = draw()
     restore_random_streams(saved["streams"])
-    rng = saved["rng"]
     assert draw() == expected
 
 
@@ -159,30 +165,38 @@ def test_weights_of_another_model_are_refused() -> None:
         restore_tensors(torch.nn.Linear(1, 1), {"weights": torch.zeros(1)})
 
 
-class Locked:
-    def __getstate__(self):
-        raise TypeError("the engine runs elsewhere")
+@dataclass(frozen=True)
+class Item:
+    ids: torch.Tensor
+    value: float
 
 
-class Reopened:
-    """Like an environment whose engine is another process: it defines itself how it is pickled."""
+def test_a_state_holds_tensors_and_plain_data_only(tmp_path: Path) -> None:
+    content = {"items": [Item(torch.arange(3), 0.5)], "order": (1, None, "a"), "big": 2**127}
+    with (tmp_path / "state").open("wb") as file:
+        write(content, file, [Item])
+    saved = read(tmp_path / "state", [Item])
+    assert (saved["items"][0].ids.tolist(), saved["items"][0].value) == ([0, 1, 2], 0.5)
+    assert (saved["order"], saved["big"]) == (content["order"], content["big"])
+    with pytest.raises(ValueError, match="holds more than tensors and plain data"):
+        read(tmp_path / "state")
+    for value in (np.float64(1), np.arange(2), Item(torch.zeros(1), 1.0), np.random.default_rng(1), lambda: None):
+        with pytest.raises(ValueError, match=r"cannot be saved: it\.x\[\.\.\.\] is of type"):
+            through_a_file({"x": [value]}, tmp_path)
 
-    def __init__(self):
-        self.engine, self.moves = Locked(), ["north"]
 
-    def __getstate__(self):
-        return {"moves": self.moves}
-
-    def __setstate__(self, saved):
-        self.engine, self.moves = Locked(), saved["moves"]
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
 
 
-def test_an_environment_may_say_how_it_is_saved(tmp_path: Path) -> None:
-    assert through_a_file({"env": Reopened()}, tmp_path)["env"].moves == ["north"]
-    with pytest.raises(ValueError, match="cannot be saved: the engine runs elsewhere"):
-        through_a_file({"env": Locked()}, tmp_path)
-    with pytest.raises(ValueError, match="cannot be saved"):
-        through_a_file({"env": lambda: None}, tmp_path)
+def test_a_file_with_code_is_refused_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x": Command()}, tmp_path / "state")
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match=r"state holds more than tensors and plain data, and is not loaded"):
+            read(tmp_path / "state", mapped=mapped)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_disk_that_is_full_in_the_middle_is_named(tmp_path: Path) -> None:

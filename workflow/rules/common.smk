@@ -49,7 +49,10 @@ PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
+# They end when it does (rl4vlm.cli.workflow).
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=str(os.getpid())
+)
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
 # over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")

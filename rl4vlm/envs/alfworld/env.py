@@ -216,6 +216,15 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         """The bad games skipped so far (`skip_bad_games`): the reason for each file."""
         return {str(file): why for file, why in (*self.games.skipped, *self._bad.items())}
 
+    def carried(self) -> dict[str, Any]:
+        """The number of episodes since the last seed, and the games that could not be started."""
+        return {"episode": self._episode, "bad": {str(file): why for file, why in self._bad.items()}}
+
+    def carry(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `carried` returned."""
+        self._episode = saved["episode"]
+        self._bad = {Path(file): why for file, why in saved["bad"].items()}
+
     def close(self) -> None:
         self._backend.close()
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rl4vlm.config.stages.alfworld import GamesSettings
-from rl4vlm.core.files import atomic_directory
+from rl4vlm.core.output import stage_output
 from rl4vlm.core.seeding import stream
 from rl4vlm.envs.alfworld.games import GameData
 from rl4vlm.envs.alfworld.problem import LAMP, Draft, Placed, can, portable, spot_ids, wordings
@@ -62,7 +62,7 @@ def run(*, out: Path, settings: GamesSettings, processes: int | None = None) -> 
     from rl4vlm.envs.alfworld.workers.solvers import Solvers
 
     started = time.monotonic()
-    with atomic_directory(out, replaces=[STAGE]) as folder, Solvers(processes) as solve:
+    with stage_output(out, [STAGE]) as folder, Solvers(processes) as solve:
         manifest = generate(folder, settings, solve)
         seconds = time.monotonic() - started
         seeds = {"games": settings.seed}

@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.files import sha256_of
+from rl4vlm.core.lock import scratch_folder
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api import serve
 from rl4vlm.policies.api.policy import ApiPolicy
@@ -39,6 +40,7 @@ class Server:
         digest = sha256_of(checkpoint) if checkpoint.is_dir() else None
         if digest is None:
             raise ValueError(f"no checkpoint folder {str(checkpoint)!r} to serve")
+        check_unchanged(checkpoint)
         self.checkpoint = checkpoint
         self.model = f"checkpoint-{digest[:16]}"
         self.dtype = dtype
@@ -48,7 +50,7 @@ class Server:
 
     def start(self) -> None:
         """Start the server and wait until it answers. Raises ValueError with its output if it does not."""
-        folder = Path(self._open.enter_context(TemporaryDirectory(prefix="rl4vlm-serve-")))
+        folder = self._open.enter_context(scratch_folder("rl4vlm-serve-"))
         self._lay_out(folder / self.model)
         try:
             for attempt in range(1, STARTS + 1):

@@ -22,10 +22,11 @@ from rl4vlm.envs.alfworld.games import read_game
 from rl4vlm.envs.alfworld.observation import read_room
 from rl4vlm.envs.alfworld.types import TaskType
 from rl4vlm.interaction.parse import parse_reply
-from rl4vlm.interaction.play import Slot
+from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import render, write_reply
 from rl4vlm.tasks.registry import get_task, get_task_entry
 from tests.envs.alfworld.random_walk import alfworld_env, play
+from tests.fakes import FakePolicy
 
 TASK = get_task("ALFWorld")
 pytestmark = pytest.mark.usefixtures("warm_pool")
@@ -222,6 +223,19 @@ def test_a_pickled_environment_plays_on(make):
         assert np.array_equal(ours[0], theirs[0])
         assert ours[1:] == theirs[1:]
     copy.close()
+
+
+def test_a_slot_goes_on_in_its_second_episode(make):
+    """The explorer's advice depends on how many episodes there were since the last seed."""
+    slot, other = (Slot(make(expert="explorer"), TASK, Style.COT, TASK.prompt, seed) for seed in (1, 2))
+    looks = FakePolicy('"action": "look"')
+    for _ in range(MAX_STEPS + 2):
+        advance([slot], looks)
+    other.load_state(slot.state())
+    assert other.env.expert_action() == slot.env.expert_action()
+    ours, theirs = ([step for _ in range(3) for step in advance([one], looks)] for one in (slot, other))
+    assert [step.request.prompt for step in theirs] == [step.request.prompt for step in ours]
+    assert all(np.array_equal(a.request.image, b.request.image) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_an_environment_that_is_dropped_leaves_the_workers(generated):

@@ -1,0 +1,48 @@
+"""A stage that a workflow started ends when the workflow is gone, so that nothing runs that nobody knows of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+VARIABLE = "RL4VLM_WORKFLOW"
+"""The environment variable in which the workflow passes its process id."""
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def end_with_workflow() -> None:
+    """Watch the workflow that this process descends from, if there is one.
+
+    Once it is gone, this process gets SIGTERM. A training then saves its state first.
+    """
+    number = os.environ.get(VARIABLE, "")
+    # A process of that number that is no ancestor is another one, or in another container.
+    if number.isdigit() and int(number) in _ancestors():
+        Thread(target=_watch, args=(int(number),), daemon=True).start()
+
+
+def _watch(workflow: int) -> None:
+    # Not whether it exists: when a process dies, its children get another parent at once, but it may stay as a zombie.
+    while workflow in _ancestors():
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    with suppress(OSError):
+        print(f"the workflow (process {workflow}) is gone: this stage ends, too", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _ancestors() -> Iterator[int]:
+    process = os.getpid()
+    while process > 0:
+        try:
+            status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it has just ended, or this system has no /proc
+            return
+        # After the name, which may hold spaces and brackets, come the state and the parent.
+        process = int(status.rpartition(")")[2].split()[1])
+        yield process

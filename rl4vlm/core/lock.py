@@ -1,0 +1,85 @@
+"""Lock files, so that two processes never write the same output or state; temporary folders that know their owner."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TextIO
+from uuid import uuid4
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What `flock` says on a file system without locks."""
+
+
+@contextmanager
+def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock that one process at a time can hold, and that ends with its process.
+
+    On a network file system it holds among all machines, if the file system passes locks on. On one without locks it
+    does nothing.
+
+    Args:
+        file: the lock, made for the time of the block; missing parent folders are created.
+        wait: wait for another holder to end, instead of an error.
+
+    Raises:
+        ValueError: another process holds the lock; the message names it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with file.open("a+", encoding="utf-8") as opened:
+            _take(opened, file, wait=wait)
+            # The holder before has removed its file, perhaps after it was opened here.
+            if not (file.exists() and os.path.samestat(file.stat(), os.fstat(opened.fileno()))):
+                continue
+            opened.truncate(0)
+            opened.write(f"process {os.getpid()} on {socket.gethostname()}")
+            opened.flush()
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+
+
+def _take(opened: TextIO, file: Path, *, wait: bool) -> None:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        opened.seek(0)
+        raise ValueError(
+            f"{opened.read() or 'another process'} is at work on {file.parent}: wait until it ends, or stop it (its "
+            f"lock is {file})"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that is removed at the end of the block, or after a kill by the next call with its prefix."""
+    root = Path(gettempdir())
+    for abandoned in root.glob(f"{prefix}*"):
+        # Another one's folder is locked, or cannot be removed.
+        with suppress(ValueError, OSError), locked(_lock_of(abandoned)):
+            shutil.rmtree(abandoned)
+    folder = root / f"{prefix}{uuid4().hex}"
+    # Locked before it exists, so that nobody takes it for an abandoned one.
+    with locked(_lock_of(folder)):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")

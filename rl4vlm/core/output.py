@@ -1,0 +1,150 @@
+"""A stage's output folder: locked while the stage runs, written to a draft, and published whole.
+
+What a stage wrote is listed in the record of its folder (`run.json`, entry `outputs`), by name and SHA-256. Nothing
+else is ever replaced, and readers compare what they read with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rl4vlm.core.files import RECORD, files_below, named, read_json, sha256_of
+from rl4vlm.core.lock import locked
+
+UNFINISHED = ".unfinished"
+"""The draft in a folder with one record."""
+WHOLE_FOLDER = (".",)
+"""The `names` of a stage whose output is the folder itself."""
+
+
+@contextmanager
+def stage_output(
+    out: Path,
+    stages: Collection[str],
+    names: Collection[str] = WHOLE_FOLDER,
+    *,
+    record: str = RECORD,
+    keep_draft: bool = False,
+) -> Iterator[Path]:
+    """Write the outputs of a stage, all together or not at all.
+
+    After an error or a kill, `out` is as it was before. A kill leaves a hidden draft, which the next run removes.
+
+    Args:
+        out: the folder of the outputs; missing parent folders are created.
+        stages: names of the stages whose earlier outputs may be replaced.
+        names: files and folders that will be written; nothing else may be in a folder among them.
+        record: name of the record, which must be written last and lists the outputs.
+        keep_draft: keep what an error left in the draft, such as metrics, until the next run.
+
+    Yields:
+        An empty folder to write to. Its files move to `out` when the block ends, or by `publish`.
+
+    Raises:
+        ValueError: one of the names is taken by something that none of the stages wrote, or another process is at work
+            on `out`.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: name a new or empty folder")
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    draft = out / f".{record.removesuffix(RECORD)}unfinished"
+    try:
+        with named(out), locked(out / f".{record.removesuffix(RECORD)}lock"):
+            # A run that was killed while its files moved had finished its work.
+            publish(draft, record)
+            shutil.rmtree(draft, ignore_errors=True)
+            _check_replaceable(out, stages, names, record)
+            draft.mkdir()
+            try:
+                yield draft
+            except BaseException:
+                if not (keep_draft and any(draft.iterdir())):
+                    shutil.rmtree(draft, ignore_errors=True)
+                raise
+            # A draft that cannot be moved is complete: keep it.
+            publish(draft, record)
+            shutil.rmtree(draft)
+    finally:
+        for folder in created:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def publish(draft: Path, record: str = RECORD) -> None:
+    """Move a draft's files to their places, if its record says that it is complete. Calling it again does nothing."""
+    if not (draft / record).is_file():
+        return
+    out, new = draft.parent, {*_outputs(read_json(draft / record)), record}
+    for file in files_below(draft):
+        # Without fsync, a power failure after the rename could leave an empty file under the final name.
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    for name in _owned(out, None, record) - new:
+        (out / name).unlink(missing_ok=True)
+    # The record last: until then it is the old one, whose checksums tell a mixture of old and new from a whole output.
+    for name in sorted(new, key=lambda name: name == record):
+        if (draft / name).exists():  # it has moved if the last run was killed here
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).replace(out / name)
+
+
+def _check_replaceable(out: Path, stages: Collection[str], names: Collection[str], record: str) -> None:
+    owned = _owned(out, stages, record)
+    for name in (record, *names):
+        for file in [out / name] if (out / name).is_file() else files_below(out / name):
+            if file.relative_to(out).as_posix() not in owned:
+                raise ValueError(
+                    f"{file} would be replaced or mixed with new files, and no {record} in {out} says that stage "
+                    f"{' or '.join(stages)} wrote it; name a new or empty folder, or remove it first"
+                )
+
+
+def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
+    """The names that the record of a folder lists, with its own; none if there is none or it is of another stage."""
+    try:
+        found = read_json(out / record)
+    except (ValueError, OSError):
+        return set()
+    return {*_outputs(found), record} if stages is None or found.get("stage") in stages else set()
+
+
+def _outputs(record: Mapping[str, Any]) -> dict[str, str]:
+    """The outputs that a record lists, with their checksums. Names that lead out of its folder are left out."""
+    found = record.get("outputs")
+    if not isinstance(found, Mapping):
+        return {}
+    paths = {name: PurePosixPath(name) for name in found}
+    return {name: found[name] for name, path in paths.items() if not path.is_absolute() and ".." not in path.parts}
+
+
+def output_checksums(folder: Path, record: str) -> dict[str, str]:
+    """SHA-256 of each file below a folder but its record, by name: the `outputs` of a record."""
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(files_below(folder))}
+    return {name: sha256_of(file) or "" for name, file in names.items() if name != record}
+
+
+def check_unchanged(path: Path) -> None:
+    """Compare a file or folder with the record in it or beside it. One that no record lists is not compared.
+
+    Raises:
+        ValueError: a file is missing, or is not the one that was written; the message names it.
+    """
+    for folder in (path, path.parent):
+        if not (folder / RECORD).is_file():
+            continue
+        listed = {folder / name: sha256 for name, sha256 in _outputs(read_json(folder / RECORD)).items()}
+        mine = {file: sha256 for file, sha256 in listed.items() if path in (file, *file.parents)}
+        for file, sha256 in mine.items():
+            found = sha256_of(file)
+            if found != sha256:
+                raise ValueError(
+                    f"{file} is {'missing' if found is None else 'damaged or was changed'}: {folder / RECORD} lists it "
+                    f"with SHA-256 {sha256[:16]}..., not {str(found)[:16]}; make it again, or remove {RECORD} to use it"
+                )
+        if mine:
+            return

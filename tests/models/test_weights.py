@@ -1,0 +1,74 @@
+"""Damaged and impossible weights are named when they are read, and are never written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rl4vlm.config.stages.cnn import CNNSizes
+from rl4vlm.models.cnn import CNNActorCritic
+from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.value_head import ValueHead
+
+SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "processor_config.json"])
+@pytest.mark.parametrize("harm", ["cut", "empty"])
+def test_a_file_that_was_cut_is_named(checkpoint: Path, name: str, harm: str) -> None:
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
+    with pytest.raises(ValueError, match=rf"model/{name} is damaged"):
+        load_backbone(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_of_something_else_names_the_checkpoint(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).write_text("[]")
+    with pytest.raises(ValueError, match=rf"no image-text-to-text checkpoint at '{checkpoint}'"):
+        load_backbone(checkpoint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_neither_read_nor_written(checkpoint: Path, value: float) -> None:
+    backbone = load_backbone(checkpoint)
+    next(backbone.model.parameters()).data.view(-1)[3] = value
+    with pytest.raises(ValueError, match=r"other: weight \S+ holds NaN or infinite numbers"):
+        backbone.save(checkpoint.with_name("other"))
+    assert not checkpoint.with_name("other").exists()
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["language_model.model.norm.weight"].fill_(value)
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"model: weight \S+norm.weight holds NaN or infinite numbers"):
+        load_backbone(checkpoint)
+
+
+def test_of_the_cnn_and_the_value_head(tmp_path: Path) -> None:
+    network = CNNActorCritic(("+", "-"), reads_text=False, sizes=SIZES, temperature=1.0)
+    head = ValueHead(8, (4,))
+    for module, name in ((network, "cnn.safetensors"), (head, "value_head.safetensors")):
+        module.save(tmp_path)
+        whole = (tmp_path / name).read_bytes()
+        for broken in (whole[:-9], b""):
+            (tmp_path / name).write_bytes(broken)
+            with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+                CNNActorCritic.load(tmp_path, temperature=1.0) if module is network else ValueHead.load(tmp_path)
+        save_file({"x": torch.zeros(1)}, tmp_path / name)
+        with pytest.raises(ValueError, match=r"cnn\.json does not describe|is no value head"):
+            CNNActorCritic.load(tmp_path, temperature=1.0) if module is network else ValueHead.load(tmp_path)
+        next(module.parameters()).data.view(-1)[0] = torch.nan
+        with pytest.raises(ValueError, match=rf"{name}: weight \S+ holds NaN"):
+            module.save(tmp_path)
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "cnn.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cnn\.json "):
+            CNNActorCritic.load(tmp_path, temperature=1.0)

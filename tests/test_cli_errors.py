@@ -1,0 +1,115 @@
+"""What users can cause ends with one line that names the file, and with an exit code of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.cli import commands, main
+
+RUN = "import sys; from rl4vlm.cli import main; sys.exit(main(sys.argv[1:]))"
+DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 3, "a/b: No space left on device; free some space"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a/b"),
+            3,
+            "a/b: Permission denied; change its permissions",
+        ),
+        (OSError("cannot identify image file 'a.png'"), 3, "error: cannot identify image file 'a.png'"),
+        (MemoryError(), 4, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("task 'x' is unknown"), 2, "error: task 'x' is unknown"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_has_its_code_and_one_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "list_tasks", fail)
+    assert main(["tasks"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rl4vlm tasks: ")
+    assert said in line
+
+
+def test_a_state_on_a_full_disk_is_a_failed_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("the run's state cannot be saved") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(commands, "list_tasks", fail)
+    assert main(["tasks"]) == 3
+    assert "the run's state cannot be saved; free some space" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/inside"):
+        assert main([*DATA, str(tmp_path / out)]) in (2, 3)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{tmp_path}/file" in line
+
+
+def test_a_full_disk_is_named_while_a_stage_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        assert main([*DATA, str(tmp_path / "out")]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert f"{tmp_path / 'out'}" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_and_a_terminal_without_utf_8_give_no_traceback() -> None:
+    command = f"{sys.executable} -c '{RUN}' tasks | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    shown = [sys.executable, "-c", RUN, "play", "Blackjack", "--policy", "stand17", "--seed", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(shown, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:
+    """Killed by SIGKILL, a workflow cannot end its jobs."""
+    stage = "import sys, time; from rl4vlm.cli import workflow; workflow.SECONDS_BETWEEN_LOOKS = 0.05;"
+    stage += "workflow.end_with_workflow(); open(sys.argv[1], 'w').close(); time.sleep(60)"
+    # The stage's parent is a shell, as in a rule, and the workflow is the parent of that.
+    started = "import os, subprocess, sys; os.environ['RL4VLM_WORKFLOW'] = str(os.getpid())\n"
+    started += 'subprocess.run(["bash", "-c", \'"$0" -c "$1" "$2" 2>&1 | cat >"$2.log"\', *sys.argv[1:]])'
+    words = [sys.executable, "-c", started, sys.executable, stage, str(tmp_path / "runs")]
+    with subprocess.Popen(words) as workflow:
+        _wait_for((tmp_path / "runs").exists)
+        workflow.kill()
+    _wait_for(lambda: "is gone: this stage ends, too" in (tmp_path / "runs.log").read_text())
+
+
+def _wait_for(condition: Any) -> None:
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
