@@ -44,7 +44,7 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
             raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
         # The hub client's bookkeeping is not part of the model.
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-        for item in partial.iterdir():
+        for item in [*partial.iterdir()]:
             item.rename(folder / item.name)
         partial.rmdir()
         write_run_record(

@@ -1,10 +1,9 @@
 """Make an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
 
-A large pre-trained model can read, and write what it reads as JSON; a tiny new one cannot. The base model learns to
-answer one prompt with what an image shows, such as its numbers and card ranks, and to begin the reply to a task's own
-prompt, up to the last field that the image shows. For a task with `questions`, such as ALFWorld, it also learns to
-continue the words of the prompt, with the rules and legal actions, and to answer those questions. It never sees the
-rest of a reply: no thoughts, no action, no reward.
+A large pre-trained model can read; a tiny new one cannot. The base model learns to answer one prompt with what an image
+shows, such as its numbers and card ranks. For a task with `questions`, such as ALFWorld, it also learns to continue the
+words of the prompt, with the rules and legal actions, and to answer those questions. It never sees a reply, the format
+of replies, or an expert's action.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.base_model.tiny import IMAGE, build
-from rl4vlm.config.code_digest import module_digests
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text
 from rl4vlm.core.output import check_unchanged, stage_output
@@ -39,13 +37,11 @@ from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.models.weights import check_readable
-from rl4vlm.results.provenance import PERCEPTION, write_run_record
+from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.optim import adamw_or_muon
 
-CODE = "code.json"
-"""The digest of each module that a base model was made with, by the module's name."""
 READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
 """Lessons per forward pass."""
@@ -70,15 +66,11 @@ class Glimpse:
     Attributes:
         image: (300, 300, 3) uint8.
         perception: the text of each field that can be read off the image.
-        prompt: the task's prompt that asks for thoughts.
-        beginning: the reply to it, up to the last field that the image shows.
         lesson: the prompt's words with questions about them, for a task that has questions.
     """
 
     image: np.ndarray
     perception: Mapping[str, str]
-    prompt: str
-    beginning: str
     lesson: Lesson | None = None
 
     @property
@@ -91,23 +83,12 @@ def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Gli
     image, _ = env.reset(seed=int(rng.integers(2**31)))
     while True:
         view, perception = env.view(), dict(env.perception())
-        prompt, beginning = render(task.prompt, view, Style.COT), _beginning(task, env)
-        yield Glimpse(image, perception, prompt, beginning, _lesson(task, view, perception, rng))
+        yield Glimpse(image, perception, _lesson(task, view, perception, rng))
         words = view.actions
         index = words.index(env.expert_action().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
         image, _, terminated, truncated, _ = env.step(index)
         if terminated or truncated:
             image, _ = env.reset()
-
-
-def _beginning(task: Task, env: GameEnv) -> str:
-    """The reply that the task's prompt asks for: what the image shows, and nothing of the thoughts behind it."""
-    expert = env.expert_action()
-    reply = write_reply(expert.entries, expert.action, Style.COT)
-    found = (pattern.search(reply) for pattern in task.perception_patterns.values())
-    # In some tasks the fields come before the thoughts, in others the thoughts begin with them.
-    before_thoughts = max(0, reply.find(', "thoughts"'))
-    return reply[: max([before_thoughts, *(match.end(1) for match in found if match)])]
 
 
 def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
@@ -190,10 +171,7 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         backbone.save(folder)
         accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
         report = {"samples": settings.probe, "tasks": accuracy}
-        atomic_write_text(folder / PERCEPTION, json.dumps(report, indent=2) + "\n")
-        # A shipped model says which code made it, so that a test can say what has changed since.
-        made_by = module_digests("rl4vlm.base_model.pretrain", settings.pretrain_tasks)
-        atomic_write_text(folder / CODE, json.dumps(made_by, indent=2) + "\n")
+        atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
         write_run_record(
             folder,
             stage="base_model",
@@ -238,7 +216,7 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
         for i, name in enumerate(settings.pretrain_tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.pretrain_tasks])
-    optimizer = adamw_or_muon(model, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
+    optimizer = adamw_or_muon(model, model.device, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
     with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
         for step in range(1, settings.steps + 1):
@@ -266,14 +244,8 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
 
 def answer_loss(model: PreTrainedModel, encoder: Encoder, batch: Sequence[Glimpse]) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of a batch: a scalar tensor."""
-    prompts, replies = [], []
-    for index, glimpse in enumerate(batch):
-        if index % 2 and glimpse.beginning:
-            prompts.append(encoder.prompt(glimpse.image, glimpse.prompt))
-            replies.append(encoder.reply(glimpse.beginning)[:-1])  # it goes on: no end token
-        else:
-            prompts.append(encoder.prompt(glimpse.image, READ_PROMPT))
-            replies.append(encoder.reply(glimpse.answer))
+    prompts = [encoder.prompt(glimpse.image, READ_PROMPT) for glimpse in batch]
+    replies = [encoder.reply(glimpse.answer) for glimpse in batch]
     padded = collate(prompts, replies, encoder.pad_id, model.device)
     logits, _ = reply_logits(model, padded)
     return torch.nn.functional.cross_entropy(logits[padded.reply_mask], padded.reply_ids[padded.reply_mask])

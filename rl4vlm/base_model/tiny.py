@@ -21,7 +21,6 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.image_utils import PILImageResampling
 
 from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.models.loading import Backbone
@@ -93,13 +92,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: TinySizes) -> Lla
     edge = {"height": sizes.image_size, "width": sizes.image_size}
     # White becomes 0. The images are ink on white, so blank patches are 0 and what is drawn stands out from the start.
     images = CLIPImageProcessorPil(
-        size=edge,
-        crop_size=edge,
-        do_center_crop=False,
-        image_mean=[1.0] * 3,
-        image_std=[0.5] * 3,
-        # From 300 to 150 pixels each is the mean of four: as sharp as a bicubic filter there, in a third of its time.
-        resample=PILImageResampling.BOX,
+        size=edge, crop_size=edge, do_center_crop=False, image_mean=[1.0] * 3, image_std=[0.5] * 3
     )
     return LlavaProcessor(
         image_processor=images,

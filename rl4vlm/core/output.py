@@ -68,7 +68,7 @@ def stage_output(
                 raise
             # A draft that cannot be moved is complete: keep it.
             publish(draft, record)
-            shutil.rmtree(draft)
+            shutil.rmtree(draft, ignore_errors=True)
     finally:
         for folder in created:
             with suppress(OSError):  # it is not empty

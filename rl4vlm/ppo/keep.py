@@ -21,12 +21,13 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
         out: the draft of the run's folder.
         validation: the success rate on the validation episodes; None after an update without a validation.
     """
-    names = [kept_after(state.update)]
+    if not settings.keep_checkpoints:
+        return
+    names = [name for name in [kept_after(state.update)] if name in settings.kept]
     # Of equally good policies the first: it was trained least.
     if validation is not None and (state.best is None or validation > state.best):
         state.best = validation
         names.append(BEST)
-    names = [name for name in names if name in settings.kept]
     if not names:
         return
     # All processes must enter: under FSDP each sends its shards to the main one.

@@ -149,7 +149,13 @@ def initial_state(
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
     """
     # Without weight decay, AdamW is Adam.
-    optimizer = adamw(parameter_groups(policy.model, settings), lr=settings.learning_rate, eps=settings.adam_epsilon)
+    optimizer = adamw(
+        parameter_groups(policy.model, settings),
+        accelerator.device,
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        weight_decay=0.0,
+    )
     # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
     return PPOState(

@@ -156,6 +156,7 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
         backbone.model.activation_checkpointing_enable()
     optimizer = adamw_or_muon(
         backbone.model,
+        accelerator.device,
         lr=settings.learning_rate,
         muon_lr=settings.muon_learning_rate,
         weight_decay=settings.weight_decay,

@@ -20,25 +20,33 @@ from rl4vlm.training.rounding import StochasticAdamW
 
 
 def adamw_or_muon(
-    model: PreTrainedModel, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
+    model: PreTrainedModel, device: torch.device, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """The optimiser of SFT and pre-training for the trained weights of a model: AdamW, or with `muon_lr` Muon too."""
+    """The optimiser of SFT and pre-training.
+
+    Args:
+        model: its trained weights are optimised.
+        device: where it will be trained.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon for hidden matrices; None uses AdamW for all weights.
+        weight_decay: of both.
+    """
     weights = trainable(model)
     if muon_lr is None:
-        return adamw(weights, lr=lr, weight_decay=weight_decay)
+        return adamw(weights, device, lr=lr, weight_decay=weight_decay)
     hidden = hidden_matrices(model)
     rest = [weight for weight in weights if not any(weight is matrix for matrix in hidden)]
     return MuonAdamW(hidden, rest, hidden_lr=muon_lr, lr=lr, weight_decay=weight_decay)
 
 
 def adamw(
-    weights: Sequence[torch.Tensor] | Sequence[dict[str, Any]], *, weight_decay: float = 0.0, **options: Any
+    weights: Sequence[torch.Tensor] | Sequence[dict[str, Any]], device: torch.device, **options: Any
 ) -> torch.optim.AdamW:
-    """AdamW for weights or parameter groups; if some are in bfloat16, with stochastic rounding."""
+    """AdamW for weights or parameter groups, to be trained on a device; with stochastic rounding if some are bfloat16."""
     flat = [weight for entry in weights for weight in (entry["params"] if isinstance(entry, dict) else [entry])]
     if any(weight.dtype == torch.bfloat16 for weight in flat):
-        return StochasticAdamW(weights, weight_decay=weight_decay, **options)
-    return torch.optim.AdamW(weights, weight_decay=weight_decay, fused=fused(flat[0].device), **options)
+        return StochasticAdamW(weights, **options)
+    return torch.optim.AdamW(weights, fused=fused(device), **options)
 
 
 def fused(device: torch.device) -> bool | None:

@@ -164,7 +164,7 @@ def test_lesson_loss_is_that_of_each_lesson_alone() -> None:
     encoder, model = Encoder(backbone.processor), backbone.model.eval()
     image = np.zeros((300, 300, 3), dtype=np.uint8)
     lessons = [Lesson(COMMANDS[: 3 + 5 * n], (("Which?", COMMANDS[n:]),)) for n in range(12)]
-    batch = [Glimpse(image, {}, "", "", lesson) for lesson in lessons]
+    batch = [Glimpse(image, {}, lesson) for lesson in lessons]
     with torch.no_grad():
         whole = lesson_loss(model, encoder, batch)
         alone = [float(lesson_loss(model, encoder, [one])) for one in batch]

@@ -105,3 +105,33 @@ def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp
 def test_settings_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):
         replace(SETTINGS, **changes)
+
+
+def test_a_large_divergence_coefficient_keeps_the_replies_near_the_start(tiny_checkpoint, tmp_path):
+    options = {"task": "NumberLine", "style": Style.COT, "init": tiny_checkpoint, "seed": 1}
+    settings = replace(SETTINGS, total_env_steps=32, learning_rate=3e-3)
+    for name, kl_coef in (("free", 1e-9), ("held", 3.0)):
+        run(**options, out=tmp_path / name, settings=replace(settings, kl_coef=kl_coef))
+    free, held = (metrics_of(tmp_path / name) for name in ("free", "held"))
+    # The first update starts from the reference itself, and goes away from it in its later mini-batches only.
+    assert 0 < held[-1]["reference_kl"] < 0.5 * free[-1]["reference_kl"]
+    run(**options, out=tmp_path / "none", settings=settings)
+    assert "reference_kl" not in metrics_of(tmp_path / "none")[0]
+
+
+def test_a_warm_up_of_the_values_leaves_the_policy_alone(tiny_checkpoint, tmp_path):
+    settings = replace(SETTINGS, value_warmup=2, detach_value=True)
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    before, after = (
+        AutoModelForImageTextToText.from_pretrained(folder).state_dict()
+        for folder in (tiny_checkpoint, tmp_path / "checkpoint")
+    )
+    assert all(weight.equal(after[name]) for name, weight in before.items())
+    # Without the first of the two, the value loss reaches the layers that both share, or the policy does.
+    for change in ({"detach_value": False}, {"value_warmup": 1}):
+        run(
+            task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path / str(change), seed=1,
+            settings=replace(settings, **change),
+        )  # fmt: skip
+        moved = AutoModelForImageTextToText.from_pretrained(tmp_path / str(change) / "checkpoint").state_dict()
+        assert not all(weight.equal(moved[name]) for name, weight in before.items())

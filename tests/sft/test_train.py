@@ -37,8 +37,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_the_loss_falls_and_the_checkpoint_is_ordinary(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=SETTINGS)
+@pytest.mark.parametrize("muon", [None, 0.05])
+def test_the_loss_falls_and_the_checkpoint_is_ordinary(
+    data: Path, tiny_checkpoint: Path, tmp_path: Path, muon: float | None
+) -> None:
+    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, muon_learning_rate=muon))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 16
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])

@@ -76,7 +76,7 @@ def test_a_models_hidden_matrices_are_its_layers(tiny_checkpoint: Path) -> None:
         for name, weight in model.named_parameters()
         if weight.ndim > 1 and not any(part in name for part in ("embed_tokens", "position_embedding", "lm_head"))
     }
-    optimizer = adamw_or_muon(model, lr=1e-3, muon_lr=1e-2)
+    optimizer = adamw_or_muon(model, model.device, lr=1e-3, muon_lr=1e-2)
     assert isinstance(optimizer, MuonAdamW)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
-    assert not isinstance(adamw_or_muon(model, lr=1e-3, muon_lr=None), MuonAdamW)
+    assert not isinstance(adamw_or_muon(model, model.device, lr=1e-3, muon_lr=None), MuonAdamW)

@@ -54,8 +54,9 @@ def test_rounding_is_right_on_average_and_keeps_what_is_not_finite() -> None:
 
 def test_in_float32_it_is_adamw_and_only_bfloat16_gets_it() -> None:
     coarse, fine = nn.Parameter(torch.ones(3, dtype=torch.bfloat16)), nn.Parameter(torch.ones(3))
-    assert type(adamw([fine])) is torch.optim.AdamW
-    assert isinstance(adamw([{"params": [fine]}, {"params": [coarse], "lr": 1.0}]), StochasticAdamW)
+    cpu = torch.device("cpu")
+    assert type(adamw([fine], cpu)) is torch.optim.AdamW
+    assert isinstance(adamw([{"params": [fine]}, {"params": [coarse], "lr": 1.0}], cpu), StochasticAdamW)
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
     optimizers = [StochasticAdamW([ours], lr=0.1), torch.optim.AdamW([theirs], lr=0.1)]
     for step in range(3):

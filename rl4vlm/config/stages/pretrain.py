@@ -14,9 +14,9 @@ from rl4vlm.config.fields import Count, Device, Natural, Positive, Share, Weight
 class TinySizes:
     """Sizes of the embedded model."""
 
-    image_size: Count = 150
+    image_size: Count = 160
     """Side of the image in pixels."""
-    patch: Count = 30
+    patch: Count = 20
     """Side of a patch in pixels."""
     width: Count = 128
     """Width of vision tower and language model."""
