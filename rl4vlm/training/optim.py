@@ -42,7 +42,7 @@ def adamw_or_muon(
 def adamw(
     weights: Sequence[torch.Tensor] | Sequence[dict[str, Any]], device: torch.device, **options: Any
 ) -> torch.optim.AdamW:
-    """AdamW for weights or parameter groups, to be trained on a device; with stochastic rounding if some are bfloat16."""
+    """AdamW for weights or parameter groups on a device; if some are in bfloat16, with stochastic rounding."""
     flat = [weight for entry in weights for weight in (entry["params"] if isinstance(entry, dict) else [entry])]
     if any(weight.dtype == torch.bfloat16 for weight in flat):
         return StochasticAdamW(weights, **options)
