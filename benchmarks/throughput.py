@@ -28,7 +28,8 @@ from benchmarks.profiled import Profiled, profile
 from benchmarks.rates import MODES, Repeat, hours, ratios, summary, table
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.files import atomic_write_text, jsonable
-from rl4vlm.models.loading import DTYPES, choose_device
+from rl4vlm.models.devices import choose_device
+from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.lora import trainable
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.ppo.update import below_float32

@@ -32,8 +32,9 @@ from rl4vlm.core.types import GameEnv, Style, View
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.prompt import render, situation_text, write_reply
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded, Encoder, collate
-from rl4vlm.models.loading import Backbone, choose_device
+from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.models.weights import check_readable
 from rl4vlm.results.provenance import write_run_record

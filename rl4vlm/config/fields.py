@@ -58,6 +58,14 @@ def _path(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return value
+
+
 Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
 Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
@@ -65,6 +73,8 @@ Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[str, AfterValidator(_path)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Device = Annotated[str, AfterValidator(_device)]
 DType = Literal["float32", "bfloat16", "float64"]
 Quantization = Literal["4bit", "8bit"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]

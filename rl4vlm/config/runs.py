@@ -12,6 +12,7 @@ from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, stag
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings, plain_settings
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 
 
@@ -140,6 +141,12 @@ def sft_runs(config: Mapping[str, Any]) -> list[SFTRun]:
         SFTRun(task, style, seed) for task in config["tasks"] for style in config["styles"] for seed in config["seeds"]
     ]
     return list(dict.fromkeys(main + [start_of(config, run) for run in ppo_runs(config)]))
+
+
+def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
+    """The policies that PPO runs keep beside their last one, by the run and the name below its `checkpoints/`."""
+    kept = {task: build_settings(PPOSettings, stage_settings(config, "ppo", task)).kept for task in config["tasks"]}
+    return [(run, name) for run in ppo_runs(config) for name in kept[run.task]]
 
 
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:

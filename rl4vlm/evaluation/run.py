@@ -26,7 +26,7 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, SUMMARY, read_record, write_run_record
+from rl4vlm.results.provenance import EPISODES, KEPT, SUMMARY, read_record, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"
@@ -41,6 +41,14 @@ class Metered(Protocol):
     def affords(self, replies: int) -> bool: ...
 
     def check_replies(self) -> None: ...
+
+
+@runtime_checkable
+class FiniteEnv(Protocol):
+    """An environment with a fixed set of games: as many consecutive seeds play each of them once."""
+
+    @property
+    def game_count(self) -> int: ...
 
 
 @runtime_checkable
@@ -130,18 +138,21 @@ def _run(
         envs.append(make_env(task, **settings.env))
         return envs[-1]
 
+    seeds = settings.seeds
+    if settings.each_game_once:
+        seeds = seeds[: _game_count(task, settings)]
     played = play_episodes(
         new_env,
         game,
         PerceptionExaminer(player, patterns),
         style,
         override_parts(game.prompt, settings.prompt),
-        settings.seeds,
+        seeds,
         settings.num_envs,
         allowance.covers_after,
     )
     with stage_output(out, ["evaluation"], [EPISODES, SUMMARY]) as folder:
-        lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", settings.episodes)
+        lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
         if isinstance(player, Metered):
             player.check_replies()
         summary = {
@@ -157,7 +168,7 @@ def _run(
             **({"games": settings.games} if settings.games else {}),
             **({"overall": game.overall} if game.overall else {}),
             **summarise(lines, game.groups),
-            "partial": len(lines) < settings.episodes,
+            "partial": len(lines) < len(seeds),
             "stopped": stopped or allowance.stopped,
             **_skipped(envs),
             **({"api": player.totals()} if isinstance(player, Metered) else {}),
@@ -167,11 +178,21 @@ def _run(
             folder,
             stage="evaluation",
             settings={"policy": name, "task": task, "style": style, **vars(settings)},
-            seeds={"episodes": [settings.seeds[0], settings.seeds[-1]]},
+            seeds={"episodes": [seeds[0], seeds[-1]]},
             inputs=_inputs(policy),
             seconds=time.monotonic() - started,
         )
     return summary
+
+
+def _game_count(task: str, settings: EvaluationSettings) -> int:
+    env = make_env(task, **settings.env)
+    try:
+        if not isinstance(env, FiniteEnv):
+            raise ValueError(f"each_game_once: {task} has no fixed set of games")
+        return env.game_count
+    finally:
+        env.close()
 
 
 def _inputs(policy: str | Policy) -> dict[str, Path]:
@@ -323,6 +344,7 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
 
 
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
-    file = Path(checkpoint).parent / RECORD
+    folder = Path(checkpoint).parent
+    file = (folder.parent if folder.name == KEPT else folder) / RECORD
     found = origin_of_run(read_record(file), style, file) if file.is_file() else None
     return found or Origin(Path(checkpoint).name, "checkpoint")

@@ -158,8 +158,9 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.detach_value = detach_value
+        suppressed = self.encoder.suppressed_ids(self.model.get_output_embeddings().out_features)
         # A buffer moves to another device with the model. Not persistent: it is made from the tokenizer at each start.
-        self.register_buffer("suppressed", self.encoder.suppressed_ids(), persistent=False)
+        self.register_buffer("suppressed", suppressed, persistent=False)
 
     @property
     def device(self) -> torch.device:

@@ -108,9 +108,14 @@ class Encoder:
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
         return int(next((i for i in ids if i in special), self.tokenizer.eos_token_id))
 
-    def suppressed_ids(self) -> torch.Tensor:
-        """Ids (S,) that are never sampled: all special tokens except the one that ends a reply."""
-        return torch.tensor(sorted(self._special_ids() - {self.eos_id}), dtype=torch.long)
+    def suppressed_ids(self, vocabulary: int) -> torch.Tensor:
+        """Ids (S,) that are never sampled: all special tokens except the one that ends a reply, and what is no token.
+
+        Args:
+            vocabulary: number of ids that the model has logits for; many pad it beyond the tokenizer's.
+        """
+        no_tokens = set(range(vocabulary)) - set(self.tokenizer.get_vocab().values())
+        return torch.tensor(sorted((self._special_ids() | no_tokens) - {self.eos_id}), dtype=torch.long)
 
     def chat(self, prompt: str) -> str:
         """The chat template's text for one user turn with an image and `prompt`, up to where the reply begins."""

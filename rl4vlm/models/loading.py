@@ -20,6 +20,7 @@ from transformers import (
     CLIPImageProcessorPil,
     GenerationConfig,
     LlavaConfig,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,6 +32,7 @@ from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.output_head import use_float32_head
 from rl4vlm.models.weights import check_finite_weights, check_readable, saving
 
 logger = logging.getLogger(__name__)
@@ -88,28 +90,11 @@ def use_own_generation(model: PreTrainedModel, encoder: Encoder) -> None:
         bos_token_id=own.bos_token_id,
         eos_token_id=encoder.eos_id,
         pad_token_id=encoder.pad_id,
-        suppress_tokens=encoder.suppressed_ids().tolist(),
+        suppress_tokens=encoder.suppressed_ids(model.get_output_embeddings().out_features).tolist(),
         do_sample=True,
         top_k=0,  # no limit; the default is 50
         top_p=1.0,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device for a name. `auto` is the first GPU, or the CPU if there is none.
-
-    Raises:
-        ValueError: torch does not know the name, or there is no such GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is unknown to torch; examples: auto, cpu, cuda, cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
-    return device
 
 
 def load_backbone(
@@ -117,6 +102,7 @@ def load_backbone(
     *,
     dtype: str = "float32",
     quantize: str | None = None,
+    attn_implementation: str | None = None,
     one_view: bool = False,
     lora: LoraSettings | None = None,
     **model_options: Any,
@@ -128,6 +114,7 @@ def load_backbone(
         dtype: number format of the weights, a key of `DTYPES`.
         quantize: `4bit` or `8bit` quantises the weights of linear layers with bitsandbytes. They are then frozen, but
             adapters on them can be trained (QLoRA, Dettmers et al. 2023).
+        attn_implementation: how attention is computed, as transformers calls it; None is its choice.
         one_view: encode each image once, without a grid of further views. The paper's LLaVA-1.6 sees one view of
             336x336 pixels, 576 tokens.
         lora: adapters to train. If the checkpoint has adapters, they must have these settings.
@@ -153,11 +140,13 @@ def load_backbone(
         processor = load_processor(source)
         if one_view:
             config, processor = with_one_view(config, processor)
+        count_placeholders(config, processor)
         model, found = AutoModelForImageTextToText.from_pretrained(
             weights,
             config=config,
             trust_remote_code=False,
             dtype=DTYPES[dtype],
+            attn_implementation=attn_implementation,
             output_loading_info=True,
             # Continue past weights of another shape: transformers' error does not name them, `_check_whole` does.
             ignore_mismatched_sizes=True,
@@ -180,6 +169,7 @@ def load_backbone(
         ensure_adapter(model, lora)
     if adapter is not None or lora is not None:
         _keep_gradients(model)
+    use_float32_head(model)
     return Backbone(model, processor)
 
 
@@ -310,6 +300,18 @@ def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
     ImagesOnly.__name__ = ImagesOnly.__qualname__ = kind.__name__
     return ImagesOnly
+
+
+def count_placeholders(config: PreTrainedConfig, processor: ProcessorMixin) -> None:
+    """Let a LLaVA's processor write as many placeholders per image as the model has features of one.
+
+    Processors that were saved before transformers 4.47 lack the numbers, and then write 575 for 576 features.
+    """
+    if isinstance(processor, LlavaProcessor | LlavaNextProcessor):
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        # CLIP puts a class token before the patches; SigLIP does not.
+        processor.num_additional_image_tokens = int(config.vision_config.model_type == "clip_vision_model")
 
 
 def with_one_view(config: PreTrainedConfig, processor: ProcessorMixin) -> tuple[PreTrainedConfig, ProcessorMixin]:

@@ -163,6 +163,16 @@ def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]
         )
 
 
+def freeze(model: nn.Module, pattern: str) -> None:
+    """Train none of the parameters whose whole name matches a regular expression. Raises ValueError if none does."""
+    found = [parameter for name, parameter in model.named_parameters() if re.fullmatch(pattern, name)]
+    if not found:
+        some = ", ".join(dict.fromkeys(re.sub(r"\d+", "0", name) for name, _ in model.named_parameters()))
+        raise ValueError(f"freeze {pattern!r} matches no parameter; there are {some}")
+    for parameter in found:
+        parameter.requires_grad_(False)
+
+
 def trainable(module: nn.Module) -> list[torch.nn.Parameter]:
     """The parameters with a gradient, in the module's order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

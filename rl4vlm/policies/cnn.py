@@ -16,7 +16,7 @@ from torch import nn
 from rl4vlm.core.types import Reply, Request, Style
 from rl4vlm.interaction.prompt import write_reply
 from rl4vlm.models.cnn import CNNActorCritic, Observation
-from rl4vlm.models.loading import choose_device
+from rl4vlm.models.devices import choose_device
 from rl4vlm.policies.trainable import Rescored, column
 
 

@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
+from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded
-from rl4vlm.models.loading import choose_device
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.policies.trainable import Rescored, column
 
@@ -84,6 +84,7 @@ class VLMPolicy:
         device: str = "auto",
         dtype: str = "float32",
         quantize: str | None = None,
+        attn_implementation: str | None = None,
         one_view: bool = False,
     ) -> VLMPolicy:
         """Load a policy from a checkpoint folder or a Hugging Face name.
@@ -93,8 +94,9 @@ class VLMPolicy:
             temperature: of sampling.
             max_new_tokens: the longest reply, in tokens.
             device: a torch device, or "auto" for a GPU if there is one.
-            dtype: as in `load_backbone`, like the next two.
+            dtype: as in `load_backbone`, like the next three.
             quantize: see there.
+            attn_implementation: see there.
             one_view: see there.
         """
         model = ActorCritic.load(
@@ -103,6 +105,7 @@ class VLMPolicy:
             max_new_tokens=max_new_tokens,
             dtype=dtype,
             quantize=quantize,
+            attn_implementation=attn_implementation,
             one_view=one_view,
             device=choose_device(device),
         )

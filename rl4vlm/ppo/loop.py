@@ -21,18 +21,19 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
+from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.success import RecentEpisodes, validate
 from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
-from rl4vlm.results.provenance import CHECKPOINT, METRICS, TIMING, write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
-from rl4vlm.training.optim import check_finite, fused
+from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.tracking import metric_trackers
 
-PPO_OUTPUTS = (CHECKPOINT, METRICS, TIMING)
+PPO_OUTPUTS = (CHECKPOINT, KEPT, METRICS, TIMING)
 """What a run writes beside its `run.json`."""
 
 
@@ -64,6 +65,8 @@ def train(
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
     policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
+    if state.update == 1 and processes.is_main:
+        forget_kept(out)
     # A resumed run appends: the resume manager has restored the lines of earlier updates.
     with (
         processes.named(),
@@ -116,6 +119,7 @@ def train(
                 **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
+            keep_checkpoints(state, settings, out, line.get("validation_success_rate"))
             metrics.write(line)
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
             rollout_s = update_started - rollout_started
@@ -149,11 +153,13 @@ def initial_state(
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
         schedule_steps: how many steps along the cosine each update makes; see `DefectSettings`.
     """
-    optimizer = torch.optim.Adam(
+    # Without weight decay, AdamW is Adam.
+    optimizer = adamw(
         parameter_groups(policy.model, settings),
+        accelerator.device,
         lr=settings.learning_rate,
         eps=settings.adam_epsilon,
-        fused=fused(accelerator.device),
+        weight_decay=0.0,
     )
     # The optimizer is made first, of the policy's own weights. Under FSDP this call shards both.
     model, optimizer = prepare(policy.model, optimizer, accelerator)
@@ -201,7 +207,9 @@ def finish(
             return
         (out / CHECKPOINT).mkdir()
         state.policy_optimizer.policy.save(out / CHECKPOINT)
+    add_kept(out)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
+    forget_kept(out)
 
 
 def make_slots(

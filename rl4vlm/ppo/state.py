@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo.rollout import Rollout, Sample, Transition
@@ -34,6 +35,7 @@ class PPOState:
         recent: the last training episodes, for the success rate.
         updates: number of updates of the whole run.
         update: the running update, from 1.
+        best: the best success rate on the validation episodes so far, if checkpoints are kept.
         steps: transitions of the running rollout in this process's environments, (steps, envs).
         rollout: the finished rollout of all processes; None while it is played.
         progress: through the update on that rollout.
@@ -49,6 +51,7 @@ class PPOState:
     recent: RecentEpisodes
     updates: int
     update: int = 1
+    best: float | None = None
     steps: list[list[Transition]] = field(default_factory=list)
     rollout: Rollout | None = None
     progress: UpdateProgress = field(default_factory=UpdateProgress)
@@ -69,10 +72,10 @@ class PPOState:
             return f"update {self.update}, {len(self.steps)} steps into its rollout"
         return f"update {self.update}, {self.progress.seen} samples into its optimisation"
 
-    def should_save(self, save_every: int) -> bool:
+    def should_save(self, settings: TrainingSettings) -> bool:
         """Whether to save now: between two updates, every `save_every` updates and after the last one."""
         between = not self.steps and self.rollout is None
-        return between and (self.update > self.updates or (self.update - 1) % save_every == 0)
+        return between and (self.update > self.updates or (self.update - 1) % settings.save_every == 0)
 
     def shared_state(self) -> dict[str, Any]:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
@@ -80,6 +83,7 @@ class PPOState:
             "shuffle": self.shuffle.bit_generator.state,
             "recent": self.recent.state(),
             "update": self.update,
+            "best": self.best,
             "rollout": self.rollout,
         }
 
@@ -99,7 +103,8 @@ class PPOState:
             slot.load_state(saved)
         self.shuffle.bit_generator.state = fields["shuffle"]
         self.recent.load_state(fields["recent"])
-        self.update, self.rollout, self.steps = fields["update"], fields["rollout"], fields["steps"]
+        self.update, self.best = fields["update"], fields["best"]
+        self.rollout, self.steps = fields["rollout"], fields["steps"]
         self.progress = UpdateProgress(
             **{name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()}
         )

@@ -17,7 +17,7 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
 from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.training.distributed import Processes, accumulate, micro_batches
+from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.optim import clear_gradients
 
 
@@ -55,6 +55,7 @@ class UpdateProgress:
         old: (samples, 3) from `rescore_before_update`; None if the samples were not rescored.
         totals: sums over the samples that this process trained on, by the name of the metric.
         first_ratio_error: the largest |ratio - 1| of the first mini-batch in this process.
+        neighbours: metrics of a step of size 0 (`_zero_step`), only if the samples were rescored.
     """
 
     epoch: int = 0
@@ -64,6 +65,7 @@ class UpdateProgress:
     old: np.ndarray | None = None
     totals: dict[str, float] = field(default_factory=dict)
     first_ratio_error: float | None = None
+    neighbours: dict[str, float] = field(default_factory=dict)
 
     @property
     def losses(self) -> dict[str, float]:
@@ -82,14 +84,15 @@ class UpdateProgress:
           if every reply is rescored under the prompt that it answered, and larger if not.
         - `rescored_gap`, only if samples were rescored before the update: the mean difference between their
           log-probabilities then and as sampled. It replaces the first check, which can no longer fail: the ratio
-          then compares two rescored log-probabilities, so it is always near 1.
+          then compares two rescored log-probabilities, so it is always near 1. `neighbour_ratio_error` and
+          `neighbour_clip_fraction` say how much of the clip range rounding takes (`_zero_step`).
         """
         gathered = processes.gather((self.totals, self.first_ratio_error or 0.0))
         means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
         means["first_ratio_error"] = max(error for _, error in gathered)
         if self.old is not None:
             means["rescored_gap"] = float(np.abs(self.old[:, 0] - self.old[:, 2]).mean())
-        return means
+        return means | self.neighbours
 
 
 def optimiser_steps(
@@ -117,9 +120,12 @@ def optimiser_steps(
         # Before the first optimiser step: old log-probabilities must come from the weights that played.
         if progress.seen == 0 and progress.old is None and below_float32(policy_optimizer.policy.model):
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
+            first = progress.order[: settings.minibatch_size]
+            progress.neighbours = _zero_step(policy_optimizer, samples, first, progress.old, settings)
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
         indices = progress.order[progress.position : progress.position + settings.minibatch_size]
         minibatch = [_sample(samples, index, progress) for index in indices]
+        kl_before = progress.totals.get("approx_kl", 0.0)
         ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
         # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
@@ -129,6 +135,11 @@ def optimiser_steps(
         # An order of None makes the next epoch draw a new permutation.
         if progress.position == len(samples):
             progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
+        if settings.target_kl is not None:
+            # Summed first: all processes must stop together.
+            kl = all_reduce_sum(progress.totals["approx_kl"] - kl_before, policy_optimizer.accelerator)
+            if kl / len(minibatch) > settings.target_kl:
+                progress.epoch = settings.ppo_epochs
         yield progress
 
 
@@ -162,7 +173,8 @@ def rescore_before_update(
         settings: for the sizes of the batches.
 
     Returns:
-        (samples, 3) float64, the same in every process: log-probability, value, and the log-probability as sampled.
+        (samples, 3) float64, the same in every process: log-probability, value, and the log-probability as sampled;
+        0 for samples that `order` leaves out.
     """
     # The mode of the optimiser step, without dropout.
     policy_optimizer.model.eval()
@@ -184,6 +196,26 @@ def rescore_before_update(
     # Each row is zero in all processes but the one that scored it, so the sum puts the rows together.
     everyones: torch.Tensor = policy_optimizer.accelerator.reduce(old, "sum")
     return everyones.double().cpu().numpy()
+
+
+def _zero_step(
+    policy_optimizer: PolicyOptimizer,
+    samples: Sequence[Sample],
+    indices: np.ndarray,
+    old: np.ndarray,
+    settings: TrainingSettings,
+) -> dict[str, float]:
+    """The ratios of samples after a step of size 0, next to other samples in their micro-batches than in `old`.
+
+    Any distance from 1 is rounding, which every later step has as well.
+    """
+    # In the order of the rollout instead of the shuffled one.
+    again = rescore_before_update(policy_optimizer, samples, np.sort(indices), settings)
+    errors = np.abs(np.exp(again[indices, 0] - old[indices, 0]) - 1)
+    return {
+        "neighbour_ratio_error": float(errors.max()),
+        "neighbour_clip_fraction": float((errors > settings.clip_range).mean()),
+    }
 
 
 def _optimiser_step(

@@ -27,6 +27,8 @@ EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 """What an evaluation writes beside its `run.json`."""
 METRICS, TIMING, CHECKPOINT = "metrics.jsonl", "timing.jsonl", "checkpoint"
 """What a training writes beside its `run.json`; SFT writes no `timing.jsonl`."""
+KEPT = "checkpoints"
+"""The folder of the policies that a PPO run keeps beside its last one (`keep_checkpoints`)."""
 PERCEPTION = "perception.json"
 """What the base model reads off images, measured when it was made."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
+from rl4vlm.models.lora import freeze
 from rl4vlm.results.provenance import CHECKPOINT, METRICS, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
@@ -51,6 +52,7 @@ class SFTState:
         processes: the processes that train together.
         batches: indices of the samples of every step of the run.
         done: number of optimiser steps made.
+        saved_at: the `time.monotonic()` of the last save, or of the start of this process.
     """
 
     logs: ClassVar[tuple[str, ...]] = (METRICS,)
@@ -63,6 +65,7 @@ class SFTState:
     processes: Processes
     batches: Sequence[np.ndarray]
     done: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def model_state(self) -> ModelState:
@@ -79,9 +82,14 @@ class SFTState:
         """How far the run is, in words."""
         return f"step {self.done} of {len(self.batches)}"
 
-    def should_save(self, save_every: int) -> bool:
-        """Whether to save now: after every `save_every` steps, and after the last."""
-        return self.done % save_every == 0 or self.done == len(self.batches)
+    def should_save(self, settings: SFTSettings) -> bool:
+        """Whether to save now: `save_minutes` after the last save or the start, and after the last step."""
+        now = time.monotonic()
+        # The main process decides: clocks differ, but all processes must save after the same step.
+        due = self.processes.gather(now - self.saved_at >= 60 * settings.save_minutes)[0]
+        save = due or self.done == len(self.batches)
+        self.saved_at = now if save else self.saved_at
+        return save
 
     def shared_state(self) -> dict[str, Any]:
         """The order of samples follows from the seed, so the number of steps is all there is to save."""
@@ -140,6 +148,10 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
     """Load the model and set up a run on this number of samples, before its first step."""
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     backbone = load_backbone(init, **settings.loading)
+    if settings.freeze is not None:
+        freeze(backbone.model, settings.freeze)
+    if settings.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
     if settings.gradient_checkpointing:
         backbone.model.activation_checkpointing_enable()
     optimizer = adamw_or_muon(

@@ -15,7 +15,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
-from rl4vlm.models.loading import choose_device
+from rl4vlm.models.devices import choose_device
 
 
 def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
@@ -29,7 +29,8 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
         process_timeout: seconds that a process waits for the others in a gradient exchange before it fails.
 
     Raises:
-        ValueError: one GPU is named for several processes, or the launcher asks for something other than DDP and FSDP2.
+        ValueError: one GPU is named for several processes, or the launcher asks for something other than DDP and FSDP2,
+            or for mixed precision.
     """
     _check_launcher()
     device = choose_device(name)
@@ -76,6 +77,14 @@ def _check_launcher() -> None:
     for backend in ("DEEPSPEED", "MEGATRON_LM"):
         if _asked_for(backend):
             raise ValueError(f"training with {backend} is not supported: use config/accelerate/ddp.yaml or fsdp.yaml")
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed != "no":
+        # Replies are sampled through the model itself, but scored through accelerate's wrapper, which casts.
+        raise ValueError(
+            f"accelerate asks for mixed precision {mixed!r}: PPO would score replies in another precision than it "
+            "sampled them, so the first ratios would not be 1, and no setting would record it. Choose "
+            "mixed_precision: 'no', and the stage's dtype"
+        )
     if _asked_for("FSDP") and os.environ.get("FSDP_VERSION") != "2":
         raise ValueError(
             "training with FSDP version 1 is not supported: use config/accelerate/fsdp.yaml (fsdp_version: 2)"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from rl4vlm.models.lora import trainable
 from rl4vlm.training.distributed import all_reduce_sum
 from rl4vlm.training.fsdp import to_local
 from rl4vlm.training.muon import MuonAdamW, hidden_matrices
+from rl4vlm.training.rounding import StochasticAdamW
 
 
 def adamw_or_muon(
@@ -31,10 +33,20 @@ def adamw_or_muon(
     """
     weights = trainable(model)
     if muon_lr is None:
-        return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=fused(device))
+        return adamw(weights, device, lr=lr, weight_decay=weight_decay)
     hidden = hidden_matrices(model)
     rest = [weight for weight in weights if not any(weight is matrix for matrix in hidden)]
     return MuonAdamW(hidden, rest, hidden_lr=muon_lr, lr=lr, weight_decay=weight_decay)
+
+
+def adamw(
+    weights: Sequence[torch.Tensor] | Sequence[dict[str, Any]], device: torch.device, **options: Any
+) -> torch.optim.AdamW:
+    """AdamW for weights or parameter groups on a device; if some are in bfloat16, with stochastic rounding."""
+    flat = [weight for entry in weights for weight in (entry["params"] if isinstance(entry, dict) else [entry])]
+    if any(weight.dtype == torch.bfloat16 for weight in flat):
+        return StochasticAdamW(weights, **options)
+    return torch.optim.AdamW(weights, fused=fused(device), **options)
 
 
 def fused(device: torch.device) -> bool | None:

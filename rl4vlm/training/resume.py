@@ -26,7 +26,7 @@ MODEL_STATE = "model_state.pt"
 """Weights and moments, nearly all of a state. All processes read this file; with FSDP each has its own part instead."""
 NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
 """Settings that change a run's results only by the rounding of sums."""
-IRRELEVANT = ("save_every", "loggers", "process_timeout", *NUMERICS_ONLY)
+IRRELEVANT = ("save_every", "save_minutes", "loggers", "process_timeout", *NUMERICS_ONLY)
 """Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
 change them without losing the run."""
 
@@ -58,8 +58,8 @@ class Resumable(Protocol):
         """How far the run is, in words, for messages."""
         ...
 
-    def should_save(self, save_every: int) -> bool:
-        """Whether a run that saves every `save_every` steps saves now."""
+    def should_save(self, settings: Any) -> bool:
+        """Whether a run with these settings saves now. All processes must ask together."""
         ...
 
     def shared_state(self) -> dict[str, Any]:
@@ -73,13 +73,6 @@ class Resumable(Protocol):
     def load_state(self, fields: Mapping[str, Any]) -> None:
         """Load what `shared_state` and `rank_state` returned."""
         ...
-
-
-class ResumeSettings(Protocol):
-    """The settings of a run that can be resumed."""
-
-    @property
-    def save_every(self) -> int: ...
 
 
 class ResumeManager:
@@ -96,9 +89,7 @@ class ResumeManager:
         started: the `time.monotonic()` at which this process began the run.
     """
 
-    def __init__(
-        self, store: StateStore | None, out: Path, settings: ResumeSettings, flag: SignalFlag, started: float
-    ) -> None:
+    def __init__(self, store: StateStore | None, out: Path, settings: Any, flag: SignalFlag, started: float) -> None:
         self._store, self._out, self._settings, self._flag = store, out, settings, flag
         self._started = started
 
@@ -152,7 +143,7 @@ class ResumeManager:
             self._save(self._store, state)
             message = f"stopped by {Signals(asked).name} at {state.position}"
             raise Interrupted(asked, f"{message}; the same command continues from {self._store.folder}")
-        if state.should_save(self._settings.save_every):
+        if state.should_save(self._settings):
             self._save(self._store, state)
 
     def _save(self, store: StateStore, state: Resumable) -> None:
@@ -194,7 +185,7 @@ class ResumeManager:
         return {FILE: shared} if state.processes.split else {FILE: shared, MODEL_STATE: model_state}, own
 
 
-def _numerics_only(settings: ResumeSettings) -> dict[str, Any]:
+def _numerics_only(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(settings).items() if name in NUMERICS_ONLY}
 
 
@@ -230,7 +221,7 @@ def resumable(
     folder: StateFolder | None,
     *,
     out: Path,
-    settings: ResumeSettings,
+    settings: Any,
     inputs: Mapping[str, Path],
     started: float,
     **run_key: Any,

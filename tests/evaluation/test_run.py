@@ -53,6 +53,29 @@ def test_the_solver_wins_and_reads_everything(tmp_path: Path) -> None:
     assert summary["logprob_thoughts"] is summary["logprob_action"] is None
 
 
+def test_a_kept_policy_has_the_origin_of_its_run(tmp_path: Path) -> None:
+    record = {"stage": "ppo", "settings": {"thought_prob_coef": 0.5, "style": "cot"}, "seeds": {"ppo": 3}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    for name in ("checkpoint", "checkpoints/best"):
+        (tmp_path / name).mkdir(parents=True)
+        assert origin_of(str(tmp_path / name), Style.COT) == Origin("RL4VLM", "ppo", 0.5, 3)
+
+
+def test_no_game_is_played_twice_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="each_game_once: NumberLine has no fixed set of games"):
+        evaluate(tmp_path, each_game_once=True)
+
+    def of_four_games(task: str, **options: Any) -> Any:
+        env: Any = make_env(task, **options)
+        env.game_count = 4
+        return env
+
+    monkeypatch.setattr("rl4vlm.evaluation.run.make_env", of_four_games)
+    for asked, played in ((30, 4), (3, 3)):
+        summary = evaluate(tmp_path, each_game_once=True, episodes=asked)
+        assert (summary["episodes"], summary["partial"]) == (played, False)
+
+
 def test_where_the_policy_stops_play_the_episodes_before_the_first_unfinished_one_count(tmp_path: Path) -> None:
     class Tires(RandomPolicy):
         def __init__(self, batches: int) -> None:

@@ -11,7 +11,9 @@ import torch
 from rl4vlm.models import actor_critic as module
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, collate
+from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.sampling import sample, uniforms
+from rl4vlm.models.value_head import ValueHead
 
 PROMPTS = ["Read.", "You see a number line. Answer in JSON:", "Play Blackjack. The dealer shows 9."]
 
@@ -25,6 +27,19 @@ def prompts(actor_critic):
 
 def streams(count):
     return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def test_ids_that_are_no_token_are_never_sampled(tiny_checkpoint):
+    backbone = load_backbone(tiny_checkpoint)
+    tokens = len(backbone.processor.tokenizer)
+    backbone.model.resize_token_embeddings(tokens + 8)  # as models do whose vocabulary is padded
+    with torch.no_grad():
+        backbone.model.get_output_embeddings().weight[tokens:] *= 1000
+    model = ActorCritic(backbone, ValueHead(32, (8,)), temperature=1.0, max_new_tokens=8)
+    prompt = model.encoder.prompt(np.zeros((60, 60, 3), np.uint8), "number")
+    (reply,) = model.generate([prompt], [np.random.default_rng(0)])
+    assert int(reply.ids.max()) < tokens
+    assert set(range(tokens, tokens + 8)) <= set(model.model.generation_config.suppress_tokens)
 
 
 def test_generated_log_probs_equal_rescored_ones(actor_critic: ActorCritic, prompts: list[Encoded]) -> None:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.models.loading import choose_device, load_backbone
+from rl4vlm.models.devices import choose_device
+from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.memory import estimate
 from tests.models.families import FAMILIES, write_llava_next
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,18 @@ def test_the_grid_of_views_is_left_out(llava16: Path, tmp_path: Path) -> None:
     one.save(tmp_path)
     assert image_tokens(load_backbone(tmp_path)) == 576
     assert image_tokens(load_backbone(tmp_path, one_view=True)) == 576
+
+
+def test_a_processor_that_does_not_count_the_class_token(llava16: Path, tmp_path: Path) -> None:
+    """Old checkpoints have processors without these numbers."""
+    folder = shutil.copytree(llava16, tmp_path / "old")
+    file = folder / "processor_config.json"
+    config = json.loads(file.read_text())
+    for name in ("num_additional_image_tokens", "patch_size", "vision_feature_select_strategy"):
+        config.pop(name, None)
+    file.write_text(json.dumps(config))
+    assert image_tokens(load_backbone(folder)) == 576 + 24 + 576
+    assert image_tokens(load_backbone(folder, one_view=True)) == 576
 
 
 def test_the_view_and_the_weights_are_those_of_the_whole(llava16: Path) -> None:

@@ -100,7 +100,7 @@ def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(strategy,
     alone, together = alone_and_together(strategy, tmp_path, process_work.update_in_bfloat16)
     for one in (alone, together):
         assert one["measured"]["first_ratio_error"] < 1e-3
-        assert one["measured"]["rescored_gap"] > 1e-4
+        assert one["measured"]["rescored_gap"] > 1e-5
     # In two processes a sample shares its micro-batch with other samples, which changes the rounding.
     assert together["old"] == pytest.approx(alone["old"], abs=0.1)
     assert np.abs(together["old"][:, 0]).min() > 1

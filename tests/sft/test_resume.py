@@ -21,7 +21,7 @@ from rl4vlm.core.files import sha256_of
 from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import run
+from rl4vlm.sft.train import begin, run
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -29,8 +29,8 @@ from tests.interrupt import SimulatedKill, kill_and_resume_until_done, on_step_h
 from tests.launch import Launched
 
 SETTINGS = SFTSettings(
-    epochs=3, batch_size=5, micro_batch_size=2, learning_rate=1e-3, save_every=2, lora=LoraSettings(rank=2, alpha=4),
-    gradient_checkpointing=True, device="cpu",
+    epochs=3, batch_size=5, micro_batch_size=2, learning_rate=1e-3, lora=LoraSettings(rank=2, alpha=4),
+    save_minutes=1e-9, gradient_checkpointing=True, device="cpu",
 )  # fmt: skip
 STEPS = 9
 
@@ -64,7 +64,14 @@ class Runs:
         return (self.folder / out / "metrics.jsonl").read_text(), sha256_of(weights)
 
     def command(self, out):
-        words = ["learning_rate=1e-3", "epochs=3", "batch_size=5", "micro_batch_size=2", "save_every=2", "device=cpu"]
+        words = [
+            "learning_rate=1e-3",
+            "epochs=3",
+            "batch_size=5",
+            "micro_batch_size=2",
+            "save_minutes=1e-9",
+            "device=cpu",
+        ]
         words += ["lora={rank: 2, alpha: 4}", "gradient_checkpointing=true"]
         named = {"data": self.data, "init": self.checkpoint, "out": self.folder / out, "state": self.state}
         return ["sft", *(f"--{name}={value}" for name, value in named.items()), "--set", *words]
@@ -116,16 +123,30 @@ def killed_at(runs, step, **changes):
         runs.train(**changes)
 
 
-def test_it_is_saved_as_often_as_asked_and_a_damaged_state_is_not_used(
-    runs, unbroken, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_state_is_not_used(runs, unbroken, capsys: pytest.CaptureFixture[str]) -> None:
     killed_at(runs, 5)
     before, newest = sorted(path.parent for path in runs.state.glob("*/*/manifest.json"))
     (newest / resume.rank_file(0)).write_bytes(b"not this")
     assert runs.train() == unbroken
     said = capsys.readouterr().err
     assert f"{newest} is damaged and not used: {resume.rank_file(0)}" in said
-    assert f"continuing from {before}: step 2 of {STEPS}" in said
+    assert f"continuing from {before}: step 3 of {STEPS}" in said
+
+
+def test_it_is_saved_by_the_clock_and_after_the_last_step(
+    data: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    settings = replace(SETTINGS, save_minutes=30.0)
+    state, saved = begin(tiny_checkpoint, 13, settings), []
+    for state.done in range(1, STEPS + 1):
+        now += 700.0  # seconds of a step
+        if state.should_save(settings):
+            saved.append(state.done)
+    assert saved == [3, 6, 9]
+    state.done = 2
+    assert not state.should_save(settings)
 
 
 def test_a_state_of_other_settings_or_data_is_not_used(

@@ -96,6 +96,18 @@ def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, m
     assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
 
+def test_frozen_weights_stay_and_the_others_learn(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, epochs=1, freeze=".*vision_tower.*"))
+    before, after = (load_file(place / "model.safetensors") for place in (tiny_checkpoint, tmp_path / "checkpoint"))
+    for name, weight in before.items():
+        if "vision_tower" in name:
+            assert torch.equal(weight, after[name]), name
+        elif "projector" in name or "q_proj" in name:
+            assert not torch.equal(weight, after[name]), name
+    with pytest.raises(ValueError, match=r"freeze 'vision' matches no parameter; there are model\."):
+        train.begin(tiny_checkpoint, 8, replace(SETTINGS, freeze="vision"))
+
+
 def test_every_sample_once_an_epoch_in_another_order() -> None:
     first, second = (np.concatenate(shuffled_batches(50, SETTINGS, epoch)) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
@@ -110,7 +122,7 @@ def test_a_sample_too_long_is_named(data: Path, tiny_checkpoint: Path, tmp_path:
 def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
     data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    wild = replace(SETTINGS, learning_rate=1e30, save_every=1)
+    wild = replace(SETTINGS, learning_rate=1e30, save_minutes=1e-9)
     resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
     for _ in range(2):  # a rerun continues from finite numbers

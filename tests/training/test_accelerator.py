@@ -17,6 +17,7 @@ def test_training_runs_where_it_is_told() -> None:
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED is not supported"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON_LM is not supported"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed precision 'bf16': PPO would score"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1 is not supported"),
     ],
 )

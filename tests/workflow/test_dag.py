@@ -52,6 +52,15 @@ def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -
     assert Counter(job.rule for job in workspace.planned("--configfile", f"config/{config}")) == jobs
 
 
+def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
+    keep = "ppo={defaults: {keep_checkpoints: 10}, per_task: {NumberLine: {total_env_steps: 1024, num_steps: 32}}}"
+    jobs = workspace.planned(
+        "--config", "tasks=[NumberLine]", "styles=[cot]", "seeds=[1]", keep, "lambda_ablation=null"
+    )
+    kept = {job.wildcards.rpartition("kept=")[2] for job in jobs if job.rule == "evaluate_kept"}
+    assert {"update0010", "update0020", "update0030"} <= kept <= {"update0010", "update0020", "update0030", "best"}
+
+
 def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--printshellcmds")
     commands = re.findall(r"^Shell command: (?!None)(.*)$", done.stdout, flags=re.MULTILINE)

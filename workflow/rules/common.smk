@@ -22,8 +22,18 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
-from rl4vlm.config.runs import PPORun, ablation_runs, cnn_runs, evaluation_runs, main_runs, ppo_runs, start_of
+from rl4vlm.config.runs import (
+    PPORun,
+    ablation_runs,
+    cnn_runs,
+    evaluation_runs,
+    kept_policies,
+    main_runs,
+    ppo_runs,
+    start_of,
+)
 from rl4vlm.config.schema import STAGES
+from rl4vlm.core.gpus import visible_gpus
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
@@ -43,6 +53,8 @@ READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
+# Evaluations of the policies that PPO runs keep beside their last one. Tables and figures do not show them.
+KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
 SFT_RUN = "{task}-{style}{variant}-seed{seed}"
 PPO_RUN = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
@@ -55,6 +67,11 @@ os.environ.update(
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
 # over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
+
+# As many jobs with a GPU at a time as this machine shows, unless `--resources gpu=N` says otherwise; each takes one that is
+# free (`rl4vlm.models.devices`). Where none is shown, one job at a time.
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", max(1, visible_gpus()))
 
 # Compute nodes may have no network. All that a job there reads is a local file by then, so it need not ask the hub.
 if workflow.remote_exec:

@@ -38,3 +38,28 @@ use rule evaluate_sft as evaluate_ppo with:
         f"{RESULTS}/logs/eval/ppo-{PPO_RUN}{{games}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/eval/ppo-{PPO_RUN}{{games}}.tsv"
+
+
+rule evaluate_kept:
+    """Evaluate a policy that a PPO run kept beside its last one, on the task's first set of games."""
+    input:
+        checkpoints=f"{RESULTS}/ppo/{PPO_RUN}/checkpoints",
+        data=task_data,
+    output:
+        episodes=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/summary.json",
+        record=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/run.json",
+    log:
+        f"{RESULTS}/logs/eval_kept/ppo-{PPO_RUN}/{{kept}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/eval_kept/ppo-{PPO_RUN}/{{kept}}.tsv"
+    threads: threads_of("evaluation")
+    resources:
+        **grant("evaluation"),
+    params:
+        code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
+        out=subpath(output.summary, parent=True),
+        settings=lambda wildcards: evaluation(evaluation_settings(config, wildcards.task)),
+    shell:
+        "rl4vlm evaluate {input.checkpoints:q}/{wildcards.kept:q} {wildcards.task:q} --style {wildcards.style:q}"
+        " --out {params.out:q} --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -7,6 +7,7 @@ rule ppo:
         init=warm_start_of,
         data=task_data,
     output:
+        **({"kept": directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoints")} if KEPT_EVALUATIONS else {}),
         checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
         metrics=f"{RESULTS}/ppo/{PPO_RUN}/metrics.jsonl",
         timing=f"{RESULTS}/ppo/{PPO_RUN}/timing.jsonl",

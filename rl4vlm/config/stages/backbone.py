@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Count, DType, Positive, Quantization, settings
+from rl4vlm.config.fields import Attention, Count, DType, Pattern, Positive, Quantization, settings
 
 ALL_LINEAR = "all-linear"
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -25,17 +25,9 @@ class LoraSettings:
     """Rank of each adapter."""
     alpha: Positive = 256.0
     """Scale of the adapters; it is divided by the rank."""
-    targets: str = ALL_LINEAR
+    targets: Pattern = ALL_LINEAR
     """`all-linear`: every linear layer of vision tower, projector and language model except the output head. Otherwise
     a regular expression that must match the whole name of a linear layer."""
-
-    @model_validator(mode="after")
-    def _targets_compile(self) -> LoraSettings:
-        try:
-            re.compile(self.targets)
-        except re.error as error:
-            raise ValueError(f"targets {self.targets!r} is no regular expression: {error}") from error
-        return self
 
 
 @settings
@@ -46,6 +38,8 @@ class BackboneSettings:
     """Number format of the weights."""
     quantize: Quantization | None = None
     """Store the weights in 4 or 8 bits (needs the extra `quantized`). Training them needs `lora`, too."""
+    attn_implementation: Attention | None = None
+    """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
     lora: LoraSettings | None = None
@@ -61,7 +55,8 @@ class BackboneSettings:
     @property
     def loading(self) -> dict[str, Any]:
         """The keyword arguments of `load_backbone`."""
-        return {name: getattr(self, name) for name in ("dtype", "quantize", "one_view", "lora")}
+        names = ("dtype", "quantize", "attn_implementation", "one_view", "lora")
+        return {name: getattr(self, name) for name in names}
 
 
 def check_trainable(quantize: str | None, lora: LoraSettings | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Count, Device, DType, Natural, Quantization, Weight, settings
+from rl4vlm.config.fields import Attention, Count, Device, DType, Natural, Quantization, Weight, settings
 from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
 
 
@@ -23,6 +23,8 @@ class PlaySettings:
     """Number format of the weights."""
     quantize: Quantization | None = None
     """Store the weights in 4 or 8 bits (needs the extra `quantized`)."""
+    attn_implementation: Attention | None = None
+    """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
     device: Device = "auto"
@@ -39,7 +41,9 @@ class PlaySettings:
         """The keyword arguments of `make_policy`."""
         always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
         # Only a vision-language model takes these: they are passed only if they are set.
-        return always | {name: getattr(self, name) for name in ("quantize", "one_view") if getattr(self, name)}
+        return always | {
+            name: getattr(self, name) for name in ("quantize", "attn_implementation", "one_view") if getattr(self, name)
+        }
 
 
 @settings
@@ -48,6 +52,8 @@ class EvaluationSettings(PlaySettings):
 
     episodes: Count = 200
     """Episodes of each policy."""
+    each_game_once: bool = False
+    """Play no more episodes than a set has games, so that none is played twice; for ALFWorld."""
     num_envs: Count = 64
     """Episodes played at once. It changes speed, not the result."""
     seed_base: Natural = 1_000_000_000

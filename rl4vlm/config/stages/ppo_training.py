@@ -10,6 +10,14 @@ from pydantic import model_validator
 from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
 from rl4vlm.config.stages.training import RunSettings
 
+BEST = "best"
+"""The kept policy with the best success rate on the validation episodes."""
+
+
+def kept_after(update: int) -> str:
+    """The name of the policy that is kept after an update."""
+    return f"update{update:04}"
+
 
 @settings
 class TrainingSettings(RunSettings):
@@ -18,6 +26,12 @@ class TrainingSettings(RunSettings):
     With several processes every number is that of all of them together, except `micro_batch_size`.
     """
 
+    save_every: Count = 1
+    """Updates between two saves of the run's state, from which a killed run resumes. A run saves its state only if it
+    has a folder for it (`--state`)."""
+    keep_checkpoints: Natural = 0
+    """Updates between two policies that are kept in `checkpoints/` beside the last one, as `update0010`, ..., and with
+    validation also the best on it, as `best`; 0 keeps the last policy alone. The workflow evaluates them all."""
     total_env_steps: Count = 15_000
     """Environment steps of a run, all environments together."""
     num_envs: Count = 2
@@ -53,6 +67,9 @@ class TrainingSettings(RunSettings):
     unless `value_clip` is set."""
     ratio_limit: Positive = 10.0
     """A sample whose probability ratio is larger has no gradient."""
+    target_kl: Positive | None = None
+    """An update ends after the first mini-batch that is further from the policy that played: estimated KL divergence in
+    nats, mean over its samples (`approx_kl`); null makes all `ppo_epochs`."""
     value_clip: Positive | None = None
     """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
     large as ALFWorld's 50."""
@@ -99,6 +116,13 @@ class TrainingSettings(RunSettings):
     def validates_after(self, update: int) -> bool:
         """Whether a validation follows this update."""
         return bool(self.validation_every) and (update % self.validation_every == 0 or update == self.updates)
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the policies that are kept beside the last one."""
+        every = self.keep_checkpoints
+        names = [kept_after(update) for update in range(every, self.updates, every)] if every else []
+        return [*names, BEST] if every and getattr(self, "validation_every", 0) else names
 
     @property
     def steps_per_env(self) -> int:

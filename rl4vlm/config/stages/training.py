@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rl4vlm.config.fields import Count, Device, Positive, settings
+from rl4vlm.config.fields import Device, Positive, settings
 
 
 @settings
 class RunSettings:
     """Where and how a training runs; none of it changes the result."""
 
-    save_every: Count = 1
-    """Updates (PPO, CNN+RL) or optimiser steps (SFT) between two saves of the run's state, from which a killed run
-    resumes. A run saves its state only if it has a folder for it (`--state`)."""
     process_timeout: Positive = 1800.0
     """Seconds that one of several processes waits for the others."""
     device: Device = "auto"

@@ -208,6 +208,11 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return {"place": experts.places(now), "in hand": now.held or "nothing", "state": states or "plain"}
 
     @property
+    def game_count(self) -> int:
+        """Number of games of the split."""
+        return len(self.games.files)
+
+    @property
     def skipped(self) -> dict[str, str]:
         """The bad games skipped so far (`skip_bad_games`): the reason for each file."""
         return {str(file): why for file, why in (*self.games.skipped, *self._bad.items())}

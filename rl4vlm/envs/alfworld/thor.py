@@ -23,7 +23,11 @@ STEPS = 1000
 
 
 class ThorBackend:
-    """Runs games in AI2-THOR. The simulator starts with the first game and stays until `close`."""
+    """Runs games in AI2-THOR. The simulator starts with the first game and stays until `close`.
+
+    The simulator cannot be pickled. A pickle holds the game file and the commands given, which are replayed when it is
+    unpickled.
+    """
 
     images: ClassVar[Images] = Images.FRAMES
 
@@ -32,6 +36,7 @@ class ThorBackend:
         self._env: Any = None
         self._situation: Situation | None = None
         self._game: Any = None
+        self._commands: list[str] = []
 
     def start(self, game_file: str) -> Situation:
         """Start a game. Raises BadGame if its files do not describe the scene."""
@@ -49,11 +54,13 @@ class ThorBackend:
             # `init_env` would search all data for games and replace the list above.
             self._env.get_env_paths = lambda: None
             self._env.init_env(batch_size=1)
+        self._commands = []
         feedback, infos = self._env.reset()
         return self._record(feedback[0], infos, steps=0)
 
     def send(self, command: str) -> None:
         assert self._situation is not None
+        self._commands.append(command)
         feedback, _, _, infos = self._env.step([command])
         self._record(feedback[0], infos, steps=self._situation.steps + 1)
 
@@ -69,6 +76,17 @@ class ThorBackend:
         if self._env is not None:
             self._env.close()
             self._env = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        game_file = None if self._situation is None else self._situation.game_file
+        return {"game_file": game_file, "commands": self._commands}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        if kept["game_file"] is not None:
+            self.start(kept["game_file"])
+            for command in kept["commands"]:
+                self.send(command)
 
     def _record(self, feedback: str, infos: dict[str, Any], *, steps: int) -> Situation:
         won = bool(infos["won"][0])

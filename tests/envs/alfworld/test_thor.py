@@ -1,8 +1,11 @@
 """The backend `thor`, with a stand-in for AI2-THOR, whose Unity build would have to be downloaded."""
 
 import json
+import pickle
+import queue
 import shutil
 import sys
+import threading
 from types import ModuleType
 
 import numpy as np
@@ -30,6 +33,9 @@ class StandIn:
     def __init__(self, config, train_eval):
         self.config, self.envs, self.json_file_list, self.commands = config, [], [], []
         self.closed = False
+        self.queue = queue.Queue()
+        self.worker = threading.Thread(target=self.queue.get, daemon=True)
+        self.worker.start()
 
     def init_env(self, batch_size):
         self.get_env_paths()
@@ -61,6 +67,7 @@ class StandIn:
 
     def close(self):
         self.closed = True
+        self.queue.put(None)
 
 
 @pytest.fixture
@@ -112,3 +119,20 @@ def test_an_episode(full_games, stand_in):
     simulator = env._backend._env
     env.close()
     assert simulator.closed
+
+
+def test_a_saved_episode_is_replayed(full_games, stand_in):
+    """The simulator holds a thread and a queue, which no pickle can."""
+    env = alfworld_env(data=full_games, backend="thor")
+    pickle.loads(pickle.dumps(env)).close()  # before the first episode
+    env.reset(seed=0)
+    env.step(0)
+    again = pickle.loads(pickle.dumps(env))
+    assert again._backend._env is not env._backend._env
+    assert again._backend._env.played == env._backend._env.played
+    assert again._backend._env.commands == ["look"]
+    assert again.view() == env.view()
+    assert again._backend.receive() == env._backend.receive()
+    for one in (env, again):
+        assert one.step(1)[2]
+        one.close()

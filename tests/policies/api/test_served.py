@@ -37,7 +37,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if weights.ndim > 1:
                 weights.mul_(12)
         # Make special tokens likely, so that the test fails if they are not suppressed.
-        special = Encoder(backbone.processor).suppressed_ids()
+        special = Encoder(backbone.processor).suppressed_ids(0)
         backbone.model.get_output_embeddings().weight[special] *= 2
     folder = tmp_path_factory.mktemp("talkative")
     backbone.save(folder)

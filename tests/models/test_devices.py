@@ -1,0 +1,57 @@
+"""Processes that run at once take different GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Says which of the GPUs it got, and holds it until its input ends.
+JOB = """
+import sys
+from unittest.mock import patch
+from rl4vlm.models.devices import choose_device
+with patch("torch.cuda.is_available", lambda: True), patch("torch.cuda.device_count", lambda: int(sys.argv[1])):
+    assert choose_device("auto") == choose_device("auto")
+    print(choose_device("auto").index, flush=True)
+sys.stdin.read()
+"""
+
+
+def start(count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", JOB, str(count)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_no_gpu_is_handed_out_twice_and_none_stays_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    jobs = [start(2) for _ in range(2)]
+    try:
+        got = {job.stdout.readline().strip(): job for job in jobs if job.stdout}
+        assert sorted(got) == ["0", "1"]
+        jobs.append(start(2))
+        assert jobs[2].stderr is not None
+        assert jobs[2].stderr.readline().startswith("all 2 GPUs are in use")
+        got["1"].kill()
+        assert jobs[2].stdout is not None
+        assert jobs[2].stdout.readline().strip() == "1"
+        # Seen by another job under another index, it is still the same GPU.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,7")
+        jobs.append(start(2))
+        assert jobs[3].stdout is not None
+        assert jobs[3].stdout.readline().strip() == "1"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+
+
+def test_of_launched_processes_each_takes_that_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rl4vlm.models.devices import choose_device
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert choose_device("auto").index is None
