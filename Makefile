@@ -17,11 +17,15 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: reproduce smoke base-models test test-long test-cluster test-alfworld test-gallery test-image test-resume test-sharing lint format docs \
-	docs-site setup lock clean-smoke
+.PHONY: reproduce seeds smoke base-models test test-long test-cluster test-alfworld test-gallery test-image test-resume \
+	test-sharing lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
+
+# Three training seeds. It alone writes README's table, docs/assets and docs/results.md.
+seeds: $(INSTALLED)
+	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml

@@ -38,6 +38,7 @@ def make_would_run(*arguments: str) -> list[str]:
     ("target", "command"),
     [
         ("reproduce", ".venv/bin/snakemake --cores all"),
+        ("seeds", ".venv/bin/snakemake --cores all --configfile config/seeds.yaml"),
         ("smoke", ".venv/bin/snakemake --cores all --configfile config/smoke.yaml"),
         ("docs-site", ".venv/bin/mkdocs build --strict --quiet"),
     ],

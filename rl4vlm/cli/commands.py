@@ -189,21 +189,29 @@ def readme_assets(args: argparse.Namespace) -> None:
     from rl4vlm.figures.assets import insert_table, readme_assets
     from rl4vlm.results.names import README_TABLE
 
-    readme_assets(figures=args.figures, tables=args.tables, out=args.out)
+    readme_assets(figures=args.figures, tables=args.tables, out=args.out, command=args.command)
     if args.readme:
         insert_table(args.readme, args.out / README_TABLE)
 
 
 def check_results(args: argparse.Namespace) -> None:
+    from rl4vlm.results.claims import broken_claims, load_claims
     from rl4vlm.results.expected import expected_files, problems
 
-    files = expected_files(load_config([Path("config", "config.yaml"), *args.config]))
-    found = problems(files)
+    config = load_config([Path("config", "config.yaml"), *args.config])
+    files = expected_files(config)
+    file = args.claims or Path("claims.yaml")
+    claims = load_claims(file, config["results_dir"]) if args.claims or file.is_file() else []
+    broken = problems(files)
+    found = [*broken, *broken_claims(claims, Path(config["results_dir"]))]
     for problem in found:
         print(problem)
     if found:
-        raise ValueError(f"{len(found)} of {len(files)} expected files are missing or broken")
-    print(f"all {len(files)} expected files are there")
+        raise ValueError(
+            f"{len(broken)} of {len(files)} expected files are missing or broken, {len(found) - len(broken)} of "
+            f"{len(claims)} claims do not hold"
+        )
+    print(f"all {len(files)} expected files are there, and all {len(claims)} claims hold")
 
 
 def archive(args: argparse.Namespace) -> None:

@@ -169,10 +169,22 @@ def _showing(add: AddStage) -> None:
     sub = add("readme-assets", commands.readme_assets, "Write README's images and table, and the page of all results.")
     sub.add_argument("--figures", type=Path, required=True, metavar="DIR", help="folder of drawn figures")
     sub.add_argument("--tables", type=Path, required=True, metavar="DIR", help="folder of tables in a results folder")
+    sub.add_argument(
+        "--command",
+        default="snakemake --cores all",
+        help="how Snakemake is called for these results, for the page (default: %(default)s)",
+    )
     sub.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between the markers of this file")
     options.out(sub, "folder to write")
 
-    sub = add("check-results", commands.check_results, "Check that every file of a finished run is there and whole.")
+    text = "Check that every file of a finished run is there and whole, and that its tables bear out the claims."
+    sub = add("check-results", commands.check_results, text)
+    sub.add_argument(
+        "--claims",
+        type=Path,
+        metavar="FILE",
+        help="claims by the config's `results_dir` (default: claims.yaml, if there is one)",
+    )
     sub.add_argument(
         "--config",
         nargs="*",

@@ -106,7 +106,7 @@ def _type_sections(config: dict[str, Any]) -> Iterator[str]:
     for name, kind in SECTIONS.items():
         for place, told in _parts(config, name):
             try:
-                typed = check_some(kind, told, ELSEWHERE if name in STAGES else {})
+                typed = check_some(kind, told, ELSEWHERE.get(name))
             except ValueError as error:
                 yield f"{name}.{place}: {error}"
             else:

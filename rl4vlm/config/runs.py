@@ -30,6 +30,19 @@ class PPORun:
 
 
 @dataclass(frozen=True)
+class SFTRun:
+    """One supervised warm start; `name` is its folder below `results/sft`."""
+
+    task: str
+    style: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.style}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
 class CNNRun:
     """One training run of the CNN+RL baseline; `name` is its folder below `results/cnn`."""
 
@@ -100,6 +113,13 @@ def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
     return [(run, name) for run in ppo_runs(config) for name in kept[run.task]]
 
 
+def sft_runs(config: Mapping[str, Any]) -> list[SFTRun]:
+    """The warm starts: of every task, style and seed, each with the PPO runs of the same seed that start from it."""
+    main = [(task, style) for task in config["tasks"] for style in config["styles"]]
+    starts = dict.fromkeys(main + [(run.task, run.style) for run in ppo_runs(config)])
+    return [SFTRun(task, style, seed) for task, style in starts for seed in config["seeds"]]
+
+
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
     """The runs of the CNN+RL baseline: each task but those of `cnn.skip`, with every seed; none without `cnn`."""
     if not config.get("cnn"):
@@ -110,10 +130,7 @@ def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
 
 def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     """All held-out evaluations: scripted policies, each SFT start, PPO run and CNN+RL run, what is asked over HTTP."""
-    tasks, styles = config["tasks"], config["styles"]
-    ppo = ppo_runs(config)
-    main = [(task, style) for task in tasks for style in styles]
-    starts = dict.fromkeys(main + [(run.task, run.style) for run in ppo])
+    tasks = config["tasks"]
     ours = [
         *(
             EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
@@ -121,8 +138,8 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
             for task in tasks
             if method.plays(task)
         ),
-        *(EvaluationRun(f"sft-{task}-{style}", "sft", task, style) for task, style in starts),
-        *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo),
+        *(EvaluationRun(f"sft-{run.name}", "sft", run.task, run.style) for run in sft_runs(config)),
+        *(EvaluationRun(f"ppo-{run.name}", "ppo", run.task, run.style, run) for run in ppo_runs(config)),
         *(EvaluationRun(f"cnn-{run.name}", "cnn", run.task, Style.ACTION_ONLY.value) for run in cnn_runs(config)),
     ]
     return [

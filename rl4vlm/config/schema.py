@@ -35,8 +35,9 @@ STAGES: dict[str, type[Any]] = {
     "evaluation": EvaluationSettings,
 }
 """The stages with settings per task, which `task_options` adds to."""
-ELSEWHERE = {"env": "task_options", "prompt": "task_options", "games": "evaluation.sets"}
-"""Settings of the stages that other sections of the config decide."""
+_ELSEWHERE = {"env": "task_options", "prompt": "task_options", "games": "evaluation.sets"}
+ELSEWHERE = {stage: _ELSEWHERE | ({"seed": "seeds"} if stage == "sft" else {}) for stage in STAGES}
+"""By stage, its settings that other sections of the config decide."""
 
 
 def _unique(values: Values) -> Values:
@@ -235,7 +236,8 @@ class Config:
     styles: Annotated[tuple[Style, ...], Field(min_length=1), AfterValidator(_unique)]
     """Reply styles: `cot` (thoughts, then the action) and `nocot` (the action alone)."""
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1), AfterValidator(_unique)]
-    """PPO seeds; each further seed repeats all PPO runs."""
+    """Training seeds. Each repeats everything that is trained: SFT, PPO from that warm start, CNN+RL.
+    Demonstrations are the same for all."""
     container: str = "rl4vlm.sif"
     """Image for `--sdm apptainer`: a .sif file or a docker:// address."""
     accelerate: FilePath = "config/accelerate/ddp.yaml"

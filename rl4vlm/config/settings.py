@@ -28,7 +28,7 @@ def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise ValueError("; ".join(complaint(item) for item in error.errors())) from error
+        raise ValueError("; ".join(complaint(item) for item in error.errors())) from None
 
 
 def check_some(
@@ -74,6 +74,8 @@ def check_some(
     return typed
 
 
+_MAY_BE_A_KEY = {"key_env", "base_url"}
+"""Settings into which users put an API key by mistake: messages do not repeat them."""
 _FINITE = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
@@ -134,5 +136,6 @@ def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
         near = did_you_mean(error["input"], re.findall(r"'([^']*)'", message), otherwise="")
         message += f"; {near}" if near else ""
     # A check of several settings names what it means; all of them would be too long, and may hold a key.
-    shown = "" if isinstance(error["input"], Mapping) or error["type"] == "missing" else f"={error['input']!r}"
+    hidden = isinstance(error["input"], Mapping) or error["type"] == "missing" or _MAY_BE_A_KEY & {*place.split(".")}
+    shown = "" if hidden else f"={error['input']!r}"
     return f"setting {place}{shown}: {message}"

@@ -7,7 +7,9 @@ import hashlib
 import numpy as np
 
 TRAINING_SEEDS_FROM = 2**32
-"""First seed for resetting training environments. Held-out evaluation uses only smaller seeds."""
+"""First seed for resetting training environments. Validation and held-out evaluation use only smaller seeds."""
+VALIDATION_SEEDS_FROM = 3_000_000_000
+"""First seed of the validation episodes during a training. Held-out evaluation uses only smaller seeds."""
 
 
 def stream(seed: int, *purpose: str | int) -> np.random.Generator:
@@ -21,6 +23,11 @@ def stream(seed: int, *purpose: str | int) -> np.random.Generator:
 def training_env_seed(seed: int, *purpose: str | int) -> int:
     """A seed for `env.reset`, drawn from a range that held-out evaluation never uses."""
     return TRAINING_SEEDS_FROM + int(stream(seed, "env reset", *purpose).integers(2**62))
+
+
+def validation_seeds(episodes: int) -> range:
+    """The seeds of the validation episodes, which neither training nor held-out evaluation uses."""
+    return range(VALIDATION_SEEDS_FROM, VALIDATION_SEEDS_FROM + episodes)
 
 
 def _sequence(seed: int, purpose: tuple[str | int, ...]) -> np.random.SeedSequence:

@@ -50,10 +50,14 @@ class PromptParts:
 
 @dataclass(frozen=True)
 class View:
-    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields."""
+    """What a player is told besides the image: the legal actions now, and the values of the prompt's fields.
+
+    A reply may also name an action by one of its `aliases` (by text, the action), which no prompt shows.
+    """
 
     actions: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Reply:
         parsed: what `parse_reply` makes of `text`, if the policy needed to know; else the play loop parses it.
         replay_item: what PPO stores of the step; only the policy that made it knows what is inside.
         expert_action: what the solver advised, in a reply of the solver.
+        perception: for each field that the image shows, `right`, `wrong` or `not_stated`; in an evaluation only.
     """
 
     text: str
@@ -124,6 +129,7 @@ class Reply:
     parsed: Parsed | None = None
     replay_item: Any = None
     expert_action: ExpertAction | None = None
+    perception: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

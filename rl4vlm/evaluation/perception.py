@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from rl4vlm.core.types import Policy, Reply, Request
 
-PREFIX = "read "
-"""Prefix of these results among a reply's numbers: 1 for a field that was read right, 0 if it is wrong or missing."""
+MARKS = ("right", "wrong", "not_stated")
+"""Not stated: the reply has no value of the field's form. It may describe the image in other words."""
 
 
 @dataclass(frozen=True)
 class PerceptionExaminer:
-    """A policy that replies as `policy` does and adds to each reply's numbers which fields it read right.
+    """A policy that replies as `policy` does and adds to each reply which fields it read right.
 
     The reply's `replay_item` is dropped: an evaluation trains nothing, and these items are large.
     """
@@ -26,32 +26,30 @@ class PerceptionExaminer:
         # Ask the environment before the policy acts: its state may have changed when the replies are there.
         shown = [dict(request.env.perception()) for request in requests]
         return [
-            replace(reply, numbers={**reply.numbers, **marks(reply.text, truth, self.patterns)}, replay_item=None)
+            replace(reply, perception=marks(reply.text, truth, self.patterns), replay_item=None)
             for reply, truth in zip(self.policy.act(requests), shown, strict=True)
         ]
 
 
-def marks(text: str, truth: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float]:
-    """Which fields a reply read right, 1.0 or 0.0 by `PREFIX` + field.
+def marks(text: str, truth: Mapping[str, str], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, str]:
+    """Which fields a reply read right: one of `MARKS` by field.
 
     Args:
         text: the reply.
         truth: what the image shows, by field.
         patterns: how to find a field in a reply. Fields that the image does not show are left out.
     """
+    found = {field: pattern.search(text) for field, pattern in patterns.items() if field in truth}
     return {
-        f"{PREFIX}{field}": float(same_perception(said_of(pattern, text), truth[field]))
-        for field, pattern in patterns.items()
-        if field in truth
+        field: "not_stated" if match is None else "right" if same_perception(match[1], truth[field]) else "wrong"
+        for field, match in found.items()
     }
 
 
-def said_of(pattern: re.Pattern[str], text: str) -> str | None:
-    """A field as the reply has it (the first group of the pattern), or None."""
-    match = pattern.search(text)
-    return match[1] if match else None
+def same_perception(said: str, truth: str) -> bool:
+    """Whether a reply has the right value, apart from white space, case, quotes and the word "and"."""
+    return _words(said) == _words(truth)
 
 
-def same_perception(said: str | None, truth: str) -> bool:
-    """Whether a reply has the right value, apart from white space and case."""
-    return said is not None and "".join(said.split()).lower() == "".join(truth.split()).lower()
+def _words(text: str) -> list[str]:
+    return [word for word in re.findall(r"\w+", text.lower()) if word != "and"]

@@ -20,7 +20,7 @@ from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.perception import PREFIX, PerceptionExaminer
+from rl4vlm.evaluation.perception import MARKS, PerceptionExaminer
 from rl4vlm.interaction.play import play_episodes
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
@@ -39,6 +39,8 @@ class Metered(Protocol):
     def totals(self) -> Mapping[str, Any]: ...
 
     def affords(self, replies: int) -> bool: ...
+
+    def check_replies(self) -> None: ...
 
 
 @runtime_checkable
@@ -151,6 +153,8 @@ def _run(
     )
     with stage_output(out, ["evaluation"], [EPISODES, SUMMARY]) as folder:
         lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
+        if isinstance(player, Metered):
+            player.check_replies()
         summary = {
             "method": made_by.method,
             "kind": made_by.kind,
@@ -230,13 +234,10 @@ def _record(
 def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
     """The record of one episode, from which it can be replayed."""
     known_of_game = {"group": episode.group, "data_source": episode.data_source}
-    perceptions: dict[str, list[int]] = {}
+    perceptions: dict[str, dict[str, int]] = {}
     for step in steps:
-        for name, mark in step.reply.numbers.items():
-            if name.startswith(PREFIX):
-                tally = perceptions.setdefault(name.removeprefix(PREFIX), [0, 0])
-                tally[0] += int(mark)
-                tally[1] += 1
+        for name, mark in step.reply.perception.items():
+            perceptions.setdefault(name, dict.fromkeys(MARKS, 0))[mark] += 1
     return {
         "episode": number,
         "seed": episode.seed,
@@ -259,6 +260,7 @@ def step_entry(step: Step) -> dict[str, Any]:
         "fallback": step.fallback,
         "reply": step.reply.text,
         **step.reply.numbers,
+        **({"perception": dict(step.reply.perception)} if step.reply.perception else {}),
     }
 
 
@@ -271,12 +273,10 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
             without any episode.
     """
     steps = [step for line in lines for step in line["steps"]]
-    correct: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+    perceptions: dict[str, Counter[str]] = {}
     for line in lines:
-        for name, (right, of) in line["perception"].items():
-            correct[name] += right
-            asked[name] += of
+        for name, counts in line["perception"].items():
+            perceptions.setdefault(name, Counter()).update(counts)
     sources = sorted({line["data_source"] for line in lines if "data_source" in line})
     return {
         **_rates(lines),
@@ -284,7 +284,8 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
         "mean_length": len(steps) / len(lines),
         "fallback_rate": sum(step["fallback"] for step in steps) / len(steps),
         "outcomes": dict(sorted(Counter(str(step["outcome"]) for step in steps).items())),
-        "perception_accuracy": {name: correct[name] / asked[name] for name in asked},
+        "perception": {name: dict(counts) for name, counts in perceptions.items()},
+        "perception_accuracy": {name: _accuracy(counts) for name, counts in perceptions.items()},
         "logprob_thoughts": _mean_of("logprob_thoughts", steps),
         "logprob_action": _mean_of("logprob_action", steps),
         "reply_tokens": _mean_of("tokens", steps),
@@ -292,6 +293,12 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
         **_by_group(lines, groups),
         **({"data_sources": sources} if sources else {}),
     }
+
+
+def _accuracy(counts: Mapping[str, int]) -> float | None:
+    """The share of right values among those stated, None if none is."""
+    stated = counts["right"] + counts["wrong"]
+    return counts["right"] / stated if stated else None
 
 
 def _by_group(lines: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:

@@ -27,13 +27,14 @@ MARGIN, LABEL = 12, 34
 OPENING, CLOSING = "<!-- results-table -->", "<!-- /results-table -->"
 
 
-def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
+def readme_assets(*, figures: Path, tables: Path, out: Path, command: str = "snakemake --cores all") -> None:
     """Write what README shows (the image of the games, its table, copies of all figures) and the results page.
 
     Args:
         figures: folder of drawn figures.
         tables: folder of built tables, inside of a results folder.
         out: folder to write. The results page may lie beside it (`page_in`).
+        command: how Snakemake is called for these results, for the page.
 
     Raises:
         ValueError: a figure, a table or a run record is missing; the error names it.
@@ -42,7 +43,7 @@ def readme_assets(*, figures: Path, tables: Path, out: Path) -> None:
     for name, file in drawn.items():
         atomic_write_bytes(out / name, existing(file).read_bytes())
     atomic_write_bytes(out / GAMES_IMAGE, games_image())
-    write_pages(tables=tables, out=out)
+    write_pages(tables=tables, out=out, command=command)
 
 
 def insert_table(readme: Path, table_md: Path) -> None:

@@ -28,6 +28,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     for place, method in enumerate(METHODS):
         colour = style.colour(method)
         panels.training_curve(axis, results.main_runs(method, task), colour, f"{method}, training", style)
+        panels.validation_points(axis, results.main_runs(method, task), colour, f"{method}, validation")
         curve = f"{method}, published curve"
         panels.published_curve(axis, results, FIGURES[method], task, method, curve, end, colour, style)
         start = results.main_evaluations(STARTS[method], task)

@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.figures.style import FigureStyle, Sheet
 from rl4vlm.results.collection import Results
-from rl4vlm.results.intervals import rate_interval, wilson
+from rl4vlm.results.intervals import rate_interval
 from rl4vlm.results.published import PAPER, Rate, published_curves, published_rates, reference_rates
-from rl4vlm.results.read import Evaluation, TrainingRun
+from rl4vlm.results.read import CurvePoint, Evaluation, TrainingRun
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
 OFFICIAL = "official games"
@@ -87,31 +87,41 @@ def steps_axis(axis: Axes) -> None:
 def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, label: str, style: FigureStyle) -> None:
     """Draw the rolling success of a method over environment steps, with a band; nothing without a curve.
 
-    One seed: the band is Wilson's 95 % interval of the window. Several seeds: the line is their mean, over the steps
-    that all of them reached, and the band goes from the lowest to the highest seed.
+    The line is the mean over seeds at the steps that all of them have, the band its 95 % interval over seeds and the
+    episodes of their windows.
     """
-    curves = [run.curve for run in runs if run.curve]
-    if not curves:
+    steps, middle, low, high = _over_seeds([run.curve for run in runs if run.curve])
+    if not len(steps):
         return
-    if len(curves) == 1:
-        steps = np.array([point.env_steps for point in curves[0]], dtype=float)
-        middle = np.array([point.success_rate for point in curves[0]])
-        low, high = (
-            np.array([wilson(round(point.success_rate / 100 * point.window), point.window) for point in curves[0]]).T
-            * 100
-        )
-    else:
-        start = max(curve[0].env_steps for curve in curves)
-        stop = min(curve[-1].env_steps for curve in curves)
-        steps = np.array(
-            sorted({p.env_steps for curve in curves for p in curve if start <= p.env_steps <= stop}), float
-        )
-        rates = np.array(
-            [np.interp(steps, [p.env_steps for p in curve], [p.success_rate for p in curve]) for curve in curves]
-        )
-        middle, low, high = rates.mean(axis=0), rates.min(axis=0), rates.max(axis=0)
     sns.lineplot(x=steps, y=middle, ax=axis, color=colour, label=label, errorbar=None, legend=False, zorder=3)
     axis.fill_between(steps, low, high, color=colour, alpha=style.band_alpha, linewidth=0, zorder=2)
+
+
+def validation_points(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, label: str) -> None:
+    """Draw success on the validation episodes over environment steps, seeds pooled, with 95 % intervals."""
+    steps, middle, low, high = _over_seeds([run.validation for run in runs if run.validation])
+    if len(steps):
+        axis.errorbar(
+            steps,
+            middle,
+            yerr=[np.maximum(middle - low, 0), np.maximum(high - middle, 0)],
+            fmt="^",
+            color=colour,
+            markerfacecolor="white",
+            elinewidth=0.6,
+            label=label,
+            zorder=4,
+        )
+
+
+def _over_seeds(curves: Sequence[Sequence[CurvePoint]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that all curves have, and there the mean over curves with the ends of its 95 % interval, in percent."""
+    by_step = [{point.env_steps: point for point in curve} for curve in curves]
+    steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
+    found = [[points[step] for points in by_step] for step in steps]
+    middle = [np.mean([point.success_rate for point in points]) for points in found]
+    intervals = np.array([rate_interval([point.counts for point in points]) for points in found]).reshape(-1, 2)
+    return np.array(steps, dtype=float), np.array(middle), intervals[:, 0], intervals[:, 1]
 
 
 def held_out_point(
@@ -217,16 +227,16 @@ def curve_note(results: Results, scale: str, style: FigureStyle, published: str)
 
     `published` says which marks are the paper's numbers.
     """
-    several = len({run.seed for run in results.main_runs()}) > 1
+    seeds = len({run.seed for run in results.main_runs()})
     windows = sorted({max(p.window for p in run.curve) for run in results.main_runs() if run.curve})
     episodes = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}" if windows else "no"
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
-    band = "mean and range over seeds" if several else "band: 95 % Wilson interval of the window"
+    over = f"mean over {seeds} seeds; band: 95 % over seeds and episodes" if seeds > 1 else "one seed; band: 95 %"
     return (
-        f"Scale: {scale}. Lines: success rate over the last {episodes} training episodes ({band}). Points: held-out "
-        f"episodes, with 95 % intervals. {published} Scripted policies: enumerated on the rules of the games, or "
-        "measured here."
+        f"Scale: {scale}. Lines: success rate over the last {episodes} training episodes in the order in which they "
+        f"began ({over}). Triangles: validation episodes. Points: held-out episodes, with 95 % intervals. {published} "
+        "Scripted policies: enumerated on the rules of the games, or measured here."
     )
 
 

@@ -24,7 +24,8 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
         return panels.empty(style, scale, "no perception was measured")
     note = (
         f"Scale: {scale}. How often the model reads a field of the image right. Before SFT it answers the question "
-        "what it reads; after SFT and PPO it reads within its replies, in held-out play."
+        "what it reads; after SFT and PPO it reads within its replies, in held-out play; those that do not state "
+        "the field are left out."
     )
     if any(results.games(task) for task in tasks):
         note += f" {BASE_GAMES}"
@@ -41,7 +42,8 @@ def _panel(axis: Axes, rows: pd.DataFrame, style: FigureStyle) -> None:
     width = 0.8 / len(STAGES)
     for place, (method, stage) in enumerate(STAGES.items()):
         found = rows[rows["method"] == method]
-        for name, accuracy in zip(found["field"], found["accuracy"], strict=True):
+        # A field that no reply states has no bar.
+        for name, accuracy in found.dropna(subset="accuracy")[["field", "accuracy"]].itertuples(index=False):
             x = names.index(name) + (place - (len(STAGES) - 1) / 2) * width
             axis.bar(x, accuracy, 0.92 * width, color=style.colour(method), label=stage)
             axis.text(x, accuracy + 1.5, f"{accuracy:.0f}", ha="center", fontsize=style.font_size - 2)

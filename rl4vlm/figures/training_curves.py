@@ -27,6 +27,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     for method in methods:
         colour = style.colour(method)
         panels.training_curve(axis, results.main_runs(method, task), colour, f"{method}, training", style)
+        panels.validation_points(axis, results.main_runs(method, task), colour, f"{method}, validation")
         curve = f"{method}, published curve"
         panels.published_curve(axis, results, "main", task, method, curve, end, colour, style)
     start = results.main_evaluations("LLaVA-sft", task)

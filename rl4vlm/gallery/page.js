@@ -154,7 +154,7 @@
   }
 
   function stepFacts(step) {
-    const { logprob_thoughts, logprob_action, value, tokens, ...others } = step.numbers;
+    const { logprob_thoughts, logprob_action, value, tokens, perception, ...others } = step.numbers;
     const facts = [
       [step.fallback ? "Random action" : "Action", step.action],
       ["Parsed", step.outcome.replaceAll("_", " "), step.fallback ? "lost" : ""],
@@ -162,12 +162,12 @@
     ];
     if (value !== undefined) facts.push(["Value", rounded(value, 3)]);
     if (tokens !== undefined) facts.push(["Tokens", rounded(tokens, 0)]);
+    const marks = { right: ["✓ right", "won"], wrong: ["✗ wrong", "lost"] };
+    for (const [name, mark] of Object.entries(perception ?? {})) {
+      facts.push([`Read: ${name}`, ...(marks[mark] ?? ["not stated"])]);
+    }
     for (const [name, found] of Object.entries(others)) {
-      if (name.startsWith("read ")) {
-        facts.push([`Read: ${name.slice(5)}`, found ? "✓ right" : "✗ wrong", found ? "won" : "lost"]);
-      } else {
-        facts.push([name, isNumber(found) ? String(found) : JSON.stringify(found)]);
-      }
+      facts.push([name, isNumber(found) ? String(found) : JSON.stringify(found)]);
     }
     return facts;
   }

@@ -8,70 +8,96 @@ its length. To stay linear, repetitions in the patterns are possessive (`*+` nev
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 from rl4vlm.core.types import Outcome, Parsed
+from rl4vlm.interaction.match import QUOTES, actions_in
 from rl4vlm.interaction.plain import original_offset, plain
 
-_QUOTES = "\"'`“”„‟‘’‚‛«»"
 _CLOSING = {quote: quote for quote in "\"'`”’"}
 _CLOSING |= {"“": "”“", "„": "“”", "‟": "”", "‘": "’‘", "‚": "‘’", "‛": "’", "«": "»", "»": "«"}
 """For each opening quote, the quotes that close the string."""
-_FINAL_PUNCTUATION = ".,;:!?…。，、；：！？"
 
+_THINK = re.compile(r"(?ai:</?think(?:ing)?>)")
 _WORD = re.compile(r"(?<![\w-])(?ai:action)(?!\w)")
-_AFTER_WORD = re.compile(rf"\s*+(?P<quote>\\?[{_QUOTES}]\s*+)?[:：]")
-_OPENING = re.compile(rf"\s*+(?P<escape>\\?)(?P<quote>[{_QUOTES}])")
-_END_OF_BARE_VALUE = re.compile(rf"[}}\n\r]|,\s*+[{_QUOTES}][\w ]{{1,40}}[{_QUOTES}]\s*+:")
-_SPACES = re.compile(r"\s+")
+_MARKS = r"[\s*]*+(?:</(?ai:[a-z]){1,10}>[\s*]*+)?"
+_AFTER_WORD = re.compile(rf"{_MARKS}(?P<quote>\\?[{QUOTES}])?{_MARKS}[:：]")
+_OPENING_MARKS = re.compile(r"(?:<(?ai:[a-z]){1,10}>)?\*{0,3}\Z")
+_OPENING = re.compile(rf"\s*+(?P<escape>\\?)(?P<quote>[{QUOTES}])")
+_END_OF_BARE_VALUE = re.compile(rf"[}}\n\r]|,\s*+[{QUOTES}][\w ]{{1,40}}+[{QUOTES}]\s*+:")
+_NOT_SPACE = re.compile(r"\S|\Z")
 _WITHIN_WORD = re.compile(r"(?<=\w)['’](?=\w)")
 
 
-def parse_reply(text: str, actions: Sequence[str]) -> Parsed:
+def parse_reply(text: str, actions: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> Parsed:
     """Find the legal action that a reply names.
 
-    - The key is the word `action` before a colon. Case, white space and quotes around it do not matter. If there are
-      several keys, the last one counts.
+    - The key is the word `action` before a colon. Case, white space, quotes and emphasis (`**Action**:`, `<b>`) do not
+      matter. If there are several keys, the last one counts.
+    - What stands in a `<think>` block is no answer. An unfinished block is left out, and so is a finished one, unless
+      nothing follows the last one.
     - The value is the quoted string after the key. If quotes are missing or not closed, it is the text up to the next
       `}`, line break or key.
     - The action is the only legal action that occurs in the value as a whole token (not `1` in `10`, `shelf 1` in
       `shelf 10`, or `*` in `**`). Case, white space and other text in the value do not matter.
-    - Look-alike characters count as plain ones (`rl4vlm.interaction.plain`): a full-width digit is a digit.
+    - Other characters for the same sign count as plain ones (`rl4vlm.interaction.plain`): a full-width digit is a
+      digit; the signs of multiplication, division and subtraction, and LaTeX's names for them, are `*`, `/` and `-`.
 
     Args:
         text: the reply, any string.
         actions: the legal actions.
+        aliases: other texts that name legal actions.
 
     Returns:
         The action (a member of `actions`) or the reason why there is none, and the character span of `text` from the
         key to the end.
     """
     readable = plain(text)
-    key = _last_key(readable)
+    begin, end = _answer(readable)
+    readable = readable[:end]
+    key = _last_key(readable, begin)
     if key is None:
         return Parsed(None, None, Outcome.NO_KEY)
     start, value_start = key
     # The plain text may be longer than the reply, and the span must fit the reply's tokens.
     span = (original_offset(text, start), len(text))
-    found = _actions_in(_value(readable, value_start), tuple(actions))
+    found = actions_in(_value(readable, value_start), actions, aliases)
     if len(found) == 1:
         return Parsed(found.pop(), span, Outcome.OK)
     return Parsed(None, span, Outcome.AMBIGUOUS if found else Outcome.NO_LEGAL_ACTION)
 
 
-def _last_key(text: str) -> tuple[int, int] | None:
-    """The offsets at which the last key (with its opening quote) and its value start; None without a key."""
-    last = None
-    for word in _WORD.finditer(text):
+def _answer(text: str) -> tuple[int, int]:
+    """The offsets between which the answer stands: after the thoughts, and before some that do not end."""
+    begin, end = 0, len(text)
+    # A template may have written the opening tag, so a closing one counts without it.
+    for tag in _THINK.finditer(text):
+        if tag[0].startswith("</"):
+            begin, end = tag.end(), len(text)
+        elif end == len(text):
+            end = tag.start()
+    return (begin if text[begin:end].strip() else 0), end
+
+
+def _last_key(text: str, begin: int) -> tuple[int, int] | None:
+    """The offsets at which the last key (with its quote and marks) and its value start; None without a key."""
+    for word in reversed(list(_WORD.finditer(text, begin))):
         after = _AFTER_WORD.match(text, word.end())
         if after is None:
             continue
-        start = _start_of_key(text, word.start(), closed=after["quote"] is not None)
+        marks = _OPENING_MARKS.search(text, max(0, word.start() - 15), word.start())
+        begins = marks.start() if marks else word.start()
+        # Emphasis may end before the colon or behind it (**Action:**). What does not end, as in `2 *action:`, is none.
+        stars = "*" * text.count("*", begins, word.start())
+        ends = after.end() + (len(stars) if text.startswith(stars, after.end()) else 0)
+        if stars not in text[word.end() : ends]:
+            begins = word.start()
+        start = _start_of_key(text, begins, closed=after["quote"] is not None)
         if start is not None:
-            last = (start, after.end())
-    return last
+            return start, ends
+    return None
 
 
 def _start_of_key(text: str, word_start: int, *, closed: bool) -> int | None:
@@ -84,7 +110,7 @@ def _start_of_key(text: str, word_start: int, *, closed: bool) -> int | None:
         at -= 1
     before = text[at - 1] if at > 0 else ""
     # `before` may be empty, and the empty string is in every string.
-    if before in _QUOTES and before and (closed or at == word_start):
+    if before in QUOTES and before and (closed or at == word_start):
         # The model may have written JSON inside a JSON string: \\"action\\".
         escaped = at > 1 and text[at - 2] == "\\"
         return at - 2 if escaped else at - 1
@@ -106,8 +132,8 @@ def _value(text: str, start: int) -> str:
 
 
 def _bare_value(text: str, start: int) -> str:
-    while start < len(text) and text[start].isspace():
-        start += 1
+    begins = _NOT_SPACE.search(text, start)
+    start = begins.start() if begins else len(text)
     end = _END_OF_BARE_VALUE.search(text, start)
     return text[start : end.start() if end else len(text)]
 
@@ -138,52 +164,3 @@ def _closing(text: str, start: int, closing: str, *, escaped: bool) -> int | Non
 @lru_cache(maxsize=16)
 def _marks(closing: str) -> re.Pattern[str]:
     return re.compile(rf"\\.|[\n\r{re.escape(closing)}]")
-
-
-def _actions_in(value: str, actions: tuple[str, ...]) -> set[str]:
-    """The legal actions that occur in a value as whole tokens."""
-    matcher = _matcher(actions)
-    found = matcher.token.finditer(value.lower())
-    return {matcher.actions[match.lastindex - 1] for match in found if match.lastindex}
-
-
-def _normalised(text: str) -> str:
-    """An action in lower case and plain characters, without outer quotes, extra white space and final punctuation."""
-    return _SPACES.sub(" ", plain(text).strip().strip(_QUOTES + _FINAL_PUNCTUATION + " \t")).lower()
-
-
-@dataclass(frozen=True)
-class _Matcher:
-    """Finds actions in text: group k of the pattern `token` matches `actions[k - 1]`, in lower case, as a token."""
-
-    actions: list[str]
-    token: re.Pattern[str]
-
-
-@lru_cache(maxsize=1024)
-def _matcher(actions: tuple[str, ...]) -> _Matcher:
-    # Reversed, so that of two actions with the same normalised text the first one counts.
-    by_text = {_normalised(action): action for action in reversed(actions)}
-    # The longest first, since a pattern takes the first branch that matches: "look at desk 1" is not also "look".
-    texts = sorted(filter(None, by_text), key=len, reverse=True)
-    if not texts:
-        # A pattern that never matches.
-        return _Matcher([], re.compile("(?!)"))
-    # Test the first character before all branches: this makes the search about fifty times faster.
-    first = "".join(re.escape(character) for character in sorted({text[0] for text in texts}))
-    branches = "|".join(f"({_token_pattern(text)})" for text in texts)
-    return _Matcher([by_text[text] for text in texts], re.compile(f"(?=[{first}])(?:{branches})"))
-
-
-def _token_pattern(action: str) -> str:
-    """A pattern that matches a normalised action as a whole token only."""
-    words = r"\s++".join(re.escape(word) for word in action.split(" "))
-    if not any(character.isalnum() for character in action):
-        first, last = re.escape(action[0]), re.escape(action[-1])
-        # An operator, not doubled ("**") and not between two letters ("and/or").
-        return rf"(?<!{first})(?:(?<![^\W\d_]){words}|{words}(?![^\W\d_]))(?!{last})"
-    if not any(character.isalpha() for character in action):
-        # A number, not part of a longer one ("10", "1.5", "1,000").
-        return rf"(?<!\w)(?<!\d\.){words}(?!\w|\.\d|,\d{{3}})"
-    # Words, not part of a longer word ("hits"), a compound ("hit-and-run") or a number ("shelf 1.5").
-    return rf"(?<!\w)(?<!\w-){words}(?!\w|-\w|\.\d)"

@@ -1,4 +1,4 @@
-"""Replace look-alike characters by plain ones: full-width letters, digits and quotes, the typographic minus sign.
+"""Replace characters by plain ones of the same meaning: full-width letters and digits, quotes, signs of mathematics.
 
 Unicode has several code points for one sign, and models use them, above all in replies that mix languages. Each is
 replaced by the character that action words are written with. This works one character at a time, so that an offset in
@@ -10,8 +10,13 @@ from __future__ import annotations
 import unicodedata
 from itertools import accumulate
 
-_SIGNS = {"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2217": "*", "\u2215": "/"}
-"""Look-alikes that NFKC keeps: minus, hyphens, mathematical asterisk and slash. Dashes stay: they separate words."""
+_SIGNS = {"\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2217": "*", "\u00d7": "*", "\u22c5": "*"}
+_SIGNS |= {"\u2215": "/", "\u00f7": "/"}
+"""Other characters for the same sign, which NFKC keeps: minus and hyphens, three signs of multiplication and two of
+division. Dashes stay: they separate words."""
+LONGEST = 4
+"""The longest plain form: no action is written with the ligatures that stand for whole words, and a reply of them would
+grow eighteenfold."""
 _OTHER_MEANING = ("<super>", "<sub>", "<fraction>")
 """Decompositions that would change the meaning: in 7², the 2 is not a digit of a number 72."""
 
@@ -35,8 +40,8 @@ class _PlainForms(dict[int, str]):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         kept = unicodedata.decomposition(character).startswith(_OTHER_MEANING)
-        form = character if kept else _SIGNS.get(character) or unicodedata.normalize("NFKC", character)
-        self[code] = form
+        form = _SIGNS.get(character) or unicodedata.normalize("NFKC", character)
+        self[code] = form = character if kept or len(form) > LONGEST else form
         return form
 
 

@@ -95,7 +95,7 @@ class Slot:
         """The first half of `play`: parse the reply. An environment that has `step_async` begins its step now."""
         request = self.request
         # A policy that needed to know where the action starts has parsed its reply already.
-        parsed = reply.parsed or parse_reply(reply.text, request.view.actions)
+        parsed = reply.parsed or parse_reply(reply.text, request.view.actions, request.view.aliases)
         index = self._index(parsed, request)
         self._sent = (request, reply, parsed, index)
         if isinstance(self.env, SplitStepEnv):

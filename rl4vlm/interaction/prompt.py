@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import PromptParts, Style, View
 
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _TEXTS = ("role", "observation", "rules")
 
 
@@ -30,7 +31,7 @@ def render(parts: PromptParts, view: View, style: Style) -> str:
         style: whether thoughts are asked for.
 
     Raises:
-        ValueError: a text has a `{placeholder}` for which `view.fields` has no value.
+        ValueError: a `{placeholder}` looks like a misspelt name of `view.fields`.
     """
     return f"{situation_text(parts, view)}\nAnswer in JSON: {answer_form(parts, view.fields, style)}"
 
@@ -55,17 +56,21 @@ def answer_form(parts: PromptParts, fields: Mapping[str, str], style: Style) -> 
 
 
 def fill(text: str, fields: Mapping[str, str]) -> str:
-    """Replace every `{name}` in `text` by `fields[name]`. Raises ValueError naming one that has no value.
+    """Replace every `{name}` in `text` by `fields[name]`; other braces, such as those of JSON and LaTeX, stay.
 
     Unlike `str.format`, this never looks up an attribute or an index: texts come from the config.
+
+    Raises:
+        ValueError: a name looks like a misspelt field.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name not in fields:
-            known = ", ".join(sorted(fields)) or "none"
-            raise ValueError(f"prompt text {text!r} uses {{{name}}}, but this task has no such field; it has {known}")
-        return fields[name]
+        if name in fields:
+            return fields[name]
+        if meant := get_close_matches(name, fields, 1, cutoff=0.75):
+            raise ValueError(f"prompt text {text!r} uses {{{name}}}: did you mean {{{meant[0]}}}?")
+        return match[0]
 
     return _PLACEHOLDER.sub(value, text)
 

@@ -136,14 +136,15 @@ def load_backbone(
         check_there(weights, f" (the base model of the adapter in {adapter})")
         _check_files(weights)
     try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         processor = load_processor(source)
-        config = AutoConfig.from_pretrained(source)
         if one_view:
             config, processor = with_one_view(config, processor)
         count_placeholders(config, processor)
         model, found = AutoModelForImageTextToText.from_pretrained(
             weights,
             config=config,
+            trust_remote_code=False,
             dtype=DTYPES[dtype],
             attn_implementation=attn_implementation,
             output_loading_info=True,
@@ -157,6 +158,7 @@ def load_backbone(
     except ImportError as error:
         raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
     except Exception as error:
+        name_code_of_its_own(error, source)
         # What the libraries raise for a file that is not what they expect has many types, and no common one.
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
     _check_whole(weights, found)
@@ -169,6 +171,12 @@ def load_backbone(
         _keep_gradients(model)
     use_float32_head(model)
     return Backbone(model, processor)
+
+
+def name_code_of_its_own(error: Exception, source: str | Path) -> None:
+    """Raise a clear ValueError in place of transformers' advice to trust the code that comes with a checkpoint."""
+    if "trust_remote_code" in str(error):
+        raise ValueError(f"{str(source)!r} needs Python code of its own, and such code is never run") from error
 
 
 def _check_whole(source: str | Path, found: Mapping[str, Any]) -> None:
@@ -262,13 +270,13 @@ def load_processor(source: str | Path) -> ProcessorMixin:
     The video parts of some families need torchvision, which is not installed: games show single images.
     """
     try:
-        return AutoProcessor.from_pretrained(source)
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except (ImportError, OSError) as error:
-        kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source)), None)
+        kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(source, trust_remote_code=False)), None)
         if kind is None or "video_processor" not in kind.get_attributes():
             raise
         logger.info("%s without its video part: %s", kind.__name__, error)
-        return without_videos(kind).from_pretrained(source)
+        return without_videos(kind).from_pretrained(source, trust_remote_code=False)
 
 
 def without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:

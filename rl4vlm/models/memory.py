@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.models.loading import DTYPES, check_there
+from rl4vlm.models.loading import DTYPES, check_there, name_code_of_its_own
 from rl4vlm.models.lora import target_layers, target_matrices
 from rl4vlm.models.value_head import ValueHead
 
@@ -71,8 +71,11 @@ def estimate(source: str | Path, settings: MemorySettings) -> Memory:
     try:
         if source not in SHAPES:
             check_there(source)
-        config = shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source)
+        config = (
+            shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source, trust_remote_code=False)
+        )
     except Exception as error:  # what transformers raises for a file that is no config has no common type
+        name_code_of_its_own(error, source)
         known = ", ".join(SHAPES)
         raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error
     return estimate_of(config, settings)

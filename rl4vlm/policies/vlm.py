@@ -19,6 +19,7 @@ from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded
+from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.policies.trainable import Rescored, column
 
 
@@ -49,15 +50,17 @@ class VLMPolicy:
     """Answers requests with replies sampled from an `ActorCritic`, in batches.
 
     Args:
-        model: the policy.
+        model: the backbone with its value head.
         reference: a model that the policy should stay near while it is trained.
+        critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
     """
 
     replay_types = (VLMReplayItem, Encoded)
 
-    def __init__(self, model: ActorCritic, reference: ActorCritic | None = None) -> None:
+    def __init__(self, model: ActorCritic, reference: ActorCritic | None = None, *, critic: bool = True) -> None:
         self.model = model
         self.reference = reference
+        self.critic = critic
 
     @classmethod
     def load(
@@ -94,7 +97,8 @@ class VLMPolicy:
             one_view=one_view,
             device=choose_device(device),
         )
-        return cls(model)
+        # A checkpoint of SFT has no value head, and the values of the random one in its place mean nothing.
+        return cls(model, critic=Path(checkpoint, VALUE_FILE).is_file())
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
@@ -153,7 +157,7 @@ class VLMPolicy:
         encoder = self.model.encoder
         ids = generated.ids.tolist()
         text = encoder.decode(ids)
-        parsed = parse_reply(text, request.view.actions)
+        parsed = parse_reply(text, request.view.actions, request.view.aliases)
         # A reply without an "action": key has no action part: all of it counts as thoughts.
         start = encoder.token_at(ids, parsed.action_span[0]) if parsed.action_span else len(ids)
         item = VLMReplayItem(
@@ -168,7 +172,7 @@ class VLMPolicy:
         numbers = {
             "logprob_thoughts": item.logprob_thoughts,
             "logprob_action": item.logprob_action,
-            "value": item.value,
+            **({"value": item.value} if self.critic else {}),
             "tokens": float(len(ids)),
         }
         return Reply(text, numbers, parsed=parsed, replay_item=item)

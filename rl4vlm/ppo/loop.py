@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
+from rl4vlm.ppo.success import RecentEpisodes, validate
 from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
 from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
 from rl4vlm.tasks.registry import get_task
@@ -93,8 +93,9 @@ def train(
                     bootstrap_value = policy.values([slot.request for slot in slots])
                 # 2. Compute advantages. Every process gets the whole rollout, since each mini-batch is drawn from it.
                 parts, bootstrap_values = zip(*processes.gather((state.steps, bootstrap_value)), strict=True)
-                state.rollout = compute_advantages(concat_envs(parts), np.concatenate(bootstrap_values), settings)
-                state.recent.extend(state.rollout.episodes)
+                steps = concat_envs(parts)
+                state.rollout = compute_advantages(steps, np.concatenate(bootstrap_values), settings)
+                state.recent.add(steps)
             update_started = time.monotonic()
             # 3. Improve policy and critic on the rollout: some epochs of mini-batch steps.
             for done in optimiser_steps(
@@ -108,18 +109,20 @@ def train(
                 # Before on_step, which may save the state: a diverged run must not overwrite a good state.
                 check_finite(done.losses, policy.model, accelerator, f"{title}, {state.position}")
                 on_step(state)
-            # 4. Log, and lower the learning rate.
+            update_s = time.monotonic() - update_started
+            # 4. Validate if it is time, log, and lower the learning rate.
             line = {
                 "update": state.update,
                 "env_steps": state.update * settings.num_steps,
-                **summarise(state.rollout, state.recent),
+                **summarise(state.rollout, state.recent.window),
+                **_validation(state, settings),
                 **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
-            keep_checkpoints(state, settings, out, line.get("validation_success_rate"))
+            keep_checkpoints(state, settings, out, line["validation_success_rate"])
             metrics.write(line)
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
-            rollout_s, update_s = update_started - rollout_started, time.monotonic() - update_started
+            rollout_s = update_started - rollout_started
             timing.write({"update": state.update, "rollout_s": rollout_s, "update_s": update_s})
             track(line, line["env_steps"])
             bar.describe(success=line["success_rate"])
@@ -168,7 +171,7 @@ def initial_state(
         slots=slots,
         # The same stream in every process: all must draw the same mini-batches.
         shuffle=stream(seed, "minibatches"),
-        recent=deque(maxlen=settings.success_window),
+        recent=RecentEpisodes(settings.success_window, settings.num_envs),
         updates=settings.updates,
     )
 
@@ -241,12 +244,27 @@ def make_slots(
     ]
 
 
+def _validation(state: PPOState, settings: TrainingSettings) -> dict[str, Any]:
+    """Success on the validation episodes, as metrics; None after an update without a validation.
+
+    It keeps nothing in `state`: a run that is killed meanwhile resumes before it and plays the same episodes again.
+    """
+    won: list[bool] = []
+    if settings.validates_after(state.update):
+        learner, processes = state.policy_optimizer, state.processes
+        with unsharded_for_generation(learner.model, learner.accelerator):
+            own = validate(learner.policy, state.slots, settings, processes.rank, processes.count)
+        won = [success for part in processes.gather(own) for success in part]
+    return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}
+
+
 def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
     """The metrics of play.
 
     Args:
         rollout: the one just played.
-        recent: the last episodes, over which the success rate is taken. A single rollout has few.
+        recent: the last episodes, over which success rate and return are taken. A single rollout has few, and the short
+            ones among them end first.
 
     Returns:
         Numbers by name; None where there is no such number, such as for the thoughts of a network without language.
@@ -259,7 +277,7 @@ def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
         "episodes": len(rollout.episodes),
         "success_rate": mean([episode.success for episode in recent]),
         "window": len(recent),
-        "mean_return": mean([episode.total_reward for episode in rollout.episodes]),
+        "mean_return": mean([episode.total_reward for episode in recent]),
         "fallback_rate": rollout.fallback_rate,
         "logprob_thoughts": rollout.numbers.get("logprob_thoughts"),
         "logprob_action": rollout.numbers.get("logprob_action"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo.rollout import Rollout, Sample, Transition
+from rl4vlm.ppo.success import RecentEpisodes
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
@@ -32,7 +32,7 @@ class PPOState:
         schedule: the learning rate's, stepped once per update.
         slots: this process's environments, with their random streams and running episodes.
         shuffle: the random stream that shuffles the samples.
-        recent: the last episodes, for the success rate.
+        recent: the last training episodes, for the success rate.
         updates: number of updates of the whole run.
         update: the running update, from 1.
         best: the best success rate on the validation episodes so far, if checkpoints are kept.
@@ -48,7 +48,7 @@ class PPOState:
     schedule: torch.optim.lr_scheduler.LRScheduler
     slots: Sequence[Slot]
     shuffle: np.random.Generator
-    recent: deque[Episode]
+    recent: RecentEpisodes
     updates: int
     update: int = 1
     best: float | None = None
@@ -81,7 +81,7 @@ class PPOState:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""
         return {
             "shuffle": self.shuffle.bit_generator.state,
-            "recent": [*self.recent],
+            "recent": self.recent.state(),
             "update": self.update,
             "best": self.best,
             "rollout": self.rollout,
@@ -102,7 +102,7 @@ class PPOState:
         for slot, saved in zip(self.slots, fields["slots"], strict=True):
             slot.load_state(saved)
         self.shuffle.bit_generator.state = fields["shuffle"]
-        self.recent.extend(fields["recent"])
+        self.recent.load_state(fields["recent"])
         self.update, self.best = fields["update"], fields["best"]
         self.rollout, self.steps = fields["rollout"], fields["steps"]
         self.progress = UpdateProgress(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
-from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs
+from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs, sft_runs
 from rl4vlm.core.files import RECORD
 from rl4vlm.results import names
 from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
@@ -35,16 +35,17 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
             files += [results / "base_model" / model.name / PERCEPTION]
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
+    for start in sft_runs(config):
+        files += [results / "sft" / start.name / name for name in (METRICS, RECORD, "checkpoint/config.json")]
     for run in ppo_runs(config):
         files += [results / "ppo" / run.name / name for name in (*training, "checkpoint/config.json")]
     for baseline in cnn_runs(config):
         files += [results / "cnn" / baseline.name / name for name in (*training, "checkpoint/cnn.json")]
     for task in config["tasks"]:
         for style in config["styles"]:
-            data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}"
+            data = results / "sft_data" / f"{task}-{style}"
             if f"{task}-{style}" not in config["sft_data"]["given"]:
                 files += [data / name for name in ("data.json", "manifest.json", RECORD)]
-            files += [tuned / name for name in (METRICS, RECORD, "checkpoint/config.json")]
     return files
 
 

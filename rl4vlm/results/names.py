@@ -6,6 +6,8 @@ from pathlib import Path
 
 TABLES = {
     "main": "main results",
+    "differences": "differences on the same episodes",
+    "ceiling": "share of the ceiling, and what the rolling peak flatters",
     "cot": "with and without thoughts",
     "lambda": "weight of the thoughts",
     "perception": "perception accuracy",

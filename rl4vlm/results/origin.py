@@ -17,7 +17,7 @@ class Origin(NamedTuple):
         kind: scripted, sft, ppo, cnn, api (a model behind an endpoint), http (a checkpoint asked over HTTP), or
             checkpoint if it is unknown.
         thought_prob_coef: λ, of PPO runs only.
-        seed: training seed, of PPO and CNN+RL runs only.
+        seed: training seed, of SFT, PPO and CNN+RL runs only.
     """
 
     method: str
@@ -40,7 +40,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
     stage, settings = record.get("stage"), record.get("settings", {})
     ending = "-noCoT" if (style or settings.get("style")) == Style.ACTION_ONLY else ""
     if stage == "sft":
-        return Origin(f"LLaVA-sft{ending}", "sft")
+        return Origin(f"LLaVA-sft{ending}", "sft", seed=record.get("seeds", {}).get("sft"))
     if stage == "ppo":
         if "thought_prob_coef" not in settings:
             raise ValueError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
 from rl4vlm.results.provenance import METRICS, SUMMARY, read_record
-from rl4vlm.results.rows import CARD_TASKS
+from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE, groups
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
 SHOWN = ("random", "solver", "CNN+RL", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
@@ -24,15 +24,18 @@ ALFWORLD = "alfworld_avg"
 
 SIZES = {"ppo": "total_env_steps", "cnn": "total_env_steps", "evaluation": "episodes"}
 """The setting that says how long a run of a stage is."""
-STAGES = ("base_model", "alfworld_games", "sft_data", "sft", "ppo", "cnn", "evaluation")
+STAGES = ("base_model", "sft_data", "sft", "ppo", "cnn", "evaluation")
+TRAININGS = ("sft", "ppo", "cnn")
+"""The stages of `STAGES` with one run for each training seed."""
 
 
-def write_pages(*, tables: Path, out: Path) -> None:
+def write_pages(*, tables: Path, out: Path, command: str = "snakemake --cores all") -> None:
     """Write README's table and the page with all results, from built tables and the records of the runs behind them.
 
     Args:
         tables: folder of built tables, inside of a results folder.
         out: folder of assets, with copies of the figures; the page may lie beside it, see `page_in`.
+        command: how Snakemake is called for these results, without targets.
 
     Raises:
         ValueError: a table or a record is missing; the error names it.
@@ -41,7 +44,7 @@ def write_pages(*, tables: Path, out: Path) -> None:
     page = page_in(out)
     images = Path(os.path.relpath(out, page.parent)).as_posix()
     atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_record(tables / RECORD)) + "\n")
-    atomic_write_text(page, results_page(tables, images))
+    atomic_write_text(page, results_page(tables, images, command))
 
 
 def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
@@ -56,7 +59,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     unseen = held_out["scale"].str.endswith("unseen")
     # A task with several sets of games has its unseen ones here, another task its only set.
     chosen = held_out[unseen | ~held_out["task"].isin(held_out.loc[unseen, "task"])]
-    published = rows[(rows["source"] == "published") & (rows["method"] == "RL4VLM")]
+    published = rows[(rows["source"] == "published") & (rows["scale"] == PAPER_SCALE) & (rows["method"] == "RL4VLM")]
     lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
     lines.append(_line("RL4VLM, published", published))
     heading = "ALFWorld (unseen games)" if unseen.any() else "ALFWorld"
@@ -64,9 +67,12 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
         pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns={ALFWORLD: heading})
     )
     notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
+    seeds = max((len(str(named).split()) for named in chosen["seeds"].dropna()), default=1)
+    trained = "one training seed" if seeds == 1 else f"{seeds} training seeds"
     caption = (
-        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, held-out episodes, with 95 % "
-        "intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during training)."
+        f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, {trained}, held-out episodes, "
+        "with 95 % intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during "
+        "training)."
     )
     caption += "".join(f" {note}, not the benchmark's: do not compare the published rate with these." for note in notes)
     return f"{markdown(table, words=1)}\n\n{caption}"
@@ -76,17 +82,17 @@ def _line(label: str, rows: pd.DataFrame) -> dict[str, str]:
     return {"method": label, **{str(row["task"]): rate_cell(row) for _, row in rows.iterrows()}}
 
 
-def results_page(tables: Path, images: str) -> str:
+def results_page(tables: Path, images: str, command: str) -> str:
     """The page with all tables and figures, and what made them.
 
     Args:
         tables: folder of built tables, inside of a results folder.
         images: path from the page to the folder with the figures.
+        command: how Snakemake is called for these results, without targets.
     """
-    record = read_record(tables / RECORD)
+    results, record = tables.parent, read_record(tables / RECORD)
     files = [place_of(entry["path"]) for entry in record["inputs"].values()]
     folders = {os.path.dirname(file) for file in files if file.endswith((SUMMARY, METRICS))}
-    records = [read_record(tables.parent / folder / RECORD) for folder in runs_behind(tables.parent, folders)]
     parts = [
         "# Results",
         f"All numbers here are of scale `{record['settings']['scale']}`. The rule `readme_assets` makes this page from "
@@ -94,57 +100,98 @@ def results_page(tables: Path, images: str) -> str:
         "## How to read them",
         READING,
         "## What made them",
-        markdown(_runs_table(records), words=1),
+        f"`{command}` makes all of it again; with `-- TARGET` at its end, only that: a line below, a table, a figure.",
+        markdown(_experiments(results, runs_behind(results, folders)), words=1),
         _versions(record),
     ]
     for name, title in TABLES.items():
         table = read_text(tables / f"{name}.md").strip()
-        parts += [f"## Table: {title}", table]
+        parts += [f"## Table: {title}", table, _made_by(command, tables / f"{name}.csv")]
     for name in FIGURES:
         title = name.replace("_", " ")
-        parts += [f"## Figure: {title}", f"![{title}]({images}/{name}.png)"]
+        made_by = _made_by(command, results / "figures" / f"{name}.png")
+        parts += [f"## Figure: {title}", f"![{title}]({images}/{name}.png)", made_by]
     return "\n\n".join(parts) + "\n"
+
+
+def _made_by(command: str, file: Path) -> str:
+    # --configfile takes every word after it for a file, up to `--`.
+    return f"Made by `{command} -- {file}`."
 
 
 READING = """\
 - *Held out*: success rate over episodes with fixed seeds that no training uses. In brackets, its 95 % interval:
-  Wilson's for one training seed, a bootstrap over seeds and episodes for several and for averages over games.
+  Wilson's for one training seed, otherwise a bootstrap of training seeds and of episodes within each.
+- *Differences* are taken on the same episodes and the same training seeds. Verdicts: better, worse or undecided.
 - *Rolling peak*: the paper's protocol, the highest success rate over the last training episodes at any update. As a
-  maximum it tends to exceed the held-out rate of the same run.
-- *Published*: the paper's numbers, by that protocol, of a 7B model.
+  maximum it tends to exceed the held-out rate of the same run; the table of ceilings says by how much.
+- *Published*: the paper's numbers, by that protocol, of a 7B model; those of later works by various protocols.
 - *Reference*: rates of simple policies, enumerated or measured on the rules of the games.
 - λ, `thought_prob_coef` in the config, weighs the log-probability of the thoughts in PPO (the paper's equation 4)."""
 
 
-def _runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One line per stage: its runs, their training seeds and sizes, the code and the machine that made them."""
-    rows = pd.DataFrame(
-        [
-            {
-                "stage": record["stage"],
-                "seed": (record.get("seeds") or {}).get(record["stage"]),
-                "size": (record.get("settings") or {}).get(SIZES.get(record["stage"], "")),
-                "seconds": record.get("seconds", 0.0),
-                "revision": _revision(record),
-                "hardware": _hardware(record.get("hardware", {})),
-            }
-            for record in records
-        ]
-    )
+def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
+    """One line per experiment (all seeds of a training; all evaluations of a task): seeds, size, time, machine, target.
+
+    Args:
+        results: the results folder.
+        places: run folders in it, such as `ppo/<run>`.
+    """
+    rows = pd.DataFrame([_run(results, place, read_record(results / place / RECORD)) for place in places])
     lines = [
         {
-            "stage": stage,
+            "experiment": what,
             "runs": str(len(found)),
-            "training seeds": _list(found["seed"]) if stage in ("ppo", "cnn") else "",
+            "training seeds": _list(found["seed"]) if stage in TRAININGS else "",
             "env steps or episodes": _span(found["size"]),
             "hours": f"{found['seconds'].sum() / 3600:.2f}",
-            "code": _list(found["revision"]),
+            "CPU hours": "" if found["cpu"].isna().all() else f"{found['cpu'].sum() / 3600:.2f}",
             "machine": _list(found["hardware"]),
+            "code": _list(found["revision"]),
+            "target": f"`{results / _target(stage, list(found['place']))}`",
         }
         for stage in STAGES
-        if len(found := rows[rows["stage"] == stage])
+        for (what,), found in groups(rows[rows["stage"] == stage], "what")
     ]
     return pd.DataFrame(lines)
+
+
+def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    stage, settings = record["stage"], record.get("settings") or {}
+    weight = f"λ {settings['thought_prob_coef']:g}" if "thought_prob_coef" in settings else ""
+    # SFT's own settings do not name its task, so trainings are called by their folders.
+    name = PurePosixPath(place).name.partition("-lambda")[0].partition("-seed")[0]
+    what = settings.get("task", "") if stage == "evaluation" else name
+    return {
+        "stage": stage,
+        "what": " ".join(word for word in (stage.replace("_", " "), what, weight) if word),
+        "place": place,
+        "seed": (record.get("seeds") or {}).get(stage),
+        "size": settings.get(SIZES.get(stage, "")),
+        "seconds": record.get("seconds", 0.0),
+        "cpu": _cpu_seconds(results / "benchmarks" / f"{place}.tsv"),
+        "revision": _revision(record),
+        "hardware": _hardware(record.get("hardware", {})),
+    }
+
+
+def _cpu_seconds(benchmark: Path) -> float:
+    """CPU time from a benchmark file of Snakemake; NaN without one (a job that a cache can answer has none)."""
+    if not benchmark.is_file():
+        return float("nan")
+    found = pd.read_csv(benchmark, sep="\t", na_values="-")
+    return float(found["cpu_time"].sum(min_count=1))
+
+
+def _target(stage: str, places: Sequence[str]) -> str:
+    """What to ask Snakemake for, as a shell understands it: the runs of all seeds in one word."""
+    if stage == "evaluation":
+        return "tables/main.csv"
+    if stage not in TRAININGS:
+        return places[0]
+    before, seeds = places[0].rpartition("-seed")[0], [place.rpartition("-seed")[2] for place in places]
+    listed = seeds[0] if len(seeds) == 1 else f"{{{','.join(sorted(seeds, key=int))}}}"
+    return f"{before}-seed{listed}/{RECORD}"
 
 
 def _revision(record: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -36,6 +37,13 @@ def published_rates() -> tuple[Rate, ...]:
 
 
 @cache
+def later_rates() -> dict[str, tuple[Rate, ...]]:
+    """What later works report on these tasks, by the work. Second-hand, and not like for like."""
+    found = _read("later_work.csv").groupby("work", sort=False)
+    return {str(work): tuple(_as_rates(rows)) for work, rows in found}
+
+
+@cache
 def reference_rates() -> tuple[Rate, ...]:
     """Random, optimal and simple play, enumerated or measured on the rules of the games."""
     return _rates("reference_policies.csv")
@@ -61,8 +69,12 @@ def published_lambda_peaks() -> tuple[Rate, ...]:
 
 
 def _rates(file: str) -> tuple[Rate, ...]:
-    rows = _read(file)[["method", "task", "success_rate_percent"]]
-    return tuple(Rate(method, task, float(rate)) for method, task, rate in rows.itertuples(index=False))
+    return tuple(_as_rates(_read(file)))
+
+
+def _as_rates(rows: pd.DataFrame) -> Iterator[Rate]:
+    for method, task, rate in rows[["method", "task", "success_rate_percent"]].itertuples(index=False):
+        yield Rate(method, task, float(rate))
 
 
 def _read(file: str) -> pd.DataFrame:

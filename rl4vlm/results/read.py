@@ -36,6 +36,21 @@ class Tally(BaseModel):
         return self.successes, self.episodes
 
 
+class Readings(BaseModel):
+    """How often a field of the image was read right, read wrong, and not stated."""
+
+    right: int = Field(ge=0)
+    wrong: int = Field(ge=0)
+    not_stated: int = Field(ge=0)
+
+    def __add__(self, other: Readings) -> Readings:
+        return Readings(
+            right=self.right + other.right,
+            wrong=self.wrong + other.wrong,
+            not_stated=self.not_stated + other.not_stated,
+        )
+
+
 class Evaluation(Tally):
     """Totals of one held-out evaluation: its `summary.json`, and the perception counts of its `episodes.jsonl`.
 
@@ -44,7 +59,7 @@ class Evaluation(Tally):
         method: name of the method in tables, without λ.
         kind: scripted, sft, ppo, cnn, http, api or checkpoint.
         thought_prob_coef: λ of the PPO run that made the policy; None for other policies.
-        seed: training seed; None for a policy that was not trained by PPO.
+        seed: training seed; None for a policy that was not trained here.
         success_rate: in percent.
         mean_return: undiscounted, per episode.
         logprob_thoughts: mean over steps of Σ log p of the thoughts' tokens, in nats; None without them.
@@ -54,7 +69,8 @@ class Evaluation(Tally):
         overall: name of the rate over all kinds in tables.
         data_sources: where the games came from, if they are data.
         games: which set of games was played (`unseen`), if the task has several.
-        perception: by field of the image, how often it was read right and how often it had to be read.
+        perception: by field of the image, how it was read.
+        won: by seed of the episode, whether it was won.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True)
@@ -74,7 +90,8 @@ class Evaluation(Tally):
     overall: str | None = None
     data_sources: tuple[str, ...] = ()
     games: str | None = None
-    perception: dict[str, Counts] = {}
+    perception: dict[str, Readings] = {}
+    won: dict[int, bool] = {}
 
     @property
     def games_label(self) -> str | None:
@@ -88,16 +105,23 @@ class Evaluation(Tally):
 
 
 class CurvePoint(NamedTuple):
-    """One update of a training run: success over the last `window` training episodes, in percent."""
+    """One update of a training run: success in percent over `window` episodes, training or validation."""
 
     env_steps: int
     success_rate: float
     window: int
 
+    @property
+    def counts(self) -> Counts:
+        return round(self.success_rate / 100 * self.window), self.window
+
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The learning curve of a PPO or CNN+RL run. Updates before the first finished episode are left out."""
+    """The learning curve of a PPO or CNN+RL run, over training episodes (`curve`) and on validation episodes.
+
+    Updates without a rate are left out.
+    """
 
     folder: Path
     method: str
@@ -105,6 +129,7 @@ class TrainingRun:
     thought_prob_coef: float | None
     seed: int
     curve: tuple[CurvePoint, ...]
+    validation: tuple[CurvePoint, ...] = ()
 
     @property
     def peak(self) -> CurvePoint | None:
@@ -136,16 +161,19 @@ def load_evaluation(folder: Path) -> Evaluation:
         ValueError: one is missing or broken, is not the file that was written, or they disagree.
     """
     file = folder / SUMMARY
-    played, won, perception = _count_episodes(folder / EPISODES)
-    found = checked(Evaluation, {**read_json(file), "folder": folder, "perception": perception}, str(file))
-    if found.counts != (won, played):
+    won, perception = _read_episodes(folder / EPISODES)
+    read = {**read_json(file), "folder": folder, "perception": perception, "won": won}
+    found = checked(Evaluation, read, str(file))
+    if found.counts != (sum(won.values()), len(won)):
         raise ValueError(
-            f"{file} counts {found.successes} successes in {found.episodes} episodes, {EPISODES} beside it {won} in "
-            f"{played}"
+            f"{file} counts {found.successes} successes in {found.episodes} episodes, {EPISODES} beside it "
+            f"{sum(won.values())} in {len(won)}"
         )
     by_group = [group.counts for group in found.groups.values()]
     if by_group and tuple(map(sum, zip(*by_group, strict=True))) != found.counts:
-        raise ValueError(f"{file}: its groups do not add up to {won} successes in {played} episodes")
+        raise ValueError(
+            f"{file}: its groups do not add up to {found.successes} successes in {found.episodes} episodes"
+        )
     # Last: what is wrong with a file says more than that it has changed.
     for name in (EPISODES, SUMMARY):
         check_unchanged(folder / name)
@@ -161,9 +189,10 @@ def load_training_run(folder: Path) -> TrainingRun:
     file = folder / RECORD
     record = read_record(file)
     origin = origin_of_run(record, None, file)
-    if origin is None or origin.seed is None:
+    if origin is None or origin.kind == "sft" or origin.seed is None:
         raise ValueError(f"{file} is of stage {record['stage']!r}, not of a PPO or CNN+RL run")
-    curve = tuple(_curve(folder / METRICS))
+    curve = tuple(_curve(folder / METRICS, "success_rate", "window"))
+    validation = tuple(_curve(folder / METRICS, "validation_success_rate", "validation_episodes"))
     check_unchanged(folder / METRICS)
     return TrainingRun(
         folder=folder,
@@ -172,6 +201,7 @@ def load_training_run(folder: Path) -> TrainingRun:
         thought_prob_coef=origin.thought_prob_coef,
         seed=origin.seed,
         curve=curve,
+        validation=validation,
     )
 
 
@@ -254,31 +284,32 @@ def _with_entries(found: Mapping[str, Any], names: Iterable[str], place: Path | 
 class _MetricsLine(BaseModel):
     env_steps: int
     success_rate: float | None
-    """In 0..1; None before the first episode has ended."""
+    """In 0..1; None before the first episodes count."""
     window: int
+    validation_success_rate: float | None = None
+    validation_episodes: int = 0
 
 
 class _EpisodeLine(BaseModel):
+    seed: int
     success: bool
-    perception: dict[str, Counts]
+    perception: dict[str, Readings]
 
 
-def _curve(file: Path) -> Iterator[CurvePoint]:
+def _curve(file: Path, rate: str, episodes: str) -> Iterator[CurvePoint]:
     for place, line in read_json_lines(file):
         found = checked(_MetricsLine, line, place)
-        if found.success_rate is not None:
-            yield CurvePoint(found.env_steps, 100 * found.success_rate, found.window)
+        if (share := getattr(found, rate)) is not None:
+            yield CurvePoint(found.env_steps, 100 * share, getattr(found, episodes))
 
 
-def _count_episodes(file: Path) -> tuple[int, int, dict[str, Counts]]:
-    """Episodes played, episodes won, and (correct, asked) by field of the image."""
-    episodes = successes = 0
-    perception: dict[str, Counts] = {}
+def _read_episodes(file: Path) -> tuple[dict[int, bool], dict[str, Readings]]:
+    """Whether each episode was won, by its seed, and how each field of the image was read."""
+    won: dict[int, bool] = {}
+    perception: dict[str, Readings] = {}
     for place, line in read_json_lines(file):
         found = checked(_EpisodeLine, line, place)
-        episodes += 1
-        successes += found.success
-        for name, (correct, asked) in found.perception.items():
-            before = perception.get(name, (0, 0))
-            perception[name] = before[0] + correct, before[1] + asked
-    return episodes, successes, perception
+        won[found.seed] = found.success
+        for name, readings in found.perception.items():
+            perception[name] = perception[name] + readings if name in perception else readings
+    return won, perception

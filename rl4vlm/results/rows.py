@@ -15,7 +15,7 @@ import pandas as pd
 from rl4vlm.config.methods import method_order, rank
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import average_interval, rate_interval
-from rl4vlm.results.published import Rate, published_lambda_peaks, published_rates, reference_rates
+from rl4vlm.results.published import Rate, later_rates, published_lambda_peaks, published_rates, reference_rates
 from rl4vlm.results.read import Evaluation, TrainingRun
 
 CARD_AVERAGE = "gym_cards_avg"
@@ -23,6 +23,8 @@ CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
 TASK_ORDER = tuple(dict.fromkeys([*CARD_TASKS, CARD_AVERAGE, *(rate.task for rate in published_rates())]))
 """The card games first, then the other columns of the published table: ALFWorld's task types and its average."""
 COT_METHODS = ("LLaVA-sft-noCoT", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
+PAPER_SCALE = "paper"
+"""The label of the paper's own rows."""
 SOURCES = ("reproduced", "published", "reference")
 STAGES = ("pretraining", "sft", "ppo")
 
@@ -32,7 +34,8 @@ class Row(NamedTuple):
 
     Attributes:
         source: one of `SOURCES`.
-        scale: the config that made it, with the games if they are data; `paper` for published rates.
+        scale: the config that made it, with the games if they are data; for published rates `paper`, or the later work
+            that reports them.
         episodes: how many; None if unknown.
         seeds: training seeds, separated by blanks.
         protocol: `held_out` (fixed evaluation seeds, 95 % interval) or `rolling_peak` (the paper's, the best rolling
@@ -55,7 +58,7 @@ class Row(NamedTuple):
 
 
 COLUMNS = [name for name in Row._fields if name != "partial"]
-PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
+PERCEPTION_COLUMNS = ["stage", "method", "task", "field", "scale", "accuracy", "n", "not_stated", "games"]
 
 MethodName = Callable[[Evaluation | TrainingRun], str]
 """Name of a run's method in a table."""
@@ -80,6 +83,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
         *_rolling_peaks(results.main_runs(), results, scale, by_method),
         *_published(published_rates()),
     ]
+    later = [row for source, rates in later_rates().items() for row in _published(rates, source)]
     swept = {task for task in results.tasks if len(results.lambdas(task)) > 1}
     evaluations = [run for run in results.evaluations if run.task in swept and run.method == "RL4VLM"]
     runs = [run for run in results.training_runs if run.task in swept and run.method == "RL4VLM"]
@@ -90,7 +94,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
     ]
     return {
         # The paper's main table has no warm start without thoughts.
-        "main": _frame(row for row in [*rows, *_reference()] if row.method != "LLaVA-sft-noCoT"),
+        "main": _frame(row for row in [*rows, *later, *_reference()] if row.method != "LLaVA-sft-noCoT"),
         "cot": _frame(row for row in rows if row.method in COT_METHODS),
         "lambda": _frame(lambda_rows),
     }
@@ -99,26 +103,31 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
 def perception_rows(results: Results, scale: str) -> pd.DataFrame:
     """How often each field of the image was read right, in percent of `n`: of the base model, after SFT, after PPO.
 
+    `n` counts the replies that state the field, `not_stated` those that do not. Without any `n`, there is no accuracy.
     `games` is None for a base model, because its `perception.json` does not say which games it read.
     """
     rows: list[tuple[Any, ...]] = [
-        ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, None)
+        ("pretraining", "base model", task, name, scale, 100 * share, perception.samples, 0, None)
         for task, perception in results.base_perceptions.items()
         for name, share in perception.tasks.get(task, {}).items()
     ]
     counts = pd.DataFrame(
         [
-            (run.kind, run.method, run.task, name, *counts)
+            (run.kind, run.method, run.task, name, found.right, found.wrong, found.not_stated)
             for run in results.main_evaluations()
             if run.kind != "scripted"
-            for name, counts in run.perception.items()
+            for name, found in run.perception.items()
         ],
-        columns=["stage", "method", "task", "field", "correct", "asked"],
+        columns=["stage", "method", "task", "field", "right", "wrong", "not_stated"],
     )
     for (stage, method, task, name), pooled in groups(counts, "stage", "method", "task", "field"):
-        correct, asked = int(pooled["correct"].sum()), int(pooled["asked"].sum())
-        if asked:
-            rows.append((stage, method, task, name, scale, 100 * correct / asked, asked, results.games(task)))
+        right, wrong, not_stated = (int(pooled[mark].sum()) for mark in ("right", "wrong", "not_stated"))
+        if stated := right + wrong:
+            rows.append(
+                (stage, method, task, name, scale, 100 * right / stated, stated, not_stated, results.games(task))
+            )
+        elif not_stated:
+            rows.append((stage, method, task, name, scale, None, 0, not_stated, results.games(task)))
     rows.sort(key=lambda row: (rank(row[2], TASK_ORDER), rank(row[0], STAGES), row[1]))
     return pd.DataFrame(rows, columns=PERCEPTION_COLUMNS)
 
@@ -130,7 +139,7 @@ def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[
     sets of games are different rows, told apart by their scale.
     """
     parts = pd.DataFrame(
-        [(name(run), _scale(scale, run.games_label), run.task, *part) for run in runs for part in _parts(run)],
+        [(name(run), labelled(scale, run.games_label), run.task, *part) for run in runs for part in _parts(run)],
         columns=["method", "scale", "game", "task", "successes", "episodes", "mean_return", "seed", "partial"],
     )
     parts = parts.iloc[parts.groupby(["method", "game", "scale"], sort=False).ngroup().argsort(kind="stable")]
@@ -207,7 +216,7 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
             method,
             results.overall_name(task),
             "reproduced",
-            _scale(scale, results.games(task)),
+            labelled(scale, results.games(task)),
             success_rate=sum(found["success_rate"]) / len(found),
             episodes=int(found["window"].sum()),
             seeds=_seeds(found["seed"]),
@@ -224,8 +233,10 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
     return list(rows.values())
 
 
-def _published(rates: Iterable[Rate]) -> list[Row]:
-    return [Row(*rate[:2], "published", "paper", rate.success_rate, protocol="rolling_peak") for rate in rates]
+def _published(rates: Iterable[Rate], by: str = PAPER_SCALE) -> list[Row]:
+    # Later works do not all say by which protocol they measured.
+    protocol = "rolling_peak" if by == PAPER_SCALE else None
+    return [Row(*rate[:2], "published", by, rate.success_rate, protocol=protocol) for rate in rates]
 
 
 def _reference() -> list[Row]:
@@ -238,7 +249,8 @@ def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...],
         yield tuple(key), found
 
 
-def _scale(scale: str, games: str | None) -> str:
+def labelled(scale: str, games: str | None) -> str:
+    """The label of a row: the config that made it, with the games if they are data."""
     return scale if games is None else f"{scale}, {games}"
 
 
@@ -255,7 +267,9 @@ def _frame(rows: Iterable[Row]) -> pd.DataFrame:
     methods = method_order()
 
     def place(row: Row) -> tuple[Any, ...]:
-        return rank(row.method, methods), SOURCES.index(row.source), row.protocol or "", rank(row.task, TASK_ORDER)
+        later = row.source == "published" and row.scale != PAPER_SCALE
+        where = SOURCES.index(row.source), later, row.protocol or ""
+        return rank(row.method, methods), *where, rank(row.task, TASK_ORDER)
 
     ordered: list[Row] = sorted(rows, key=place)
     # Int64 keeps episodes whole numbers although some rows have none.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from rl4vlm.config.methods import method_order, rank
+from rl4vlm.config.methods import label_of, method_order, rank
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import stage_output
 from rl4vlm.results.collection import Results, input_files, perceptions_record
+from rl4vlm.results.comparisons import ceiling_rows, difference_rows
 from rl4vlm.results.names import table_files
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER
@@ -31,6 +34,13 @@ CAPTIONS = {
     "eye off figure 7 (±1.5 points).",
 }
 
+CEILING_CAPTION = (
+    "Held-out success as a share of the best possible, in percent, with 95 % intervals; scale `{scale}`. Ceiling: "
+    "enumerated on the rules of the games, or what the solver wins of the same episodes. All tasks: the plain mean "
+    "of the shares, with a bootstrap interval. Rolling peak: the paper's statistic of the same trainings, mean over "
+    "seeds. Flatters by: how many points it is above the held-out rate."
+)
+
 _LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": ""}
@@ -48,7 +58,7 @@ def build_tables(
     scale: str,
     thought_prob_coef: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the tables `main`, `cot`, `lambda` and `perception` as `.csv`, `.md` and `.tex`, and `run.json` about them.
+    """Write the tables (`rl4vlm.results.names.TABLES`) as `.csv`, `.md` and `.tex`, and `run.json` about them.
 
     Args:
         evaluations: folders of held-out evaluations (`summary.json`, `episodes.jsonl`).
@@ -71,9 +81,16 @@ def build_tables(
     )
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
     with stage_output(out, ["tables"], table_files()) as folder:
-        for name, rows in rate_rows(results, scale).items():
+        rates = rate_rows(results, scale)
+        for name, rows in rates.items():
             wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
             _write(folder / name, rows[COLUMNS], wide, CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows))
+        differences = difference_rows(results, scale)
+        _write(
+            folder / "differences", differences, _wide_differences(differences), _differences_caption(results, scale)
+        )
+        ceilings = ceiling_rows(results, rates["main"], scale)
+        _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings), CEILING_CAPTION.format(scale=scale))
         perception = perception_rows(results, scale)
         _write(folder / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
         write_run_record(
@@ -129,7 +146,7 @@ def _wide_rates(rows: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
 
 def _source_label(row: pd.Series) -> str:
     if row["source"] == "published":
-        return "published (paper)"
+        return f"published ({row['scale']})"
     if row["source"] == "reference":
         return "reference"
     return f"reproduced ({row['scale']}), {'held out' if row['protocol'] == 'held_out' else 'rolling peak'}"
@@ -141,6 +158,67 @@ def rate_cell(row: pd.Series) -> str:
     return f"{row['success_rate']:.1f}{PARTIAL if row['partial'] else ''}{interval}"
 
 
+def _wide_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per comparison."""
+    pairs = zip(rows["method"], rows["against"], strict=True)
+    return pd.DataFrame(
+        {
+            "methods": [f"{label_of(first)} against {label_of(second)}" for first, second in pairs],
+            "task": [_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
+            "difference": [
+                _cell(*found) for found in rows[["difference", "ci_low", "ci_high"]].itertuples(index=False)
+            ],
+            "P(better)": [f"{probability:.3f}" for probability in rows["probability"]],
+            "verdict": rows["verdict"],
+            "pairs of episodes": rows["episodes"].astype(str),
+            "seeds": rows["seeds"],
+        }
+    )
+
+
+def _games(task: str, scale: str) -> str:
+    """A task with its set of games, which the label of a row says after the config's name."""
+    return f"{task} ({scale.split(', ', 1)[1]})" if ", " in scale else task
+
+
+def _cell(value: Any, low: float = np.nan, high: float = np.nan) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _differences_caption(results: Results, scale: str) -> str:
+    caption = (
+        f"By how many points of success the first method is above the second on the same held-out episodes, scale "
+        f"`{scale}`, with 95 % intervals: a bootstrap of training seeds, then of episodes. P(better): the share of its "
+        "samples above 0, ties halved. Verdict: better or worse if the interval excludes 0, else undecided. Nothing "
+        "corrects for the number of comparisons."
+    )
+    if len({run.seed for run in results.training_runs}) < 2:
+        caption += (
+            " There is one training seed: the intervals cover the chance of the episodes, and do not say how another "
+            "training would have ended."
+        )
+    return caption
+
+
+def _wide_ceilings(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method and task."""
+    shares = rows[["share", "share_low", "share_high"]].itertuples(index=False)
+    return pd.DataFrame(
+        {
+            "method": rows["method"].map(label_of),
+            "task": [_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
+            "held out": rows["success_rate"].map(_cell),
+            "ceiling": rows["ceiling"].map(_cell),
+            "source of the ceiling": rows["ceiling_source"].fillna(""),
+            "share of it": [_cell(*share) for share in shares],
+            "rolling peak": rows["rolling_peak"].map(_cell),
+            "flatters by": rows["flatters_by"].map(_cell),
+        }
+    )
+
+
 def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per task and field, one column per method."""
     games = rows.dropna(subset="games").drop_duplicates("task").set_index("task")["games"]
@@ -149,7 +227,7 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "task": names.get(task, task),
             "field": name,
-            **{row.method: f"{row.accuracy:.1f} ({row.n})" for row in found.itertuples()},
+            **{row["method"]: _perception_cell(row) for _, row in found.iterrows()},
         }
         for (task, name), found in groups(rows, "task", "field")
     ]
@@ -157,9 +235,18 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["task", "field", *methods]).fillna("")
 
 
+def _perception_cell(row: pd.Series) -> str:
+    """An accuracy with the number of replies behind it: `98.0 (250)`, `98.0 (200 of 250)`, `not stated (250)`."""
+    asked = row["n"] + row["not_stated"]
+    if not row["n"]:
+        return f"not stated ({asked})"
+    return f"{row['accuracy']:.1f} ({row['n']}{f' of {asked}' if row['not_stated'] else ''})"
+
+
 def _perception_caption(rows: pd.DataFrame, scale: str) -> str:
     caption = (
-        f"How often each field of the image is read right, in percent (in brackets: how often it had to be read). "
+        f"How often each field of the image is read right, in percent (in brackets: how often it was stated, "
+        f"and of how many times if it was not always). "
         f"Scale `{scale}`. The base model answers the question what it reads. Later stages read within their replies, "
         "in held-out play."
     )

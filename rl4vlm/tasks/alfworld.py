@@ -15,6 +15,7 @@ _NAMED = re.compile(r"\b[a-z]+(?= \d)")
 _VERBS = ("clean", "cool", "go to", "heat", "move", "open", "take", "use")
 _GOAL_WORDS = "put a some in on and it hot cool clean heat find two them look at under the examine with"
 _NO_NAMES = frozenset(re.findall("[a-z]+", _GOAL_WORDS))
+_PUT = re.compile(r"(?:move|put) (.+) (?:to|in/on) (.+)")
 _WANTED = re.compile(r"\b(hot|heat|cool|clean|two|under|examine)\b")
 
 
@@ -46,8 +47,8 @@ class ALFWorld(Task):
         hints={"thoughts": "where you are, what you hold, and what the task needs next"},
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "place": re.compile(r'"thoughts":\s*"I am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and '),
-        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.'),
+        "place": re.compile(r"\bI am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and ", re.IGNORECASE),
+        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.', re.IGNORECASE),
     }
 
     # The names of objects, and the verb of a command.
@@ -83,6 +84,13 @@ class ALFWorld(Task):
         # Generated games are always drawn, so only official ones need the note.
         drawn = info["source"] == "official" and info["pictures"] != "frames"
         return f"{info['source']}, drawn pictures" if drawn else str(info["source"])
+
+
+def aliases_of(commands: Sequence[str]) -> dict[str, str]:
+    """Other texts for commands that put a thing somewhere: today's grammar says `move`, the benchmark's `put in/on`."""
+    puts = [(command, _PUT.fullmatch(command)) for command in commands]
+    forms = ("move {} to {}", "put {} in/on {}", "put {} in {}", "put {} on {}")
+    return {form.format(*put.groups()): command for command, put in puts if put for form in forms}
 
 
 def _with_verb(actions: Sequence[str], verb: str) -> list[str]:

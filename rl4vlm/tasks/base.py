@@ -93,7 +93,8 @@ class Task(ABC):
 
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
     """For each field that must be read off the image, the pattern whose first group finds it in a reply. Perception
-    accuracy compares that group with the environment's `perception()`, ignoring case and white space."""
+    accuracy compares that group with the environment's `perception()`, ignoring case, white space and quotes. Other
+    words are no wrong value, so the pattern must match only values of the field's own form."""
 
     kept_whole: ClassVar[re.Pattern[str] | None] = None
     """Finds the words of prompts and replies that the embedded model's tokenizer keeps as single tokens, such as names

@@ -12,7 +12,17 @@ import numpy as np
 
 from rl4vlm.core.types import ExpertAction, PromptParts
 from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
-from rl4vlm.tasks.cards import BACK, SUITS, card_value, check_cards, check_option_names, shown_rank, shown_ranks
+from rl4vlm.tasks.cards import (
+    BACK,
+    SAID_RANK,
+    SAID_RANKS,
+    SUITS,
+    card_value,
+    check_cards,
+    check_option_names,
+    shown_rank,
+    shown_ranks,
+)
 
 LIMIT = 21
 DEALER_STANDS = 17
@@ -82,8 +92,8 @@ class Blackjack(CardTask[BlackjackState]):
         hints={"thoughts": "the dealer's card, your cards and their total, and what is better"},
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "dealer card": re.compile(r"dealer shows (\w+)"),
-        "player cards": re.compile(r"[Mm]y cards are ([^:.\"]*)[:.\"]"),
+        "dealer card": re.compile(rf"dealer shows (?:(?:an?|the)\s+)?({SAID_RANK})\b", re.IGNORECASE),
+        "player cards": re.compile(rf"""my cards are ({SAID_RANKS})\s*[:.;"'(]""", re.IGNORECASE),
     }
 
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> BlackjackState:

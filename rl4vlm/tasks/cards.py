@@ -11,6 +11,10 @@ SUITS = "HDCS"
 RANKS = "A23456789TJQK"
 DECK = tuple(suit + rank for suit in SUITS for rank in RANKS)
 BACK = "back"
+# Ranks as replies write them, for patterns that ignore case: an "a" before a word is an article.
+SAID_RANK = r"(?:\d{1,2}|[JQK]|A(?!\s+(?!and\b)\w))"
+_QUOTED_RANK = rf"""(?:\\?["'])?{SAID_RANK}(?:\\?["'])?"""
+SAID_RANKS = rf"{_QUOTED_RANK}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+){_QUOTED_RANK})*"
 
 
 def card_name(rank: int, rng: np.random.Generator) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from rl4vlm.core.types import ExpertAction
 from rl4vlm.tasks.arithmetic import Token, Tokens, exact_value
 from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
-from rl4vlm.tasks.cards import card_value, check_cards, check_option_names, shown_ranks
+from rl4vlm.tasks.cards import SAID_RANKS, card_value, check_cards, check_option_names, shown_ranks
 from rl4vlm.tasks.python_value import python_value
 
 BLANK = " "
@@ -67,7 +67,7 @@ class FormulaGame(CardTask[FormulaState]):
     card_count: ClassVar[int]
     max_items: ClassVar[int]
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "cards": re.compile(r'"cards":\s*\[([^\]]*)\]'),
+        "cards": re.compile(rf"""cards\\?["']?\s*:\s*["']?\[\s*({SAID_RANKS})\s*\]""", re.IGNORECASE),
     }
 
     @abstractmethod

@@ -51,8 +51,8 @@ class NumberLine(CardTask[NumberLineState]):
         },
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "current number": re.compile(r'"current number":\s*"?(\d+)'),
-        "target number": re.compile(r'"target number":\s*"?(\d+)'),
+        name: re.compile(rf"""{name}\\?["']?\s*:\s*\\?["']?\s*(\d+)""", re.IGNORECASE)
+        for name in ("current number", "target number")
     }
 
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> NumberLineState:

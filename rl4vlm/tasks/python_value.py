@@ -56,6 +56,7 @@ def python_value(text: str) -> int | float | complex | None:
         return None
     try:
         result: int | float | complex = _evaluate(ast.parse(text, mode="eval").body)
-    except (SyntaxError, Refused, ArithmeticError):
+    # TypeError: complex numbers, which powers of negative numbers make, have no floor division.
+    except (SyntaxError, Refused, ArithmeticError, TypeError):
         return None
     return result

@@ -44,7 +44,7 @@ def make_whole_results(root: Path) -> Path:
     add_record(results / "base_model" / "cards", "base_model")
     for task in TASKS:
         for style in ("cot", "nocot"):
-            data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}"
+            data, tuned = results / "sft_data" / f"{task}-{style}", results / "sft" / f"{task}-{style}-seed1"
             add_record(data, "sft_data")
             write_json(data / "manifest.json", {"samples": 1})
             write_json(data / "data.json", {})
@@ -52,7 +52,7 @@ def make_whole_results(root: Path) -> Path:
             write_lines(tuned / "metrics.jsonl", [{"step": 1, "loss": 1.0}])
     for folder in made.training_runs:
         style = "nocot" if "nocot" in folder.name else "cot"
-        start = [f"results/sft/{folder.name.split('-')[0]}-{style}/checkpoint"] if "lambda" in folder.name else []
+        start = [f"results/sft/{folder.name.split('-')[0]}-{style}-seed1/checkpoint"] if "lambda" in folder.name else []
         add_record(folder, folder.parent.name, *start)
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "model.safetensors").write_text("weights")

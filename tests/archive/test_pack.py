@@ -43,7 +43,7 @@ def test_packs_tables_figures_and_all_runs_behind_them(packed: Path) -> None:
     assert {f"results/eval/{RUN.replace('/', '-')}/{file}" for file in ("episodes.jsonl", "run.json")} <= names
     assert {f"results/{RUN}/metrics.jsonl", f"results/{RUN}/run.json"} <= names
     # No figure reads these. The records of PPO runs name them.
-    assert {"results/sft/EZPoints-nocot/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
+    assert {"results/sft/EZPoints-nocot-seed1/metrics.jsonl", "results/sft_data/EZPoints-cot/manifest.json"} <= names
     assert {"results/base_model/cards/run.json", "results/base_model/cards/perception.json"} <= names
     assert {"code/rl4vlm/archive/verify.py", "config.yaml", "requirements.txt", "README.md"} <= names
 
@@ -152,7 +152,7 @@ def test_a_metric_that_changed_since_the_tables_were_made_is_named(results: Path
         ("figures/perception.pdf", "figures/perception.pdf: missing"),
         ("tables/run.json", "tables/run.json: missing"),
         (f"{RUN}/run.json", f"{RUN}/run.json: missing; tables/run.json says"),
-        ("sft/NumberLine-cot/run.json", "sft/NumberLine-cot/run.json is missing"),
+        ("sft/NumberLine-cot-seed1/run.json", "sft/NumberLine-cot-seed1/run.json is missing"),
         (f"{RUN}/metrics.jsonl", f"{RUN}/metrics.jsonl: missing; tables/run.json says"),
     ],
 )

@@ -53,7 +53,7 @@ def test_the_command_in_its_readme_rebuilds_everything_with_the_packed_code(unpa
         "results/eval/solver-EZPoints/episodes.jsonl",
         "results/tables/main.csv",
         "results/figures/training_curves.png",
-        "results/sft/NumberLine-cot/run.json",
+        "results/sft/NumberLine-cot-seed1/run.json",
         "code/rl4vlm/results/tables.py",
         "config.yaml",
     ],

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 FILES = ROOT / "config"
 OVERLAYS: dict[str, list[str]] = {
     "default": [],
+    "seeds": ["seeds"],
     "smoke": ["smoke"],
     "alfworld": ["alfworld"],
     "paper": ["paper"],
@@ -92,6 +93,7 @@ def test_results_are_labelled_by_what_made_them() -> None:
     labels = {name: resolved(name)["label"] for name in OVERLAYS}
     assert labels == {
         "default": "embedded",
+        "seeds": "embedded-seeds",
         "smoke": "smoke",
         "alfworld": "embedded",
         "paper": "paper",

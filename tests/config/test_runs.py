@@ -51,8 +51,9 @@ class TestRuns:
         assert len(set(names)) == len(names)
         assert names[:3] == ["random-NumberLine", "random-Blackjack", "stand17-Blackjack"]
         assert names[3:5] == ["solver-NumberLine", "solver-Blackjack"]
-        assert names[5:9] == ["sft-NumberLine-cot", "sft-NumberLine-nocot", "sft-Blackjack-cot", "sft-Blackjack-nocot"]
-        assert names[9:] == [f"ppo-{run.name}" for run in ppo_runs(CONFIG)]
+        starts = [f"{task}-{style}" for task in ("NumberLine", "Blackjack") for style in ("cot", "nocot")]
+        assert names[5:13] == [f"sft-{start}-seed{seed}" for start in starts for seed in (1, 2)]
+        assert names[13:] == [f"ppo-{run.name}" for run in ppo_runs(CONFIG)]
         assert runs[-1].ppo == PPORun("NumberLine", "cot", 1.0, 2)
         assert (runs[-1].kind, runs[-1].task, runs[-1].style) == ("ppo", "NumberLine", "cot")
 
@@ -68,8 +69,8 @@ class TestRuns:
 
     def test_the_ablation_is_with_thoughts_and_so_needs_that_start(self) -> None:
         names = [run.name for run in evaluation_runs({**CONFIG, "styles": ["nocot"]})]
-        assert "sft-NumberLine-cot" in names
-        assert "sft-Blackjack-cot" not in names
+        assert "sft-NumberLine-cot-seed2" in names
+        assert "sft-Blackjack-cot-seed1" not in names
 
 
 def test_each_policy_is_evaluated_on_each_set() -> None:
@@ -79,7 +80,7 @@ def test_each_policy_is_evaluated_on_each_set() -> None:
     names = {run.name for run in runs}
     assert len(names) == len(runs)
     assert {f"{run.name}@unseen" for run in runs if not run.games} == {run.name for run in runs if run.games}
-    assert "sft-NumberLine-cot@unseen" in names
+    assert "sft-NumberLine-cot-seed1@unseen" in names
     assert not [run for run in evaluation_runs(config) if run.task != "NumberLine" and run.games]
 
 

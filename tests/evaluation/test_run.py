@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -160,16 +161,25 @@ def test_perception_is_counted_by_field_where_there_are_thoughts(tmp_path: Path)
     class Shortsighted(SolverPolicy):
         def act(self, requests: Any) -> list[Reply]:
             return [
-                Reply(reply.text.replace('"target number": 3', '"target number": 8')) for reply in super().act(requests)
+                Reply(
+                    reply.text.replace('"target number": 3', '"target number": 8').replace(
+                        '"target number": 4', '"goal": 4'
+                    )
+                )
+                for reply in super().act(requests)
             ]
 
     summary = evaluate(tmp_path / "cot", Shortsighted())
     assert summary["perception_accuracy"]["current number"] == 1.0
     lines = lines_of(tmp_path / "cot")
-    right, asked = (sum(line["perception"]["target number"][i] for line in lines) for i in range(2))
-    assert asked == sum(line["length"] for line in lines)
-    assert 0 < right < asked
-    assert summary["perception_accuracy"]["target number"] == right / asked
+    counts = summary["perception"]["target number"]
+    assert counts == {mark: sum(line["perception"]["target number"][mark] for line in lines) for mark in counts}
+    assert sum(counts.values()) == sum(line["length"] for line in lines)
+    assert counts["right"] > 0
+    assert counts["wrong"] > 0
+    assert counts["not_stated"] > 0
+    assert summary["perception_accuracy"]["target number"] == counts["right"] / (counts["right"] + counts["wrong"])
+    assert Counter(step["perception"]["target number"] for line in lines for step in line["steps"]) == Counter(counts)
     assert evaluate(tmp_path / "nocot", "solver", style=Style.ACTION_ONLY)["perception_accuracy"] == {}
 
 
@@ -232,7 +242,9 @@ class TestOrigin:
 
     @pytest.mark.parametrize(("style", "method"), [(Style.COT, "LLaVA-sft"), (Style.ACTION_ONLY, "LLaVA-sft-noCoT")])
     def test_of_a_warm_start(self, tmp_path: Path, style: Style, method: str) -> None:
-        assert origin_of(self.checkpoint(tmp_path, {"stage": "sft"}), style) == Origin(method, "sft")
+        assert origin_of(self.checkpoint(tmp_path, {"stage": "sft", "seeds": {"sft": 2}}), style) == Origin(
+            method, "sft", seed=2
+        )
 
     def test_of_a_cnn(self, tmp_path: Path) -> None:
         checkpoint = self.checkpoint(tmp_path, {"stage": "cnn", "settings": {}, "seeds": {"cnn": 3}})
@@ -261,6 +273,8 @@ def test_summary_of_no_perceptions_and_no_numbers() -> None:
         "steps": [{"fallback": False, "outcome": "ok"}],
     }
     summary = summarise([line])
+    line["perception"] = {"cards": {"right": 0, "wrong": 0, "not_stated": 4}}
+    assert summarise([line])["perception_accuracy"] == {"cards": None}
     assert (summary["perception_accuracy"], summary["reply_tokens"], summary["mean_length"]) == ({}, None, 1.0)
 
 

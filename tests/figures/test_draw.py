@@ -98,6 +98,7 @@ def test_training_curves_show_every_task_with_its_lines(made):
     assert [axis.get_title() for axis in axes] == ["NumberLine", "EZPoints", "Blackjack", "Points24 (extra)"]
     assert set(legend_of(figure)) == {
         "RL4VLM, training",
+        "RL4VLM, validation",
         "RL4VLM, held out",
         "LLaVA-sft (start), held out",
         "RL4VLM, published",
@@ -148,13 +149,14 @@ def test_every_panel_is_as_long_as_its_longest_run(tmp_path):
         assert "CNN+RL, published" in lines or axis.get_title() == "Points24 (extra)"
 
 
-def test_several_seeds_are_drawn_as_mean_and_range(tmp_path):
+def test_several_seeds_are_drawn_as_mean_and_interval(tmp_path):
     made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(1, 2), episodes=20)
     figure = make("training_curves", made)
     runs = Results.load(**made.inputs).main_runs("RL4VLM")
     mean = [(a.success_rate + b.success_rate) / 2 for a, b in zip(runs[0].curve, runs[1].curve, strict=True)]
     assert list(lines_of(axes_of(figure)[0])["RL4VLM, training"].get_ydata()) == pytest.approx(mean)
-    assert "range over seeds" in note_of(figure)
+    assert "mean over 2 seeds" in note_of(figure)
+    assert "one seed" in note_of(make("training_curves", make_results(tmp_path / "one", tasks=["EZPoints"])))
 
 
 def test_published_curves_are_left_out_unless_asked_for(made):

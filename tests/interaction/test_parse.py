@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import time
+import timeit
 import unicodedata
 
 import pytest
@@ -48,6 +50,13 @@ class TestTheKey:
             '"action:',
             '{action":',
             "**Action:**",
+            "**Action**:",
+            "*Action*:",
+            "<b>Action</b>:",
+            "<b>Action:</b>",
+            '"**action**":',
+            '**"action"**:',
+            "**`Action`** :",
             "Final action:",
         ],
     )
@@ -68,6 +77,7 @@ class TestTheKey:
             '"previous action": "hit"',
             '"action" "hit"',
             "action = hit",
+            "action ** hit",
             "the action is to hit",
             "action",
         ],
@@ -160,6 +170,40 @@ class TestTheValue:
         assert parse_reply('"action": "hit"', ()).outcome is Outcome.NO_LEGAL_ACTION
 
 
+class TestThoughts:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '<think>Then "action": "hit"?',
+            '<think>"action": "stand"</think>I will hit.',
+            '"action": "stand"\n</think>Then hit.',
+            '<THINKING>"action": "stand"</thinking> no <think>"action": "hit"',
+        ],
+    )
+    def test_an_action_in_thoughts_does_not_count(self, text: str) -> None:
+        assert parse_reply(text, JACK).outcome is Outcome.NO_KEY
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '<think>"action": "stand"</think>\n{"action": "hit"}',
+            '"action": "stand"</think>{"action": "hit"}',
+            '{"action": "hit"}<think>"action": "stand"',
+            "action: hit<think>no: stand",
+            '<think>"action": "stand"</think>"action": "hit"<think>',
+        ],
+    )
+    def test_the_answer_outside_counts(self, text: str) -> None:
+        parsed = parse_reply(text, JACK)
+        assert parsed.action == "hit"
+        assert parsed.action_span is not None
+        assert "action" in text[parsed.action_span[0] :][:7]
+        assert parsed.action_span[1] == len(text)
+
+    def test_thoughts_without_an_answer_are_the_answer(self) -> None:
+        assert action('<think>So: {"action": "hit"}</think>\n', JACK) == "hit"
+
+
 class TestNumbersAndOperators:
     @pytest.mark.parametrize("word", FORMULA)
     def test_every_word_is_read_back(self, word: str) -> None:
@@ -190,6 +234,34 @@ class TestNumbersAndOperators:
     def test_an_escaped_slash_is_a_slash(self) -> None:
         assert action('"action": "\\/"', FORMULA) == "/"
 
+    @pytest.mark.parametrize(
+        ("value", "word"),
+        [
+            ('"×"', "*"),
+            ('"÷"', "/"),
+            ("−", "-"),
+            ('"\\\\times"', "*"),
+            ("$\\times$", "*"),
+            ("\\div", "/"),
+            ('"\\cdot"', "*"),
+            ("*+*", "+"),
+            ("**+**", "+"),
+            ("<b>+</b>", "+"),
+            ("*(*.", "("),
+        ],
+    )
+    def test_signs_of_mathematics_and_markup(self, value: str, word: str) -> None:
+        assert action(f'"action": {value}', FORMULA) == word
+
+    @pytest.mark.parametrize("value", ["x", "\\timeset", "3 × 4", "×÷"])
+    def test_what_is_no_sign_or_several(self, value: str) -> None:
+        assert action(f'"action": {value}', FORMULA) is None
+
+    def test_emphasis_that_ends_behind_the_colon_is_no_operator(self) -> None:
+        assert action("*Action:* +", FORMULA) == "+"
+        assert action("*Action:* *", FORMULA) == "*"
+        assert parse_reply("2 *action: +", FORMULA).action_span == (3, 12)
+
 
 class TestCommands:
     """The public code found `shelf 1` inside `shelf 10` (defect 12)."""
@@ -205,6 +277,13 @@ class TestCommands:
 
     def test_the_longest_counts_where_one_begins_another(self) -> None:
         assert action('"action": "then look at desk 1"', ("look", "look at desk 1")) == "look at desk 1"
+
+    def test_an_alias_names_its_action(self) -> None:
+        aliases = {"put mug 1 in/on desk 1": "move mug 1 to desk 1"}
+        actions = (*HOUSE, "move mug 1 to desk 1")
+        for command in (*aliases, "Move mug 1 to desk 1"):
+            assert parse_reply(f'"action": "{command}."', actions, aliases).action == "move mug 1 to desk 1"
+        assert parse_reply('"action": "put mug 1 in/on desk 10"', actions, aliases).action is None
 
     def test_unmatched_text_is_never_the_action(self) -> None:
         assert action('"action": "go to fridge 1"', HOUSE) is None
@@ -240,9 +319,7 @@ class TestCharactersThatOnlyLookDifferent:
         assert action(f'"action": "{value}"', FORMULA) == word
         assert action(f"＂ａｃｔｉｏｎ＂：＂{value}＂", FORMULA) == word
 
-    @pytest.mark.parametrize(
-        "value", ["7²", "²", "₂", "½", "1½", "−−", "１１", "1．5", "－－", "×", "10—", "１０，０００"]
-    )
+    @pytest.mark.parametrize("value", ["7²", "²", "₂", "½", "1½", "−−", "１１", "1．5", "－－", "10—", "１０，０００"])
     def test_an_exponent_a_fraction_or_a_longer_number_is_no_word(self, value: str) -> None:
         assert parse_reply(f'"action": "{value}"', ("1", "2", "7", "-", "*")).outcome is Outcome.NO_LEGAL_ACTION
 
@@ -364,3 +441,18 @@ def test_megabytes_take_linear_time(text: str) -> None:
     """A quadratic pattern would take hours on any of these texts: the test is that it ends."""
     for actions in (FORMULA, HOUSE):
         parse_reply(text, actions)
+
+
+TEN_KB = 10_000
+COMMANDS = (*(f"go to {name} {n}" for name in ("shelf", "cabinet", "drawer", "desk") for n in range(1, 16)), "look")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hit", "i ", "go to ", "go to shelf 1", "ago to shelf 1", "+", "1 ", "İ", "ﷺ", '\\"', "a'a", ',"a', '"action": '],
+)
+def test_ten_kilobytes_take_ten_milliseconds(text: str) -> None:
+    reply = ('"action": "' + text * TEN_KB)[:TEN_KB]
+    for actions in (FORMULA, COMMANDS):
+        # The fastest of a few tries, in time of this process: others may use the processor, too.
+        assert min(timeit.repeat(lambda: parse_reply(reply, actions), timer=time.process_time, number=1)) <= 0.01  # noqa: B023

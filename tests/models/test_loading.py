@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.memory import estimate
 from tests.models.families import FAMILIES, write_llava_next
 
 
@@ -45,6 +48,17 @@ def test_a_package_that_a_processor_needs_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(ValueError, match=r"needs a package that is not installed: .*num2words"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_backbone, lambda folder: estimate(folder, MemorySettings())])
+def test_code_of_a_checkpoint_is_never_run_whatever_is_typed(load, tmp_path: Path, monkeypatch) -> None:
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    for name in ("config.json", "processor_config.json"):
+        (tmp_path / name).write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ValueError, match=rf"{tmp_path.name}' needs Python code of its own.*never run"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("one_view", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
@@ -66,9 +68,9 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     original = parse.parse_reply
 
-    def counted(text: str, actions: tuple[str, ...]) -> Parsed:
+    def counted(text: str, *views: Any) -> Parsed:
         texts.append(text)
-        return original(text, actions)
+        return original(text, *views)
 
     for module in (vlm, play):
         monkeypatch.setattr(module, "parse_reply", counted)
@@ -92,3 +94,15 @@ def test_a_reply_that_no_policy_parsed_is_parsed_by_the_play_loop(parses: list[s
 def test_a_checkpoint_loads(tiny_checkpoint: Path) -> None:
     policy = VLMPolicy.load(tiny_checkpoint, temperature=0.7, max_new_tokens=4, device="cpu")
     assert len(policy.act([climb_slot().request])[0].replay_item.ids) <= 4
+
+
+def test_a_checkpoint_without_a_trained_critic_gives_no_value(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copytree(tiny_checkpoint, tmp_path / "played")
+    first, again = (VLMPolicy.load(tmp_path / "played", temperature=0.7, max_new_tokens=4, device="cpu") for _ in "12")
+    numbers = first.act([climb_slot().request])[0].numbers
+    # Each load draws another value head, and nothing of that shows.
+    assert numbers == again.act([climb_slot().request])[0].numbers
+    assert "value" not in numbers
+    first.save(tmp_path / "played")
+    trained = VLMPolicy.load(tmp_path / "played", temperature=0.7, max_new_tokens=4, device="cpu")
+    assert "value" in trained.act([climb_slot().request])[0].numbers

@@ -86,20 +86,11 @@ def make_results(
             suffix = "" if style == "cot" else "-noCoT"
             extra = {"logprob_thoughts": -6.0 - 2 * len(task), "logprob_action": -0.21}
             reads = style == "cot"
-            name = f"sft-{task}-{style}"
-            add_evaluation(
-                made,
-                name,
-                task,
-                f"LLaVA-sft{suffix}",
-                "sft",
-                start,
-                episodes,
-                seed=1,
-                style=style,
-                reads=reads,
-                **extra,
-            )
+            for seed in seeds:
+                name, method = f"sft-{task}-{style}-seed{seed}", f"LLaVA-sft{suffix}"
+                add_evaluation(
+                    made, name, task, method, "sft", start, episodes, seed=seed, style=style, reads=reads, **extra
+                )
             for seed in seeds:
                 weights = lambdas if task == "NumberLine" and style == "cot" else (0.5,)
                 for weight in weights:
@@ -147,7 +138,7 @@ def add_evaluation(
     folder = made.root / "eval" / run
     successes = round(rate * episodes)
     low, high = wilson(successes, episodes)
-    perception = {name: [9, 10] for name in FIELDS[task]} if reads else {}
+    perception = {name: {"right": 9, "wrong": 1, "not_stated": 1} for name in FIELDS[task]} if reads else {}
     lines = [
         {
             "episode": k,
@@ -209,6 +200,7 @@ def add_training_run(made: Synthetic, run: str, start: float, end: float, seed: 
                 "success_rate": None if update == 1 else int(rng.binomial(window, rate)) / window,
                 "window": 0 if update == 1 else window,
                 "mean_return": 0.0,
+                **({"validation_success_rate": rate, "validation_episodes": 50} if update % 8 == 0 else {}),
             }
         )
     write_lines(folder / "metrics.jsonl", lines)

@@ -54,7 +54,18 @@ def test_the_default_config_expects_what_the_design_names() -> None:
         "results/tables/run.json",
         "results/figures/training_curves.run.json",
         "results/gallery/run.json",
-        "docs/assets/games.png",
-        "docs/assets/perception.png",
-        "docs/results.md",
+        "results/sft/Points24-cot-seed1/checkpoint/config.json",
+        "results/assets/games.png",
+        "results/assets/perception.png",
+        "results/assets/page.md",
     } <= files
+
+
+def test_the_seeds_alone_write_what_git_tracks_and_each_has_its_own_warm_start() -> None:
+    config = ROOT / "config"
+    seeds = {path.as_posix() for path in expected_files(load_config([config / "config.yaml", config / "seeds.yaml"]))}
+    assert {"docs/assets/games.png", "docs/results.md"} <= seeds
+    assert {f"results/seeds/sft/EZPoints-nocot-seed{seed}/metrics.jsonl" for seed in (1, 2, 3)} <= seeds
+    for overlay in [file for file in config.glob("*.yaml") if file.name not in ("config.yaml", "seeds.yaml")]:
+        others = expected_files(load_config([config / "config.yaml", overlay]))
+        assert not [path for path in others if path.parts[0] != "results"], overlay

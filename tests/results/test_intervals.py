@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl4vlm.results.intervals import average_interval, rate_interval, wilson
+from rl4vlm.results.intervals import average_interval, paired_difference, rate_interval, wilson
 
 
 def by_hand(won: int, played: int) -> tuple[float, float]:
@@ -66,3 +66,45 @@ def test_no_episodes_have_no_interval(tasks):
     for seeds in tasks:
         with pytest.raises(ValueError, match="episode"):
             rate_interval(seeds)
+
+
+def test_a_paired_difference_is_narrower_than_that_of_its_rates():
+    # 55 % against 50 % of the same 400 episodes; they disagree on 20 + 0 of them.
+    found = paired_difference([(20, 380, 0)])
+    assert found.points == pytest.approx(5)
+    # Agresti and Min: ((20 - 0) ± 1.96 sqrt(21 - 400 / 402)) / 402.
+    assert (found.low, found.high) == pytest.approx(
+        (100 * (20 - 1.96 * 4.47) / 402, 100 * (20 + 1.96 * 4.47) / 402), abs=0.3
+    )
+    assert (found.verdict, found.probability) == ("better", 1.0)
+    assert paired_difference([(0, 380, 20)]).verdict == "worse"
+
+
+def test_methods_that_never_disagree_are_undecided():
+    found = paired_difference([(0, 50, 0)])
+    assert found.points == 0
+    assert found.low < 0 < found.high
+    assert (found.verdict, found.probability) == ("undecided", pytest.approx(0.5, abs=0.02))
+
+
+def test_seeds_that_disagree_leave_a_difference_undecided():
+    assert paired_difference([(40, 160, 0)] * 3).verdict == "better"
+    assert paired_difference([(90, 110, 0), (30, 170, 0), (0, 170, 40)]).verdict == "undecided"
+
+
+def test_few_seeds_are_spread_further_than_they_are_drawn():
+    # One draw in 27 takes the lowest seed three times: more than 2.5 %. It lies sqrt(3 / 2) times as far from the mean.
+    low, high = rate_interval([(40 * 10**5, 10**7), (50 * 10**5, 10**7), (60 * 10**5, 10**7)])
+    assert (low, high) == pytest.approx((50 - 12.25, 50 + 12.25), abs=0.1)
+
+
+def test_an_average_share_of_the_ceiling():
+    low, high = average_interval([[(20, 40)], [(10, 40)]], [100, 50])
+    assert low < 50 < high
+    assert average_interval([[(20, 40)]], [50]) == pytest.approx([2 * end for end in average_interval([[(20, 40)]])])
+
+
+@pytest.mark.parametrize("seeds", [[], [(0, 0, 0)]])
+def test_no_episodes_have_no_difference(seeds):
+    with pytest.raises(ValueError, match="episode"):
+        paired_difference(seeds)

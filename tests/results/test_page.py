@@ -39,10 +39,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
         record: dict[str, Any] = (
             read_json(folder / RECORD) if (folder / RECORD).exists() else {"stage": "evaluation", "seeds": {}}
         )
-        record["settings"] = {"episodes": 40, "total_env_steps": 8192, **record.get("settings", {})}
+        task = folder.name.partition("-")[2].partition("-")[0].partition("@")[0]
+        known = {"episodes": 40} | ({"task": task} if record["stage"] == "evaluation" else {"total_env_steps": 8192})
+        record["settings"] = known | record.get("settings", {})
         code = {"revision": "abcdef0123456789", "changed": place == 0}
         write_json(folder / RECORD, {**record, "code": code, "hardware": machine, "seconds": 36.0})
     write_json(made.root / "base_model" / "cards" / RECORD, {"stage": "base_model", "seconds": 3600.0})
+    benchmark = made.root / "benchmarks" / "ppo" / "EZPoints-cot-lambda0.5-seed1.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\tmax_rss\tcpu_time\n36.0\t-\t600.0\n36.0\t1.0\t300.0\n")
     build_tables(**made.inputs, out=made.root / "tables", scale="embedded")
     return made
 
@@ -64,24 +69,42 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
     assert rows["RL4VLM"][4].startswith("25.0 ["), "1 of 4 unseen games, not 3 of 4 seen ones"
     assert rows["CNN+RL"][4] == "", "a method that was not run there has no rate"
     assert rows["RL4VLM, published"] == ["89.4", "50.0", "2.3", "40.2", "21.7"]
-    assert "scale `embedded`" in lines[-1]
+    assert "scale `embedded`, one training seed, held-out" in lines[-1]
     assert "Generated games are this project's, not the benchmark's" in lines[-1]
 
 
 def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "assets"
-    write_pages(tables=made.root / "tables", out=out)
+    write_pages(tables=made.root / "tables", out=out, command="snakemake -j2")
     text = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
     for name in TABLES:
         assert (made.root / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() in text
     for name in FIGURES:
         assert f"(assets/{name}.png)" in text
-    by_stage = {row[0]: row[1:] for row in map(cells, text.splitlines()) if len(row) == 7}
-    ppo = len([run for run in made.training_runs if run.parent.name == "ppo"])
-    assert by_stage["ppo"] == [f"{ppo}", "1", "8192", f"{ppo / 100:.2f}", "abcdef0123", "A GPU, A Processor, 2 cores"]
-    assert by_stage["evaluation"][0] == str(len(made.evaluations))
-    assert by_stage["evaluation"][4] == "abcdef0123; abcdef0123, changed"
-    assert "base_model" not in by_stage, "it is in no record of these runs' inputs"
+    lines = {row[0]: row[1:] for row in map(cells, text.splitlines()) if len(row) == 9}
+    assert lines["ppo EZPoints-cot λ 0.5"] == [
+        "1", "1", "8192", "0.01", "0.25", "A GPU, A Processor, 2 cores", "abcdef0123",
+        f"`{made.root}/ppo/EZPoints-cot-lambda0.5-seed1/run.json`",
+    ]  # fmt: skip
+    # A run without a benchmark file has no CPU time, and evaluations of a task are one experiment.
+    assert lines["ppo NumberLine-cot λ 0.9"][4] == ""
+    evaluations = [run for run in made.evaluations if "Points24" in run.name]
+    assert lines["evaluation Points24"][0] == str(len(evaluations))
+    assert "base_model" not in text, "it is in no record of these runs' inputs"
+    assert f"Made by `snakemake -j2 -- {made.root}/figures/perception.png`." in text
+    assert f"Made by `snakemake -j2 -- {made.root}/tables/differences.csv`." in text
+
+
+def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) -> None:
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], seeds=(1, 2, 3), episodes=10)
+    for folder in made.evaluations:
+        write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    write_pages(tables=tmp_path / "tables", out=tmp_path / "assets")
+    text = (tmp_path / "assets" / "page.md").read_text(encoding="utf-8")
+    line = next(row for row in map(cells, text.splitlines()) if row[0] == "ppo EZPoints-cot λ 0.5")
+    assert (line[1], line[2]) == ("3", "1; 2; 3")
+    assert line[-1].endswith("/ppo/EZPoints-cot-lambda0.5-seed{1,2,3}/run.json`")
 
 
 def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Path) -> None:

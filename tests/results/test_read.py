@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.results.collection import Results
-from rl4vlm.results.read import CurvePoint, TrainingRun, load_evaluation, load_training_run
+from rl4vlm.results.read import CurvePoint, Readings, TrainingRun, load_evaluation, load_training_run
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results
 
 
@@ -38,7 +38,8 @@ def test_evaluation(evaluation):
     )
     assert (found.successes, found.episodes, found.success_rate) == (15, 20, 75.0)
     assert (found.logprob_thoughts, found.logprob_action) == (-8.5, -0.25)
-    assert found.perception == {"current number": (180, 200), "target number": (180, 200)}
+    readings = Readings(right=180, wrong=20, not_stated=20)
+    assert found.perception == {"current number": readings, "target number": readings}
 
 
 def test_training_run_is_what_its_record_says_and_skips_updates_without_episodes(made):
@@ -105,9 +106,12 @@ def test_broken_line_is_named(evaluation):
         ("[1, 2]", " is no JSON object"),
         ('{"success": true, "return": NaN}', " is not JSON: NaN is no finite number"),
         ('{"success": true, "return": 1e999}', " is not JSON: 1e999 is no finite number"),
-        ('{"episode": 20, "perception": {}}', ": 'success': Field required"),
-        ('{"success": true, "reading": {}}', ": 'perception': Field required"),
-        ('{"success": true, "perception": {"cards": [1]}}', r": 'perception\.cards\.1': Field required"),
+        ('{"seed": 20, "perception": {}}', ": 'success': Field required"),
+        ('{"seed": 20, "success": true, "reading": {}}', ": 'perception': Field required"),
+        (
+            '{"seed": 20, "success": true, "perception": {"cards": {"right": 1}}}',
+            r": 'perception\.cards\.wrong': Field required",
+        ),
     ],
 )
 def test_line_that_says_something_else_is_named(evaluation, line, complaint):

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from shutil import copytree
 
 import pytest
 
 from rl4vlm.results.intervals import wilson
+from rl4vlm.results.names import table_files
 from rl4vlm.results.tables import build_tables
-from tests.results.synthetic import add_evaluation, make_results
+from tests.results.synthetic import add_evaluation, make_results, write_lines
 
 COLUMNS = [
     "method",
@@ -101,7 +103,7 @@ def test_only_trained_methods_have_a_rolling_peak(tables):
 
 def test_published_and_reference_rows_are_labelled_and_bare(tables):
     rows = read(tables, "main")
-    published = one(rows, method="RL4VLM", task="NumberLine", source="published")
+    published = one(rows, method="RL4VLM", task="NumberLine", source="published", scale="paper")
     assert (published["scale"], published["success_rate"], published["protocol"]) == ("paper", "89.4", "rolling_peak")
     reference = one(rows, method="random", task="Blackjack", source="reference")
     assert (reference["scale"], reference["success_rate"], reference["protocol"]) == ("", "28.06", "")
@@ -225,12 +227,31 @@ def test_without_the_base_models_perception_it_has_no_row(made, tmp_path):
 
 def test_perception_table(tables):
     rows = read(tables, "perception")
-    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n", "games"]
+    assert list(rows[0]) == ["stage", "method", "task", "field", "scale", "accuracy", "n", "not_stated", "games"]
     base = one(rows, method="base model", task="NumberLine", field="target number")
     assert (base["stage"], base["accuracy"], base["n"]) == ("pretraining", "95.0", "200")
     trained = one(rows, method="RL4VLM", task="Blackjack", field="dealer card")
-    assert (trained["stage"], trained["accuracy"], trained["n"]) == ("ppo", "90.0", "2000")
+    assert (trained["stage"], trained["accuracy"], trained["n"], trained["not_stated"]) == (
+        "ppo",
+        "90.0",
+        "2000",
+        "200",
+    )
     assert {row["method"] for row in rows} == {"base model", "LLaVA-sft", "RL4VLM"}
+
+
+def test_a_field_that_no_reply_states_has_no_accuracy(made, tmp_path):
+    folder = next(folder for folder in made.evaluations if folder.name == "sft-EZPoints-cot")
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    unstated = {"cards": {"right": 0, "wrong": 0, "not_stated": 1}}
+    copy = tmp_path / folder.name
+    copytree(folder, copy)
+    write_lines(copy / "episodes.jsonl", [{**line, "perception": unstated} for line in lines])
+    evaluations = [copy if other == folder else other for other in made.evaluations]
+    build_tables(**made.inputs | {"evaluations": evaluations}, out=tmp_path / "tables", scale="embedded")
+    row = one(read(tmp_path / "tables", "perception"), method="LLaVA-sft", task="EZPoints")
+    assert (row["accuracy"], row["n"], row["not_stated"]) == ("", "0", "200")
+    assert "not stated (200)" in (tmp_path / "tables" / "perception.md").read_text(encoding="utf-8")
 
 
 def test_markdown_sets_reproduced_beside_published(tables):
@@ -241,6 +262,7 @@ def test_markdown_sets_reproduced_beside_published(tables):
     assert lines[start][3].startswith("62.0 [")
     assert lines[start + 1][:2] == ["", "reproduced (embedded), rolling peak"]
     assert lines[start + 2] == ["", "published (paper)", "89.4", "50.0", "2.3", "40.2", "45.5"]
+    assert lines[start + 3] == ["", "published (CoSo, second-hand)", "88.4", "50.0", "2.5", "39.3", ""]
     assert {len(line) for line in lines[: lines.index([""])]} == {7}
 
 
@@ -256,5 +278,5 @@ def test_latex_is_escaped_and_balanced(tables):
 def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
     build_tables(**made.inputs, out=tmp_path, scale="embedded")
     files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
-    assert files == sorted(f"{n}.{k}" for n in ("main", "cot", "lambda", "perception") for k in ("csv", "md", "tex"))
+    assert files == sorted(table_files())
     assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)

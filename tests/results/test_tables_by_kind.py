@@ -87,7 +87,7 @@ def test_perception_says_which_games_were_read(tmp_path):
         "place",
         "25.0 (200)",
         "",
-        "90.0 (40)",
+        "90.0 (40 of 44)",
     ]
     assert "the games that it was made on" in wide
 

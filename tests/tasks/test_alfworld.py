@@ -1,9 +1,11 @@
 """The ALFWorld task: questions, groups and sources of games."""
 
 import numpy as np
+import pytest
 
 from rl4vlm.core.types import View
-from rl4vlm.tasks.alfworld import ALFWorld
+from rl4vlm.interaction.parse import parse_reply
+from rl4vlm.tasks.alfworld import ALFWorld, aliases_of
 
 ACTIONS = ("go to fridge 1", "go to shelf 2", "look", "take mug 1 from shelf 1", "take pan 2 from shelf 1")
 SCENE = "\nThe scene in words: On the shelf 1, you see a mug 1, and a pan 2.\nThe last command was answered: a knife 1."
@@ -63,3 +65,11 @@ def test_only_official_games_in_the_benchmarks_frames_are_called_official_alone(
 def test_kept_whole_finds_names_and_verbs():
     text = '"go to shelf 10", "take mug 1 from shelf 10". {"action": "open fridge 1"}'
     assert set(ALFWorld.kept_whole.findall(text)) == {'"go to', "shelf", '"take', "mug", '"open', "fridge"}
+
+
+@pytest.mark.parametrize("legal", ["move mug 1 to desk 10", "put mug 1 in/on desk 10"])
+@pytest.mark.parametrize("said", ["move mug 1 to desk 10", "put mug 1 in/on desk 10", "Put mug 1 on desk 10."])
+def test_move_and_put_are_the_same_command(legal, said):
+    commands = ("go to desk 1", "open desk 10", legal)
+    assert parse_reply(f'"action": "{said}"', commands, aliases_of(commands)).action == legal
+    assert parse_reply(f'"action": "{said}"', commands[:2], aliases_of(commands[:2])).action is None

@@ -81,6 +81,7 @@ def test_python_value_agrees_with_eval(tokens):
         ("1/0", None),
         ("2**-1", 0.5),
         ("(-8)**(1/3)", (-8) ** (1 / 3)),
+        ("(-2)**(1/3)//4", None),
         ("__import__('os')", None),
         ("[1]*10", None),
         ("'a'*9", None),

@@ -55,7 +55,7 @@ class TestRun:
         return space.folder / "results" / "alfworld"
 
     def test_it_was_trained_and_evaluated_on_seen_and_unseen_games(self, results: Path) -> None:
-        policies = ["random-ALFWorld", "solver-ALFWorld", "sft-ALFWorld-cot", "sft-ALFWorld-nocot"]
+        policies = ["random-ALFWorld", "solver-ALFWorld", "sft-ALFWorld-cot-seed1", "sft-ALFWorld-nocot-seed1"]
         policies += [f"ppo-ALFWorld-{style}-lambda0.5-seed1" for style in ("cot", "nocot")]
         policies += ["cnn-ALFWorld-seed1"]
         wanted = {f"{policy}{games}" for policy in policies for games in ("", "@unseen")}

@@ -106,7 +106,7 @@ def test_the_papers_jobs(workspace: Workspace) -> None:
     # The folder is what ALFWORLD_DATA names when the job runs.
     assert '\'env={"backend": "thor", "data": null, "skip_bad_games": true, "split": "train"}\'' in household
     for command in commands["ppo"]:
-        assert re.search(r"--init results/paper/sft/\w+-(no)?cot/checkpoint ", command)
+        assert re.search(r"--init results/paper/sft/\w+-(no)?cot-seed1/checkpoint ", command)
         assert '\'lora={"alpha": 256.0, "rank": 128, "targets": "all-linear"}\'' in command
         assert {"ent_coef=0.0", "max_grad_norm=null"} <= set(command.split())
         assert "--task ALFWorld" in command or "total_env_steps=30000" in command.split()

@@ -41,7 +41,7 @@ def test_it_was_trained_and_evaluated(results: Path) -> None:
         "cnn-HigherCard-seed1",
         "ppo-HigherCard-cot-lambda0.5-seed1",
         "random-HigherCard",
-        "sft-HigherCard-cot",
+        "sft-HigherCard-cot-seed1",
         "solver-HigherCard",
     ]
     for run in runs:

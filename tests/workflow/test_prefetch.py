@@ -50,4 +50,4 @@ def test_a_folder_is_used_where_it_is(workspace: Workspace) -> None:
     (workspace.folder / "my_model").mkdir(exist_ok=True)
     jobs = workspace.planned("--config", "base_model={'defaults': {'source': 'my_model'}}")
     assert {job.rule for job in jobs}.isdisjoint({"download", "base_model", "shipped_model"})
-    assert Job("sft", "task=NumberLine, style=cot") in jobs
+    assert Job("sft", "task=NumberLine, style=cot, seed=1") in jobs

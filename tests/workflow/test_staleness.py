@@ -54,14 +54,14 @@ def test_one_lambda_reruns_that_run_and_what_it_feeds(finished: Workspace) -> No
 def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
     with finished.edited("config/config.yaml", "seeds: [1]", "seeds: [1, 2]"):
         jobs = finished.planned()
-    assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo", "cnn", "evaluate_cnn"}
-    trained = [job for job in jobs if job.rule in ("ppo", "cnn")]
-    assert {job.rule for job in trained} == {"ppo", "cnn"}
+    assert rules(jobs) <= RESULTS | {"sft", "evaluate_sft", "ppo", "evaluate_ppo", "cnn", "evaluate_cnn"}
+    trained = [job for job in jobs if job.rule in ("sft", "ppo", "cnn")]
+    assert {job.rule for job in trained} == {"sft", "ppo", "cnn"}
     assert all(job.wildcards.endswith("seed=2") for job in trained)
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/scales/embedded.yaml", "minibatch_size: 256, ", "minibatch_size: 64, "):
+    with finished.edited("config/scales/embedded.yaml", "minibatch_size: 256\n", "minibatch_size: 64\n"):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import sysconfig
 from pathlib import Path
@@ -28,7 +29,7 @@ from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
-from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, table_files
+from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, page_in, table_files
 
 RESULTS = config["results_dir"]
 # Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
@@ -45,6 +46,7 @@ READERS = {
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
 # Evaluations of the policies that PPO runs keep beside their last one. Tables and figures do not show them.
 KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
+SFT_RUN = "{task}-{style}-seed{seed}"
 PPO_RUN = "{task}-{style}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 

@@ -7,13 +7,13 @@ rule evaluate_sft:
         checkpoint=rules.sft.output.checkpoint,
         data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/summary.json",
-        record=f"{RESULTS}/eval/sft-{{task}}-{{style}}{{games}}/run.json",
+        episodes=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/summary.json",
+        record=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/run.json",
     log:
-        f"{RESULTS}/logs/eval/sft-{{task}}-{{style}}{{games}}.log",
+        f"{RESULTS}/logs/eval/sft-{SFT_RUN}{{games}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/sft-{{task}}-{{style}}{{games}}.tsv"
+        f"{RESULTS}/benchmarks/eval/sft-{SFT_RUN}{{games}}.tsv"
     threads: threads_of("evaluation")
     resources:
         **grant("evaluation"),

@@ -4,6 +4,8 @@
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
+# The overlays of the command line, for the page of results.
+CONFIGFILES = ["--configfile", *map(str, workflow.overwrite_configfiles)] * bool(workflow.overwrite_configfiles)
 # The λ of the method itself; the λ ablation trains a task with further ones.
 THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
@@ -132,5 +134,9 @@ rule readme_assets:
         tables=lambda wildcards: f"{RESULTS}/tables",
         figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
+        command=shlex.join(["snakemake", "--cores", "all", *CONFIGFILES]),
+        # README is no output: most of it is written by hand.
+        readme=["--readme README.md"] * (page_in(Path(config["assets_dir"])) == Path("docs/results.md")),
     shell:
-        "rl4vlm readme-assets --tables {params.tables:q} --figures {params.figures:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "rl4vlm readme-assets --tables {params.tables:q} --figures {params.figures:q} --out {params.out:q}"
+        " --command {params.command:q} {params.readme} 2>&1 | tee {log:q}"

@@ -2,20 +2,20 @@
 
 
 rule sft:
-    """Fine-tune the base model on demonstrations: one run per task and style."""
+    """Fine-tune the base model on demonstrations: one run per task, style and seed."""
     input:
         data=lambda wildcards: config["sft_data"]["given"].get(
             f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
         ),
         init=base_of,
     output:
-        checkpoint=directory(f"{RESULTS}/sft/{{task}}-{{style}}/checkpoint"),
-        metrics=f"{RESULTS}/sft/{{task}}-{{style}}/metrics.jsonl",
-        record=f"{RESULTS}/sft/{{task}}-{{style}}/run.json",
+        checkpoint=directory(f"{RESULTS}/sft/{SFT_RUN}/checkpoint"),
+        metrics=f"{RESULTS}/sft/{SFT_RUN}/metrics.jsonl",
+        record=f"{RESULTS}/sft/{SFT_RUN}/run.json",
     log:
-        f"{RESULTS}/logs/sft/{{task}}-{{style}}.log",
+        f"{RESULTS}/logs/sft/{SFT_RUN}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/sft/{{task}}-{{style}}.tsv"
+        f"{RESULTS}/benchmarks/sft/{SFT_RUN}.tsv"
     # PPO waits for this job: run it before any evaluation.
     priority: 1
     threads: threads_of("sft")
@@ -26,9 +26,9 @@ rule sft:
         code=code_of("rl4vlm.sft.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
-        state=f"{RESULTS}/state/sft/{{task}}-{{style}}",
+        state=f"{RESULTS}/state/sft/{SFT_RUN}",
         init=base_of,
-        settings=settings("sft"),
+        settings=settings("sft", but=["seed"]),
     shell:
         "{params.rl4vlm:q} sft --data {input.data:q} --init {params.init:q} --out {params.out:q}"
-        " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
+        " --state {params.state:q} --set {params.settings:q} seed={wildcards.seed} 2>&1 | tee {log:q}"

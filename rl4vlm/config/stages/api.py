@@ -40,7 +40,12 @@ class ApiSettings:
     timeout: Positive = 60.0
     """Seconds to wait for a reply."""
     max_retries: Natural = 6
-    """How often a request is tried again after status 429 or 5xx, a timeout or a lost connection."""
+    """How often a request is tried again after status 429 or 5xx, a timeout, a lost connection or an answer that is no
+    readable completion."""
+    refusal_codes: tuple[str, ...] = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
+    """Error codes and finish reasons that mean that the content was refused: an answer, and no failure."""
+    refusal_statuses: tuple[int, ...] = ()
+    """HTTP statuses that mean the same at this endpoint, such as 451."""
     omit: tuple[str, ...] = ()
     """Fields of the request that this model refuses, such as `temperature`; they are not sent."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -52,9 +57,16 @@ class ApiSettings:
     def _is_reachable(self) -> ApiSettings:
         place = urlsplit(self.base_url)
         if place.scheme not in ("http", "https") or not place.hostname:
-            raise ValueError(f"base_url {self.base_url!r} is not an http address")
-        if place.username or place.password:
-            raise ValueError("base_url holds a user name or password: a key belongs in the variable that key_env names")
+            raise ValueError("base_url is not an http address")
+        # An address is not shown: it may hold a key.
+        if place.username or place.password or place.query or place.fragment:
+            raise ValueError(
+                "base_url holds a user name, a password or a query: a key belongs in the variable that key_env names"
+            )
+        if place.path.rstrip("/").endswith("/completions"):
+            raise ValueError("base_url must end before /chat/completions (with /v1, usually): the client adds it")
+        if any(not 400 <= status < 600 for status in self.refusal_statuses):
+            raise ValueError("refusal_statuses must be between 400 and 599")
         if self.key_env is not None and not VARIABLE.fullmatch(self.key_env):
             # The value is not shown: it may be a key.
             raise ValueError("key_env must name an environment variable, such as OPENAI_API_KEY, and not be a key")

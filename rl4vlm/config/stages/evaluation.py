@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from rl4vlm.config.fields import Attention, Count, Device, DType, Natural, Quantization, Weight, settings
-from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
+from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
 
 
 @settings
@@ -57,14 +57,17 @@ class EvaluationSettings(PlaySettings):
     num_envs: Count = 64
     """Episodes played at once. It changes speed, not the result."""
     seed_base: Natural = 1_000_000_000
-    """Seed of the first episode; the seeds of the others follow. Training never uses any of them."""
+    """Seed of the first episode; the seeds of the others follow. Training and its validation use none of them."""
     games: str = ""
     """Name of the set of games that `env` chooses; in a config, `evaluation.sets` sets it."""
 
     @model_validator(mode="after")
     def _seeds_are_held_out(self) -> EvaluationSettings:
-        if self.seed_base > TRAINING_SEEDS_FROM - self.episodes:
-            raise ValueError(f"seed_base {self.seed_base} leads into the seeds of training, from {TRAINING_SEEDS_FROM}")
+        if self.seed_base > VALIDATION_SEEDS_FROM - self.episodes:
+            raise ValueError(
+                f"seed_base {self.seed_base} leads into the seeds of validation and training, from "
+                f"{VALIDATION_SEEDS_FROM}"
+            )
         return self
 
     @property

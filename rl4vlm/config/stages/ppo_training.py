@@ -82,7 +82,12 @@ class TrainingSettings(RunSettings):
     temperature: Weight = 0.2
     """Sampling temperature; 0 is greedy."""
     success_window: Count = 200
-    """Episodes in the rolling success rate."""
+    """Training episodes in the rolling success rate."""
+    validation_every: Natural = 0
+    """Updates between two validations, with one more after the last update; 0 never validates. It shows over-training
+    and changes nothing in the training."""
+    validation_episodes: Count = 50
+    """Episodes of a validation, always the same ones; their seeds are used nowhere else."""
     bootstrap_truncated: bool = False
     """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -106,12 +111,16 @@ class TrainingSettings(RunSettings):
         """Updates of a run."""
         return self.total_env_steps // self.num_steps
 
+    def validates_after(self, update: int) -> bool:
+        """Whether a validation follows this update."""
+        return bool(self.validation_every) and (update % self.validation_every == 0 or update == self.updates)
+
     @property
     def kept(self) -> list[str]:
         """Names of the policies that are kept beside the last one."""
         every = self.keep_checkpoints
         names = [kept_after(update) for update in range(every, self.updates, every)] if every else []
-        return [*names, BEST] if every and getattr(self, "validation_every", 0) else names
+        return [*names, BEST] if every and self.validation_every else names
 
     @property
     def steps_per_env(self) -> int:

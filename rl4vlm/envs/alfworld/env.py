@@ -23,6 +23,7 @@ from rl4vlm.envs.alfworld.observation import marks_of
 from rl4vlm.envs.alfworld.thor import ThorBackend
 from rl4vlm.envs.alfworld.types import Images, Situation, TaskType
 from rl4vlm.envs.render import SIDE
+from rl4vlm.tasks.alfworld import aliases_of
 from rl4vlm.tasks.registry import get_task
 
 EXPERTS = ("planner", "explorer")
@@ -182,7 +183,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         if now.steps:
             said.append(f"The last command was answered: {_one_line(now.feedback)}")
         scene = "".join(f"\n{line}" for line in said) if self.show_text else ""
-        return View(now.admissible, {"goal": now.goal_text, "scene": scene})
+        return View(now.admissible, {"goal": now.goal_text, "scene": scene}, aliases_of(now.admissible))
 
     def expert_action(self) -> ExpertAction:
         """What the expert would do now. Asking again gives the same answer."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rl4vlm.envs.alfworld.expression import check_expression, expression_value
+
 INSTALL = "it comes with this package's extra 'alfworld' (in a checkout: pip install -e '.[alfworld]')"
 
 
@@ -42,7 +44,7 @@ def load(module: str) -> ModuleType:
 
 @cache
 def textgen() -> ModuleType:
-    """TextWorld's text generation, patched to cache parsed expressions and to work with Python 3.13."""
+    """TextWorld's text generation, patched to cache parsed expressions and to run none of them."""
     # Unpatched, it parses the same few expressions for every sentence, which takes most of the time of a step.
     logic, found = load("textworld.logic"), load("textworld.envs.pddl.textgen")
     keep = lru_cache(maxsize=4096)
@@ -51,12 +53,17 @@ def textgen() -> ModuleType:
     # Derivation writes to the parsed symbols, so each use gets a copy of the cached ones.
     found._parse_and_convert = lambda *words, **options: deepcopy(parse(*words, **options))  # type: ignore[attr-defined]
 
-    # The library passes names to `eval` by writing to `locals()`, which is only a copy since Python 3.13 (PEP 667).
-    def derive(symbol: Any, context: Any = None) -> list[Any]:
-        names = dict((context or symbol.context)["variables"])
-        return [found.TerminalSymbol(eval(symbol.expression, {"__builtins__": {}}, names))]
+    class Expression(found.EvalSymbol):  # type: ignore[name-defined]
+        """An expression that is computed without `eval`, and checked when the grammar is parsed."""
 
-    found.EvalSymbol.derive = derive
+        def __init__(self, expression: str, context: Any = None) -> None:
+            check_expression(expression)
+            super().__init__(expression, context or {})
+
+        def derive(self, context: Any = None) -> list[Any]:
+            return [found.TerminalSymbol(expression_value(self.expression, (context or self.context)["variables"]))]
+
+    found.EvalSymbol = Expression  # type: ignore[attr-defined]
     return found
 
 

@@ -72,7 +72,8 @@ def translate(game: GameData) -> TranslatedGame:
     try:
         logic = _logic(game.goalless_grammar)
     except Exception as error:  # TatSu raises many kinds of errors for a malformed grammar
-        raise BadGame(f"{game.file}: the grammar cannot be parsed ({type(error).__name__})") from error
+        said = f": {error}" if isinstance(error, ValueError) else ""  # others print the whole grammar
+        raise BadGame(f"{game.file}: the grammar cannot be parsed ({type(error).__name__}{said})") from error
     try:
         return _translated(game, logic, task, sas)
     except Exception as error:  # the library does not check that a problem declares what it uses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -12,10 +13,12 @@ import openai
 
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
+from rl4vlm.policies.api.messages import Kind, is_refusal, read_answer
 
-FILTERED = ("content_filter", "content_policy_violation")
-"""Error codes for refused content. Such a response counts as an answer, not as a failure."""
 RERUN = "; all answers so far are stored, so run the same again to continue"
+PASSING = (408, 409, 429)
+"""Statuses below 500 of failures that may be over later."""
+LONGEST_WAIT = 8.0
 
 
 class ApiError(ValueError):
@@ -54,41 +57,90 @@ class ApiClient:
             max_retries=settings.max_retries,
             http_client=openai.DefaultHttpxClient(trust_env=not settings.is_local),
         )
+        # The client takes these from OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS,
+        # which belong to whatever account the user works with elsewhere.
+        self._client.organization = self._client.project = self._client.admin_api_key = None
+        self._client._custom_headers = {}
 
     def ask(self, body: Mapping[str, Any]) -> Stored:
-        """Send a request and return its response, even if the body is malformed.
+        """Send a request and return its response: a readable completion, or a refusal of the content.
 
         Raises:
-            ApiError: the key is missing, the endpoint rejects the request, or it does not answer after all retries.
+            ApiError: the key is missing or no header can hold it, the endpoint rejects the request, or it gives no
+                readable completion after all retries.
         """
-        if self.settings.key_env and not self._key:
-            raise ApiError(f"API model {self.name!r} needs a key: set the environment variable {self.settings.key_env}")
-        self._limit.wait()
+        self._check_key()
+        tries = 0
+        while True:
+            self._limit.wait()
+            stored = self._send(body)
+            if read_answer(stored.status, stored.text, self.settings.refusal_codes).kind is not Kind.MALFORMED:
+                return replace(stored, retries=stored.retries + tries)
+            tries += stored.retries + 1
+            if tries > self.settings.max_retries:
+                raise ApiError(
+                    f"{self._place}: no readable completion after {tries - 1} retries; it answered "
+                    f"{stored.text[:200]!r}{self._hint()}{RERUN}"
+                )
+            time.sleep(min(0.5 * 2**tries, LONGEST_WAIT))
+
+    def _send(self, body: Mapping[str, Any]) -> Stored:
+        codes, statuses = self.settings.refusal_codes, self.settings.refusal_statuses
         try:
             # Pass the whole body as `extra_body`, so that exactly what is stored in the cache is sent.
             raw = self._client.chat.completions.with_raw_response.create(
                 model=body["model"], messages=[], extra_body=dict(body)
             )
-        except openai.BadRequestError as error:
-            if error.code not in FILTERED:
+        except openai.APIStatusError as error:
+            text = self._clean(error.response.text)
+            if not is_refusal(error.status_code, text, codes, statuses):
                 raise self._failure(error) from None
-            return Stored(error.status_code, self._clean(error.response.text))
+            return Stored(error.status_code, text)
         except openai.APIError as error:
             raise self._failure(error) from None
         return Stored(raw.http_response.status_code, self._clean(raw.text), raw.retries_taken)
+
+    def _check_key(self) -> None:
+        """Refuse a missing key, and one that no header can hold: the HTTP library's message would show it."""
+        variable = self.settings.key_env
+        if variable and not self._key:
+            raise ApiError(f"API model {self.name!r} needs a key: set the environment variable {variable}")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ApiError(
+                f"API model {self.name!r}: the key in {variable} holds a line break, a control character or one that "
+                "is not ASCII; it was not sent"
+            )
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
+    @property
+    def _place(self) -> str:
+        return f"API model {self.name!r} at {self.settings.base_url}"
+
+    def _hint(self) -> str:
+        return "" if "/v1" in self.settings.base_url else " (base_url has no /v1; most endpoints need it)"
+
     def _failure(self, error: openai.APIError) -> ApiError:
         tries = f"after {self.settings.max_retries} retries"
-        place = f"API model {self.name!r} at {self.settings.base_url}"
         if isinstance(error, openai.APITimeoutError):
-            return ApiError(f"{place}: no answer within {self.settings.timeout:g} s, {tries}{RERUN}")
-        if isinstance(error, openai.APIStatusError):
-            return ApiError(f"{place}: HTTP {error.status_code}: {self._clean(error.message)[:300]}{RERUN}")
-        return ApiError(f"{place}: no connection, {tries}: {self._clean(str(error.__cause__ or error))}{RERUN}")
+            return ApiError(f"{self._place}: no answer within {self.settings.timeout:g} s, {tries}{RERUN}")
+        if not isinstance(error, openai.APIStatusError):
+            return ApiError(
+                f"{self._place}: no connection, {tries}: {self._clean(str(error.__cause__ or error))}{RERUN}"
+            )
+        status, what = error.status_code, RERUN
+        if status < 500 and status not in PASSING:
+            what = {
+                401: f"; check the key in {self.settings.key_env}",
+                403: f"; check the key in {self.settings.key_env}",
+                404: f"; check the model's name {self.settings.model!r} and the path of base_url{self._hint()}",
+            }.get(status, "; check the settings of the model")
+            what += (
+                ". If it means that the content was refused, name its code or status in refusal_codes, refusal_statuses"
+            )
+        return ApiError(f"{self._place}: HTTP {status}: {self._clean(error.message)[:300]}{what}")
 
     def _clean(self, text: str) -> str:
         """Remove the key from `text`: an endpoint may repeat it in an error message."""

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,10 @@ from rl4vlm.config.stages.api import ApiSettings
 
 
 class Kind(StrEnum):
-    """The kind of an answer. Only `OK` and `CUT_OFF` have text; the others lead to a fallback."""
+    """The kind of an answer. Only `OK` and `CUT_OFF` have text; the others lead to a fallback.
+
+    A `MALFORMED` one is no readable completion: it is asked for again, and never stored or played.
+    """
 
     OK = "ok"
     CUT_OFF = "cut_off"
@@ -72,30 +75,51 @@ def question_key(endpoint: str, body: Mapping[str, Any], repetition: int) -> str
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_answer(status: int, text: str) -> Answer:
-    """Parse the body of an HTTP response, whatever it holds. An error status means that the content was refused."""
-    if status >= 400:
+def read_answer(status: int, text: str, refusal_codes: Collection[str] = ()) -> Answer:
+    """Parse the body of an HTTP response, whatever it holds.
+
+    Args:
+        status: the HTTP status. An error status means that the content was refused; see `is_refusal`.
+        text: the body.
+        refusal_codes: codes of errors, and finish reasons, that mean the same.
+    """
+    if status >= 400 or is_refusal(status, text, refusal_codes):
         return Answer("", Kind.REFUSAL)
-    try:
-        body = json.loads(text)
-    # Deeply nested JSON exceeds the recursion limit.
-    except (ValueError, RecursionError):
-        return Answer("", Kind.MALFORMED)
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        return Answer("", Kind.MALFORMED)
+    body = _parsed(text)
     tokens = (_count(body.get("usage"), "prompt_tokens"), _count(body.get("usage"), "completion_tokens"))
-    if not body["choices"]:
-        return Answer("", Kind.EMPTY, *tokens)
-    choice = body["choices"][0]
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    choice: Mapping[str, Any] = first if isinstance(first, dict) else {}
+    message = choice.get("message")
+    # Some routers put an error of the model's host into the choice.
+    if not isinstance(message, dict) or choice.get("error") or choice.get("finish_reason") == "error":
         return Answer("", Kind.MALFORMED, *tokens)
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+    if message.get("refusal") or choice.get("finish_reason") in ("content_filter", *refusal_codes):
         return Answer("", Kind.REFUSAL, *tokens)
     said = _text_of(message.get("content"))
     if not said.strip():
         return Answer("", Kind.EMPTY, *tokens)
     return Answer(said, Kind.CUT_OFF if choice.get("finish_reason") == "length" else Kind.OK, *tokens)
+
+
+def is_refusal(status: int, text: str, codes: Collection[str], statuses: Collection[int] = ()) -> bool:
+    """Whether a response says, by its status or by the code of its error, that the content was refused."""
+    error = _parsed(text).get("error")
+    found: list[Any] = []
+    while isinstance(error, dict):
+        found += [error.get("code"), error.get("type")]
+        error = error.get("innererror")
+    return status in statuses or any(code in codes for code in found if isinstance(code, str))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A JSON object, empty if the text is none."""
+    try:
+        body = json.loads(text)
+    # Deeply nested JSON exceeds the recursion limit.
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _text_of(content: Any) -> str:

@@ -13,9 +13,9 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api.budget import Budget
-from rl4vlm.policies.api.cache import ReplyCache
-from rl4vlm.policies.api.client import ApiClient
-from rl4vlm.policies.api.messages import Answer, question_key, read_answer, request_body
+from rl4vlm.policies.api.cache import ReplyCache, Stored
+from rl4vlm.policies.api.client import ApiClient, ApiError
+from rl4vlm.policies.api.messages import Answer, Kind, question_key, read_answer, request_body
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ class ApiPolicy:
         """Whether the spending cap allows this many more replies; see `Budget.affords`."""
         return self.budget.affords(replies)
 
+    def check_replies(self) -> None:
+        """Raise ApiError if replies were given and none has text, unless all were refusals: that measures nothing."""
+        silent = not (self.kinds[Kind.OK] or self.kinds[Kind.CUT_OFF])
+        if silent and self.kinds and set(self.kinds) != {Kind.REFUSAL}:
+            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
+            raise ApiError(
+                f"API model {self.name!r} at {self.endpoint} gave no reply with text ({counted}): a model that thinks "
+                "first may need a larger max_new_tokens"
+            )
+
     def totals(self) -> dict[str, Any]:
         """Totals so far. `replies` counts steps by kind of answer; all other numbers count distinct requests."""
         return {
@@ -110,8 +120,9 @@ class ApiPolicy:
         """Get the answers: first those in the cache, in order, then the others, several at a time."""
         for key in questions:
             stored = self.cache.get(key)
-            if stored is not None:
-                answer = read_answer(stored.status, stored.text)
+            answer = self._read(stored) if stored else None
+            # An earlier version stored what is no completion: that is asked for again.
+            if stored and answer and answer.kind is not Kind.MALFORMED:
                 self.budget.charge(answer, stored.retries)
                 self._known[key] = answer
         new = [question for key, question in questions.items() if key not in self._known]
@@ -132,9 +143,12 @@ class ApiPolicy:
             self.budget.release(reserved)
             raise
         self.cache.put(question.key, self.endpoint, question.body, question.repetition, stored)
-        answer = read_answer(stored.status, stored.text)
+        answer = self._read(stored)
         self.budget.charge(answer, stored.retries, reserved)
         return answer
+
+    def _read(self, stored: Stored) -> Answer:
+        return read_answer(stored.status, stored.text, self.settings.refusal_codes)
 
 
 def _numbers(answer: Answer) -> dict[str, float]:

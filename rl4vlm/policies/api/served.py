@@ -156,6 +156,10 @@ class ServedPolicy:
         """See `ApiPolicy.affords`."""
         return self.policy.affords(replies)
 
+    def check_replies(self) -> None:
+        """See `ApiPolicy.check_replies`."""
+        self.policy.check_replies()
+
     def totals(self) -> dict[str, Any]:
         """See `ApiPolicy.totals`."""
         return self.policy.totals()

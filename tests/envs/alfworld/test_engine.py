@@ -224,6 +224,27 @@ class TestBadInput:
             engine.act("look")
         assert engine.start(source).steps == 0
 
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            "r.__class__.__mro__",
+            "().__class__.__base__.__subclasses__()",
+            "r.name.__class__",
+            "getattr(r, 'name')",
+            "(lambda: r.name)()",
+            "r.name * 99999999999",
+        ],
+    )
+    def test_an_expression_that_is_more_than_names_and_texts_does_not_run(
+        self, by_type: dict[TaskType, GameData], tmp_path: Path, expression: str
+    ) -> None:
+        source = by_type[TaskType.PICK].file
+        grammar = json.loads(source.read_text())["grammar"].replace("{r.name}", f"{{{expression}}}")
+        file = copy_game(source, tmp_path, grammar=grammar)
+        with pytest.raises(BadGame, match=r"grammar cannot be parsed \(ValueError: .* is not allowed") as error:
+            Engine().start(file)
+        assert str(error.value).startswith(f"{file}: ")
+
     def test_a_game_that_breaks_later_is_named_and_must_be_started_again(
         self, by_type: dict[TaskType, GameData], tmp_path: Path
     ) -> None:

@@ -157,6 +157,16 @@ def test_only_whole_commands_match():
     assert parse_reply('{"action": "take mug 1 from shelf 1"}', actions).action is None
 
 
+def test_put_in_or_on_names_a_move(make):
+    env = make()
+    env.reset(seed=2)
+    while not env.view().aliases:
+        play(env, env.expert_action().action)
+    for said, action in env.view().aliases.items():
+        assert action in env.view().actions
+        assert said.split()[1:3] == action.split()[1:3]
+
+
 def test_the_prompt_holds_task_scene_and_commands(make):
     env = make()
     env.reset(seed=2)

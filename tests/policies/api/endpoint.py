@@ -32,7 +32,8 @@ class Endpoint:
 
     Args:
         plan: a fault for each of the first requests, or None for a normal answer; later answers are all normal.
-            A fault is an HTTP status (429 with Retry-After `retry_after`), `hang`, `reset`, `broken_json`, or a body.
+            A fault is an HTTP status (429 with Retry-After `retry_after`), `hang`, `reset`, another word, which is sent
+            as the body, or a body to encode.
         say: makes the body of a normal answer from the body of the request.
     """
 
@@ -45,6 +46,7 @@ class Endpoint:
         self.answered: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.under_way = self.most_under_way = 0
         self.lock = Lock()
         self.over = Event()
@@ -74,6 +76,7 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
                 endpoint.under_way += 1
                 endpoint.most_under_way = max(endpoint.most_under_way, endpoint.under_way)
             try:
+                endpoint.headers.append(dict(self.headers))
                 self.answer(body, endpoint.fault(body, self.headers["Authorization"]))
             finally:
                 with endpoint.lock:
@@ -87,8 +90,8 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
                 # With a linger time of 0, closing the socket sends a reset.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
-            elif fault == "broken_json":
-                self.send(200, '{"choices": [{"index": 0, "mess')
+            elif isinstance(fault, str):
+                self.send(200, fault)
             elif isinstance(fault, int):
                 self.send(fault, json.dumps(endpoint.error))
             else:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Request, Style
 from rl4vlm.evaluation.run import run
+from rl4vlm.policies.api import client
+from rl4vlm.policies.api.cache import Stored
 from rl4vlm.policies.api.client import ApiError
 from rl4vlm.policies.api.policy import ApiPolicy
 from tests.fakes import climb_slot
@@ -32,6 +35,11 @@ KEY = "sk-a-very-secret-key-0123456789"
 def _close_connections() -> Iterator[None]:
     yield
     OPEN.close()
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST_WAIT", 0.0)
 
 
 def policy_for(endpoint: Endpoint, folder: Path, temperature: float = 0.2, **changes: Any) -> ApiPolicy:
@@ -73,18 +81,61 @@ class TestTemporaryFailures:
         assert 1.2 <= endpoint.times[1] - endpoint.times[0] < 3
 
 
-class TestBrokenReplies:
-    """An answer without text gives an empty reply and is counted by its kind."""
+HALF = '{"choices": [{"index": 0, "mess'
+UNREADABLE = [
+    HALF,
+    "",
+    "<html>Bad gateway</html>",
+    {"choices": []},
+    {"error": {"message": "busy"}},
+    [1],
+    {"choices": [3]},
+]
+
+
+class TestUnreadableAnswers:
+    """What is no readable completion is asked for again, and never stored."""
+
+    @pytest.mark.parametrize("fault", UNREADABLE, ids=str)
+    def test_it_is_tried_again(self, fault: Any, tmp_path: Path, no_wait: None) -> None:
+        with serving(Endpoint(fault)) as endpoint:
+            policy = policy_for(endpoint, tmp_path)
+            assert texts(policy, requests(1)) == [REPLY]
+        assert (policy.totals()["retries"], policy.totals()["replies"]) == (1, {"ok": 1})
+
+    @pytest.mark.parametrize("fault", UNREADABLE, ids=str)
+    def test_in_the_end_it_is_an_error_and_the_next_run_asks_again(
+        self, fault: Any, tmp_path: Path, no_wait: None
+    ) -> None:
+        with serving(Endpoint(*[fault] * 3)) as endpoint:
+            with pytest.raises(
+                ApiError, match=r"'model' at .*: no readable completion after 2 retries.*the same again"
+            ):
+                policy_for(endpoint, tmp_path).act(requests(1))
+            assert len(endpoint.asked) == 3
+            assert not list((tmp_path / "cache").rglob("*.json"))
+            assert texts(policy_for(endpoint, tmp_path), requests(1)) == [REPLY]
+
+    def test_one_that_an_earlier_version_stored_is_asked_again(self, tmp_path: Path) -> None:
+        with serving(Endpoint()) as endpoint:
+            policy = policy_for(endpoint, tmp_path)
+            policy.cache.put(policy._question(requests(1)[0]).key, "", {}, 0, Stored(200, HALF))
+            assert texts(policy, requests(1)) == [REPLY]
+            assert texts(policy_for(endpoint, tmp_path), requests(1)) == [REPLY]
+        assert len(endpoint.asked) == 1
+
+
+class TestRepliesWithoutText:
+    """An answer without text gives an empty reply, is counted by its kind, and is stored."""
 
     @pytest.mark.parametrize(
         ("fault", "kind"),
         [
-            ("broken_json", "malformed"),
-            ({"choices": []}, "empty"),
             (completion(None), "empty"),
             (completion(None, refusal="No."), "refusal"),
+            ({"error": {"message": "no", "code": "content_filter"}}, "refusal"),
         ],
-        ids=["broken JSON", "no choice", "no text", "refusal"],
+        ids=["no text", "refusal", "an error that refuses"],
     )
     def test_it_is_counted_and_not_asked_again(self, fault: Any, kind: str, tmp_path: Path) -> None:
         with serving(Endpoint(fault)) as endpoint:
@@ -94,25 +145,63 @@ class TestBrokenReplies:
             assert texts(policy_for(endpoint, tmp_path), requests(2)) == ["", REPLY]
         assert len(endpoint.asked) == 2
 
-    def test_a_request_refused_for_its_content_is_a_refusal(self, tmp_path: Path) -> None:
-        with serving(Endpoint(400)) as endpoint:
-            endpoint.error = {"error": {"message": "no", "code": "content_filter"}}
-            policy = policy_for(endpoint, tmp_path)
+    @pytest.mark.parametrize(
+        ("status", "error", "settings"),
+        [
+            (400, {"code": "content_filter"}, {}),
+            (400, {"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}, {}),
+            (403, {"type": "safety"}, {"refusal_codes": ["safety"]}),
+            (451, {}, {"refusal_statuses": [451]}),
+            (500, {"code": "safety"}, {"refusal_codes": ["safety"], "max_retries": 0}),
+        ],
+    )
+    def test_a_request_refused_for_its_content_is_a_refusal(
+        self, status: int, error: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        with serving(Endpoint(status)) as endpoint:
+            endpoint.error = {"error": {"message": "no", **error}}
+            policy = policy_for(endpoint, tmp_path, **settings)
             assert texts(policy, requests(1)) == [""]
+            # It is stored: it would block every further run otherwise.
+            assert texts(policy_for(endpoint, tmp_path, **settings), requests(1)) == [""]
         assert policy.totals()["replies"] == {"refusal": 1}
+        assert len(endpoint.asked) == 1
 
 
 class TestPermanentFailures:
     """A failure that stays raises an error that names the endpoint and says how to continue."""
 
-    @pytest.mark.parametrize("status", [400, 401, 404])
-    def test_a_refused_request_is_not_repeated(self, status: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("status", "advice"),
+        [(400, "the settings of the model"), (401, "the key in None"), (404, "the model's name 'm' and the path")],
+    )
+    def test_a_refused_request_is_not_repeated(self, status: int, advice: str, tmp_path: Path) -> None:
         with serving(Endpoint(status)) as endpoint:
-            message = rf"'model' at {endpoint.url}: HTTP {status}.*made up.*run the same again"
             policy = policy_for(endpoint, tmp_path)
-            with pytest.raises(ApiError, match=message):
+            with pytest.raises(
+                ApiError, match=rf"'model' at {endpoint.url}: HTTP {status}.*made up.*{advice}"
+            ) as error:
                 policy.act(requests(1))
         assert len(endpoint.asked) == 1
+        assert "the same again" not in str(error.value)
+
+    def test_an_address_without_v1_is_explained(self, tmp_path: Path) -> None:
+        with serving(Endpoint(404)) as endpoint:
+            policy = policy_for(endpoint, tmp_path, base_url=endpoint.url.removesuffix("/v1"))
+            with pytest.raises(ApiError, match=r"HTTP 404.*base_url has no /v1"):
+                policy.act(requests(1))
+
+    @pytest.mark.parametrize("key", ["sk-first\nsk-second", "sk-schlüssel", "sk-\x7f"])
+    def test_a_key_that_no_header_can_hold_is_refused_unshown(
+        self, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MADE_UP_KEY", key)
+        with serving(Endpoint()) as endpoint:
+            policy = policy_for(endpoint, tmp_path, key_env="MADE_UP_KEY")
+            with pytest.raises(ApiError, match=r"the key in MADE_UP_KEY holds a line break.*not sent") as error:
+                policy.act(requests(1))
+        assert endpoint.asked == []
+        assert "sk-" not in "".join(traceback.format_exception(error.value))
 
     @pytest.mark.parametrize(
         ("fault", "message"),
@@ -240,12 +329,12 @@ def forward(body: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.usefixtures("key")
 class TestEvaluation:
     def test_totals_are_in_the_summary(self, tmp_path: Path) -> None:
-        with serving(Endpoint("broken_json", say=forward)) as endpoint:
+        with serving(Endpoint(completion(None, usage=None), say=forward)) as endpoint:
             summary = evaluate(endpoint, tmp_path, api={"input_price": 1.0, "output_price": 2.0, "method": "GPT-4o"})
         assert (summary["method"], summary["kind"], summary["partial"]) == ("GPT-4o", "api", False)
         totals = summary["api"]
         steps = round(summary["mean_length"] * 8)
-        assert totals["replies"] == {"malformed": 1, "ok": steps - 1}
+        assert totals["replies"] == {"empty": 1, "ok": steps - 1}
         assert summary["outcomes"] == {"no_action_key": 1, "ok": steps - 1}
         assert totals["output_tokens"] == 10 * (steps - 1)
         assert totals["requests"] == steps
@@ -279,7 +368,35 @@ class TestEvaluation:
         with serving(Endpoint(say=forward)) as endpoint, pytest.raises(ValueError, match=r"not one episode.*cap"):
             evaluate(endpoint, tmp_path, api={"input_price": 1.0, "spending_cap": 0.00015})
 
-    def test_the_key_is_sent_and_written_nowhere(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(("said", "enough"), [(None, False), ("I cannot see any picture.", True)])
+    def test_without_one_reply_with_text_it_is_an_error(self, said: str | None, enough: bool, tmp_path: Path) -> None:
+        with serving(Endpoint(say=lambda _: completion(said, finish="length"))) as endpoint:
+            if enough:
+                assert evaluate(endpoint, tmp_path)["fallback_rate"] == 1
+                return
+            with pytest.raises(ApiError, match=r"gave no reply with text \(\d+ empty\).*max_new_tokens"):
+                evaluate(endpoint, tmp_path)
+        assert not (tmp_path / "out" / "summary.json").exists()
+
+    def test_refusals_alone_are_a_result(self, tmp_path: Path) -> None:
+        with serving(Endpoint(say=lambda _: completion(None, refusal="No."))) as endpoint:
+            summary = evaluate(endpoint, tmp_path)
+        assert set(summary["api"]["replies"]) == {"refusal"}
+        assert summary["fallback_rate"] == 1
+
+    def test_the_key_is_sent_and_written_nowhere(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        others = {
+            "OPENAI_API_KEY": f"{KEY}-other",
+            "OPENAI_ADMIN_KEY": f"{KEY}-admin",
+            "OPENAI_ORG_ID": f"{KEY}-organisation",
+            "OPENAI_PROJECT_ID": f"{KEY}-project",
+            "OPENAI_CUSTOM_HEADERS": f"Authorization: Bearer {KEY}-header\nX-Mine: {KEY}-mine",
+        }
+        for variable, value in others.items():
+            monkeypatch.setenv(variable, value)
+
         def echo(body: Mapping[str, Any]) -> dict[str, Any]:
             return completion(f'your key is {endpoint.keys[-1]} "action": "+"')
 
@@ -290,6 +407,11 @@ class TestEvaluation:
             with pytest.raises(ApiError, match=r"Incorrect API key: \[key\]") as error:
                 evaluate(endpoint, tmp_path, seed_base=5)
         assert set(endpoint.keys) == {f"Bearer {KEY}"}
+        sent = [
+            value for headers in endpoint.headers for name, value in headers.items() if name.lower() != "authorization"
+        ]
+        assert sent
+        assert not any(KEY in value for value in sent)
         files = [file for file in tmp_path.rglob("*") if file.is_file()]
         assert len(files) > 8
         written = "".join(file.read_text(errors="replace") for file in files)

@@ -75,7 +75,12 @@ def test_the_key_depends_on_all_that_can_change_the_answer() -> None:
         (completion(" \n"), Answer("", Kind.EMPTY, 100, 10)),
         # A reasoning model may use up all tokens before it writes text.
         (completion("", finish="length"), Answer("", Kind.EMPTY, 100, 10)),
-        ({**completion(), "choices": []}, Answer("", Kind.EMPTY, 100, 10)),
+        ({**completion(), "choices": []}, Answer("", Kind.MALFORMED, 100, 10)),
+        (completion("", finish="error"), Answer("", Kind.MALFORMED, 100, 10)),
+        ({"error": {"message": "overloaded", "code": 529}}, Answer("", Kind.MALFORMED)),
+        ({"error": {"code": "bad", "innererror": {"code": "unsafe"}}}, Answer("", Kind.REFUSAL)),
+        ({"error": {"type": "unsafe"}}, Answer("", Kind.REFUSAL)),
+        (completion("half", finish="unsafe"), Answer("", Kind.REFUSAL, 100, 10)),
         ({**completion(), "choices": [None]}, Answer("", Kind.MALFORMED, 100, 10)),
         ({**completion(), "choices": [{"message": "hello"}]}, Answer("", Kind.MALFORMED, 100, 10)),
         ({"choices": None}, Answer("", Kind.MALFORMED)),
@@ -84,7 +89,7 @@ def test_the_key_depends_on_all_that_can_change_the_answer() -> None:
     ],
 )
 def test_every_answer_is_of_a_kind(body: object, answer: Answer) -> None:
-    assert read_answer(200, json.dumps(body)) == answer
+    assert read_answer(200, json.dumps(body), ["unsafe"]) == answer
 
 
 @pytest.mark.parametrize("text", ["", "<html>", '{"choices": [', "[" * 100_000])

@@ -1,0 +1,65 @@
+"""Claims: each names a cell, and holds or says what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.config.load import load_config
+from rl4vlm.results.claims import Claim, broken_claims, load_claims
+from rl4vlm.results.tables import build_tables
+from tests.results.synthetic import make_results
+
+ROOT = Path(__file__).parents[2]
+
+
+def claim(**changes: Any) -> Claim:
+    row = {"method": "RL4VLM", "task": "EZPoints"}
+    found: dict[str, Any] = {
+        "claim": "it learns",
+        "file": "t.csv",
+        "row": row,
+        "column": "rate",
+        "value": 90,
+        **changes,
+    }
+    return Claim(**(found | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"value": 88.0, "tolerance": 2.5}, None),
+        ({"value": 80.0, "tolerance": 2.5}, "rate is 90.0, not 80 ± 2.5"),
+        ({"column": "verdict", "value": "better"}, None),
+        ({"column": "verdict", "value": "worse"}, "verdict is 'better', not 'worse'"),
+        ({"column": "empty", "value": 0.0, "tolerance": 100}, "empty is empty"),
+        ({"column": "rates"}, "there is no column 'rates'"),
+        ({"row": {"method": "RL4VLM"}}, "2 rows have"),
+        ({"file": "x.csv"}, "the file is missing"),
+    ],
+)
+def test_a_claim_holds_or_says_what_was_found(tmp_path: Path, changes: dict[str, object], problem: str | None) -> None:
+    (tmp_path / "t.csv").write_text(
+        "method,task,rate,verdict,empty\nRL4VLM,EZPoints,90.0,better,\nRL4VLM,Points24,2.0,worse,\n"
+    )
+    found = broken_claims([claim(**changes)], tmp_path)
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0] and "it learns" in found[0]
+
+
+def test_a_claim_of_other_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text("results: [{claim: x, fil: y}]")
+    with pytest.raises(ValueError, match=r"claims\.yaml holds no claims[\s\S]*fil"):
+        load_claims(tmp_path / "claims.yaml", "results")
+
+
+def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
+    made = make_results(tmp_path, episodes=20, cnn=True)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    claims = load_claims(ROOT / "claims.yaml", load_config([ROOT / "config" / "config.yaml"])["results_dir"])
+    assert len(claims) > 5
+    # The numbers differ, for these results are invented; but each claim finds its one cell.
+    assert not [problem for problem in broken_claims(claims, tmp_path) if "rows" in problem or "no column" in problem]
+    assert load_claims(ROOT / "claims.yaml", "results/smoke") == []
