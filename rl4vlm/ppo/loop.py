@@ -119,7 +119,7 @@ def train(
                 **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
-            keep_checkpoints(state, settings, out, line.get("validation_success_rate"))
+            keep_checkpoints(state, settings, out, line["validation_success_rate"])
             metrics.write(line)
             # Times differ from run to run. In a file of their own, they leave metrics.jsonl equal for equal seeds.
             rollout_s = update_started - rollout_started

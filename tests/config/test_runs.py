@@ -13,6 +13,7 @@ from rl4vlm.config.runs import (
     ablation_runs,
     cnn_runs,
     evaluation_runs,
+    kept_policies,
     lambda_text,
     main_runs,
     ppo_runs,
@@ -108,3 +109,14 @@ def test_each_policy_is_evaluated_on_each_set() -> None:
     assert {f"{run.name}@unseen" for run in runs if not run.games} == {run.name for run in runs if run.games}
     assert "sft-NumberLine-cot-seed1@unseen" in names
     assert not [run for run in evaluation_runs(config) if run.task != "NumberLine" and run.games]
+
+
+def test_kept_policies_are_those_of_every_run() -> None:
+    assert kept_policies(CONFIG) == []  # NumberLine and Blackjack make 29 updates of 512 steps
+    config = {**CONFIG, "ppo": {**CONFIG["ppo"], "defaults": {"thought_prob_coef": 0.5, "keep_checkpoints": 10}}}
+    kept = kept_policies(config)
+    assert len({run for run, _ in kept}) == len(ppo_runs(config))
+    assert [name for run, name in kept if run == ppo_runs(config)[0]][:2] == ["update0010", "update0020"]
+    short = {**CONFIG, "ppo": {**config["ppo"], "per_task": {"Blackjack": {"total_env_steps": 512}}}}
+    with pytest.raises(ValueError, match="the runs of Blackjack would keep none"):
+        kept_policies(short)

@@ -16,7 +16,13 @@ from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
 from rl4vlm.ppo.loop import initial_state, make_slots
 
 SETTINGS = CNNSettings(
-    num_envs=1, num_steps=4, total_env_steps=40, keep_checkpoints=4, device="cpu", sizes=CNNSizes(width=4)
+    num_envs=1,
+    num_steps=4,
+    total_env_steps=40,
+    keep_checkpoints=4,
+    validation_every=1,
+    device="cpu",
+    sizes=CNNSizes(width=4),
 )
 RATES = [None, 0.2, 0.5, 0.5, None, 0.4, 0.6, 0.1, None, None]  # after the updates 1 to 10
 

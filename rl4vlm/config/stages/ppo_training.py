@@ -122,7 +122,7 @@ class TrainingSettings(RunSettings):
         """Names of the policies that are kept beside the last one."""
         every = self.keep_checkpoints
         names = [kept_after(update) for update in range(every, self.updates, every)] if every else []
-        return [*names, BEST] if every and getattr(self, "validation_every", 0) else names
+        return [*names, BEST] if every and self.validation_every else names
 
     @property
     def steps_per_env(self) -> int:
