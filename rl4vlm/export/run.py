@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from rl4vlm.core.files import RECORD, atomic_directory, atomic_write_text, read_json
+from rl4vlm.core.files import atomic_write_text, read_json
+from rl4vlm.core.output import stage_output
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import SUMMARY
+from rl4vlm.results.provenance import SUMMARY, read_record, record_of, write_run_record
 
 RENAMED = {"vision_tower.": "vision_tower.vision_model."}
 """Beginnings of LLaVA's names as transformers 5 saves them, and as on the hub. Transformers reads both, vLLM these."""
@@ -34,17 +36,25 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         push: `owner/name` of the repository; it is created, private, if it is not there.
 
     Raises:
-        ValueError: no `run.json` beside the checkpoint, or an evaluation without a summary.
+        ValueError: no `run.json` of the checkpoint's run, an evaluation without a summary, or `out` holds something else.
     """
-    record, summaries = read_json(checkpoint.parent / RECORD), [read_json(place / SUMMARY) for place in evaluations]
-    card = model_card(record, summaries, checkpoint.parent / RECORD)
+    started, where = time.monotonic(), record_of(checkpoint)
+    card = model_card(read_record(where), [read_json(place / SUMMARY) for place in evaluations], where)
     # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
     backbone = load_backbone(checkpoint, dtype="float32")
     model = merge(backbone.model).to(DTYPES[dtype])
-    with atomic_directory(out) as folder:
+    with stage_output(out, ["export"]) as folder:
         Backbone(model, backbone.processor).save(folder)
         rename_weights(folder, RENAMED)
         atomic_write_text(folder / "README.md", card)
+        write_run_record(
+            folder,
+            stage="export",
+            settings={"dtype": dtype},
+            seeds={},
+            inputs={"checkpoint": checkpoint},
+            seconds=time.monotonic() - started,
+        )
     if push is not None:
         # Only here: nothing else needs the network.
         from huggingface_hub import HfApi

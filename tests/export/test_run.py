@@ -76,3 +76,11 @@ def test_a_checkpoint_without_a_training_is_refused(trained: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="is not the record of a training"):
         run(checkpoint=trained, out=tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_export_is_not_replaced(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="out"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32")
+    assert (tmp_path / "out" / "notes.txt").exists()
