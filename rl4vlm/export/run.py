@@ -36,7 +36,7 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         push: `owner/name` of the repository; it is created, private, if it is not there.
 
     Raises:
-        ValueError: no `run.json` of the checkpoint's run, an evaluation without a summary, or `out` holds something else.
+        ValueError: the run has no `run.json`, an evaluation has no summary, or `out` holds something else.
     """
     started, where = time.monotonic(), record_of(checkpoint)
     card = model_card(read_record(where), [read_json(place / SUMMARY) for place in evaluations], where)
