@@ -30,6 +30,7 @@ STAGES = [
     "readme-assets",
     "check-results",
     "archive",
+    "export",
     "verify-archive",
     "settings-docs",
 ]

@@ -214,6 +214,13 @@ def check_results(args: argparse.Namespace) -> None:
     print(f"all {len(files)} expected files are there, and all {len(claims)} claims hold")
 
 
+def export(args: argparse.Namespace) -> None:
+    from rl4vlm.export.run import run
+
+    run(checkpoint=args.checkpoint, out=args.out, dtype=args.dtype, evaluations=args.evaluations, push=args.push)
+    print(f"{args.out}: weights in {args.dtype}, with a model card")
+
+
 def archive(args: argparse.Namespace) -> None:
     from rl4vlm.archive.pack import pack
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from rl4vlm.cli import commands, options
+from rl4vlm.config.fields import DType
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.cnn import CNNSettings
@@ -207,6 +209,15 @@ def _documenting(add: AddStage) -> None:
 
 
 def _sharing(add: AddStage) -> None:
+    sub = add("export", commands.export, "Write a checkpoint for other programs: merged weights, and a model card.")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder of a run")
+    options.out(sub, "folder to write")
+    sub.add_argument("--dtype", default="bfloat16", choices=get_args(DType), help="of the weights (default: bfloat16)")
+    sub.add_argument(
+        "--evaluations", type=Path, nargs="*", default=[], metavar="DIR", help="evaluations that the card shows"
+    )
+    sub.add_argument("--push", metavar="REPO", help="upload it to this repository of the Hugging Face hub, too")
+
     sub = add(
         "archive",
         commands.archive,

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.evaluation import EvaluationSettings
-from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text, jsonable
+from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
@@ -26,7 +26,7 @@ from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, KEPT, SUMMARY, read_record, write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, read_record, record_of, write_run_record
 from rl4vlm.tasks.registry import get_task
 
 PROTOCOL = "held_out"
@@ -344,7 +344,6 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
 
 
 def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
-    folder = Path(checkpoint).parent
-    file = (folder.parent if folder.name == KEPT else folder) / RECORD
+    file = record_of(Path(checkpoint))
     found = origin_of_run(read_record(file), style, file) if file.is_file() else None
     return found or Origin(Path(checkpoint).name, "checkpoint")

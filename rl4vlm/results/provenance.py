@@ -33,6 +33,12 @@ PERCEPTION = "perception.json"
 """What the base model reads off images, measured when it was made."""
 
 
+def record_of(checkpoint: Path) -> Path:
+    """The `run.json` of the run that made a checkpoint, its last one or one of `KEPT`."""
+    folder = checkpoint.parent
+    return (folder.parent if folder.name == KEPT else folder) / RECORD
+
+
 def write_run_record(
     folder: Path,
     *,

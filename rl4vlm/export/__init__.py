@@ -1,0 +1,1 @@
+"""Export of trained checkpoints for other programs, with a model card."""

@@ -1,0 +1,137 @@
+"""Export a checkpoint: merged weights under the hub's names, which vLLM loads, and a model card of its run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from rl4vlm.core.files import atomic_write_text, read_json
+from rl4vlm.core.output import stage_output
+from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
+from rl4vlm.models.lora import merge
+from rl4vlm.results.origin import origin_of_run
+from rl4vlm.results.provenance import SUMMARY, read_record, record_of, write_run_record
+
+RENAMED = {"vision_tower.": "vision_tower.vision_model."}
+"""Beginnings of LLaVA's names as transformers 5 saves them, and as on the hub. Transformers reads both, vLLM these."""
+INDEX = "model.safetensors.index.json"
+LIMITS = """The model was trained to play one game: it reads that game's images and prompts, and answers with a JSON
+object of its thoughts and an action. What it says of anything else was not evaluated. The rates below hold for the
+settings and seeds of their episodes."""
+
+
+def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] = (), push: str | None = None) -> None:
+    """Write a checkpoint for other programs to a folder, and upload that if `push` names a repository of the hub.
+
+    Args:
+        checkpoint: folder of a vision-language model, with or without adapters, below the folder of its run.
+        out: folder to write.
+        dtype: number format of the written weights, a key of `DTYPES`.
+        evaluations: folders of evaluations of this checkpoint, whose results the card shows.
+        push: `owner/name` of the repository; it is created, private, if it is not there.
+
+    Raises:
+        ValueError: the run has no `run.json`, an evaluation has no summary, or `out` holds something else.
+    """
+    started, where = time.monotonic(), record_of(checkpoint)
+    card = model_card(read_record(where), [read_json(place / SUMMARY) for place in evaluations], where)
+    # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
+    backbone = load_backbone(checkpoint, dtype="float32")
+    model = merge(backbone.model).to(DTYPES[dtype])
+    with stage_output(out, ["export"]) as folder:
+        Backbone(model, backbone.processor).save(folder)
+        rename_weights(folder, RENAMED)
+        atomic_write_text(folder / "README.md", card)
+        write_run_record(
+            folder,
+            stage="export",
+            settings={"dtype": dtype},
+            seeds={},
+            inputs={"checkpoint": checkpoint},
+            seconds=time.monotonic() - started,
+        )
+    if push is not None:
+        # Only here: nothing else needs the network.
+        from huggingface_hub import HfApi
+
+        hub = HfApi()
+        hub.create_repo(push, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=push, folder_path=out)
+
+
+def rename_weights(folder: Path, renamed: Mapping[str, str]) -> None:
+    """Change the beginnings of names in a checkpoint's files, unless they have the new beginning already."""
+
+    def new(name: str) -> str:
+        for old, now in renamed.items():
+            if name.startswith(old) and not name.startswith(now):
+                return now + name.removeprefix(old)
+        return name
+
+    for file in sorted(folder.glob("*.safetensors")):
+        save_file({new(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX)
+        index["weight_map"] = {new(name): file for name, file in index["weight_map"].items()}
+        atomic_write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], where: Path) -> str:
+    """The card (Markdown with the hub's header): how the model was made, what it reaches, and its limits.
+
+    Args:
+        record: the `run.json` of its training.
+        summaries: of its evaluations.
+        where: the record's file, for messages.
+
+    Raises:
+        ValueError: the record is not of a training.
+    """
+    made_by = origin_of_run(record, None, where)
+    if made_by is None:
+        raise ValueError(f"{where} is not the record of a training")
+    settings = {name: value for name, value in record["settings"].items() if value not in (None, {}, [])}
+    task = settings.get("task")
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: image-text-to-text",
+        "---",
+        f"# {made_by.method}{f' on {task}' if task else ''}",
+        "",
+        f"Made by the stage `{record['stage']}` of rl4vlm, which reproduces arXiv 2405.10292.",
+        "",
+        "## Limits",
+        "",
+        LIMITS,
+        "",
+        "## Results",
+        "",
+        "| task | episodes | success, % | 95 % interval |",
+        "| --- | --: | --: | --: |",
+        *map(_result, summaries),
+        "",
+        "## Data and code",
+        "",
+        *(f"- {name}: `{entry['path']}`, SHA-256 {entry['sha256']}" for name, entry in record["inputs"].items()),
+        *(f"- seed of {name}: {seed}" for name, seed in record["seeds"].items()),
+        f"- revision of the code: {record['code']['revision']}",
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps(settings, indent=2, ensure_ascii=False),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _result(summary: Mapping[str, Any]) -> str:
+    task = f"{summary['task']} ({summary['games']})" if summary.get("games") else summary["task"]
+    rate, low, high = (summary[name] for name in ("success_rate", "ci_low", "ci_high"))
+    return f"| {task} | {summary['episodes']} | {rate:.1f} | {low:.1f} to {high:.1f} |"

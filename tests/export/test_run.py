@@ -1,0 +1,86 @@
+"""An exported checkpoint is whole, has the hub's names, and says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.export.run import rename_weights, run
+from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.lora import merge
+from tests.models.families import write_llava_next
+
+RECORD: dict[str, Any] = {
+    "stage": "ppo",
+    "settings": {"task": "NumberLine", "style": "cot", "thought_prob_coef": 0.5, "quantize": None},
+    "seeds": {"ppo": 3},
+    "inputs": {"init": {"path": "results/sft/NumberLine-cot/checkpoint", "sha256": "abc"}},
+    "code": {"revision": "0123"},
+}
+SUMMARY = {"task": "NumberLine", "episodes": 50, "success_rate": 90.0, "ci_low": 78.64, "ci_high": 95.65}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run's checkpoint of adapters that change what the model says."""
+    base = tmp_path / "base"
+    base.mkdir()
+    write_llava_next(base)
+    backbone = load_backbone(base, lora=LoraSettings(rank=2))
+    with torch.no_grad():
+        for name, weight in backbone.model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.01)
+    backbone.save(tmp_path / "run" / "checkpoint")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(RECORD))
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(SUMMARY))
+    return tmp_path / "run" / "checkpoint"
+
+
+def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path, tmp_path: Path) -> None:
+    run(checkpoint=trained, out=tmp_path / "out", dtype="bfloat16", evaluations=[tmp_path / "eval"])
+    names = set(load_file(tmp_path / "out" / "model.safetensors"))
+    assert "vision_tower.vision_model.embeddings.class_embedding" in names
+    assert not [name for name in names if "lora" in name or "vision_model.vision_model" in name]
+    merged = merge(load_backbone(trained).model).state_dict()
+    exported = load_backbone(tmp_path / "out", dtype="bfloat16").model.state_dict()
+    assert exported.keys() == merged.keys()
+    assert all(torch.equal(weight, merged[name].bfloat16()) for name, weight in exported.items() if weight.ndim)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# RL4VLM on NumberLine" in card
+    assert "| NumberLine | 50 | 90.0 | 78.6 to 95.7 |" in card
+    for part in ("SHA-256 abc", "seed of ppo: 3", "0123", '"thought_prob_coef": 0.5'):
+        assert part in card
+    assert "quantize" not in card
+
+
+def test_files_in_parts_and_their_index_agree(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    load_backbone(tmp_path / "base").model.save_pretrained(folder, max_shard_size="20KB")
+    rename_weights(folder, {"vision_tower.": "vision_tower.vision_model."})
+    placed = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    found = {name: file.name for file in folder.glob("*.safetensors") for name in load_file(file)}
+    assert found == placed
+    assert len(set(placed.values())) > 1
+
+
+def test_a_checkpoint_without_a_training_is_refused(trained: Path, tmp_path: Path) -> None:
+    (trained.parent / "run.json").write_text(json.dumps({**RECORD, "stage": "tables"}))
+    with pytest.raises(ValueError, match="is not the record of a training"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_export_is_not_replaced(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="out"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32")
+    assert (tmp_path / "out" / "notes.txt").exists()
