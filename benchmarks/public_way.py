@@ -32,7 +32,7 @@ class PublicWay(VLMPolicy):
         """Generate a reply, then score it, one request after the other."""
         self.model.eval()
         return [
-            self._reply(request, prompt, self._generate(prompt))
+            self._reply(request, prompt, self._generate(prompt), None)
             for request, prompt in zip(requests, self._prompts(requests), strict=True)
         ]
 

@@ -90,8 +90,8 @@ def test_a_closed_pipe_and_a_terminal_without_utf_8_give_no_traceback() -> None:
     assert "Exception ignored" not in done.stderr
     shown = [sys.executable, "-c", RUN, "play", "Blackjack", "--policy", "stand17", "--seed", "1"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(shown, capture_output=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    played = subprocess.run(shown, capture_output=True, env=environment, check=False)
+    assert played.returncode == 0, played.stderr
 
 
 def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:

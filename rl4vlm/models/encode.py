@@ -54,7 +54,7 @@ class FastPixels:
     def of(cls, processor: ProcessorMixin) -> FastPixels | None:
         """For a processor that does no more than this, or None: it must resize to a fixed size, and not crop."""
         images = getattr(processor, "image_processor", None)
-        if type(processor) is not LlavaProcessor or type(images) is not CLIPImageProcessorPil:
+        if type(processor) is not LlavaProcessor or not isinstance(images, CLIPImageProcessorPil):
             return None
         whole = images.do_resize and images.do_rescale and images.do_normalize and not images.do_center_crop
         fixed = {"height", "width"} <= {side for side, pixels in dict(images.size).items() if pixels}

@@ -168,7 +168,10 @@ def initial_state(
         processes=Processes(accelerator, settings.process_timeout),
         # Stepped once per update, so the rate falls over the updates of this run, whatever their number.
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=settings.updates / schedule_steps, eta_min=settings.final_learning_rate
+            # Annotated as a whole number; a fraction is what a defect of the public code makes of it.
+            optimizer,
+            T_max=settings.updates / schedule_steps,  # type: ignore[arg-type]
+            eta_min=settings.final_learning_rate,
         ),
         slots=slots,
         # The same stream in every process: all must draw the same mini-batches.

@@ -105,9 +105,10 @@ class PPOState:
         self.recent.load_state(fields["recent"])
         self.update, self.best = fields["update"], fields["best"]
         self.rollout, self.steps = fields["rollout"], fields["steps"]
-        self.progress = UpdateProgress(
-            **{name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()}
-        )
+        progress: dict[str, Any] = {
+            name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()
+        }
+        self.progress = UpdateProgress(**progress)
 
     def next_update(self) -> None:
         """Move on to the next update."""

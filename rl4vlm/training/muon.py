@@ -16,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
+def hidden_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
     """The trained weights of linear and convolutional layers, apart from the output head, which is an embedding."""
     head = model.get_output_embeddings()
     kinds = (nn.Linear, nn.Conv2d)  # the vision tower's first layer is a convolution over patches: a matrix, too
@@ -42,8 +42,8 @@ class MuonAdamW(AdamW):
 
     def __init__(
         self,
-        hidden: Sequence[nn.Parameter],
-        rest: Sequence[nn.Parameter],
+        hidden: Sequence[torch.Tensor],
+        rest: Sequence[torch.Tensor],
         *,
         hidden_lr: float,
         lr: float,
@@ -63,7 +63,7 @@ class MuonAdamW(AdamW):
             loss = super().step(closure)
         finally:
             self.param_groups = [hidden, rest]
-        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        by_shape: dict[torch.Size, list[torch.Tensor]] = defaultdict(list)
         for weight in hidden["params"]:
             if weight.grad is not None:
                 by_shape[weight.shape].append(weight)
@@ -74,14 +74,15 @@ class MuonAdamW(AdamW):
                 weight.mul_(1 - hidden["lr"] * hidden["weight_decay"]).sub_(direction.view(shape), alpha=size)
         return loss
 
-    def _direction(self, weight: nn.Parameter) -> torch.Tensor:
-        """Nesterov's momentum of the gradient."""
-        state = self.state[weight]
+    def _direction(self, weight: torch.Tensor) -> torch.Tensor:
+        """Nesterov's momentum of the gradient, which `step` has checked to be there."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
         if not state:
             # AdamW looks for the number of steps when it loads a state.
             state.update({"step": torch.tensor(0.0), "momentum_buffer": torch.zeros_like(weight)})
-        average = state["momentum_buffer"].lerp_(weight.grad, 1 - self.momentum)
-        return weight.grad.lerp(average, self.momentum)
+        average = state["momentum_buffer"].lerp_(gradient, 1 - self.momentum)
+        return gradient.lerp(average, self.momentum)
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:

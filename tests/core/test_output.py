@@ -88,7 +88,7 @@ def test_an_error_leaves_what_was_there_and_no_folder(tmp_path: Path) -> None:
             (folder / "metrics.jsonl").write_text("half")
             raise RuntimeError
 
-    for before in ({}, {"out/checkpoint/w.bin", "out/metrics.jsonl", "out/run.json"}):
+    for before in (set(), {"out/checkpoint/w.bin", "out/metrics.jsonl", "out/run.json"}):
         with pytest.raises(RuntimeError):
             fail()
         assert content(tmp_path / "a").keys() == set(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from rl4vlm.figures.lambda_ablation import figure
 from rl4vlm.figures.style import FigureStyle, drawing
@@ -16,7 +17,8 @@ def test_lambda_ablation_has_a_row_with_intervals_for_each_task(tmp_path: Path) 
     for task, weight, seed in product(("NumberLine", "EZPoints"), (0, 0.5, 1), (1, 2, 3)):
         run = f"{task}-cot-lambda{weight}-seed{seed}"
         add_training_run(made, run, 0.2, 0.8, seed)
-        add_evaluation(made, f"ppo-{run}", task, "RL4VLM", "ppo", 0.5 + weight / 4, 40, seed=seed, **{"lambda": weight})
+        options: dict[str, Any] = {"lambda": weight}
+        add_evaluation(made, f"ppo-{run}", task, "RL4VLM", "ppo", 0.5 + weight / 4, 40, seed=seed, **options)
         made.thought_prob_coef[task] = 0.5
     style = FigureStyle(dpi=60)
     with drawing(style):

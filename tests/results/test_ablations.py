@@ -31,14 +31,15 @@ def test_each_variant_has_its_rate_and_its_difference(inputs: dict[str, Any]) ->
         ("RL4VLM", ""), ("RL4VLM", "defect_dropout"), ("RL4VLM", "same"), ("LLaVA-sft", ""),
         ("LLaVA-sft", "defect_dropout"),
     ]  # fmt: skip
-    worse = rows.loc["RL4VLM", "defect_dropout"]
+    by_name = rows.to_dict("index")
+    worse = by_name["RL4VLM", "defect_dropout"]
     # 95, 94 and 93 % of the method's own episodes.
-    assert worse[["success_rate", "difference"]].tolist() == pytest.approx([30, 30 - 94])
+    assert [worse["success_rate"], worse["difference"]] == pytest.approx([30, 30 - 94])
     assert (worse["verdict"], worse["episodes"], worse["seeds"]) == ("worse", 600, "1 2 3")
-    assert rows.loc["RL4VLM", "same"]["rate_low"] < 95 < rows.loc["RL4VLM", "same"]["rate_high"]
-    assert pd.isna(rows.loc["RL4VLM", ""]["difference"])
+    assert by_name["RL4VLM", "same"]["rate_low"] < 95 < by_name["RL4VLM", "same"]["rate_high"]
+    assert pd.isna(by_name["RL4VLM", ""]["difference"])
     # No warm start of the method has this seed.
-    assert pd.isna(rows.loc["LLaVA-sft", "defect_dropout"]["difference"])
+    assert pd.isna(by_name["LLaVA-sft", "defect_dropout"]["difference"])
 
 
 def test_no_other_table_counts_variants(inputs: dict[str, Any], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,8 @@ def test_in_float32_it_is_adamw_and_only_bfloat16_gets_it() -> None:
     coarse, fine = nn.Parameter(torch.ones(3, dtype=torch.bfloat16)), nn.Parameter(torch.ones(3))
     cpu = torch.device("cpu")
     assert type(adamw([fine], cpu)) is torch.optim.AdamW
-    assert isinstance(adamw([{"params": [fine]}, {"params": [coarse], "lr": 1.0}], cpu), StochasticAdamW)
+    groups: list[dict[str, Any]] = [{"params": [fine]}, {"params": [coarse], "lr": 1.0}]
+    assert isinstance(adamw(groups, cpu), StochasticAdamW)
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
     optimizers = [StochasticAdamW([ours], lr=0.1), torch.optim.AdamW([theirs], lr=0.1)]
     for step in range(3):

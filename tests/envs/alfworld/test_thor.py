@@ -33,7 +33,7 @@ class StandIn:
     def __init__(self, config, train_eval):
         self.config, self.envs, self.json_file_list, self.commands = config, [], [], []
         self.closed = False
-        self.queue = queue.Queue()
+        self.queue: queue.Queue[None] = queue.Queue()
         self.worker = threading.Thread(target=self.queue.get, daemon=True)
         self.worker.start()
 
@@ -128,6 +128,8 @@ def test_a_saved_episode_is_replayed(full_games, stand_in):
     env.reset(seed=0)
     env.step(0)
     again = pickle.loads(pickle.dumps(env))
+    assert isinstance(env._backend, thor.ThorBackend)
+    assert isinstance(again._backend, thor.ThorBackend)
     assert again._backend._env is not env._backend._env
     assert again._backend._env.played == env._backend._env.played
     assert again._backend._env.commands == ["look"]
