@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -39,7 +40,9 @@ def ablation_rows(results: Results, scale: str) -> pd.DataFrame:
                 ).set_index("scale")
                 for row in _rates(variant, runs, scale):
                     # Without a run of the method with the same seed there is a rate and no difference.
-                    paired = found.loc[str(row["scale"])] if row["scale"] in found.index else {}
+                    paired: dict[Any, Any] = (
+                        found.loc[str(row["scale"])].to_dict() if row["scale"] in found.index else {}
+                    )
                     names = ("difference", "ci_low", "ci_high", "probability", "verdict")
                     rows.append({**row, **{name: paired[name] for name in names if name in paired}})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS).astype({"episodes": "Int64"})
