@@ -46,7 +46,7 @@ def test_no_gpu_is_handed_out_twice_and_none_stays_idle(tmp_path: Path, monkeypa
     finally:
         for job in jobs:
             job.kill()
-            job.wait()
+            job.communicate()
 
 
 def test_of_launched_processes_each_takes_that_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:

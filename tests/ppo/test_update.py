@@ -98,9 +98,9 @@ def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch_size):
     assert measured["rescored_gap"] == pytest.approx(np.abs(progress.old[:, 0] - played).mean(), abs=1e-4)
     assert 1e-4 < measured["rescored_gap"] < 1
     assert progress.old[:, 1] == pytest.approx([s.item.value for s in samples], abs=0.1)
-    # Micro-batches of one sample have no neighbours; of several, the rounding of a step of size 0 shows.
-    assert (measured["neighbour_ratio_error"] > 0) == (micro_batch_size > 1)
-    assert 0 <= measured["neighbour_clip_fraction"] <= 1
+    # Micro-batches of one sample have no neighbours, so a step of size 0 changes nothing.
+    assert measured["neighbour_ratio_error"] <= (0 if micro_batch_size == 1 else 0.1)
+    assert measured["neighbour_clip_fraction"] == 0
     old = progress.old
     next(steps)
     assert progress.old is old

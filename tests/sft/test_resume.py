@@ -140,6 +140,7 @@ def test_it_is_saved_by_the_clock_and_after_the_last_step(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     settings = replace(SETTINGS, save_minutes=30.0)
     state, saved = begin(tiny_checkpoint, 13, settings), []
+    state.saved_at = now
     for state.done in range(1, STEPS + 1):
         now += 700.0  # seconds of a step
         if state.should_save(settings):
