@@ -33,6 +33,7 @@ OVERLAYS: dict[str, list[str]] = {
     "seeds": ["seeds"],
     "lambda": ["lambda"],
     "ablations": ["ablations"],
+    "pretrain": ["pretrain"],
     "smoke": ["smoke"],
     "alfworld": ["alfworld"],
     "paper": ["paper"],
