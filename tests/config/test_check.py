@@ -118,7 +118,7 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("resources.ppo.threads", 0, "resources.ppo.threads=0"),
         ("figures.style.lambda_palette", "virids", "lambda_palette 'virids' is not a palette; did you mean viridis"),
         ("figures.style.colours", {"RL4VLM": "bleu"}, r"'bleu' \(of RL4VLM\) is not a colour; did you mean blue"),
-        ("over_http.episodes", 3_000_000_000, "over_http for NumberLine: .*leads into the seeds of training"),
+        ("over_http.episodes", 3_000_000_000, "over_http for NumberLine: .*leads into the seeds of validation"),
         ("results_dir", "~/results", "results_dir: '~/results' is no usable path: it may not begin with ~"),
         ("results_dir", "runs{1}", r"results_dir: 'runs\{1\}' is no usable path"),
         ("sft_data.given", {"NumberLine-cot": "-rf"}, "sft_data.given.NumberLine-cot: '-rf' is no usable path"),

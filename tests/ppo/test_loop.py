@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
 from rl4vlm.core.types import Style
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo import loop
 from rl4vlm.ppo.cnn import build_model
 from rl4vlm.ppo.loop import initial_state, make_slots, train
+from rl4vlm.training import optim
 from tests.fakes import climb_slot
 
 SETTINGS = CNNSettings(
@@ -32,7 +32,7 @@ def new_state(settings=SETTINGS):
 
 def test_the_optimiser_is_fused_where_that_is_asked_for(monkeypatch):
     assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is None
-    monkeypatch.setattr(loop, "fused", lambda device: True)
+    monkeypatch.setattr(optim, "fused", lambda device: True)
     assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is True
 
 

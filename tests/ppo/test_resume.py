@@ -10,6 +10,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+from pydantic_core import to_json
 
 from rl4vlm.cli import main
 from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
@@ -151,7 +152,7 @@ def killed_in(runs, update_number, **options):
 
 
 def test_the_command_says_that_it_was_interrupted(tiny_checkpoint, tmp_path, capsys):
-    words = [f"{name}={json.dumps(value)}" for name, value in vars(SETTINGS).items()]
+    words = [f"{name}={to_json(value).decode()}" for name, value in vars(SETTINGS).items()]
     command = ["ppo", "--task", "NumberLine", "--init", str(tiny_checkpoint), "--out", str(tmp_path / "out")]
     command += ["--state", str(tmp_path / "state"), "--set", *words]
 

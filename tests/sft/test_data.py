@@ -87,7 +87,7 @@ class TestWriting:
 
     def test_a_failure_leaves_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="colour"):
-            make(tmp_path / "out", prompt={"rules": "Mind the {colour}."})
+            make(tmp_path / "out", env={"colour": "green"})
         assert list(tmp_path.iterdir()) == []
 
     def test_somebodys_files_are_not_erased(self, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ class TestWriting:
         make(tmp_path / "out", samples=3, seed=2)
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "thesis.tex").write_text("years of work")
-        with pytest.raises(ValueError, match=r"/home would be erased: .* made by stage sft_data"):
+        with pytest.raises(ValueError, match=r"/home/thesis.tex would be replaced .* stage sft_data"):
             make(tmp_path / "home", env={"never": "looked at"})
         assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
 

@@ -55,7 +55,7 @@ def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -
 def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
     keep = "ppo={defaults: {keep_checkpoints: 10}, per_task: {NumberLine: {total_env_steps: 1024, num_steps: 32}}}"
     jobs = workspace.planned(
-        "--config", "tasks=[NumberLine]", "styles=[cot]", "seeds=[1]", keep, "lambda_ablation=null"
+        "--config", "tasks=[NumberLine]", "styles=[cot]", "seeds=[1]", keep, "ablations={lambda: {NumberLine: [0.5]}}"
     )
     kept = {job.wildcards.rpartition("kept=")[2] for job in jobs if job.rule == "evaluate_kept"}
     assert {"update0010", "update0020", "update0030"} <= kept <= {"update0010", "update0020", "update0030", "best"}

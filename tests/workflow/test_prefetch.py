@@ -48,6 +48,7 @@ def test_without_a_revision_it_is_the_newest(workspace: Workspace) -> None:
 
 def test_a_folder_is_used_where_it_is(workspace: Workspace) -> None:
     (workspace.folder / "my_model").mkdir(exist_ok=True)
+    (workspace.folder / "my_model" / "config.json").write_text("{}")
     jobs = workspace.planned("--config", "base_model={'defaults': {'source': 'my_model'}}")
     assert {job.rule for job in jobs}.isdisjoint({"download", "base_model", "shipped_model"})
     assert Job("sft", "task=NumberLine, style=cot, seed=1") in jobs
