@@ -12,6 +12,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
+KEY = "sk-a-very-secret-key-0123456789"
 REPLY = '{"thoughts": "up it goes", "action": "up"}'
 
 

@@ -1,0 +1,178 @@
+# ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
+"""Parsing any text at all: characters that look like others, random texts, and megabytes."""
+
+from __future__ import annotations
+
+import json
+import time
+import timeit
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rl4vlm.core.types import Outcome
+from rl4vlm.interaction.parse import parse_reply
+from tests.interaction.replies import FORMULA, HOUSE, JACK, LINE, action, full_width
+
+
+class TestCharactersThatOnlyLookDifferent:
+    @pytest.mark.parametrize(
+        ("value", "word"),
+        [
+            ("\u2212", "-"),
+            ("﹣", "-"),
+            ("＋", "+"),
+            ("１０", "10"),
+            ("𝟕", "7"),
+            ("⑦", "7"),
+            ("∗", "*"),
+            ("＊", "*"),
+            ("∕", "/"),
+            ("（", "("),
+            ("＝", "="),
+            ("\u00a07\u2003", "7"),
+        ],
+    )
+    def test_a_twin_of_a_word_is_the_word(self, value: str, word: str) -> None:
+        assert action(f'"action": "{value}"', FORMULA) == word
+        assert action(f"＂ａｃｔｉｏｎ＂：＂{value}＂", FORMULA) == word
+
+    @pytest.mark.parametrize("value", ["7²", "²", "₂", "½", "1½", "−−", "１１", "1．5", "－－", "10—", "１０，０００"])
+    def test_an_exponent_a_fraction_or_a_longer_number_is_no_word(self, value: str) -> None:
+        assert parse_reply(f'"action": "{value}"', ("1", "2", "7", "-", "*")).outcome is Outcome.NO_LEGAL_ACTION
+
+    def test_a_dash_separates(self) -> None:
+        assert action('"action": "+ — the target is larger – by two"', LINE) == "+"
+
+    @pytest.mark.parametrize("command", HOUSE)
+    def test_whole_commands(self, command: str) -> None:
+        assert action(full_width(f'"action": "{command.upper()}."'), HOUSE) == command
+
+    def test_words_may_be_written_so_themselves(self) -> None:
+        assert action('"action": "1"', ("１", "－")) == "１"
+        assert action('"action": "\u2212"', ("１", "－")) == "－"
+
+    @pytest.mark.parametrize("before", ["ﷺ", "ﬃ½㎏…", "e\u0301 ½ ", "㋿ \\n", "\ud800ﷺ"])
+    def test_the_span_is_of_the_reply_as_it_is(self, before: str) -> None:
+        """Each of these texts is longer in its plain form, so offsets must be mapped back."""
+        text = before + '＂ａction": "ﬁt"} ﷺ'
+        parsed = parse_reply(text, ("fit",))
+        assert parsed.action == "fit"
+        assert parsed.action_span == (len(before), len(text))
+
+
+HOSTILE = st.text(alphabet="\"'\\{}[]:,.\n\r actionACTION+-*/=()10hitsandé“”：İſ", max_size=60)
+
+
+@settings(deadline=None, max_examples=400)
+@given(text=st.one_of(st.text(max_size=60), HOSTILE), actions=st.sampled_from([LINE, FORMULA, JACK, HOUSE]))
+@example(text='"action": "ſtand"', actions=JACK)
+@example(text='"action": "İ"', actions=JACK)
+@example(text="\ud800action:\ud800", actions=LINE)
+def test_any_string_is_parsed_consistently(text: str, actions: tuple[str, ...]) -> None:
+    for reply in (text, f'"action": {text}', f'"action": "{text}"'):
+        parsed = parse_reply(reply, actions)
+        assert parsed.action is None or parsed.action in actions
+        assert (parsed.action is not None) == (parsed.outcome is Outcome.OK)
+        assert (parsed.action_span is None) == (parsed.outcome is Outcome.NO_KEY)
+        if parsed.action_span:
+            assert 0 <= parsed.action_span[0] < parsed.action_span[1] == len(reply)
+            assert "action" in unicodedata.normalize("NFKC", reply[parsed.action_span[0] :]).lower()
+
+
+@settings(deadline=None)
+@given(thoughts=st.text(max_size=80), word=st.sampled_from(FORMULA))
+def test_json_with_any_thoughts_before_the_action_is_read_back(thoughts: str, word: str) -> None:
+    assert action(json.dumps({"thoughts": thoughts, "action": word}), FORMULA) == word
+
+
+@settings(deadline=None)
+@given(actions=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5), text=st.text(max_size=30))
+def test_any_words_may_be_actions(actions: list[str], text: str) -> None:
+    parsed = parse_reply(f'"action": "{text}"', actions)
+    assert parsed.action is None or parsed.action in actions
+
+
+ASCII_REPLIES = st.lists(
+    st.sampled_from(
+        ['"action"', "action:", ": ", '"', "'", "hit", "stand", "10", "-", "*", ", ", "{", "}", "\\", "\n", "."]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=ASCII_REPLIES, data=st.data(), actions=st.sampled_from([FORMULA, JACK]))
+def test_full_width_characters_anywhere_change_nothing(
+    text: str, data: st.DataObject, actions: tuple[str, ...]
+) -> None:
+    wide = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
+    mixed = "".join(
+        full_width(character) if is_wide else character for character, is_wide in zip(text, wide, strict=True)
+    )
+    assert parse_reply(mixed, actions) == parse_reply(text, actions)
+
+
+@settings(deadline=None)
+@given(thoughts=st.text(alphabet="ﷺﬃ½…㎏é\u0301 a", max_size=40), word=st.sampled_from(FORMULA))
+def test_the_span_starts_at_the_key_whatever_comes_before(thoughts: str, word: str) -> None:
+    before = f'{{"thoughts": "{thoughts}", '
+    text = f'{before}"action": "{full_width(word)}"}}'
+    parsed = parse_reply(text, FORMULA)
+    assert (parsed.action, parsed.action_span) == (word, (len(before), len(text)))
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "action" * (MEGABYTE // 6),
+        "action " * (MEGABYTE // 7),
+        '"action":' * (MEGABYTE // 9),
+        '"action": "' + "1" * MEGABYTE,
+        '"action": ' + "\\" * MEGABYTE,
+        '"action": "' + "\\" * MEGABYTE,
+        "action" + " " * MEGABYTE,
+        '"action": ' + " " * MEGABYTE,
+        '"action": "' + "1 " * (MEGABYTE // 2),
+        '"action": ' + ',"' * (MEGABYTE // 2),
+        '"action": ' + ", " * (MEGABYTE // 2),
+        '"action": "' + "'" * MEGABYTE,
+        "'action': '" + "a'a" * (MEGABYTE // 3),
+        " " * MEGABYTE + 'action": "+"',
+        (" " * 1000 + "action") * (MEGABYTE // 1000),
+        '"action": "' + "go to " * (MEGABYTE // 6),
+        '"action": go' + " " * MEGABYTE,
+        '\\"action\\": \\"' + "a" * MEGABYTE,
+        '"' * MEGABYTE,
+        '"action": "' + "*" * MEGABYTE,
+        '"action": ' + ',"a' * (MEGABYTE // 3),
+        "ﷺ" * (MEGABYTE // 8) + '"action": "' + "１ " * (MEGABYTE // 8),
+        '"action": "' + "e\u0301" * (MEGABYTE // 2),
+        "ａｃｔｉｏｎ：" * (MEGABYTE // 14),
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_megabytes_take_linear_time(text: str) -> None:
+    """A quadratic pattern would take hours on any of these texts: the test is that it ends."""
+    for actions in (FORMULA, HOUSE):
+        parse_reply(text, actions)
+
+
+TEN_KB = 10_000
+COMMANDS = (*(f"go to {name} {n}" for name in ("shelf", "cabinet", "drawer", "desk") for n in range(1, 16)), "look")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hit", "i ", "go to ", "go to shelf 1", "ago to shelf 1", "+", "1 ", "İ", "ﷺ", '\\"', "a'a", ',"a', '"action": '],
+)
+def test_ten_kilobytes_take_ten_milliseconds(text: str) -> None:
+    reply = ('"action": "' + text * TEN_KB)[:TEN_KB]
+    for actions in (FORMULA, COMMANDS):
+        # The fastest of a few tries, in time of this process: others may use the processor, too.
+        assert min(timeit.repeat(lambda: parse_reply(reply, actions), timer=time.process_time, number=1)) <= 0.01  # noqa: B023
