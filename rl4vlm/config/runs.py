@@ -147,15 +147,14 @@ def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
     """The policies that PPO runs keep beside their last one, by the run and the name below its `checkpoints/`.
 
     Raises:
-        ValueError: the runs of one task keep some, and those of another none: all have the same outputs.
+        ValueError: one run keeps some, and another none: all have the same outputs.
     """
-    kept = {task: build_settings(PPOSettings, stage_settings(config, "ppo", task)).kept for task in config["tasks"]}
-    none = [task for task, names in kept.items() if not names]
-    if none and any(kept.values()):
-        raise ValueError(
-            f"keep_checkpoints: the runs of {none[0]} would keep none, those of other tasks some; lower it"
-        )
-    return [(run, name) for run in ppo_runs(config) for name in kept[run.task]]
+    runs = ppo_runs(config)
+    kept = [build_settings(PPOSettings, stage_settings(config, "ppo", run.task, run.variant)).kept for run in runs]
+    none = [run.name for run, names in zip(runs, kept, strict=True) if not names]
+    if none and any(kept):
+        raise ValueError(f"keep_checkpoints: {none[0]} would keep no policy, other runs some; lower it")
+    return [(run, name) for run, names in zip(runs, kept, strict=True) for name in names]
 
 
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:

@@ -36,8 +36,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
     while True:
         with file.open("a+", encoding="utf-8") as opened:
             _take(opened, file, wait=wait)
-            # The holder before has removed its file, perhaps after it was opened here.
-            if not (file.exists() and os.path.samestat(file.stat(), os.fstat(opened.fileno()))):
+            if not _is_at(opened, file):
                 continue
             opened.truncate(0)
             opened.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -47,6 +46,13 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
             finally:
                 file.unlink(missing_ok=True)
             return
+
+
+def _is_at(opened: TextIO, file: Path) -> bool:
+    """Whether an opened file still has its name: the holder before has removed it, perhaps after it was opened here."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(file.stat(), os.fstat(opened.fileno()))
+    return False
 
 
 def _take(opened: TextIO, file: Path, *, wait: bool) -> None:

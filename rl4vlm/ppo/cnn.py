@@ -16,6 +16,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
+from rl4vlm.ppo.keep import forget_kept
 from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
@@ -58,6 +59,8 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: S
                 inputs={},
                 seconds=manager.seconds,
             )
+        if state.processes.is_main:
+            forget_kept(folder)
 
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:

@@ -38,14 +38,18 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
 
 
 def forget_kept(out: Path) -> None:
-    """Remove what an earlier run kept, when a new one begins."""
+    """Remove what a run kept: when a new one begins, and after the states of a complete one.
+
+    Not before: a run that is killed in between continues from its last state and puts the policies into a new draft.
+    """
     shutil.rmtree(_beside(out), ignore_errors=True)
 
 
 def add_kept(out: Path) -> None:
-    """Put the kept policies into the draft of the run's folder. `forget_kept` may follow once that is complete."""
+    """Put the kept policies into the draft of the run's folder."""
     if _beside(out).is_dir():
-        shutil.copytree(_beside(out), out / KEPT)
+        # Not the hidden draft of a policy that a kill left.
+        shutil.copytree(_beside(out), out / KEPT, ignore=shutil.ignore_patterns(".*"))
 
 
 def _beside(out: Path) -> Path:

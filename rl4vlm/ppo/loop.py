@@ -212,7 +212,6 @@ def finish(
         state.policy_optimizer.policy.save(out / CHECKPOINT)
     add_kept(out)
     write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
-    forget_kept(out)
 
 
 def make_slots(

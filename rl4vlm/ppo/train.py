@@ -13,6 +13,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
 from rl4vlm.policies.vlm import VLMPolicy
+from rl4vlm.ppo.keep import forget_kept
 from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
@@ -92,6 +93,8 @@ def run(
                 inputs=inputs,
                 seconds=manager.seconds,
             )
+        if state.processes.is_main:
+            forget_kept(folder)
 
 
 def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:
