@@ -118,5 +118,5 @@ def test_kept_policies_are_those_of_every_run() -> None:
     assert len({run for run, _ in kept}) == len(ppo_runs(config))
     assert [name for run, name in kept if run == ppo_runs(config)[0]][:2] == ["update0010", "update0020"]
     short = {**CONFIG, "ppo": {**config["ppo"], "per_task": {"Blackjack": {"total_env_steps": 512}}}}
-    with pytest.raises(ValueError, match="Blackjack-cot-lambda0.2-seed1 would keep no policy"):
+    with pytest.raises(ValueError, match="seed1 would keep no policy"):
         kept_policies(short)
