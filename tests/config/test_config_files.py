@@ -99,6 +99,7 @@ def test_results_are_labelled_by_what_made_them() -> None:
         "seeds": "embedded-seeds",
         "lambda": "embedded-lambda",
         "ablations": "embedded-ablations",
+        "pretrain": "pretrain",
         "smoke": "smoke",
         "alfworld": "embedded",
         "paper": "paper",

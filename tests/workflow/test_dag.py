@@ -61,6 +61,14 @@ def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
     assert {"update0010", "update0020", "update0030"} <= kept <= {"update0010", "update0020", "update0030", "best"}
 
 
+def test_no_command_names_a_folder_of_this_machine(workspace: Workspace) -> None:
+    overlay = str(workspace.folder / "config" / "alfworld.yaml")  # snakemake would write it like this by itself
+    done = workspace.snakemake("--dry-run", "--printshellcmds", "--configfile", overlay)
+    commands = re.findall(r"^Shell command: .*$", done.stdout, flags=re.MULTILINE)
+    assert any("--configfile config/alfworld.yaml" in command for command in commands)
+    assert not any(str(workspace.folder) in command for command in commands)
+
+
 def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspace) -> None:
     done = workspace.snakemake("--dry-run", "--printshellcmds")
     commands = re.findall(r"^Shell command: (?!None)(.*)$", done.stdout, flags=re.MULTILINE)

@@ -5,7 +5,9 @@ TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
 # The overlays of the command line, for the page of results.
-CONFIGFILES = ["--configfile", *map(str, workflow.overwrite_configfiles)] * bool(workflow.overwrite_configfiles)
+# Snakemake makes the paths absolute. On a page that is published they say nothing about this machine.
+CONFIGFILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
+CONFIGFILES = ["--configfile", *CONFIGFILES] * bool(CONFIGFILES)
 # The λ of the method itself; the λ ablation trains a task with further ones.
 THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
