@@ -23,17 +23,24 @@ def end_with_workflow() -> None:
     """
     number = os.environ.get(VARIABLE, "")
     # A process of that number that is no ancestor is another one, or in another container.
-    if number.isdigit() and int(number) in _ancestors():
+    if number.isdigit() and not _is_gone(int(number)):
         Thread(target=_watch, args=(int(number),), daemon=True).start()
 
 
 def _watch(workflow: int) -> None:
     # Not whether it exists: when a process dies, its children get another parent at once, but it may stay as a zombie.
-    while workflow in _ancestors():
+    while not _is_gone(workflow):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     with suppress(OSError):
         print(f"the workflow (process {workflow}) is gone: this stage ends, too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_gone(workflow: int) -> bool:
+    try:
+        return workflow not in _ancestors()
+    except OSError:  # too many open files, say: that tells nothing about the workflow
+        return False
 
 
 def _ancestors() -> Iterator[int]:
@@ -41,7 +48,7 @@ def _ancestors() -> Iterator[int]:
     while process > 0:
         try:
             status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:  # it has just ended, or this system has no /proc
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended, or this system has no /proc
             return
         # After the name, which may hold spaces and brackets, come the state and the parent.
         process = int(status.rpartition(")")[2].split()[1])

@@ -73,7 +73,8 @@ class UpdateProgress:
 
         `approx_kl` is only logged. It may be infinite without harm, if a reply's probability has changed extremely.
         """
-        return {name: self.totals[name] for name in ("policy_loss", "value_loss", "entropy") if name in self.totals}
+        parts = ("policy_loss", "value_loss", "entropy", "reference_kl")
+        return {name: self.totals[name] for name in parts if name in self.totals}
 
     def means(self, processes: Processes) -> dict[str, float]:
         """The update's metrics: means over the samples of all processes. All processes must call it.
