@@ -278,12 +278,14 @@ def losses(
 
     policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
     value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
-    loss_B = settings.vf_coef * value_B if values_only else policy_B + settings.vf_coef * value_B
-    # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.
-    if settings.ent_coef:
-        loss_B = loss_B - settings.ent_coef * now.entropy
-    if now.reference_kl is not None and not values_only:
-        loss_B = loss_B + policy_optimizer.kl_coef * now.reference_kl
+    loss_B = settings.vf_coef * value_B
+    if not values_only:
+        loss_B = policy_B + loss_B
+        # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.
+        if settings.ent_coef:
+            loss_B = loss_B - settings.ent_coef * now.entropy
+        if now.reference_kl is not None:
+            loss_B = loss_B + policy_optimizer.kl_coef * now.reference_kl
     kl = {} if now.reference_kl is None else {"reference_kl": now.reference_kl}
     metrics = {
         **kl,

@@ -181,6 +181,8 @@ class TestPaperConfig:
         assert (settings.temperature, settings.max_new_tokens, settings.thought_prob_coef) == (0.2, 256, 0.5)
         assert (settings.ent_coef, settings.max_grad_norm, settings.vf_coef) == (0.0, None, 0.5)
         assert settings.value_sizes == (1024, 512)
+        # This project's additions are off.
+        assert (settings.kl_coef, settings.detach_value, settings.value_warmup) == (0.0, False, 0)
         assert settings.lora == LoraSettings(rank=128, alpha=256, targets="all-linear")
         assert settings.one_view
 
@@ -200,7 +202,7 @@ class TestPaperConfig:
         settings = build_settings(SFTSettings, stage_settings(resolved("paper"), "sft", "NumberLine"))
         assert (settings.epochs, settings.batch_size, settings.learning_rate) == (1, 64, 2e-5)
         assert (settings.warmup, settings.weight_decay, settings.max_length) == (0.03, 0.0, 2048)
-        assert (settings.lora, settings.one_view) == (None, True)
+        assert (settings.lora, settings.one_view, settings.muon_learning_rate) == (None, True, None)
 
 
 def test_snakemake_merges_overlays_as_load_config_does() -> None:
