@@ -152,7 +152,13 @@ def initial_state(
         kl_coef: the weight of the divergence from the policy's reference, if it has one.
         thought_prob_coef: the paper's lambda. It makes no difference to a policy that writes no thoughts.
         schedule_steps: how many steps along the cosine each update makes; see `DefectSettings`.
+
+    Raises:
+        ValueError: the values are to be trained alone at first, in several processes with DDP.
     """
+    if settings.value_warmup and accelerator.num_processes > 1 and not accelerator.is_fsdp2:
+        # DDP waits for the gradients of all that its outputs depend on, and the loss leaves the policy's outputs out.
+        raise ValueError("value_warmup does not work with DDP: use one process, or config/accelerate/fsdp.yaml")
     # Without weight decay, AdamW is Adam.
     optimizer = adamw(
         parameter_groups(policy.model, settings),

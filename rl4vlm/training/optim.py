@@ -30,10 +30,15 @@ def adamw_or_muon(
         lr: learning rate of AdamW.
         muon_lr: learning rate of Muon for hidden matrices; None uses AdamW for all weights.
         weight_decay: of both.
+
+    Raises:
+        ValueError: Muon is asked for and some weights are below float32, where it would lose small steps.
     """
     weights = trainable(model)
     if muon_lr is None:
         return adamw(weights, device, lr=lr, weight_decay=weight_decay)
+    if coarse := {str(weight.dtype) for weight in weights if weight.itemsize < torch.float32.itemsize}:
+        raise ValueError(f"muon_learning_rate needs weights in float32, not {', '.join(sorted(coarse))}: set dtype")
     hidden = hidden_matrices(model)
     rest = [weight for weight in weights if not any(weight is matrix for matrix in hidden)]
     return MuonAdamW(hidden, rest, hidden_lr=muon_lr, lr=lr, weight_decay=weight_decay)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -13,6 +14,7 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo import train
+from rl4vlm.ppo.loop import initial_state
 from rl4vlm.ppo.train import run
 from rl4vlm.training.store import StateFolder
 from tests.games import GAMES
@@ -135,3 +137,10 @@ def test_a_warm_up_of_the_values_leaves_the_policy_alone(tiny_checkpoint, tmp_pa
         )  # fmt: skip
         moved = AutoModelForImageTextToText.from_pretrained(tmp_path / str(change) / "checkpoint").state_dict()
         assert not all(weight.equal(moved[name]) for name, weight in before.items())
+
+
+def test_a_warm_up_of_the_values_with_ddp_is_refused():
+    accelerator: Any = SimpleNamespace(num_processes=2, is_fsdp2=False)
+    policy: Any = None
+    with pytest.raises(ValueError, match="value_warmup does not work with DDP"):
+        initial_state(policy, [], accelerator, replace(SETTINGS, value_warmup=1), 1, thought_prob_coef=0.5)

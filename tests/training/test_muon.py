@@ -80,3 +80,9 @@ def test_a_models_hidden_matrices_are_its_layers(tiny_checkpoint: Path) -> None:
     assert isinstance(optimizer, MuonAdamW)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
     assert not isinstance(adamw_or_muon(model, model.device, lr=1e-3, muon_lr=None), MuonAdamW)
+
+
+def test_weights_in_bfloat16_are_refused(tiny_checkpoint: Path) -> None:
+    model = load_backbone(tiny_checkpoint, dtype="bfloat16").model
+    with pytest.raises(ValueError, match=r"float32, not torch\.bfloat16"):
+        adamw_or_muon(model, model.device, lr=0.1, muon_lr=0.1)

@@ -74,7 +74,8 @@ class TrainingSettings(RunSettings):
     """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
     large as ALFWorld's 50."""
     value_warmup: Natural = 0
-    """Updates at the start of a run that train the values alone: a new value head's first advantages are noise."""
+    """Updates at the start of a run whose loss is the value loss alone: a new value head's first advantages are noise.
+    The policy stands still only with `detach_value`. Not with DDP."""
     vf_coef: Weight = 0.5
     """Weight of the value loss."""
     ent_coef: Weight = 0.0

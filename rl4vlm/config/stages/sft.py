@@ -20,7 +20,8 @@ class SFTSettings(BackboneSettings, RunSettings):
     learning_rate: Weight = 2e-5
     """Peak of the cosine schedule."""
     muon_learning_rate: Positive | None = None
-    """Peak learning rate of hidden matrices, which Muon then trains; null trains all weights with AdamW."""
+    """Peak learning rate of hidden matrices, which Muon then trains; null trains all weights with AdamW.
+    Needs `dtype: float32`."""
     warmup: Share = 0.03
     """Share of the steps in which the learning rate rises."""
     weight_decay: Weight = 0.0
