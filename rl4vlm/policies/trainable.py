@@ -41,7 +41,8 @@ class Rescored:
         value: (B,), current weights, with gradient.
         old_value: (B,), as predicted when the step was played.
         entropy: (B,), current weights, with gradient.
-        reference_kl: (B,), of the current weights from the reference, with gradient; None without a reference.
+        reference_log_ratio: (B, R), log-probability of each reply token under the reference minus that under the
+            current weights, with gradient, 0 at padding; None without a reference.
     """
 
     logprob_thoughts: torch.Tensor
@@ -51,7 +52,7 @@ class Rescored:
     value: torch.Tensor
     old_value: torch.Tensor
     entropy: torch.Tensor
-    reference_kl: torch.Tensor | None = None
+    reference_log_ratio: torch.Tensor | None = None
 
 
 class TrainablePolicy(Protocol):

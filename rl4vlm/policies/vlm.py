@@ -144,7 +144,7 @@ class VLMPolicy:
             old_value=column([item.value for item in items], scores.values),
             # The mean over a reply's tokens: a sum would reward long replies.
             entropy=scores.entropy.sum(-1) / scores.mask.sum(-1),
-            reference_kl=reference_kl(scores.logprobs, pad_sequence(references, batch_first=True))
+            reference_log_ratio=pad_sequence(references, batch_first=True).to(scores.logprobs.device) - scores.logprobs
             if references
             else None,
         )
@@ -192,17 +192,6 @@ class VLMPolicy:
             "tokens": float(len(ids)),
         }
         return Reply(text, numbers, parsed=parsed, replay_item=item)
-
-
-def reference_kl(logprobs_BR: torch.Tensor, reference_BR: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) of sampled replies in nats (B,): the sum of each token's k3 estimate.
-
-    Args:
-        logprobs_BR: log-probability of each reply token under the policy, with gradient, 0 at padding.
-        reference_BR: the same under the reference.
-    """
-    log_ratio = reference_BR.to(logprobs_BR.device) - logprobs_BR
-    return (log_ratio.exp() - 1 - log_ratio).sum(-1)
 
 
 def split_log_probs(

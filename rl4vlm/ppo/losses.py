@@ -79,5 +79,9 @@ def approximate_kl(log_prob_B: torch.Tensor, old_log_prob_B: torch.Tensor) -> to
     Samples must come from the old policy. Unlike -log r it is never negative, and its variance is lower
     (http://joschu.net/blog/kl-approx.html).
     """
-    log_ratio = log_prob_B - old_log_prob_B
+    return k3(log_prob_B - old_log_prob_B)
+
+
+def k3(log_ratio: torch.Tensor) -> torch.Tensor:
+    """(r - 1) - log r of log r, elementwise: over samples from q, with r = p / q, its mean is KL(q || p)."""
     return log_ratio.exp() - 1 - log_ratio

@@ -15,7 +15,7 @@ from torch import nn
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
-from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
+from rl4vlm.ppo.losses import approximate_kl, k3, policy_log_prob, policy_loss, value_loss
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.optim import clear_gradients
@@ -279,14 +279,16 @@ def losses(
     policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
     value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
     loss_B = settings.vf_coef * value_B
+    kl: dict[str, torch.Tensor] = {}
+    if now.reference_log_ratio is not None:
+        kl["reference_kl"] = k3(now.reference_log_ratio).sum(-1)
     if not values_only:
         loss_B = policy_B + loss_B
         # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.
         if settings.ent_coef:
             loss_B = loss_B - settings.ent_coef * now.entropy
-        if now.reference_kl is not None:
-            loss_B = loss_B + policy_optimizer.kl_coef * now.reference_kl
-    kl = {} if now.reference_kl is None else {"reference_kl": now.reference_kl}
+        if kl:
+            loss_B = loss_B + policy_optimizer.kl_coef * kl["reference_kl"]
     metrics = {
         **kl,
         "policy_loss": policy_B,
