@@ -83,7 +83,8 @@ class TestEveryConfig:
         assert {(run.task, run.style) for run in main_runs(config)} == {
             (task, style) for task in config["tasks"] for style in config["styles"]
         }
-        swept = {task: set(values) for task, values in config["ablations"]["lambda"].items() if task in config["tasks"]}
+        lambdas = (config["ablations"] or {}).get("lambda", {})
+        swept = {task: set(values) for task, values in lambdas.items() if task in config["tasks"]}
         for task, values in swept.items():
             assert {run.thought_prob_coef for run in ablation_runs(config) if run.task == task} >= values
 
