@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl4vlm.models.encode import Encoder, FastPixels
+from rl4vlm.models.encode import Encoder, FastLlavaProcessor
 from rl4vlm.models.loading import load_backbone
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 300, 300, 3), np.uint8)
@@ -17,11 +17,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 300, 300, 3), np.uint8)
 def test_the_fast_path_gives_the_processors_bytes(tiny_checkpoint: Path) -> None:
     processor = load_backbone(tiny_checkpoint).processor
     encoder = Encoder(processor)
-    # Twice: the second prompt finds its tokens in the cache.
-    for image in IMAGES:
-        chat = encoder.chat("What is it?")
-        theirs = processor(text=[chat], images=[image], return_tensors="pt")
-        encoded = encoder.prompt(image, "What is it?")
+    for image, prompt in zip(IMAGES, ["What is it?", "", "Say: [1, 2]", "What  is\nit?"], strict=True):
+        theirs = processor(text=[encoder.chat(prompt)], images=[image], return_tensors="pt")
+        encoded = encoder.prompt(image, prompt)
         assert encoded.images.keys() == {"pixel_values"}
         assert encoded.images["pixel_values"].dtype == theirs["pixel_values"].dtype
         assert torch.equal(encoded.images["pixel_values"], theirs["pixel_values"])
@@ -31,7 +29,7 @@ def test_the_fast_path_gives_the_processors_bytes(tiny_checkpoint: Path) -> None
 @pytest.mark.parametrize("change", [{"do_center_crop": True}, {"size": {"shortest_edge": 60}}, {"do_resize": False}])
 def test_a_processor_that_does_more_or_less_is_asked_itself(tiny_checkpoint: Path, change: dict[str, object]) -> None:
     processor = load_backbone(tiny_checkpoint).processor
-    assert FastPixels.of(processor) is not None
+    assert FastLlavaProcessor.of(processor) is not None
     for name, value in change.items():
         setattr(processor.image_processor, name, value)
-    assert FastPixels.of(processor) is None
+    assert FastLlavaProcessor.of(processor) is None
