@@ -18,7 +18,7 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 .PHONY: reproduce seeds lambda ablations smoke base-models test test-long test-cluster test-alfworld test-gallery \
-	test-image test-resume test-sharing lint format docs docs-site setup lock clean-smoke
+	test-image test-resume test-sharing torture lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -73,6 +73,15 @@ test-sharing: $(INSTALLED)
 # Builds the image on a substitute base and runs it, as root. Needs: apt-get install buildah mmdebstrap
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
+
+# Tries to break what is here, for as long as the budgets say (RL4VLM_TORTURE=0.1: a tenth), and writes what happened.
+RL4VLM_TORTURE ?= 1
+TORTURE_RECORDS := results/torture/records.jsonl
+torture: export RL4VLM_TORTURE := $(RL4VLM_TORTURE)
+torture: $(INSTALLED)
+	rm -f $(TORTURE_RECORDS)
+	RL4VLM_TORTURE_RECORDS=$(TORTURE_RECORDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/torture; \
+		status=$$?; $(BIN)/python -m tests.torture.page $(TORTURE_RECORDS) > docs/reliability.md; exit $$status
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,0 +1,50 @@
+"""Writes docs/reliability.md from records: `python -m tests.torture.page RECORDS > docs/reliability.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rl4vlm.core.files import read_json_lines
+
+INTRO = """\
+# Reliability
+
+Written by `make torture` from the records of its checks: edit `tests/torture/`, not this page.
+
+Each row is one check of `tests/torture/`: what was tried, how often, and what happened. `make test` runs the same
+checks with few inputs, `make torture` with many; `RL4VLM_TORTURE=0.1` tries a tenth. Random inputs come from hypothesis
+and from seeded mutations of real ones. A failure would stand first in its row, with its kind.
+"""
+
+
+def page(records: Iterable[Mapping[str, Any]]) -> str:
+    """The page, with the last record of each check: a check that was run again replaces its row."""
+    last = {(record["area"], record["what"]): record for record in records}
+    lines = [INTRO]
+    for area in dict.fromkeys(area for area, _ in last):
+        lines += [f"## {area}", "", "| what was tried | how often | what happened | seconds |", "|---|--:|---|--:|"]
+        lines += [_row(what, record) for (section, what), record in last.items() if section == area]
+        lines.append("")
+    inputs = sum(record["inputs"] for record in last.values())
+    failures = sum(sum(record["failures"].values()) for record in last.values())
+    lines.append(f"In all {inputs:,} attempts, {failures:,} of them failures.\n")
+    runs = dict.fromkeys(
+        f"{record['date']}, version {record['version']} ({(record['revision'] or 'no checkout')[:7]}), "
+        f"{record['cores']} cores of {record['processor']}"
+        for record in last.values()
+    )
+    lines += ["Run with `make torture` on:", "", *(f"- {run}" for run in runs)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(what: str, record: Mapping[str, Any]) -> str:
+    ended = [f"{times:,} {outcome}" for outcome, times in record["outcomes"].items()]
+    failed = [f"**{times:,} failed: {kind}**" for kind, times in record["failures"].items()]
+    return f"| {what} | {record['inputs']:,} | {'; '.join([*failed, *ended])} | {record['seconds']:,.0f} |"
+
+
+if __name__ == "__main__":
+    print(page(record for _, record in read_json_lines(Path(sys.argv[1]))), end="")

@@ -1,0 +1,106 @@
+"""How a check of `tests/torture` counts what it tries, and what it leaves for docs/reliability.md.
+
+A check is a pytest test in this folder. It asks `budget` how often to try, and opens one `trial` for its row of the
+table:
+
+    def test_damaged_weights() -> None:
+        with trial("Damaged files", "weights") as tried:
+            for damage in damages(budget(short=20, long=5_000)):
+                try:
+                    load(damage)
+                except ValueError as error:
+                    if "weights" in str(error):
+                        tried.ended("refused, the file named")
+                    else:
+                        tried.failed("error without the file", f"{damage}: {error}")
+                else:
+                    tried.failed("accepted", repr(damage))
+
+Each input ends in one call of `ended` or `failed`. Leaving the block writes the record, also after an exception or an
+interrupt, and fails the test if an input failed. Nothing else is needed for a new row.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rl4vlm.core.files import JsonLines
+from rl4vlm.results.provenance import code_revision, hardware, package_versions
+
+SHARE = "RL4VLM_TORTURE"
+"""This variable chooses the long form: the share of the long budgets that is tried (1, or 0.1 for a tenth)."""
+RECORDS = "RL4VLM_TORTURE_RECORDS"
+"""This variable names the file of JSON lines that the records are appended to; without it none are written."""
+EXAMPLES = 5
+"""Failed inputs of each kind that a record shows."""
+
+
+def budget(short: int, long: int) -> int:
+    """How many inputs a check tries: `short` in `make test`, in `make torture` the share of `long` that `SHARE` says."""
+    share = os.environ.get(SHARE)
+    return max(short, round(long * float(share))) if share else short
+
+
+class Trial:
+    """Counts the inputs of one check by how they ended."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def ended(self, outcome: str = "as it should", times: int = 1) -> None:
+        """Count inputs that ended well; `outcome` says how, in the words of the table."""
+        self.outcomes[outcome] += times
+
+    def failed(self, kind: str, example: str) -> None:
+        """Count an input that showed a fault of a kind."""
+        self.failures[kind] += 1
+        if self.failures[kind] <= EXAMPLES:
+            self.examples.append(f"{kind}: {example:.500}")
+
+
+@contextmanager
+def trial(area: str, what: str) -> Iterator[Trial]:
+    """Count what a check tries, under `area` and `what` of the table, and write its record.
+
+    Raises AssertionError with examples at the end of the block if an input failed.
+    """
+    tried, begun = Trial(), time.monotonic()
+    try:
+        yield tried
+    except BaseException as error:
+        tried.failed(type(error).__name__, str(error))
+        raise
+    finally:
+        _write(area, what, tried, time.monotonic() - begun)
+    assert not tried.failures, "\n".join([str(dict(tried.failures)), *tried.examples])
+
+
+def _write(area: str, what: str, tried: Trial, seconds: float) -> None:
+    if not (file := os.environ.get(RECORDS)):
+        return
+    machine = hardware()
+    with JsonLines(Path(file), append=True) as lines:
+        lines.write(
+            {
+                "area": area,
+                "what": what,
+                "inputs": tried.outcomes.total() + tried.failures.total(),
+                "outcomes": tried.outcomes,
+                "failures": tried.failures,
+                "examples": tried.examples,
+                "seconds": round(seconds, 1),
+                "date": datetime.now(UTC).date().isoformat(),
+                "version": package_versions().get("rl4vlm"),
+                "revision": code_revision()["revision"],
+                "processor": machine["processor"],
+                "cores": machine["cores"],
+            }
+        )
