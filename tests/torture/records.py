@@ -42,7 +42,7 @@ EXAMPLES = 5
 
 
 def budget(short: int, long: int) -> int:
-    """How many inputs a check tries: `short` in `make test`, in `make torture` the share of `long` that `SHARE` says."""
+    """How many inputs a check tries: `short` in `make test`, the share of `long` that `SHARE` says in `make torture`."""
     share = os.environ.get(SHARE)
     return max(short, round(long * float(share))) if share else short
 
