@@ -1,20 +1,16 @@
 # ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
-"""Parsing any text at all: characters that look like others, random texts, and megabytes."""
+"""Parsing any text at all: characters that look like others, and megabytes. Random texts are in `tests/torture`."""
 
 from __future__ import annotations
 
-import json
 import time
 import timeit
-import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from rl4vlm.core.types import Outcome
 from rl4vlm.interaction.parse import parse_reply
-from tests.interaction.replies import FORMULA, HOUSE, JACK, LINE, action, full_width
+from tests.interaction.replies import FORMULA, HOUSE, LINE, action, full_width
 
 
 class TestCharactersThatOnlyLookDifferent:
@@ -61,67 +57,6 @@ class TestCharactersThatOnlyLookDifferent:
         parsed = parse_reply(text, ("fit",))
         assert parsed.action == "fit"
         assert parsed.action_span == (len(before), len(text))
-
-
-HOSTILE = st.text(alphabet="\"'\\{}[]:,.\n\r actionACTION+-*/=()10hitsandé“”：İſ", max_size=60)
-
-
-@settings(deadline=None, max_examples=400)
-@given(text=st.one_of(st.text(max_size=60), HOSTILE), actions=st.sampled_from([LINE, FORMULA, JACK, HOUSE]))
-@example(text='"action": "ſtand"', actions=JACK)
-@example(text='"action": "İ"', actions=JACK)
-@example(text="\ud800action:\ud800", actions=LINE)
-def test_any_string_is_parsed_consistently(text: str, actions: tuple[str, ...]) -> None:
-    for reply in (text, f'"action": {text}', f'"action": "{text}"'):
-        parsed = parse_reply(reply, actions)
-        assert parsed.action is None or parsed.action in actions
-        assert (parsed.action is not None) == (parsed.outcome is Outcome.OK)
-        assert (parsed.action_span is None) == (parsed.outcome is Outcome.NO_KEY)
-        if parsed.action_span:
-            assert 0 <= parsed.action_span[0] < parsed.action_span[1] == len(reply)
-            assert "action" in unicodedata.normalize("NFKC", reply[parsed.action_span[0] :]).lower()
-
-
-@settings(deadline=None)
-@given(thoughts=st.text(max_size=80), word=st.sampled_from(FORMULA))
-def test_json_with_any_thoughts_before_the_action_is_read_back(thoughts: str, word: str) -> None:
-    assert action(json.dumps({"thoughts": thoughts, "action": word}), FORMULA) == word
-
-
-@settings(deadline=None)
-@given(actions=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5), text=st.text(max_size=30))
-def test_any_words_may_be_actions(actions: list[str], text: str) -> None:
-    parsed = parse_reply(f'"action": "{text}"', actions)
-    assert parsed.action is None or parsed.action in actions
-
-
-ASCII_REPLIES = st.lists(
-    st.sampled_from(
-        ['"action"', "action:", ": ", '"', "'", "hit", "stand", "10", "-", "*", ", ", "{", "}", "\\", "\n", "."]
-    ),
-    max_size=12,
-).map("".join)
-
-
-@settings(deadline=None, max_examples=300)
-@given(text=ASCII_REPLIES, data=st.data(), actions=st.sampled_from([FORMULA, JACK]))
-def test_full_width_characters_anywhere_change_nothing(
-    text: str, data: st.DataObject, actions: tuple[str, ...]
-) -> None:
-    wide = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
-    mixed = "".join(
-        full_width(character) if is_wide else character for character, is_wide in zip(text, wide, strict=True)
-    )
-    assert parse_reply(mixed, actions) == parse_reply(text, actions)
-
-
-@settings(deadline=None)
-@given(thoughts=st.text(alphabet="ﷺﬃ½…㎏é\u0301 a", max_size=40), word=st.sampled_from(FORMULA))
-def test_the_span_starts_at_the_key_whatever_comes_before(thoughts: str, word: str) -> None:
-    before = f'{{"thoughts": "{thoughts}", '
-    text = f'{before}"action": "{full_width(word)}"}}'
-    parsed = parse_reply(text, FORMULA)
-    assert (parsed.action, parsed.action_span) == (word, (len(before), len(text)))
 
 
 MEGABYTE = 1_000_000

@@ -6,17 +6,10 @@ table:
     def test_damaged_weights() -> None:
         with trial("Damaged files", "weights") as tried:
             for damage in damages(budget(short=20, long=5_000)):
-                try:
-                    load(damage)
-                except ValueError as error:
-                    if "weights" in str(error):
-                        tried.ended("refused, the file named")
-                    else:
-                        tried.failed("error without the file", f"{damage}: {error}")
-                else:
-                    tried.failed("accepted", repr(damage))
+                tried.attempt(check_weights, damage)
 
-Each input ends in one call of `ended` or `failed`. Leaving the block writes the record, also after an exception or an
+`attempt` calls a function that returns how the input ended, in the words of the table, or raises if it should not have
+ended so; `ended` and `failed` count by hand. Leaving the block writes the record, also after an exception or an
 interrupt, and fails the test if an input failed. Nothing else is needed for a new row.
 """
 
@@ -25,10 +18,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rl4vlm.core.files import JsonLines
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
@@ -37,12 +31,13 @@ SHARE = "RL4VLM_TORTURE"
 """This variable chooses the long form: the share of the long budgets that is tried (1, or 0.1 for a tenth)."""
 RECORDS = "RL4VLM_TORTURE_RECORDS"
 """This variable names the file of JSON lines that the records are appended to; without it none are written."""
+FINE = "as it should"
 EXAMPLES = 5
 """Failed inputs of each kind that a record shows."""
 
 
 def budget(short: int, long: int) -> int:
-    """How many inputs a check tries: `short` in `make test`, the share of `long` that `SHARE` says in `make torture`."""
+    """How many inputs a check tries: `short` in `make test`, and in `make torture` a share (`SHARE`) of `long`."""
     share = os.environ.get(SHARE)
     return max(short, round(long * float(share))) if share else short
 
@@ -55,7 +50,16 @@ class Trial:
         self.failures: Counter[str] = Counter()
         self.examples: list[str] = []
 
-    def ended(self, outcome: str = "as it should", times: int = 1) -> None:
+    def attempt(self, check: Callable[..., str | None], *inputs: Any) -> None:
+        """Count one input: `check` returns how it ended, or None; any exception of it is a failure."""
+        try:
+            outcome = check(*inputs)
+        except Exception as error:
+            self.failed(type(error).__name__, f"{inputs!r:.300}: {_told(error)}")
+        else:
+            self.ended(outcome or FINE)
+
+    def ended(self, outcome: str = FINE, times: int = 1) -> None:
         """Count inputs that ended well; `outcome` says how, in the words of the table."""
         self.outcomes[outcome] += times
 
@@ -76,11 +80,16 @@ def trial(area: str, what: str) -> Iterator[Trial]:
     try:
         yield tried
     except BaseException as error:
-        tried.failed(type(error).__name__, str(error))
+        tried.failed(type(error).__name__, _told(error))
         raise
     finally:
         _write(area, what, tried, time.monotonic() - begun)
     assert not tried.failures, "\n".join([str(dict(tried.failures)), *tried.examples])
+
+
+def _told(error: BaseException) -> str:
+    # Hypothesis says its example in a note.
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _write(area: str, what: str, tried: Trial, seconds: float) -> None:
