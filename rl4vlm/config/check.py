@@ -90,7 +90,10 @@ def _raise(problems: Iterable[str]) -> None:
 
 
 def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
-    _raise(unusable_values(config))
+    try:
+        _raise(unusable_values(config))
+    except RecursionError:
+        raise ValueError("config, top level: a value holds itself (`&a [*a]`), or is nested too deeply") from None
     _raise(f"top level: {problem}" for problem in unknown_settings(Config, config))
     adapter = TypeAdapter(Config)
     try:

@@ -66,8 +66,11 @@ def _pattern(value: str) -> str:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
-Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
+LARGEST = 2**63 - 1
+"""The largest whole number that torch and NumPy compute with, as a seed, a size or a step."""
+
+Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]

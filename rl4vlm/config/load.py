@@ -10,8 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rl4vlm.core.files import read_yaml
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import Style
 
@@ -44,12 +43,7 @@ def with_scale(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"config {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, Mapping):

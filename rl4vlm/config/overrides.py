@@ -59,13 +59,14 @@ def _from_text(text: str) -> Any:
     """JSON where it is JSON, a YAML list or mapping where it looks like one, else the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    # ValueError: no JSON, or a number of more digits than Python reads.
+    except (ValueError, RecursionError):
         pass
     if text.startswith(("[", "{")):
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"cannot read {text!r}: {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot read {text[:80]!r}: {error}") from None
     return text
 
 
@@ -88,5 +89,9 @@ def parse_words(arguments: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"setting {argument!r} is not of the form key=value")
         *above, last = key.split(".")
-        values = merge(values, reduce(lambda inner, name: {name: inner}, reversed(above), {last: _from_text(text)}))
+        try:
+            value = _from_text(text)
+        except ValueError as error:
+            raise ValueError(f"setting {key}: {error}") from error
+        values = merge(values, reduce(lambda inner, name: {name: inner}, reversed(above), {last: value}))
     return values

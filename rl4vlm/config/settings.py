@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from rl4vlm.config.fields import LARGEST
 from rl4vlm.core.nearest import did_you_mean
 
 Settings = TypeVar("Settings")
@@ -26,7 +28,8 @@ def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     if problems:
         raise ValueError("; ".join(problems))
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        found: Settings = _adapter(kind).validate_python(dict(values))
+        return found
     except ValidationError as error:
         raise ValueError("; ".join(complaint(item) for item in error.errors())) from None
 
@@ -47,7 +50,7 @@ def check_some(
     Raises:
         ValueError: as `build_settings`, with all problems; or a setting of `elsewhere`.
     """
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     elsewhere = elsewhere or {}
     known = [item.name for item in fields(kind) if item.name not in elsewhere]
     typed: dict[str, Any] = {}
@@ -64,7 +67,7 @@ def check_some(
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         else:
-            adapter: TypeAdapter[Any] = TypeAdapter(hints[name], config=None if inner else _FINITE)
+            adapter = _setting_adapter(kind, name)
             try:
                 typed[name] = adapter.dump_python(adapter.validate_python(value), mode="json")
             except ValidationError as error:
@@ -79,9 +82,28 @@ _MAY_BE_A_KEY = {"key_env", "base_url"}
 _FINITE = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
+# A dry run checks the same classes for every task, and to read their types takes longer than to check values.
+
+
+@cache
+def _hints(kind: type[Any], include_extras: bool = True) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=include_extras)
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@cache
+def _setting_adapter(kind: type[Any], name: str) -> TypeAdapter[Any]:
+    hint = _hints(kind)[name]
+    return TypeAdapter(hint, config=None if settings_class(hint) else _FINITE)
+
+
 def plain_settings(settings: Any) -> dict[str, Any]:
     """The settings of an object as plain values, those of settings classes inside it as mappings."""
-    plain: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    plain: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
     return plain
 
 
@@ -97,7 +119,7 @@ def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
         return
     kind = settings_class(hint)
     if kind is not None:
-        hints = get_type_hints(kind)
+        hints = _hints(kind, include_extras=False)
         known = [item.name for item in fields(kind) if item.init]
         for name, inner in value.items():
             if name in known:
@@ -110,13 +132,15 @@ def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
 
 
 def unusable_values(value: Any, place: str = "") -> Iterator[str]:
-    """A message for every number that is not finite and every text that no command line can hold, however deep."""
+    """A message for every number that no job can compute with and every text that no command line can hold."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from unusable_values(inner, f"{place}.{name}" if place else str(name))
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
             yield from unusable_values(inner, f"{place}.{index}")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        yield f"{place}: a whole number of more than 63 bits"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{place}={value}: not a finite number"
     elif isinstance(value, str) and _NOT_TEXT.search(value):

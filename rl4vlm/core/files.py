@@ -1,4 +1,4 @@
-"""Atomic writes, JSON and JSON-lines files, and checksums."""
+"""Atomic writes, JSON, JSON-lines and YAML files, and checksums."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -159,14 +160,37 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
-def _json_object(text: str, place: str) -> dict[str, Any]:
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file. Raises ValueError that names it if it is missing, no text or no YAML."""
+    text = read_text(path)
     try:
-        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is not JSON: {error}") from None
+        return yaml.safe_load(text)
+    # PyYAML lets through what Python says of its numbers, dates and keys, which may be any error.
+    except Exception as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+
+
+def _json_object(text: str, place: str) -> dict[str, Any]:
+    found = parse_json(text, place)
     if not isinstance(found, dict):
         raise ValueError(f"{place} is no JSON object but {text[:40]!r}")
     return found
+
+
+def parse_json(text: str, place: Path | str) -> Any:
+    """The value that a JSON text holds.
+
+    Args:
+        text: the text.
+        place: where it stands, for messages.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or holds NaN or infinity; the message names the place.
+    """
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON: {error}") from None
 
 
 def _finite(number: str) -> float:

@@ -55,5 +55,5 @@ def check_readable(folder: Path) -> None:
             elif file.suffix == ".safetensors":
                 with safe_open(file, "pt"):
                     pass
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError, SafetensorError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error

@@ -7,10 +7,10 @@ from dataclasses import field
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rl4vlm.config.fields import Weight, settings
+from rl4vlm.core.files import read_yaml
 
 
 @settings
@@ -34,9 +34,8 @@ class Claim:
 def load_claims(file: Path, results_dir: str) -> list[Claim]:
     """The claims about a config's `results_dir`, if any. Raises ValueError naming what is wrong with the file."""
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return TypeAdapter(dict[str, list[Claim]]).validate_python(found).get(results_dir, [])
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+        return TypeAdapter(dict[str, list[Claim]]).validate_python(read_yaml(file) or {}).get(results_dir, [])
+    except (OSError, ValidationError) as error:
         raise ValueError(f"{file} holds no claims: {error}") from None
 
 
@@ -49,7 +48,10 @@ def broken_claims(claims: Sequence[Claim], results: Path) -> list[str]:
 def _problem(claim: Claim, file: Path) -> str | None:
     if not file.is_file():
         return "the file is missing"
-    rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    try:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        return f"the file is no table: {error}"
     unknown = [name for name in (*claim.row, claim.column) if name not in rows]
     if unknown:
         return f"there is no column {unknown[0]!r}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs, sft_runs
-from rl4vlm.core.files import RECORD
+from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.results import names
 from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
 
@@ -69,15 +68,13 @@ def _problem(path: Path) -> str | None:
 def _malformed(suffix: str, content: bytes) -> str | None:
     try:
         text = content.decode("utf-8")
-        if suffix == ".json":
-            json.loads(text)
-        elif suffix == ".jsonl":
-            for line in text.splitlines():
-                json.loads(line)
+        for number, value in enumerate({".json": [text], ".jsonl": text.split("\n")}.get(suffix, ()), start=1):
+            if value:
+                parse_json(value, f"value {number}")
     except UnicodeDecodeError as error:
         return f"not text: {error}"
-    except json.JSONDecodeError as error:
-        return f"not JSON: {error}"
+    except ValueError as error:
+        return str(error)
     if suffix == ".csv" and len(list(csv.reader(text.splitlines()))) < 2:
         return "a table without rows"
     return None

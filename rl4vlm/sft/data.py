@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.config.stages.sft_data import SFTDataSettings
-from rl4vlm.core.files import atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import atomic_write_text, jsonable, parse_json, read_text, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -153,13 +153,9 @@ def load_samples(source: Path) -> list[Demonstration]:
         ValueError: the file, a sample in it or its image is not valid; the message names file and sample.
     """
     file = _data_file(source)
-    content = file.read_bytes()
-    if content.startswith(LFS_POINTER):
+    if _is_pointer(file):
         raise ValueError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull")
-    try:
-        entries = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    entries = parse_json(read_text(file), file)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{file} is not a list of samples")
     samples = [_demonstration(file, number, entry) for number, entry in enumerate(entries)]
@@ -225,12 +221,16 @@ def _demonstration(file: Path, number: int, entry: Any) -> Demonstration:
     return Demonstration(name, file.parent / image, prompt.replace(IMAGE_TOKEN, "").strip("\n"), reply)
 
 
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def _image_problem(path: Path) -> str | None:
     """What is wrong with an image, None if nothing is."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                return "is a pointer of Git LFS and not the file itself: run git lfs pull"
+        if _is_pointer(path):
+            return "is a pointer of Git LFS and not the file itself: run git lfs pull"
         with Image.open(path) as image:
             # The checksums of a PNG tell without decoding it, in a tenth of the time.
             image.verify() if image.format == "PNG" else image.load()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, sha256_of
+from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, read_json, sha256_of
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
@@ -223,10 +223,9 @@ def damage(folder: Path) -> str | None:
 def _read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one if the file is missing, broken or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], above: str = "") -> list[str]:

@@ -90,3 +90,11 @@ def test_a_number_typed_by_hand_is_finite(kind: type[Any]) -> None:
             word = setting_words({place: put(0)})[0].replace("0", number)
             with pytest.raises(ValueError, match=rf"{place.rpartition('.')[2]}[\w.]*="):
                 parse_settings(kind, [word])
+
+
+def test_a_whole_number_has_63_bits_at_most() -> None:
+    said = complaints({**OWN, **INSIDE, **dict.fromkeys(UNTYPED, lambda number: number)}, 10**5000)
+    assert [place for place in [*OWN, *INSIDE] if f"config, {place}" not in said] == []
+    for number in ("9223372036854775808", "1" * 5000):
+        with pytest.raises(ValueError, match=r"setting num_envs"):
+            parse_settings(STAGES["ppo"], [f"num_envs={number}"])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rl4vlm.config.fields import LARGEST
 from rl4vlm.config.load import stage_settings
 from rl4vlm.config.overrides import (
     SHUTDOWN_SECONDS,
@@ -49,7 +50,11 @@ class Some:
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-LARGEST, LARGEST)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
@@ -87,7 +92,9 @@ class TestSettings:
             ("steps=many", "steps='many'.*integer"),
             ("steps=1.5", r"steps=1\.5.*integer"),
             ("flag=7", "flag=7.*boolean"),
-            ("prompt={role", "cannot read"),
+            ("prompt={role", "setting prompt: cannot read"),
+            (f"prompt=[{'1' * 5000}", "setting prompt: cannot read"),
+            (f"prompt={'[' * 2000}", "setting prompt: cannot read"),
             ("steps=-1", "steps -1 is negative"),
         ],
     )

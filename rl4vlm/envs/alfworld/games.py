@@ -7,7 +7,6 @@ games and this project's generated games have the same layout. Each `traj_data.j
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -16,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.core.files import read_json
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.envs.alfworld.types import Goal, Source, TaskType
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -112,9 +113,12 @@ def find_games(
         skip_bad_games: log a bad game and list it in `skipped`, in place of an error.
 
     Raises:
-        ValueError: the folder does not exist, a game is bad (the message names its file), or there is no game.
+        ValueError: the folder does not exist, a generated game is not as it was written, a game is bad (the message
+            names its file), or there is no game.
     """
     folder = split_folder(data, split)
+    # Games that were generated here have a record.
+    check_unchanged(folder)
     wanted, files, skipped, without_game = set(task_types), [], [], 0
     for trajectory in sorted(folder.rglob(TRAJECTORY)):
         # Look below the split's folder only: the words may occur in the path of the data folder.
@@ -178,14 +182,11 @@ def read_game(file: Path) -> GameData:
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except OSError as error:
         raise BadGame(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise BadGame(f"{file}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise BadGame(f"{file}: is not a JSON object")
-    return content
+        raise BadGame(str(error)) from None
 
 
 def _read_goal(trajectory: Mapping[str, Any], file: Path) -> Goal:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.files import atomic_write_text
+from pydantic import TypeAdapter
+
+from rl4vlm.core.files import atomic_write_text, read_json
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,14 @@ class Stored:
     retries: int = 0
 
 
+_STORED = TypeAdapter(Stored)
+
+
 class ReplyCache:
     """A folder with one JSON file per question. Several processes may share it.
 
     A file is named by the question's key (`question_key`) and holds the whole exchange, with the image as a data URL.
-    It never holds an API key or other headers.
+    It never holds an API key or other headers. A checksum tells a damaged file; files of earlier versions have none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,15 +42,25 @@ class ReplyCache:
         if not file.is_file():
             return None
         try:
-            response = json.loads(file.read_text(encoding="utf-8"))["response"]
-            return Stored(int(response["status"]), str(response["text"]), int(response["retries"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged; delete it to ask the question again") from error
+            exchange = read_json(file)
+            stored = _STORED.validate_python(exchange["response"], strict=True)
+            if "sha256" in exchange and exchange["sha256"] != _sha256(exchange):
+                raise ValueError("it is not what was stored")
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{file} is damaged; delete it to ask the question again: {error}") from error
+        return stored
 
     def put(self, key: str, endpoint: str, body: Mapping[str, Any], repetition: int, stored: Stored) -> None:
         """Store a response with its question."""
         exchange = {"endpoint": endpoint, "repetition": repetition, "request": body, "response": asdict(stored)}
+        exchange["sha256"] = _sha256(exchange)
         atomic_write_text(self._file(key), json.dumps(exchange, indent=1) + "\n")
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
+
+
+def _sha256(exchange: Mapping[str, Any]) -> str:
+    """The checksum of a stored exchange, without its own entry."""
+    text = json.dumps({name: value for name, value in exchange.items() if name != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
