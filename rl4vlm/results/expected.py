@@ -68,9 +68,11 @@ def _problem(path: Path) -> str | None:
 def _malformed(suffix: str, content: bytes) -> str | None:
     try:
         text = content.decode("utf-8")
-        for number, value in enumerate({".json": [text], ".jsonl": text.split("\n")}.get(suffix, ()), start=1):
-            if value:
-                parse_json(value, f"value {number}")
+        if suffix == ".json":
+            parse_json(text, "it")
+        elif suffix == ".jsonl":
+            for number, line in enumerate(text.splitlines(), start=1):
+                parse_json(line, f"line {number}")
     except UnicodeDecodeError as error:
         return f"not text: {error}"
     except ValueError as error:

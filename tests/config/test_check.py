@@ -133,6 +133,13 @@ def test_what_is_wrong_is_named_with_what_is_right(place: str, value: Any, said:
         laid_over("default", overlay(place, value))
 
 
+def test_a_value_that_holds_itself_is_refused() -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    with pytest.raises(ValueError, match="config, top level: a value holds itself"):
+        checked_config({**resolved("default"), "tasks": itself}, task_names(), options_of)
+
+
 def test_a_key_that_must_be_there_is_named() -> None:
     config = resolved("default")
     del config["tasks"]

@@ -24,6 +24,7 @@ from rl4vlm.core.files import (
     jsonable,
     read_json,
     read_json_lines,
+    read_yaml,
     sha256_of,
 )
 from rl4vlm.core.types import Style
@@ -134,6 +135,9 @@ class TestReadJson:
             (b'{"a": 1}\n\n{"a": 1}\n', r"a\.jsonl, line 2 is not JSON"),
             (b'{"a": 1}\n[2]\n', r"a\.jsonl, line 2 is no JSON object but '\[2\]'"),
             (b'"\xff"\n', r"a\.jsonl is not UTF-8 text"),
+            (b'{"a": -Infinity}\n', r"a\.jsonl, line 1 is not JSON: -Infinity is no finite number"),
+            (b'{"a": ' + b"1" * 5000 + b"}\n", r"a\.jsonl, line 1 is not JSON: .*4300 digits"),
+            (b'{"a": ' + b"[" * 100_000, r"a\.jsonl, line 1 is not JSON"),
         ],
     )
     def test_names_the_line_that_is_broken(self, tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -151,6 +155,26 @@ class TestReadJson:
             read_json(file)
         file.write_text('{\n"a": 1\n}')
         assert read_json(file) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: [",
+        b"a: \xff",
+        b"a: \0",
+        b"a: 2026-99-99",
+        b"a: " + b"1" * 5000,
+        b"!!bool x",
+        b"[" * 2000,
+        b"!!python/name:os",
+    ],
+    ids=lambda content: content[:20],
+)
+def test_yaml_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml is not (YAML|UTF-8 text)"):
+        read_yaml(tmp_path / "a.yaml")
 
 
 def test_jsonable_converts_all_types_that_settings_hold() -> None:

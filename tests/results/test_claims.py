@@ -55,6 +55,15 @@ def test_a_claim_of_other_keys_is_refused(tmp_path: Path) -> None:
         load_claims(tmp_path / "claims.yaml", "results")
 
 
+def test_a_file_that_is_no_text_or_no_table_is_named(tmp_path: Path) -> None:
+    for name in ("claims.yaml", "t.csv"):
+        (tmp_path / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"claims\.yaml is not UTF-8 text"):
+        load_claims(tmp_path / "claims.yaml", "results")
+    (problem,) = broken_claims([claim()], tmp_path)
+    assert "the file is no table" in problem
+
+
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")

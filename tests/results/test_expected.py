@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
         ("a.md", b"\xd4\xff", "not text"),
         ("a.safetensors", b"\xd4\xff", None),
         ("a.md", None, "missing"),
+        ("a.json", b'{"a": NaN}', "NaN is no finite number"),
+        ("a.jsonl", b'{}\n{"a": 1e999}\n', "line 2 is not JSON"),
     ],
 )
 def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, content: bytes | None, problem: str | None) -> None:

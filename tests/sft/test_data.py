@@ -223,13 +223,16 @@ class TestPerception:
         [
             ("{", "is not JSON"),
             ("[" * 100_000, "is not JSON"),
+            ("[" + "1" * 5000, "is not JSON"),
+            ("[NaN]", "is not JSON"),
+            ("\udcff", "is not UTF-8"),
             (data.LFS_POINTER.decode(), "is a pointer of Git LFS"),
             ("{}", "not a list"),
             ("[]", "not a list"),
         ],
     )
     def test_a_file_that_holds_no_samples_is_named(self, tmp_path: Path, text: str, what: str) -> None:
-        (tmp_path / "bad.json").write_text(text)
+        (tmp_path / "bad.json").write_text(text, errors="surrogateescape")
         with pytest.raises(ValueError, match=rf"bad\.json.*{what}"):
             load_samples(tmp_path / "bad.json")
 

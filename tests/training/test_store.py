@@ -94,6 +94,11 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(saved: Store, name:
     assert content(saved) == "four"
 
 
+def test_a_manifest_that_is_nested_too_deeply_is_a_damaged_state(saved: Store) -> None:
+    (home(saved) / "00000003" / MANIFEST).write_text("[" * 100_000)
+    assert content(saved) == "two"
+
+
 def test_any_flipped_bit_of_a_manifest_is_harmless_or_found(saved: Store) -> None:
     file = home(saved) / "00000003" / MANIFEST
     whole = file.read_bytes()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.core.output import output_checksums
 from rl4vlm.envs.alfworld.games import SPLITS, find_games, read_game, split_folder
 from rl4vlm.envs.alfworld.types import Goal, Source, TaskType
 
@@ -87,7 +88,7 @@ class TestReadGame:
         assert "trial_7" in str(error.value)
 
     @pytest.mark.parametrize("name", ["game.tw-pddl", "traj_data.json"])
-    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[]"])
+    @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[]", b'{"scene": NaN}', b"[" * 100_000])
     def test_a_corrupt_or_missing_file_is_named(self, tmp_path: Path, name: str, content: bytes | None) -> None:
         broken = write_game(tmp_path / "trial_7").with_name(name)
         broken.unlink() if content is None else broken.write_bytes(content)
@@ -147,6 +148,15 @@ class TestFindGames:
         assert found.files == (good,)
         assert found.skipped == ((bad, f"{bad}: the game is marked as unsolvable"),)
         assert f"skipped: {bad}: the game is marked as unsolvable" in caplog.messages
+
+    def test_a_generated_game_that_was_changed_is_named(self, tmp_path: Path) -> None:
+        file = write_game(tmp_path / "train" / "a-Mug-None-Desk-301" / "t")
+        record = {"stage": "alfworld_games", "outputs": output_checksums(tmp_path, "run.json")}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert find_games(tmp_path, "train").files == (file,)
+        file.write_text(file.read_text().replace("put a mug", "put a cup"))
+        with pytest.raises(ValueError, match=r"game\.tw-pddl is damaged or was changed"):
+            find_games(tmp_path, "train")
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no ALFWorld games at .*/nowhere: there is no such folder"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -260,13 +260,35 @@ class TestCache:
         assert exchange["request"] == endpoint.asked[0]
         assert json.loads(exchange["response"]["text"]) == completion()
 
-    def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            lambda text: text[:-20],
+            lambda text: text.replace("assistant", "assistent"),
+            lambda text: text.replace('"status": 200', '"status": NaN'),
+            lambda text: text.replace('"temperature": 0.5', '"temperature": 0.4'),
+            lambda text: "[" * 100_000,
+        ],
+    )
+    def test_a_damaged_file_is_named(self, tmp_path: Path, harm: Callable[[str], str]) -> None:
+        with serving(Endpoint()) as endpoint:
+            texts(policy_for(endpoint, tmp_path, temperature=0.5), requests(1))
+            (file,) = (tmp_path / "cache").rglob("*.json")
+            harmed = harm(file.read_text())
+            assert harmed != file.read_text()
+            file.write_text(harmed)
+            with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+                texts(policy_for(endpoint, tmp_path, temperature=0.5), requests(1))
+
+    def test_a_file_of_an_earlier_version_has_no_checksum(self, tmp_path: Path) -> None:
         with serving(Endpoint()) as endpoint:
             texts(policy_for(endpoint, tmp_path), requests(1))
             (file,) = (tmp_path / "cache").rglob("*.json")
-            file.write_text(file.read_text()[:-20])
-            with pytest.raises(ValueError, match=f"{file.name} is damaged"):
-                texts(policy_for(endpoint, tmp_path), requests(1))
+            exchange = json.loads(file.read_text())
+            del exchange["sha256"]
+            file.write_text(json.dumps(exchange))
+            assert texts(policy_for(endpoint, tmp_path), requests(1)) == [REPLY]
+        assert len(endpoint.asked) == 1
 
 
 class TestConcurrencyAndRate:
