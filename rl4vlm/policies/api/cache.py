@@ -43,11 +43,11 @@ class ReplyCache:
             return None
         try:
             exchange = read_json(file)
-            stored = _STORED.validate_python(exchange["response"], strict=True)
+            stored = _STORED.validate_python(exchange["response"])
             if "sha256" in exchange and exchange["sha256"] != _sha256(exchange):
                 raise ValueError("it is not what was stored")
         except (ValueError, KeyError) as error:
-            raise ValueError(f"{file} is damaged; delete it to ask the question again: {error}") from error
+            raise ValueError(f"{file} is damaged; delete it to ask the question again") from error
         return stored
 
     def put(self, key: str, endpoint: str, body: Mapping[str, Any], repetition: int, stored: Stored) -> None:
