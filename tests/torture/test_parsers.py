@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from rl4vlm.core.types import Outcome
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.interaction.plain import plain
+from rl4vlm.policies.api.messages import Kind, read_answer
 from rl4vlm.tasks.alfworld import aliases_of
 from tests.interaction.replies import FORMULA, HOUSE, JACK, LINE, action, full_width
+from tests.policies.api.endpoint import completion
 from tests.torture.mutate import mutated
 from tests.torture.records import SHARE, budget, trial
 
@@ -179,6 +181,31 @@ def test_the_span_starts_at_the_key_whatever_comes_before() -> None:
             tried.ended("gave the action and its span")
 
         read()
+
+
+ANSWERS = [
+    json.dumps(completion()),
+    json.dumps(completion([{"type": "text", "text": "hit"}], "length", None)),
+    json.dumps(completion(None, "content_filter", refusal="no")),
+    '{"error": {"message": "slow down", "code": 429, "innererror": {"code": "content_filter"}}}',
+    '{"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": true}}',
+    "<html>502 Bad Gateway</html>",
+]
+
+
+def check_answer(status: int, text: str) -> str:
+    answer = read_answer(status, text, ("content_filter",))
+    assert bool(answer.text.strip()) == (answer.kind in (Kind.OK, Kind.CUT_OFF)), answer
+    for count in (answer.input_tokens, answer.output_tokens):
+        assert count is None or (type(count) is int and count >= 0), answer
+    return "were a readable completion" if answer.text else f"were {answer.kind}"
+
+
+def test_answers_of_endpoints() -> None:
+    rng = Random(11)
+    with trial("Parsers", "answers of an endpoint: mutations of real ones") as tried:
+        for _ in range(budget(short=1_000, long=1_000_000)):
+            tried.attempt(check_answer, rng.choice((200, 200, 400, 500)), mutated(rng.choice(ANSWERS), rng, ANSWERS))
 
 
 # --- ALFWorld's commands ----------------------------------------------------------------------------------------------
