@@ -94,7 +94,7 @@ class TestSettings:
             ("flag=7", "flag=7.*boolean"),
             ("prompt={role", "setting prompt: cannot read"),
             (f"prompt=[{'1' * 5000}", "setting prompt: cannot read"),
-            (f"prompt={'[' * 2000}", "setting prompt: cannot read"),
+            (f"prompt={'[' * 500}", "setting prompt: cannot read"),
             ("steps=-1", "steps -1 is negative"),
         ],
     )

@@ -166,7 +166,7 @@ class TestReadJson:
         b"a: 2026-99-99",
         b"a: " + b"1" * 5000,
         b"!!bool x",
-        b"[" * 2000,
+        b"[" * 500,
         b"!!python/name:os",
     ],
     ids=lambda content: content[:20],

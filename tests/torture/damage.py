@@ -18,8 +18,8 @@ WHOLE = {
     "a list of numbers": b"[1, 2]",
     "UTF-16": '\ufeff{"a": 1}'.encode("utf-16"),
     "no text": bytes(range(256)),
-    "nested deeply": b"[" * 2000,
-    "nested objects": b'{"a":' * 2000,
+    "nested deeply": b"[" * 1000,
+    "nested objects": b'{"a":' * 1000,
 }
 """Contents that have nothing of the file."""
 
