@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -50,7 +50,7 @@ def check_some(
     Raises:
         ValueError: as `build_settings`, with all problems; or a setting of `elsewhere`.
     """
-    hints = _hints(kind)
+    hints = _hints(kind, include_extras=True)
     elsewhere = elsewhere or {}
     known = [item.name for item in fields(kind) if item.name not in elsewhere]
     typed: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def check_some(
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         else:
-            adapter = _setting_adapter(kind, name)
+            adapter = _adapter_of(kind, name)
             try:
                 typed[name] = adapter.dump_python(adapter.validate_python(value), mode="json")
             except ValidationError as error:
@@ -82,23 +82,15 @@ _MAY_BE_A_KEY = {"key_env", "base_url"}
 _FINITE = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
-# A dry run checks the same classes for every task, and to read their types takes longer than to check values.
-
-
-@cache
-def _hints(kind: type[Any], include_extras: bool = True) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=include_extras)
-
-
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-@cache
 def _setting_adapter(kind: type[Any], name: str) -> TypeAdapter[Any]:
-    hint = _hints(kind)[name]
+    hint = _hints(kind, include_extras=True)[name]
     return TypeAdapter(hint, config=None if settings_class(hint) else _FINITE)
+
+
+# A dry run checks the same classes for every task, and reading their types takes longer than checking values.
+_hints: Callable[..., dict[str, Any]] = cache(get_type_hints)
+_adapter: Callable[..., TypeAdapter[Any]] = cache(TypeAdapter)
+_adapter_of: Callable[..., TypeAdapter[Any]] = cache(_setting_adapter)
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:
@@ -119,7 +111,7 @@ def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
         return
     kind = settings_class(hint)
     if kind is not None:
-        hints = _hints(kind, include_extras=False)
+        hints = _hints(kind)
         known = [item.name for item in fields(kind) if item.init]
         for name, inner in value.items():
             if name in known:
