@@ -1,4 +1,4 @@
-"""Writes docs/reliability.md from records: `python -m tests.torture.page RECORDS > docs/reliability.md`."""
+"""Writes docs/reliability.md from records: `python -m tests.torture.page RECORDS... > docs/reliability.md`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ INTRO = """\
 Written by `make torture` from the records of its checks: edit `tests/torture/`, not this page.
 
 Each row is one check of `tests/torture/`: what was tried, how often, and what happened. `make test` runs the same
-checks with few inputs, `make torture` with many; `RL4VLM_TORTURE=0.1` tries a tenth. Random inputs come from hypothesis
-and from seeded mutations of real ones. A failure would stand first in its row, with its kind.
+checks with few inputs, `make torture` with many: a million per parser, unless `RL4VLM_TORTURE` chooses a share of that.
+The runs at the end of the page say theirs. Random inputs come from hypothesis and from seeded mutations of real ones;
+atheris was not used. A failure stands first in its row, with its kind. Seconds are those of machines that may have done
+other work, too.
 """
 
 
@@ -33,10 +35,10 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
     lines.append(f"In all {inputs:,} attempts, {failures:,} of them failures.\n")
     runs = dict.fromkeys(
         f"{record['date']}, version {record['version']} ({(record['revision'] or 'no checkout')[:7]}), "
-        f"{record['cores']} cores of {record['processor']}"
+        f"{record['cores']} cores of {record['processor']}, a share of {record['share']:g} of the long form"
         for record in last.values()
     )
-    lines += ["Run with `make torture` on:", "", *(f"- {run}" for run in runs)]
+    lines += ["The runs:", "", *(f"- {run}" for run in runs)]
     return "\n".join(lines) + "\n"
 
 
@@ -47,4 +49,4 @@ def _row(what: str, record: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(page(record for _, record in read_json_lines(Path(sys.argv[1]))), end="")
+    print(page(record for file in sys.argv[1:] for _, record in read_json_lines(Path(file))), end="")

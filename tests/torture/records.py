@@ -105,6 +105,7 @@ def _write(area: str, what: str, tried: Trial, seconds: float) -> None:
                 "outcomes": tried.outcomes,
                 "failures": tried.failures,
                 "examples": tried.examples,
+                "share": float(os.environ.get(SHARE) or 0),
                 "seconds": round(seconds, 1),
                 "date": datetime.now(UTC).date().isoformat(),
                 "version": package_versions().get("rl4vlm"),
