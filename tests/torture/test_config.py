@@ -138,7 +138,7 @@ def refused(error: ValueError, *names: str) -> str:
     """The project's own error, which holds one of `names`."""
     assert type(error) is ValueError, f"a {type(error).__name__}"
     assert any(name in str(error) for name in names), f"{names} are not named: {error}"
-    return "was refused, and named"
+    return "were refused, and named"
 
 
 def check_key(key: Key, hint: Any, value: Any) -> str:
@@ -149,7 +149,7 @@ def check_key(key: Key, hint: Any, value: Any) -> str:
     taken = reduce(lambda inner, name: inner[name], key, typed)
     if key != ("label",):  # the scale's, if it is empty
         check_taken(value, taken, hint)
-    return "was taken as its type says"
+    return "were taken as its type says"
 
 
 def check_misspelt(key: Key) -> str:
@@ -188,7 +188,7 @@ def check_several(rng: Random) -> str:
         checked_config(config, KNOWN, options_of)
     except ValueError as error:
         return refused(error, "config, ")
-    return "was taken as its type says"
+    return "were taken as its type says"
 
 
 def test_several_keys_at_once() -> None:
@@ -208,7 +208,7 @@ def check_word(kind: type[Any], required: Mapping[str, Any], key: Key, hint: Any
         return refused(error, *key)
     taken = reduce(lambda inner, name: inner[name], key, plain_settings(found))
     assert object in kinds(hint) or type(taken) in kinds(hint), f"taken as {taken!r}"
-    return "was taken as its type says"
+    return "were taken as its type says"
 
 
 def test_settings_typed_by_hand() -> None:

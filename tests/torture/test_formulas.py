@@ -56,14 +56,14 @@ def check_exact(tokens: Sequence[Token]) -> str:
     expected = exact(tokens)
     found = exact_value(tokens)
     assert found == expected, f"{found}, not {expected}"
-    return "was malformed for both" if expected is None else "had the same value"
+    return "were malformed for both" if expected is None else "had the same value"
 
 
 def check_python(text: str) -> str:
     """`python_value` says what `eval` says, where `eval` is safe to ask."""
     found = python_value(text)
     if text.count("**") > 1 or len(text) > 12:  # eval might not end
-        return "was not given to eval"
+        return "were not given to eval"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # eval warns of 2(3)
         try:
@@ -74,10 +74,10 @@ def check_python(text: str) -> str:
     if expected is not None and found is None:
         assert isinstance(expected, int), f"none, not {expected}"
         assert abs(expected) > 2**1000, f"none, not {expected}"
-        return "was too large a power"
+        return "were too large a power"
     # NaN equals nothing, itself included.
     assert (repr(found), type(found)) == (repr(expected), type(expected)), f"{found}, not {expected}"
-    return "was an error for both" if expected is None else "had the same value"
+    return "were an error for both" if expected is None else "had the same value"
 
 
 def formula(rng: Random, depth: int = 0) -> list[Token]:
@@ -126,7 +126,7 @@ def test_texts_that_are_no_formulas() -> None:
 
 def assert_number(value: object) -> str:
     assert value is None or type(value) in (int, float, complex)
-    return "was no number" if value is None else "was a number"
+    return "were no number" if value is None else "were a number"
 
 
 def test_sequences_by_hypothesis() -> None:
@@ -153,13 +153,13 @@ def play(game: FormulaGame, rng: Random) -> str:
             assert advice.action in game.actions, "advice that is no action"
         after = game.transition(state, action, dice)
         if after.truncated:
-            return "was cut off"
+            return "were cut off"
         if after.terminated:
             if game.rules == "strict":
                 wins = not state.left and exact([item for item in state.formula if item != BLANK]) == game.target
                 assert wins == pays, "another value"
             assert after.reward == (10 if pays else -1)
-            return "was won" if pays else "was lost"
+            return "were won" if pays else "were lost"
         state = after.state
 
 

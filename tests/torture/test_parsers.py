@@ -254,7 +254,7 @@ def check_command(value: str, commands: tuple[str, ...], written: str) -> str:
         assert parsed.action == next(iter(expected)), f"{parsed.action!r}, not {expected}"
         return "named the one command"
     assert parsed.outcome is (Outcome.AMBIGUOUS if expected else Outcome.NO_LEGAL_ACTION), f"{parsed}, not {expected}"
-    return "named none or several, and was not guessed"
+    return "named none or several, and were not guessed"
 
 
 def test_commands() -> None:
