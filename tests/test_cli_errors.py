@@ -29,6 +29,7 @@ DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
             "a/b: Permission denied; change its permissions",
         ),
         (OSError("cannot identify image file 'a.png'"), 3, "error: cannot identify image file 'a.png'"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "Broken pipe; another program ended"),
         (MemoryError(), 4, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("task 'x' is unknown"), 2, "error: task 'x' is unknown"),
