@@ -30,6 +30,7 @@ BASE_MODEL = (
     "steps=2 batch_size=4 corpus=20 probe=2 pretrain_tasks=[NumberLine] sizes.vocabulary=400 sizes.image_size=60 "
     "sizes.patch=15 sizes.width=32 sizes.vision_layers=1 sizes.language_layers=1 sizes.heads=2 sizes.mlp=64"
 )
+RESULTS = "--results {given}/results --scale smoke --thought-prob-coef NumberLine=0.5"
 STAGES = {
     "base_model": f"base-model --out {{work}}/out --set device=cpu {BASE_MODEL}",
     "sft_data": "sft-data --task NumberLine --out {work}/out --set samples=12",
@@ -38,8 +39,8 @@ STAGES = {
     "value_sizes=[8]",
     "cnn": f"cnn --task EZPoints --out {{work}}/out {PLAYED} sizes.image_size=40",
     "evaluate": "evaluate {model} NumberLine --out {work}/out --set episodes=6 num_envs=3 max_new_tokens=8 device=cpu",
-    "tables": "tables --results {given}/results --scale smoke --out {work}/out",
-    "figure": "figure lambda_ablation --results {given}/results --scale smoke --out {work}/out",
+    "tables": f"tables {RESULTS} --out {{work}}/out",
+    "figure": f"figure lambda_ablation {RESULTS} --out {{work}}/out",
     "gallery": "gallery --results {given}/played --scale smoke --out {work}/out --set episodes=2",
     "readme_assets": "readme-assets --figures {given}/results/figures --tables {given}/results/tables --out {work}/out "
     "--readme {work}/README.md",

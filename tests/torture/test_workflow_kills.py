@@ -23,7 +23,7 @@ WHOLE = KILLS >= 50
 """A shorter run has one game and no pre-training."""
 CONFIGS = ("--configfile", "config/smoke.yaml", "overlay.yaml")
 # Nothing else runs in the folder, so that a lock that a kill left needs no --unlock, which takes seconds.
-RUN = ("--cores", "2", "--nolock", "--rerun-incomplete", "--workflow-profile", "none", *CONFIGS)
+RUN = ("--cores", "2", "--nolock", *CONFIGS)
 COMPARED = (".csv", ".jsonl", ".md", ".pdf", ".png", ".safetensors", ".tex")
 TIMED = ("timing.jsonl", "page.md")
 """Files that tell of seconds."""
