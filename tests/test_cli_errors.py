@@ -49,15 +49,16 @@ def test_each_kind_of_error_has_its_code_and_one_line(
     assert said in line
 
 
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "raise the limit")])
 def test_a_state_on_a_full_disk_is_a_failed_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Any) -> None:
-        raise ValueError("the run's state cannot be saved") from OSError(errno.ENOSPC, "No space left on device")
+        raise ValueError("the run's state cannot be saved") from OSError(number, os.strerror(number))
 
     monkeypatch.setattr(commands, "list_tasks", fail)
     assert main(["tasks"]) == 3
-    assert "the run's state cannot be saved; free some space" in capsys.readouterr().err
+    assert f"the run's state cannot be saved; {advice}" in capsys.readouterr().err
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

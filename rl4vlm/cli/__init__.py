@@ -33,6 +33,7 @@ WRONG_INPUT, FILE_FAILED, OUT_OF_MEMORY = 2, 3, 4
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space or raise the quota, and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or name another file system",
     errno.EROFS: "name a folder that can be written to",
     errno.EACCES: "change its permissions, or name another one",
     errno.EPERM: "change its permissions, or name another one",

@@ -74,6 +74,8 @@ def _run(writer: Connection, words: list[str], most_bytes: int | None) -> None:
     for stream in (1, 2):
         os.dup2(writer.fileno(), stream)
     writer.close()
+    # The server's own streams may be files, which can seek.
+    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     sys.exit(main(words))
