@@ -20,8 +20,13 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 ROOT = Path(__file__).parents[1]
+PRELOADED = [
+    *("rl4vlm.ppo.train", "rl4vlm.ppo.cnn", "rl4vlm.sft.train", "rl4vlm.sft.data", "rl4vlm.base_model.pretrain"),
+    *("rl4vlm.cli", "rl4vlm.evaluation.run", "rl4vlm.policies.vlm", "rl4vlm.results.tables", "rl4vlm.gallery.build"),
+    *("rl4vlm.figures.assets", "rl4vlm.figures.lambda_ablation"),
+]
 FORK_SERVER = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(["rl4vlm.ppo.train", "rl4vlm.sft.train", "rl4vlm.cli", "rl4vlm.base_model.tiny"])
+FORK_SERVER.set_forkserver_preload(PRELOADED)
 STRATEGIES = ("ddp", "fsdp")
 
 

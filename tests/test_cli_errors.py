@@ -29,6 +29,7 @@ DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
             "a/b: Permission denied; change its permissions",
         ),
         (OSError("cannot identify image file 'a.png'"), 3, "error: cannot identify image file 'a.png'"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "Broken pipe; another program ended"),
         (MemoryError(), 4, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("task 'x' is unknown"), 2, "error: task 'x' is unknown"),
@@ -48,15 +49,16 @@ def test_each_kind_of_error_has_its_code_and_one_line(
     assert said in line
 
 
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "raise the limit")])
 def test_a_state_on_a_full_disk_is_a_failed_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Any) -> None:
-        raise ValueError("the run's state cannot be saved") from OSError(errno.ENOSPC, "No space left on device")
+        raise ValueError("the run's state cannot be saved") from OSError(number, os.strerror(number))
 
     monkeypatch.setattr(commands, "list_tasks", fail)
     assert main(["tasks"]) == 3
-    assert "the run's state cannot be saved; free some space" in capsys.readouterr().err
+    assert f"the run's state cannot be saved; {advice}" in capsys.readouterr().err
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,13 +101,24 @@ def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:
     stage = "import sys, time; from rl4vlm.cli import workflow; workflow.SECONDS_BETWEEN_LOOKS = 0.05;"
     stage += "workflow.end_with_workflow(); open(sys.argv[1], 'w').close(); time.sleep(60)"
     # The stage's parent is a shell, as in a rule, and the workflow is the parent of that.
-    started = "import os, subprocess, sys; os.environ['RL4VLM_WORKFLOW'] = str(os.getpid())\n"
+    started = "import os, subprocess, sys; from rl4vlm.cli.workflow import announcement\n"
+    started += "os.environ['RL4VLM_WORKFLOW'] = announcement()\n"
     started += 'subprocess.run(["bash", "-c", \'"$0" -c "$1" "$2" 2>&1 | cat >"$2.log"\', *sys.argv[1:]])'
     words = [sys.executable, "-c", started, sys.executable, stage, str(tmp_path / "runs")]
     with subprocess.Popen(words) as workflow:
         _wait_for((tmp_path / "runs").exists)
         workflow.kill()
     _wait_for(lambda: "is gone: this stage ends, too" in (tmp_path / "runs.log").read_text())
+
+
+def test_a_stage_ends_if_its_workflow_was_killed_while_it_started() -> None:
+    announced = "from rl4vlm.cli.workflow import announcement; print(announcement())"
+    workflow = subprocess.run([sys.executable, "-c", announced], capture_output=True, text=True, check=True)
+    stage = "import time; from rl4vlm.cli.workflow import end_with_workflow; end_with_workflow(); time.sleep(60)"
+    environment = {**os.environ, "RL4VLM_WORKFLOW": workflow.stdout.strip()}
+    done = subprocess.run([sys.executable, "-c", stage], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGTERM
+    assert "is gone: this stage ends, too" in done.stderr
 
 
 def _wait_for(condition: Any) -> None:

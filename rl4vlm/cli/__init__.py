@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from signal import SIGINT, SIGPIPE
+from typing import TextIO
 
 from rl4vlm.cli.parser import build_parser
 from rl4vlm.cli.workflow import end_with_workflow
@@ -31,9 +33,11 @@ WRONG_INPUT, FILE_FAILED, OUT_OF_MEMORY = 2, 3, 4
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space or raise the quota, and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or name another file system",
     errno.EROFS: "name a folder that can be written to",
     errno.EACCES: "change its permissions, or name another one",
     errno.EPERM: "change its permissions, or name another one",
+    errno.EPIPE: "another program ended, or closed its connection: run the same command again",
     errno.EIO: "the disk is failing, full or gone: check it and run the same command again",
 }
 """By error number of a file that failed."""
@@ -62,15 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         _last_words(f"rl4vlm {args.name}: {stop}")
         return stop.code
-    except BrokenPipeError as error:
-        _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
-        # Or Python would report what it could not flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + SIGPIPE
     except KeyboardInterrupt:
         _last_words(f"rl4vlm {args.name}: interrupted")
         return 128 + SIGINT
     except _expected() as error:
+        # A connection to another program can break, too.
+        if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, (sys.stdout, sys.stderr))):
+            _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
+            # Or Python would report what it could not flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + SIGPIPE
         if os.environ.get("RL4VLM_TRACEBACK"):
             raise
         code, line = _explained(args.name, error)
@@ -89,6 +94,16 @@ def _explained(stage: str, error: Exception) -> tuple[int, str]:
     named = failed is error and failed.filename and failed.strerror
     said = f"error: {failed.filename}: {failed.strerror}" if named else f"error: {error}"
     return FILE_FAILED, "; ".join([said, *filter(None, [WHAT_TO_DO.get(failed.errno or 0)])])
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe whose reader has ended."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)  # the system reports a closed pipe in any case
+    except (OSError, ValueError):  # not a file
+        return False
+    return bool(poll.poll(0))
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -186,12 +186,9 @@ def gallery(args: argparse.Namespace) -> None:
 
 
 def readme_assets(args: argparse.Namespace) -> None:
-    from rl4vlm.figures.assets import insert_table, readme_assets
-    from rl4vlm.results.names import README_TABLE
+    from rl4vlm.figures.assets import readme_assets
 
-    readme_assets(figures=args.figures, tables=args.tables, out=args.out, command=args.command)
-    if args.readme:
-        insert_table(args.readme, args.out / README_TABLE)
+    readme_assets(figures=args.figures, tables=args.tables, out=args.out, command=args.command, readme=args.readme)
 
 
 def check_results(args: argparse.Namespace) -> None:

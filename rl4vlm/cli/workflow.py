@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,18 +13,31 @@ from pathlib import Path
 from threading import Thread
 
 VARIABLE = "RL4VLM_WORKFLOW"
-"""The environment variable in which the workflow passes its process id."""
+"""The environment variable in which the workflow passes its `announcement`."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def end_with_workflow() -> None:
-    """Watch the workflow that this process descends from, if there is one.
+def announcement() -> str:
+    """The process id of this workflow, and where it counts."""
+    return f"{os.getpid()} {_place()}"
 
-    Once it is gone, this process gets SIGTERM. A training then saves its state first.
+
+def _place() -> str:
+    """The machine, and the container if there is one: process ids of others say nothing here."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # this system has no /proc
+        return socket.gethostname()
+
+
+def end_with_workflow() -> None:
+    """Watch the workflow that started this process, if there is one.
+
+    Once it is gone, this process gets SIGTERM: at once if it was killed while this process started. A training then
+    saves its state first.
     """
-    number = os.environ.get(VARIABLE, "")
-    # A process of that number that is no ancestor is another one, or in another container.
-    if number.isdigit() and not _is_gone(int(number)):
+    number, _, place = os.environ.get(VARIABLE, "").partition(" ")
+    if number.isdigit() and place == _place():
         Thread(target=_watch, args=(int(number),), daemon=True).start()
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -49,12 +49,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with named(path), locked(path.with_name(f".{path.name}.lock"), wait=True):
         try:
             yield draft
-            # Without fsync, a power failure after the rename could leave an empty file under the final name.
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(draft)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def flush(file: Path) -> None:
+    """Write a file to the disk. Without that, a power failure after its rename could leave it empty."""
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+
+
+def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write several files: each is on the disk under a hidden name before the first takes its place; see `atomic_file`.
+
+    An error or a kill before that leaves all of them as they were.
+    """
+    with ExitStack() as files:
+        # In one order, so that two processes never wait for each other.
+        for path in sorted(contents):
+            draft = files.enter_context(atomic_file(path))
+            draft.write_bytes(contents[path])
+            flush(draft)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

@@ -39,8 +39,9 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
             if not _is_at(opened, file):
                 continue
             opened.truncate(0)
-            opened.write(f"process {os.getpid()} on {socket.gethostname()}")
-            opened.flush()
+            # It holds without its text, too, on a full disk.
+            with suppress(OSError):
+                os.write(opened.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             try:
                 yield
             finally:

@@ -6,14 +6,13 @@ else is ever replaced, and readers compare what they read with it.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rl4vlm.core.files import RECORD, files_below, named, read_json, sha256_of
+from rl4vlm.core.files import RECORD, files_below, flush, named, read_json, sha256_of
 from rl4vlm.core.lock import locked
 
 UNFINISHED = ".unfinished"
@@ -81,9 +80,7 @@ def publish(draft: Path, record: str = RECORD) -> None:
         return
     out, new = draft.parent, {*_outputs(read_json(draft / record)), record}
     for file in files_below(draft):
-        # Without fsync, a power failure after the rename could leave an empty file under the final name.
-        with file.open("rb") as content:
-            os.fsync(content.fileno())
+        flush(file)
     for name in _owned(out, None, record) - new:
         (out / name).unlink(missing_ok=True)
     # The record last: until then it is the old one, whose checksums tell a mixture of old and new from a whole output.

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_bytes, atomic_write_text, read_text
+from rl4vlm.core.files import atomic_write_all, read_text
+from rl4vlm.core.lock import locked
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
-from rl4vlm.results.names import FIGURES, GAMES_IMAGE
-from rl4vlm.results.page import existing, write_pages
+from rl4vlm.results.names import FIGURES, GAMES_IMAGE, README_TABLE
+from rl4vlm.results.page import existing, pages
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -27,38 +28,45 @@ MARGIN, LABEL = 12, 34
 OPENING, CLOSING = "<!-- results-table -->", "<!-- /results-table -->"
 
 
-def readme_assets(*, figures: Path, tables: Path, out: Path, command: str = "snakemake --cores all") -> None:
+def readme_assets(
+    *, figures: Path, tables: Path, out: Path, command: str = "snakemake --cores all", readme: Path | None = None
+) -> None:
     """Write what README shows (the image of the games, its table, copies of all figures) and the results page.
+
+    Nothing is replaced before all of it is made.
 
     Args:
         figures: folder of drawn figures.
         tables: folder of built tables, inside of a results folder.
         out: folder to write. The results page may lie beside it (`page_in`).
         command: how Snakemake is called for these results, for the page.
+        readme: a Markdown file to put the table into; see `with_table`.
 
     Raises:
-        ValueError: a figure, a table or a run record is missing; the error names it.
+        ValueError: a figure, a table or a run record is missing, `readme` has no place for the table, or another
+            process is at work on `out`; the error names it.
     """
-    drawn = {name: figures / name for name in (f"{figure}.png" for figure in FIGURES)}
-    for name, file in drawn.items():
-        atomic_write_bytes(out / name, existing(file).read_bytes())
-    atomic_write_bytes(out / GAMES_IMAGE, games_image())
-    write_pages(tables=tables, out=out, command=command)
+    with locked(out / ".lock"):
+        texts = pages(tables=tables, out=out, command=command)
+        if readme:
+            texts[readme] = with_table(readme, texts[out / README_TABLE])
+        images = {out / name: existing(figures / name).read_bytes() for name in (f"{figure}.png" for figure in FIGURES)}
+        images[out / GAMES_IMAGE] = games_image()
+        atomic_write_all(images | {path: text.encode() for path, text in texts.items()})
 
 
-def insert_table(readme: Path, table_md: Path) -> None:
-    """Put a table between the markers `<!-- results-table -->` and `<!-- /results-table -->` of a Markdown file.
+def with_table(readme: Path, table: str) -> str:
+    """The text of a Markdown file with a table between `<!-- results-table -->` and `<!-- /results-table -->`.
 
     Raises:
-        ValueError: the table is missing, or the file does not hold each marker once and in this order.
+        ValueError: the file does not hold each marker once and in this order.
     """
     text = read_text(readme)
     before, opening, rest = text.partition(OPENING)
     _, closing, after = rest.partition(CLOSING)
     if not closing or any(text.count(marker) != 1 for marker in (OPENING, CLOSING)):
         raise ValueError(f"{readme} must hold {OPENING} and, after it, {CLOSING}, each once")
-    table = read_text(table_md).strip()
-    atomic_write_text(readme, f"{before}{opening}\n{table}\n{closing}{after}")
+    return f"{before}{opening}\n{table.strip()}\n{closing}{after}"
 
 
 def games_image() -> bytes:

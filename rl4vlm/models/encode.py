@@ -20,6 +20,8 @@ from torch.nn.functional import pad
 from transformers import CLIPImageProcessorPil, LlavaProcessor, ProcessorMixin
 
 IGNORED_LABEL = -100
+TEMPLATE_FAILED = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What chat templates raise: they are programs, of whoever made the model."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Encoder:
         turns = [("user", [{"type": "text", "text": ""}]), ("assistant", [{"type": "text", "text": said}])]
         try:
             chat = self.processor.apply_chat_template([{"role": role, "content": parts} for role, parts in turns])
-        except TemplateError:  # some templates refuse such a conversation
+        except TEMPLATE_FAILED:  # some templates refuse such a conversation
             chat = ""
         _, found, after = chat.rpartition(said)  # found is empty if the template drops the reply
         special = self._special_ids()
@@ -131,9 +133,19 @@ class Encoder:
         return torch.tensor(sorted((self._special_ids() | no_tokens) - {self.eos_id}), dtype=torch.long)
 
     def chat(self, prompt: str) -> str:
-        """The chat template's text for one user turn with an image and `prompt`, up to where the reply begins."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        """The chat template's text for one user turn with an image and `prompt`, up to where the reply begins.
+
+        Raises:
+            ValueError: the template is missing or broken.
+        """
+        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        try:
+            return self.processor.apply_chat_template([turn], add_generation_prompt=True)
+        except TEMPLATE_FAILED as error:
+            raise ValueError(
+                f"the chat template of {self.tokenizer.name_or_path} cannot write a turn with an image and a text: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def prompt(self, image: np.ndarray, prompt: str) -> Encoded:
         """Encode an image (H, W, 3) uint8 with its prompt."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
+from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
 from rl4vlm.policies.vlm import VLMPolicy
@@ -66,7 +68,7 @@ def run(
             VLMPolicy(
                 model,
                 reference,
-                scored_prompt=slots[0].request.prompt if settings.defects.first_prompt else None,
+                scored_prompt=first_prompt(slots) if settings.defects.first_prompt else None,
                 dropped_tokens=settings.defects.dropped_tokens,
             ),
             slots,
@@ -95,6 +97,12 @@ def run(
             )
         if state.processes.is_main:
             forget_kept(folder)
+
+
+def first_prompt(slots: Sequence[Slot]) -> str:
+    """The prompt of the run's first environment, which the main process plays. Every process must call this."""
+    prompts: list[str] = broadcast_object_list([slots[0].request.prompt])
+    return prompts[0]
 
 
 def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rl4vlm.config.methods import label_of
-from rl4vlm.core.files import RECORD, atomic_write_text, read_text
+from rl4vlm.core.files import RECORD, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
@@ -29,13 +29,16 @@ TRAININGS = ("sft", "ppo", "cnn")
 """The stages of `STAGES` with one run for each training seed."""
 
 
-def write_pages(*, tables: Path, out: Path, command: str = "snakemake --cores all") -> None:
-    """Write README's table and the page with all results, from built tables and the records of the runs behind them.
+def pages(*, tables: Path, out: Path, command: str = "snakemake --cores all") -> dict[Path, str]:
+    """README's table and the page with all results, from built tables and the records of the runs behind them.
 
     Args:
         tables: folder of built tables, inside of a results folder.
         out: folder of assets, with copies of the figures; the page may lie beside it, see `page_in`.
         command: how Snakemake is called for these results, without targets.
+
+    Returns:
+        The text of each file.
 
     Raises:
         ValueError: a table or a record is missing; the error names it.
@@ -43,8 +46,10 @@ def write_pages(*, tables: Path, out: Path, command: str = "snakemake --cores al
     check_unchanged(tables)
     page = page_in(out)
     images = Path(os.path.relpath(out, page.parent)).as_posix()
-    atomic_write_text(out / README_TABLE, readme_table(tables / "main.csv", read_record(tables / RECORD)) + "\n")
-    atomic_write_text(page, results_page(tables, images, command))
+    return {
+        out / README_TABLE: readme_table(tables / "main.csv", read_record(tables / RECORD)) + "\n",
+        page: results_page(tables, images, command),
+    }
 
 
 def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:

@@ -1,15 +1,19 @@
 """README's images, and that all assets are written together."""
 
+import errno
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rl4vlm.core.lock import locked
 from rl4vlm.envs.registration import make_env
-from rl4vlm.figures.assets import LABEL, MARGIN, SHOWN, games_image, insert_table, readme_assets
-from rl4vlm.results.names import FIGURES, asset_files
+from rl4vlm.figures.assets import CLOSING, LABEL, MARGIN, OPENING, SHOWN, games_image, readme_assets, with_table
+from rl4vlm.results.names import FIGURES, README_TABLE, asset_files
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import make_results, write_json
 
@@ -54,18 +58,42 @@ def test_missing_file_is_named(results: Path, tmp_path: Path, missing: str) -> N
         readme_assets(figures=results / "figures", tables=results / "tables", out=tmp_path / "assets")
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    file = tmp_path / "table.md"
-    file.write_text("| table |\n")
-    return file
+def test_all_or_nothing_is_written(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs, readme = tmp_path / "docs", tmp_path / "README.md"
+    arguments = {"figures": results / "figures", "tables": results / "tables", "out": docs / "assets"}
+
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in (readme, *docs.rglob("*")) if file.is_file()}
+
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match=r"README\.md must hold"):
+        readme_assets(**arguments, readme=readme)
+    assert content() == {readme: b"no markers"}
+    readme.write_text(f"{OPENING}{CLOSING}")
+    readme_assets(**arguments, readme=readme)
+    before = content()
+    assert (docs / "assets" / README_TABLE).read_bytes().strip() in before[readme]
+    (results / "figures" / "training_curves.png").write_bytes(b"new")
+    writes = iter([1, 1, 1, 0])
+
+    def full(file: Path, data: bytes, write: Any = Path.write_bytes) -> int:
+        if next(writes):
+            return int(write(file, data))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        readme_assets(**arguments, readme=readme)
+    assert content() == before
+    with locked(docs / "assets" / ".lock"), pytest.raises(ValueError, match=rf"process {os.getpid()} .* is at work"):
+        readme_assets(**arguments)
 
 
-def test_table_replaces_what_stands_between_the_markers(table: Path) -> None:
-    readme = table.with_name("README.md")
+def test_table_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results-table -->\nold\n<!-- /results-table -->\nafter\n")
     for _ in range(2):
-        insert_table(readme, table)
+        readme.write_text(with_table(readme, "| table |\n"))
         assert readme.read_text() == "before\n<!-- results-table -->\n| table |\n<!-- /results-table -->\nafter\n"
 
 
@@ -78,9 +106,8 @@ def test_table_replaces_what_stands_between_the_markers(table: Path) -> None:
         "<!-- results-table --><!-- /results-table --><!-- results-table --><!-- /results-table -->",
     ],
 )
-def test_file_without_one_pair_of_markers_is_refused_and_left_alone(table: Path, text: str) -> None:
-    readme = table.with_name("README.md")
+def test_file_without_one_pair_of_markers_is_refused(tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
     readme.write_text(text)
     with pytest.raises(ValueError, match=r"README\.md must hold"):
-        insert_table(readme, table)
-    assert readme.read_text() == text
+        with_table(readme, "| table |")

@@ -261,8 +261,12 @@ def test_a_reply_ends_as_the_chat_template_ends_it(checkpoint: Path) -> None:
     unended = "{% for message in messages %}{{ message['content'][0]['text'] }}{% endfor %}"
     processor.chat_template = unended
     assert Encoder(processor).eos_id == tokenizer.eos_token_id
-    processor.chat_template = "{{ raise_exception('no') }}"
-    assert Encoder(processor).eos_id == tokenizer.eos_token_id
+    for broken in ("{{ raise_exception('no') }}", "{% for %}", "{{ messages[0]['content'] + '</s>' }}", "{{ 1 / 0 }}"):
+        processor.chat_template = broken
+        encoder = Encoder(processor)
+        assert encoder.eos_id == tokenizer.eos_token_id
+        with pytest.raises(ValueError, match=rf"the chat template of {checkpoint} cannot write a turn with an image"):
+            encoder.chat("up")
     other = next(i for i in tokenizer.all_special_ids if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id))
     processor.chat_template = unended + tokenizer.convert_ids_to_tokens(other) + "\n"
     encoder = Encoder(processor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -15,6 +17,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
 from rl4vlm.ppo.state import PPOState
+from rl4vlm.ppo.train import first_prompt
 from rl4vlm.ppo.update import optimiser_steps
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
@@ -80,6 +83,13 @@ def play_and_update(folder: Path, out: Path, task: str) -> None:
     train(state, PLAY, out.with_suffix(".run"), task, keep)
     _write(state, out, rollouts=rollouts)
     finish(state, stage="ppo", out=out.with_suffix(".run"), settings={}, seed=1, inputs={}, seconds=0.0)
+
+
+def prompt_to_score(folder: Path, out: Path) -> None:
+    """Write the prompt that this process scores all replies under."""
+    rank = accelerator_on("cpu", 60.0).process_index
+    slots: Any = [SimpleNamespace(request=SimpleNamespace(prompt=f"{rank}"))]
+    (folder / f"{out.name}{rank}").write_text(first_prompt(slots))
 
 
 def _new_state(

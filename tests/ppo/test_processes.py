@@ -215,6 +215,11 @@ def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp
 LASTING = [*VLM_WORDS, "total_env_steps=1000000", "ppo_epochs=50"]
 
 
+def test_all_processes_score_under_the_first_prompt_of_the_run(tmp_path):
+    Launched(tmp_path, "ddp", process_work.prompt_to_score, tmp_path, tmp_path / "of").assert_success()
+    assert [(tmp_path / f"of{rank}").read_text() for rank in range(2)] == ["0", "0"]
+
+
 @pytest.mark.parametrize(("strategy", "loss"), [("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)])
 def test_the_others_notice_a_process_that_is_lost_in_an_update(strategy, loss, tiny_checkpoint, tmp_path):
     """Without a launcher: the remaining process must notice by itself, fail, and say why."""

@@ -10,7 +10,7 @@ import pytest
 
 from rl4vlm.core.files import RECORD, read_json
 from rl4vlm.results.names import FIGURES, TABLES, asset_files, page_in
-from rl4vlm.results.page import readme_table, write_pages
+from rl4vlm.results.page import pages, readme_table
 from rl4vlm.results.tables import build_tables
 from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_json
 
@@ -75,8 +75,7 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
 
 def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "assets"
-    write_pages(tables=made.root / "tables", out=out, command="snakemake -j2")
-    text = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+    text = pages(tables=made.root / "tables", out=out, command="snakemake -j2")[tmp_path / "docs" / "results.md"]
     for name in TABLES:
         assert (made.root / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() in text
     for name in FIGURES:
@@ -100,18 +99,17 @@ def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) 
     for folder in made.evaluations:
         write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    write_pages(tables=tmp_path / "tables", out=tmp_path / "assets")
-    text = (tmp_path / "assets" / "page.md").read_text(encoding="utf-8")
+    text = pages(tables=tmp_path / "tables", out=tmp_path / "assets")[tmp_path / "assets" / "page.md"]
     line = next(row for row in map(cells, text.splitlines()) if row[0] == "ppo EZPoints-cot λ 0.5")
     assert (line[1], line[2]) == ("3", "1; 2; 3")
     assert line[-1].endswith("/ppo/EZPoints-cot-lambda0.5-seed{1,2,3}/run.json`")
 
 
 def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Path) -> None:
-    write_pages(tables=made.root / "tables", out=tmp_path / "results" / "smoke" / "assets")
-    written = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
-    assert written == {"results/smoke/assets/results.md", "results/smoke/assets/page.md"}
-    assert "(./training_curves.png)" in (tmp_path / "results/smoke/assets/page.md").read_text(encoding="utf-8")
+    out = Path("results/smoke/assets")
+    found = pages(tables=made.root / "tables", out=out)
+    assert set(found) == {out / "results.md", out / "page.md"}
+    assert "(./training_curves.png)" in found[out / "page.md"]
     assert page_in(Path("docs/assets")) == Path("docs/results.md")
     assert {file.parent for file in asset_files(Path("results/smoke/assets"))} == {Path("results/smoke/assets")}
 
@@ -122,4 +120,4 @@ def test_a_missing_record_is_named(made: Synthetic, tmp_path: Path) -> None:
     record |= {"inputs": {"x": {"path": "results/eval/nowhere/summary.json"}}, "outputs": {}}
     (tmp_path / RECORD).write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"nowhere.run\.json is missing"):
-        write_pages(tables=tmp_path, out=tmp_path / "assets")
+        pages(tables=tmp_path, out=tmp_path / "assets")

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
+from rl4vlm.cli.workflow import announcement
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
@@ -62,7 +63,7 @@ CNN_RUN = "{task}-seed{seed}"
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
 # They end when it does (rl4vlm.cli.workflow).
 os.environ.update(
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=str(os.getpid())
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=announcement()
 )
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
 # over before the stage has saved its state. The stage still gets the signal.

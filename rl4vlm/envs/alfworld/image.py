@@ -30,13 +30,16 @@ _NEAR = sorted(
 )
 """Offsets of up to 60 pixels, the smallest first."""
 
+IMAGES_CACHED = 32
+"""Images, and as many backgrounds, that are kept: Pillow takes 360 kB for each."""
+
 
 def draw_seen(view: Seen) -> np.ndarray:
     """The image of what the agent sees: a new array, (300, 300, 3) uint8."""
     return np.array(_image(view))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=IMAGES_CACHED)
 def _image(view: Seen) -> Image.Image:
     image = _background(view.room).copy()  # the background is cached
     _draw_view(image, view.receptacles)
@@ -45,7 +48,7 @@ def _image(view: Seen) -> Image.Image:
     return image
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=IMAGES_CACHED)
 def _background(room: Room) -> Image.Image:
     """What does not change during a game: the frames, and the map with every receptacle."""
     image = Image.new("RGB", (SIDE, SIDE), PAPER)

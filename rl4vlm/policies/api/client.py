@@ -13,7 +13,7 @@ import openai
 
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.policies.api.cache import Stored
-from rl4vlm.policies.api.messages import Kind, is_refusal, read_answer
+from rl4vlm.policies.api.messages import Answer, Kind, is_refusal, read_answer
 
 RERUN = "; all answers so far are stored, so run the same again to continue"
 PASSING = (408, 409, 429)
@@ -74,7 +74,7 @@ class ApiClient:
         while True:
             self._limit.wait()
             stored = self._send(body)
-            if read_answer(stored.status, stored.text, self.settings.refusal_codes).kind is not Kind.MALFORMED:
+            if self.read(stored).kind is not Kind.MALFORMED:
                 return replace(stored, retries=stored.retries + tries)
             tries += stored.retries + 1
             if tries > self.settings.max_retries:
@@ -83,6 +83,11 @@ class ApiClient:
                     f"{stored.text[:200]!r}{self._hint()}{RERUN}"
                 )
             time.sleep(min(0.5 * 2**tries, LONGEST_WAIT))
+
+    def read(self, stored: Stored) -> Answer:
+        """Parse a response. Which ones are refusals is up to the settings, also for a response from the cache."""
+        codes, statuses = self.settings.refusal_codes, self.settings.refusal_statuses
+        return read_answer(stored.status, stored.text, codes, statuses)
 
     def _send(self, body: Mapping[str, Any]) -> Stored:
         codes, statuses = self.settings.refusal_codes, self.settings.refusal_statuses

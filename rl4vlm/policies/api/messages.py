@@ -75,16 +75,21 @@ def question_key(endpoint: str, body: Mapping[str, Any], repetition: int) -> str
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_answer(status: int, text: str, refusal_codes: Collection[str] = ()) -> Answer:
+def read_answer(
+    status: int, text: str, refusal_codes: Collection[str] = (), refusal_statuses: Collection[int] = ()
+) -> Answer:
     """Parse the body of an HTTP response, whatever it holds.
 
     Args:
-        status: the HTTP status. An error status means that the content was refused; see `is_refusal`.
+        status: the HTTP status.
         text: the body.
-        refusal_codes: codes of errors, and finish reasons, that mean the same.
+        refusal_codes: codes of errors, and finish reasons, that mean that the content was refused.
+        refusal_statuses: statuses that mean the same.
     """
-    if status >= 400 or is_refusal(status, text, refusal_codes):
+    if is_refusal(status, text, refusal_codes, refusal_statuses):
         return Answer("", Kind.REFUSAL)
+    if status >= 400:
+        return Answer("", Kind.MALFORMED)
     body = _parsed(text)
     tokens = (_count(body.get("usage"), "prompt_tokens"), _count(body.get("usage"), "completion_tokens"))
     choices = body.get("choices")

@@ -13,9 +13,9 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.policies.api.budget import Budget
-from rl4vlm.policies.api.cache import ReplyCache, Stored
+from rl4vlm.policies.api.cache import ReplyCache
 from rl4vlm.policies.api.client import ApiClient, ApiError
-from rl4vlm.policies.api.messages import Answer, Kind, question_key, read_answer, request_body
+from rl4vlm.policies.api.messages import Answer, Kind, question_key, request_body
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class ApiPolicy:
         """Get the answers: first those in the cache, in order, then the others, several at a time."""
         for key in questions:
             stored = self.cache.get(key)
-            answer = self._read(stored) if stored else None
-            # An earlier version stored what is no completion: that is asked for again.
+            answer = self.client.read(stored) if stored else None
+            # What an earlier version stored, or a refusal by settings of then, may be no completion: ask again.
             if stored and answer and answer.kind is not Kind.MALFORMED:
                 self.budget.charge(answer, stored.retries)
                 self._known[key] = answer
@@ -143,12 +143,9 @@ class ApiPolicy:
             self.budget.release(reserved)
             raise
         self.cache.put(question.key, self.endpoint, question.body, question.repetition, stored)
-        answer = self._read(stored)
+        answer = self.client.read(stored)
         self.budget.charge(answer, stored.retries, reserved)
         return answer
-
-    def _read(self, stored: Stored) -> Answer:
-        return read_answer(stored.status, stored.text, self.settings.refusal_codes)
 
 
 def _numbers(answer: Answer) -> dict[str, float]:

@@ -1,13 +1,14 @@
 import itertools
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4vlm.envs.alfworld.glyphs import DRAWINGS, glyph
 from rl4vlm.envs.alfworld.image import HAND, MAP, MARK_LETTERS, VIEW, draw_seen
-from rl4vlm.envs.alfworld.observation import Room, Seen, Thing, seen
+from rl4vlm.envs.alfworld.observation import Room, Seen, Spot, Thing, seen
 from rl4vlm.envs.alfworld.types import Goal, TaskType
 from tests.envs.alfworld.situations import OPENABLE, PLACES, ROOM, situation
 
@@ -31,6 +32,14 @@ def test_shape_and_ownership():
     kept = first.copy()
     first[:] = 0
     assert np.array_equal(shown({"desk 1": ["mug 1"]}, at="desk 1"), kept)
+
+
+def test_many_rooms_take_little_memory():
+    before = psutil.Process().memory_info().rss
+    for number in range(300):
+        room = Room(ROOM.receptacles, (*ROOM.spots, (f"loc {10 + number}", Spot(0.5, 0.5, 0))))
+        draw_seen(seen(situation({}, at="desk 1"), room))
+    assert psutil.Process().memory_info().rss - before < 60e6
 
 
 @st.composite

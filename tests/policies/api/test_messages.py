@@ -97,8 +97,9 @@ def test_a_body_that_is_not_json_is_malformed(text: str) -> None:
     assert read_answer(200, text) == Answer("", Kind.MALFORMED)
 
 
-def test_an_error_status_is_a_refusal() -> None:
-    assert read_answer(400, json.dumps(completion())) == Answer("", Kind.REFUSAL)
+def test_an_error_status_is_a_refusal_only_if_the_settings_say_so() -> None:
+    for statuses, kind in (((), Kind.MALFORMED), ((451,), Kind.REFUSAL)):
+        assert read_answer(451, json.dumps(completion()), (), statuses) == Answer("", kind)
 
 
 JSON = st.recursive(
