@@ -121,8 +121,8 @@ def _made_by(command: str, file: Path) -> str:
 
 READING = """\
 - *Held out*: success rate over episodes with fixed seeds that no training uses. In brackets, its 95 % interval:
-  Wilson's for one training seed, otherwise a bootstrap of training seeds and of episodes within each. With two or
-  three seeds it is rough, and rather too narrow: all seeds play the same episodes, and it counts them apart.
+  Wilson's for one training seed, otherwise a bootstrap of training seeds and of the episodes that they share. Two or
+  three seeds are few: where they differ much, the interval is too narrow.
 - *Differences* are taken on the same episodes and the same training seeds. Verdicts: better, worse or undecided.
 - *Rolling peak*: the paper's protocol, the highest success rate over the last training episodes at any update. As a
   maximum it tends to exceed the held-out rate of the same run; the table of ceilings says by how much.
