@@ -7,12 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_bytes, atomic_write_text, read_text
+from rl4vlm.core.files import RECORD, atomic_write_bytes, atomic_write_text, read_text
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
-from rl4vlm.results.names import FIGURES, GAMES_IMAGE
+from rl4vlm.results.names import GAMES_IMAGE, figures_beside, tables_in
 from rl4vlm.results.page import existing, write_pages
+from rl4vlm.results.provenance import read_record
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -39,9 +40,8 @@ def readme_assets(*, figures: Path, tables: Path, out: Path, command: str = "sna
     Raises:
         ValueError: a figure, a table or a run record is missing; the error names it.
     """
-    drawn = {name: figures / name for name in (f"{figure}.png" for figure in FIGURES)}
-    for name, file in drawn.items():
-        atomic_write_bytes(out / name, existing(file).read_bytes())
+    for figure in figures_beside(tables_in(read_record(tables / RECORD))):
+        atomic_write_bytes(out / f"{figure}.png", existing(figures / f"{figure}.png").read_bytes())
     atomic_write_bytes(out / GAMES_IMAGE, games_image())
     write_pages(tables=tables, out=out, command=command)
 

@@ -76,7 +76,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
     Returns:
         `main`: every method on every task (paper, table 2), reproduced by both protocols, published, and reference.
         `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
-        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ.
+        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ, if any.
     """
     rows = [
         *_held_out(results.evaluations_on_all_games(), scale, by_method),
@@ -96,7 +96,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
         # The paper's main table has no warm start without thoughts.
         "main": _frame(row for row in [*rows, *later, *_reference()] if row.method != "LLaVA-sft-noCoT"),
         "cot": _frame(row for row in rows if row.method in COT_METHODS),
-        "lambda": _frame(lambda_rows),
+        **({"lambda": _frame(lambda_rows)} if swept else {}),
     }
 
 

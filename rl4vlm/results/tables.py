@@ -99,8 +99,9 @@ def build_tables(
         )
         ceilings = ceiling_rows(results, rates["main"], scale)
         _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings), CEILING_CAPTION.format(scale=scale))
-        ablations = ablation_rows(results, scale)
-        _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
+        if results.variants:
+            ablations = ablation_rows(results, scale)
+            _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
         perception = perception_rows(results, scale)
         _write(folder / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
         write_run_record(
