@@ -232,13 +232,7 @@ def run_to_end(
     ) as manager:
         train(state, settings, draft, " ".join([stage.upper(), *played.values()]), manager.on_step, trackers=out)
         # Inside the block: the saved state is removed only once the checkpoint is written.
-        for slot in state.slots:
-            slot.env.close()
-        # All processes must enter: under FSDP each sends its shards to the main one.
-        with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
-            if state.processes.is_main:
-                (draft / CHECKPOINT).mkdir()
-                state.policy_optimizer.policy.save(draft / CHECKPOINT)
+        end(state, draft)
         if state.processes.is_main:
             add_kept(draft)
             write_run_record(
@@ -251,6 +245,17 @@ def run_to_end(
             )
     if state.processes.is_main:
         forget_kept(draft)
+
+
+def end(state: PPOState, draft: Path) -> None:
+    """Close the environments and write `checkpoint/`. All processes must call it."""
+    for slot in state.slots:
+        slot.env.close()
+    # All processes must enter: under FSDP each sends its shards to the main one.
+    with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
+        if state.processes.is_main:
+            (draft / CHECKPOINT).mkdir()
+            state.policy_optimizer.policy.save(draft / CHECKPOINT)
 
 
 def make_slots(

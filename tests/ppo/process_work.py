@@ -13,7 +13,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
+from rl4vlm.ppo.loop import end, initial_state, make_slots, train
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.update import optimiser_steps
 from rl4vlm.training.accelerator import accelerator_on
@@ -79,7 +79,7 @@ def play_and_update(folder: Path, out: Path, task: str) -> None:
 
     train(state, PLAY, out.with_suffix(".run"), task, keep)
     _write(state, out, rollouts=rollouts)
-    finish(state, stage="ppo", out=out.with_suffix(".run"), settings={}, seed=1, inputs={}, seconds=0.0)
+    end(state, out.with_suffix(".run"))
 
 
 def _new_state(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from rl4vlm.config.load import load_config
+from rl4vlm.results.expected import expected_files
 from tests.workflow.conftest import Job, Workspace
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -59,6 +62,17 @@ MADE = {"alfworld_games": 1, "shipped_model": 2}
 )
 def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -> None:
     assert Counter(job.rule for job in workspace.planned("--configfile", f"config/{config}")) == jobs
+
+
+@pytest.mark.parametrize("config", ["config.yaml", "smoke.yaml", "ablations.yaml"])
+def test_what_is_expected_of_a_run_is_what_its_jobs_make(workspace: Workspace, config: str) -> None:
+    done = workspace.snakemake("--summary", "--configfile", f"config/{config}")
+    made = {Path(line.split("\t")[0]) for line in done.stdout.splitlines()[1:]}
+    files = expected_files(load_config([workspace.folder / "config" / name for name in ("config.yaml", config)]))
+    # Snakemake writes the report when all jobs are done; checkpoints are folders.
+    assert [file.name for file in files if not made & {file, *file.parents}] == ["report.html"]
+    shown = {file for file in made if file.parent.name in ("tables", "figures")}
+    assert shown <= set(files)
 
 
 def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
