@@ -190,3 +190,15 @@ def test_check_results_names_what_is_missing(
     monkeypatch.chdir(tmp_path)
     assert main(["check-results"]) == 2
     assert "results/tables/main.csv: missing" in capsys.readouterr().out.splitlines()
+
+
+def test_further_sets_of_games_are_evaluated_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--set", "episodes=2", "seed_base=5", "--also", "far", "games=far", "seed_base=50"]
+    assert main(["evaluate", "random", "NumberLine", "--out", "a", *words]) == 0
+    assert capsys.readouterr().out.count("of 2 episodes won") == 2
+    summaries = [json.loads((tmp_path / folder / "summary.json").read_text()) for folder in ("a", "a@far")]
+    assert [summary["seeds"] for summary in summaries] == [[5, 6], [50, 51]]
+    assert [summary.get("games") for summary in summaries] == [None, "far"]

@@ -36,7 +36,7 @@ from rl4vlm.archive.layout import (
 from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.core.files import RECORD, atomic_file, read_json
 from rl4vlm.results.lineage import runs_behind
-from rl4vlm.results.names import FIGURES, figure_files, table_files
+from rl4vlm.results.names import TABLES, figure_files, figures_beside, table_files, tables_in
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"
@@ -93,8 +93,11 @@ def results_files(results: Path) -> list[str]:
 
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
-    expected = [f"tables/{name}" for name in table_files()] + [f"figures/{name}" for name in figure_files()]
-    expected += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in FIGURES)]
+    record = results / TABLES_RECORD
+    tables = tables_in(read_json(record)) if record.is_file() else list(TABLES)
+    expected = [f"tables/{name}" for name in table_files(tables)]
+    expected += [f"figures/{name}" for name in figure_files(tables)]
+    expected += [TABLES_RECORD, *(f"figures/{name}.{RECORD}" for name in figures_beside(tables))]
     if (results / GALLERY_RECORD).is_file():
         expected += [GALLERY_RECORD, "gallery/index.html"]
     missing = [f"{results / name}: missing" for name in expected if not (results / name).is_file()]

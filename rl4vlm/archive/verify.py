@@ -12,10 +12,10 @@ from typing import Any
 from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
 from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.config.settings import build_settings
-from rl4vlm.core.files import RECORD, read_text, sha256_of
+from rl4vlm.core.files import RECORD, read_json, read_text, sha256_of
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
-from rl4vlm.results.names import FIGURE_KINDS, FIGURES, table_files
+from rl4vlm.results.names import FIGURE_KINDS, figures_beside, table_files, tables_in
 from rl4vlm.results.tables import build_tables
 
 
@@ -48,13 +48,14 @@ def verify(folder: Path) -> Verdict:
         return Verdict(len(sums), 0, tuple(problems))
     results = folder / RESULTS
     tables = read_output_record(results, f"tables/{RECORD}")
-    figures = {name: read_output_record(results, f"figures/{name}.{RECORD}") for name in FIGURES}
+    shown = tables_in(read_json(results / "tables" / RECORD))
+    figures = {name: read_output_record(results, f"figures/{name}.{RECORD}") for name in figures_beside(shown)}
     problems = [difference for output in (tables, *figures.values()) for difference in differences(results, output)]
     if problems:
         return Verdict(len(sums), 0, tuple(dict.fromkeys(problems)))
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch)
-        made = [*_rebuild_tables(results, tables, again), *_rebuild_figures(results, figures, again)]
+        made = [*_rebuild_tables(results, tables, shown, again), *_rebuild_figures(results, figures, again)]
         different = [(name, output) for name, output in made if not _same(results / name, again / name)]
     return Verdict(len(sums), len(made), tuple(_difference(results, name, output) for name, output in different))
 
@@ -101,9 +102,11 @@ def _inputs(results: Path, output: OutputRecord) -> dict[str, Any]:
     }
 
 
-def _rebuild_tables(results: Path, output: OutputRecord, again: Path) -> list[tuple[str, OutputRecord]]:
+def _rebuild_tables(
+    results: Path, output: OutputRecord, shown: list[str], again: Path
+) -> list[tuple[str, OutputRecord]]:
     build_tables(out=again / "tables", **_inputs(results, output))
-    return [(f"tables/{name}", output) for name in table_files()]
+    return [(f"tables/{name}", output) for name in table_files(shown)]
 
 
 def _rebuild_figures(results: Path, figures: dict[str, OutputRecord], again: Path) -> list[tuple[str, OutputRecord]]:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.base_model.tiny import IMAGE, build
+from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text
 from rl4vlm.core.output import check_unchanged, stage_output
@@ -164,6 +165,8 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         ValueError: `out` holds something other than a base model.
     """
     started = time.monotonic()
+    # Now, and not at the end: the code may be edited in the hours between.
+    digest = code_digest(__name__, settings.pretrain_tasks)
     with stage_output(out, BASE_MODEL_STAGES) as folder:
         backbone = build_base(settings)
         backbone.model.to(choose_device(settings.device))
@@ -179,6 +182,7 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
             seeds={"pretrain": settings.seed},
             inputs={},
             seconds=time.monotonic() - started,
+            digest=digest,
         )
 
 

@@ -146,19 +146,25 @@ def memory(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from rl4vlm.config.stages.evaluation import EvaluationSettings
-    from rl4vlm.evaluation.run import run
+    from rl4vlm.evaluation.run import run_sets
+    from rl4vlm.results.read import GAMES_MARK
 
     out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
-    settings = parse_settings(EvaluationSettings, _policy_settings(EvaluationSettings, args))
-    summary = run(policy=args.policy, task=args.task, style=args.style, out=out, settings=settings)
-    games = games_played(summary.get("data_sources", ()), settings.games)
-    where = f"{args.task} ({games})" if games else args.task
-    print(
-        f"{summary['method']} on {where}: {summary['success_rate']:.1f} % of {summary['episodes']} episodes won "
-        f"(95 % interval {summary['ci_low']:.1f} to {summary['ci_high']:.1f}); written to {out}"
-    )
-    if summary["partial"]:
-        print(f"This is a partial result, of {settings.episodes} episodes: {summary['stopped']}.")
+    words = _policy_settings(EvaluationSettings, args)
+    sets = {out: parse_settings(EvaluationSettings, words)}
+    for games, *changed in args.also:
+        folder = out.with_name(f"{out.name}{GAMES_MARK}{games}")
+        sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
+    found = run_sets(policy=args.policy, task=args.task, style=args.style, sets=sets)
+    for (folder, settings), summary in zip(sets.items(), found, strict=True):
+        games = games_played(summary.get("data_sources", ()), settings.games)
+        where = f"{args.task} ({games})" if games else args.task
+        print(
+            f"{summary['method']} on {where}: {summary['success_rate']:.1f} % of {summary['episodes']} episodes won "
+            f"(95 % interval {summary['ci_low']:.1f} to {summary['ci_high']:.1f}); written to {folder}"
+        )
+        if summary["partial"]:
+            print(f"This is a partial result, of {settings.episodes} episodes: {summary['stopped']}.")
 
 
 def tables(args: argparse.Namespace) -> None:

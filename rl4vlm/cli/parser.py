@@ -146,6 +146,14 @@ def _evaluating(add: AddStage) -> None:
     sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
     options.style(sub)
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
+    sub.add_argument(
+        "--also",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("GAMES", "KEY=VALUE"),
+        help="another set of games, evaluated in the same process into DIR@GAMES, with these settings over --set",
+    )
     options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub, EvaluationSettings)
 

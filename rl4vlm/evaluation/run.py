@@ -107,11 +107,47 @@ def run(
     Raises:
         ValueError: there is no such policy or task, or the policy stopped play before an episode was finished.
     """
+    (summary,) = run_sets(policy=policy, task=task, style=style, sets={out: settings}, origin=origin)
+    return summary
+
+
+def run_sets(
+    *,
+    policy: str | Policy,
+    task: str,
+    style: Style,
+    sets: Mapping[Path, EvaluationSettings],
+    origin: Origin | None = None,
+) -> list[dict[str, Any]]:
+    """As `run`, on several sets of games with a policy that is loaded once.
+
+    Args:
+        policy: as in `run`, like the next two.
+        task: see there.
+        style: see there.
+        sets: how each set is evaluated, by the folder to write. All folders are written at the end, or none.
+        origin: see there.
+
+    Returns:
+        The summaries, in the order of `sets`.
+
+    Raises:
+        ValueError: as in `run`, or the sets would load the policy differently.
+    """
+    loading = next(iter(sets.values())).loading
+    if any(settings.loading != loading for settings in sets.values()):
+        raise ValueError(f"the sets of games of {task} differ in how the policy is loaded: evaluate each by itself")
     with ExitStack() as opened:
-        player = make_policy(policy, style, **settings.loading) if isinstance(policy, str) else policy
+        player = make_policy(policy, style, **loading) if isinstance(policy, str) else policy
         if isinstance(policy, str) and isinstance(player, Closable):
             opened.callback(player.close)
-        return _run(policy, player, task, style, out, settings, origin)
+        if len(sets) > 1 and isinstance(player, Metered):
+            raise ValueError("what a model over HTTP costs is counted by set of games: evaluate each by itself")
+        drafts = [opened.enter_context(stage_output(out, ["evaluation"], [EPISODES, SUMMARY])) for out in sets]
+        return [
+            _run(policy, player, task, style, draft, settings, origin)
+            for draft, settings in zip(drafts, sets.values(), strict=True)
+        ]
 
 
 def _run(
@@ -119,10 +155,11 @@ def _run(
     player: Policy,
     task: str,
     style: Style,
-    out: Path,
+    folder: Path,
     settings: EvaluationSettings,
     origin: Origin | None,
 ) -> dict[str, Any]:
+    """Play one set of games, and write its files to `folder`."""
     started = time.monotonic()
     name = policy if isinstance(policy, str) else type(policy).__name__
     made_by = origin or (
@@ -151,37 +188,36 @@ def _run(
         settings.num_envs,
         allowance.covers_after,
     )
-    with stage_output(out, ["evaluation"], [EPISODES, SUMMARY]) as folder:
-        lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
-        if isinstance(player, Metered):
-            player.check_replies()
-        summary = {
-            "method": made_by.method,
-            "kind": made_by.kind,
-            "lambda": made_by.thought_prob_coef,
-            "seed": made_by.seed,
-            **({"variant": made_by.variant} if made_by.variant else {}),
-            "policy": name,
-            "task": task,
-            "style": style,
-            "protocol": PROTOCOL,
-            **({"games": settings.games} if settings.games else {}),
-            **({"overall": game.overall} if game.overall else {}),
-            **summarise(lines, game.groups),
-            "partial": len(lines) < len(seeds),
-            "stopped": stopped or allowance.stopped,
-            **_skipped(envs),
-            **({"api": player.totals()} if isinstance(player, Metered) else {}),
-        }
-        atomic_write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
-        write_run_record(
-            folder,
-            stage="evaluation",
-            settings={"policy": name, "task": task, "style": style, **vars(settings)},
-            seeds={"episodes": [seeds[0], seeds[-1]]},
-            inputs=_inputs(policy),
-            seconds=time.monotonic() - started,
-        )
+    lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
+    if isinstance(player, Metered):
+        player.check_replies()
+    summary = {
+        "method": made_by.method,
+        "kind": made_by.kind,
+        "lambda": made_by.thought_prob_coef,
+        "seed": made_by.seed,
+        **({"variant": made_by.variant} if made_by.variant else {}),
+        "policy": name,
+        "task": task,
+        "style": style,
+        "protocol": PROTOCOL,
+        **({"games": settings.games} if settings.games else {}),
+        **({"overall": game.overall} if game.overall else {}),
+        **summarise(lines, game.groups),
+        "partial": len(lines) < len(seeds),
+        "stopped": stopped or allowance.stopped,
+        **_skipped(envs),
+        **({"api": player.totals()} if isinstance(player, Metered) else {}),
+    }
+    atomic_write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
+    write_run_record(
+        folder,
+        stage="evaluation",
+        settings={"policy": name, "task": task, "style": style, **vars(settings)},
+        seeds={"episodes": [seeds[0], seeds[-1]]},
+        inputs=_inputs(policy),
+        seconds=time.monotonic() - started,
+    )
     return summary
 
 

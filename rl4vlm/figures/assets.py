@@ -7,13 +7,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rl4vlm.core.files import atomic_write_all, read_text
+from rl4vlm.core.files import RECORD, atomic_write_all, read_text
 from rl4vlm.core.lock import locked
 from rl4vlm.envs.card_art import font
 from rl4vlm.envs.registration import make_env
 from rl4vlm.envs.render import SIDE
-from rl4vlm.results.names import FIGURES, GAMES_IMAGE, README_TABLE
+from rl4vlm.results.names import GAMES_IMAGE, README_TABLE, figures_beside, tables_in
 from rl4vlm.results.page import existing, pages
+from rl4vlm.results.provenance import read_record
 
 SHOWN: dict[str, dict[str, object]] = {
     "NumberLine": {"current": 2, "target": 5},
@@ -50,7 +51,8 @@ def readme_assets(
         texts = pages(tables=tables, out=out, command=command)
         if readme:
             texts[readme] = with_table(readme, texts[out / README_TABLE])
-        images = {out / name: existing(figures / name).read_bytes() for name in (f"{figure}.png" for figure in FIGURES)}
+        shown = figures_beside(tables_in(read_record(tables / RECORD)))
+        images = {out / f"{figure}.png": existing(figures / f"{figure}.png").read_bytes() for figure in shown}
         images[out / GAMES_IMAGE] = games_image()
         atomic_write_all(images | {path: text.encode() for path, text in texts.items()})
 

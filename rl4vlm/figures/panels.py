@@ -92,7 +92,7 @@ def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, labe
     The line is the mean over seeds at the steps that all of them have, the band its 95 % interval over seeds and the
     episodes of their windows.
     """
-    steps, middle, low, high = _over_seeds([run.curve for run in runs if run.curve])
+    steps, middle, low, high = _over_seeds([run.curve for run in runs if run.curve], same_episodes=False)
     if not len(steps):
         return
     sns.lineplot(x=steps, y=middle, ax=axis, color=colour, label=label, errorbar=None, legend=False, zorder=3)
@@ -101,7 +101,7 @@ def training_curve(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, labe
 
 def validation_points(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, label: str) -> None:
     """Draw success on the validation episodes over environment steps, seeds pooled, with 95 % intervals."""
-    steps, middle, low, high = _over_seeds([run.validation for run in runs if run.validation])
+    steps, middle, low, high = _over_seeds([run.validation for run in runs if run.validation], same_episodes=True)
     if len(steps):
         axis.errorbar(
             steps,
@@ -116,13 +116,26 @@ def validation_points(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, l
         )
 
 
-def _over_seeds(curves: Sequence[Sequence[CurvePoint]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all curves have, and there the mean over curves with the ends of its 95 % interval, in percent."""
+def _over_seeds(
+    curves: Sequence[Sequence[CurvePoint]], *, same_episodes: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that all curves have, and there the mean over curves with the ends of its 95 % interval, in percent.
+
+    Of the episodes only the numbers are known. If the seeds played the same, the easiest ones were won by all of them:
+    no other guess gives a wider interval.
+    """
     by_step = [{point.env_steps: point for point in curve} for curve in curves]
     steps = sorted(set.intersection(*map(set, by_step))) if by_step else []
     found = [[points[step] for points in by_step] for step in steps]
     middle = [np.mean([point.success_rate for point in points]) for points in found]
-    intervals = np.array([rate_interval([point.counts for point in points]) for points in found]).reshape(-1, 2)
+    outcomes = [
+        [
+            {(0 if same_episodes else seed, place): int(place < point.counts[0]) for place in range(point.window)}
+            for seed, point in enumerate(points)
+        ]
+        for points in found
+    ]
+    intervals = np.array([rate_interval(seeds) for seeds in outcomes]).reshape(-1, 2)
     return np.array(steps, dtype=float), np.array(middle), intervals[:, 0], intervals[:, 1]
 
 
@@ -133,7 +146,7 @@ def held_out_point(
     if not runs:
         return
     rate = 100 * sum(run.successes for run in runs) / sum(run.episodes for run in runs)
-    low, high = rate_interval([run.counts for run in runs])
+    low, high = rate_interval([run.won for run in runs])
     axis.errorbar(
         [x],
         [rate],

@@ -49,6 +49,11 @@ class CNNPolicy:
     def __init__(self, model: CNNActorCritic) -> None:
         self.model = model
 
+    @property
+    def player(self) -> CNNPolicy:
+        """Itself: it does nothing that only training needs."""
+        return self
+
     @classmethod
     def load(
         cls,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rl4vlm.core.types import Reply, Request
+from rl4vlm.core.types import Policy, Reply, Request
 
 
 class ReplayItem(Protocol):
@@ -64,6 +64,11 @@ class TrainablePolicy(Protocol):
     @property
     def replay_types(self) -> tuple[type, ...]:
         """The classes of its `replay_item`s and of what is in them: dataclasses of tensors and plain data."""
+        ...
+
+    @property
+    def player(self) -> Policy:
+        """The same policy where nothing is learned from what it plays, without the work that only training needs."""
         ...
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:

@@ -112,6 +112,11 @@ class VLMPolicy:
         # A checkpoint of SFT has no value head, and the values of the random one in its place mean nothing.
         return cls(model, critic=Path(checkpoint, VALUE_FILE).is_file())
 
+    @property
+    def player(self) -> VLMPolicy:
+        """The same weights, and no reference that scores every reply again."""
+        return VLMPolicy(self.model, critic=self.critic)
+
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
         prompts = self._prompts(requests)

@@ -16,11 +16,10 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.keep import forget_kept
-from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
+from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
-from rl4vlm.training.resume import resumable, run_folder
+from rl4vlm.training.resume import run_folder
 from rl4vlm.training.store import StateFolder
 
 
@@ -44,23 +43,18 @@ def run(*, task: str, out: Path, seed: int, settings: CNNSettings, resume_dir: S
         policy = CNNPolicy(build_model(slots, settings))
         # The network writes no thoughts, so their weight makes no difference.
         state = initial_state(policy, slots, accelerator, settings, seed, thought_prob_coef=0.0)
-        run_key = {"stage": "cnn", "task": task, "seed": seed}
-        with resumable(
-            state, resume_dir, out=folder, settings=settings, inputs={}, started=started, **run_key
-        ) as manager:
-            train(state, settings, folder, f"CNN {task}", manager.on_step, trackers=out)
-            # Inside the block: the saved state is removed only once the checkpoint is written.
-            finish(
-                state,
-                stage="cnn",
-                out=folder,
-                settings={"task": task, **vars(settings)},
-                seed=seed,
-                inputs={},
-                seconds=manager.seconds,
-            )
-        if state.processes.is_main:
-            forget_kept(folder)
+        run_to_end(
+            state,
+            settings,
+            {"task": task},
+            stage="cnn",
+            seed=seed,
+            inputs={},
+            draft=folder,
+            out=out,
+            resume_dir=resume_dir,
+            started=started,
+        )
 
 
 def build_model(slots: Sequence[Slot], settings: CNNSettings) -> CNNActorCritic:

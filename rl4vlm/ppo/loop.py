@@ -31,6 +31,8 @@ from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
 from rl4vlm.training.optim import adamw, check_finite
+from rl4vlm.training.resume import resumable
+from rl4vlm.training.store import StateFolder
 from rl4vlm.training.tracking import metric_trackers
 
 PPO_OUTPUTS = (CHECKPOINT, KEPT, METRICS, TIMING)
@@ -197,27 +199,63 @@ def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[
     return [{"params": rest}, {"params": head, "lr": settings.value_learning_rate}]
 
 
-def finish(
+def run_to_end(
     state: PPOState,
+    settings: TrainingSettings,
+    played: Mapping[str, Any],
     *,
     stage: str,
-    out: Path,
-    settings: Mapping[str, Any],
     seed: int,
     inputs: Mapping[str, Path],
-    seconds: float,
+    draft: Path,
+    out: Path,
+    resume_dir: StateFolder | None,
+    started: float,
 ) -> None:
-    """Close the environments; write `checkpoint/`, then `run.json`, whose presence means that the draft is complete."""
+    """Train to the end, from the saved state if there is one; write `checkpoint/`, then `run.json`.
+
+    Args:
+        state: the run before its first step.
+        settings: the hyperparameters.
+        played: the task and, if replies have one, their style.
+        stage: `ppo` or `cnn`.
+        seed: the run's.
+        inputs: the checkpoint that it started from, if any.
+        draft: the draft of the run's folder. Its `run.json` means that it is complete.
+        out: the run's folder.
+        resume_dir: where the state is saved; None saves nothing.
+        started: the `time.monotonic()` at which this process began the run.
+    """
+    run_key = {"stage": stage, **played, "seed": seed}
+    with resumable(
+        state, resume_dir, out=draft, settings=settings, inputs=inputs, started=started, **run_key
+    ) as manager:
+        train(state, settings, draft, " ".join([stage.upper(), *played.values()]), manager.on_step, trackers=out)
+        # Inside the block: the saved state is removed only once the checkpoint is written.
+        end(state, draft)
+        if state.processes.is_main:
+            add_kept(draft)
+            write_run_record(
+                draft,
+                stage=stage,
+                settings={**played, **vars(settings)},
+                seeds={stage: seed},
+                inputs=inputs,
+                seconds=manager.seconds,
+            )
+    if state.processes.is_main:
+        forget_kept(draft)
+
+
+def end(state: PPOState, draft: Path) -> None:
+    """Close the environments and write `checkpoint/`. All processes must call it."""
     for slot in state.slots:
         slot.env.close()
     # All processes must enter: under FSDP each sends its shards to the main one.
     with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
-        if not state.processes.is_main:
-            return
-        (out / CHECKPOINT).mkdir()
-        state.policy_optimizer.policy.save(out / CHECKPOINT)
-    add_kept(out)
-    write_run_record(out, stage=stage, settings=settings, seeds={stage: seed}, inputs=inputs, seconds=seconds)
+        if state.processes.is_main:
+            (draft / CHECKPOINT).mkdir()
+            state.policy_optimizer.policy.save(draft / CHECKPOINT)
 
 
 def make_slots(
@@ -263,7 +301,7 @@ def _validation(state: PPOState, settings: TrainingSettings) -> dict[str, Any]:
     if settings.validates_after(state.update):
         learner, processes = state.policy_optimizer, state.processes
         with unsharded_for_generation(learner.model, learner.accelerator):
-            own = validate(learner.policy, state.slots, settings, processes.rank, processes.count)
+            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}
 

@@ -15,11 +15,10 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.keep import forget_kept
-from rl4vlm.ppo.loop import PPO_OUTPUTS, finish, initial_state, make_slots, train
+from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
-from rl4vlm.training.resume import resumable, run_folder
+from rl4vlm.training.resume import run_folder
 from rl4vlm.training.store import StateFolder
 
 
@@ -79,24 +78,18 @@ def run(
             kl_coef=settings.kl_coef,
             schedule_steps=settings.defects.schedule_steps,
         )
-        inputs = {"init": Path(init)}
-        run_key = {"stage": "ppo", "task": task, "style": style, "seed": seed}
-        with resumable(
-            state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, **run_key
-        ) as manager:
-            train(state, settings, folder, f"PPO {task} {style}", manager.on_step, trackers=out)
-            # Inside the block: the saved state is removed only once the checkpoint is written.
-            finish(
-                state,
-                stage="ppo",
-                out=folder,
-                settings={"task": task, "style": style, **vars(settings)},
-                seed=seed,
-                inputs=inputs,
-                seconds=manager.seconds,
-            )
-        if state.processes.is_main:
-            forget_kept(folder)
+        run_to_end(
+            state,
+            settings,
+            {"task": task, "style": style},
+            stage="ppo",
+            seed=seed,
+            inputs={"init": Path(init)},
+            draft=folder,
+            out=out,
+            resume_dir=resume_dir,
+            started=started,
+        )
 
 
 def first_prompt(slots: Sequence[Slot]) -> str:

@@ -52,7 +52,7 @@ def _rates(variant: str, runs: Sequence[Evaluation], scale: str) -> Iterator[dic
     """One row for each set of games, training seeds pooled."""
     for games in dict.fromkeys(run.games_label for run in runs):
         played = [run for run in runs if run.games_label == games]
-        low, high = rate_interval([run.counts for run in played])
+        low, high = rate_interval([run.won for run in played])
         episodes = sum(run.episodes for run in played)
         yield {
             "variant": variant,

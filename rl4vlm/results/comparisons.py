@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rl4vlm.results.collection import Results
-from rl4vlm.results.intervals import PairCounts, average_interval, paired_difference
+from rl4vlm.results.intervals import Outcomes, average_interval, paired_difference
 from rl4vlm.results.published import reference_rates
 from rl4vlm.results.read import Evaluation
 from rl4vlm.results.rows import groups, labelled, lambda_method_name
@@ -59,17 +59,17 @@ def differences(
     for games in dict.fromkeys(run.games_label for run in first):
         baseline = {run.seed: run for run in second if run.games_label == games}
         pairs = {
-            run.seed: paired_counts(run, baseline[run.seed])
+            run.seed: paired(run, baseline[run.seed])
             for run in first
             if run.games_label == games and run.seed in baseline
         }
-        pairs = {seed: counts for seed, counts in pairs.items() if sum(counts)}
+        pairs = {seed: outcomes for seed, outcomes in pairs.items() if outcomes}
         if pairs:
             found = paired_difference(list(pairs.values()))
             seeds = " ".join(str(seed) for seed in pairs)
             yield (
                 comparison, method, against, first[0].task, labelled(scale, games), *found, found.verdict,
-                sum(map(sum, pairs.values())), seeds,
+                sum(map(len, pairs.values())), seeds,
             )  # fmt: skip
 
 
@@ -91,12 +91,9 @@ def lambda_verdicts(rows: pd.DataFrame) -> Iterator[str]:
         yield f"{task}{games}: {said}; all intervals of the differences lie within ±{bound:.1f} points."
 
 
-def paired_counts(first: Evaluation, second: Evaluation) -> PairCounts:
-    """Of the episodes (by seed) that both played: how many only `first` won, both or neither, only `second`."""
-    both = sorted(first.won.keys() & second.won.keys())
-    difference = np.array([int(first.won[seed]) - int(second.won[seed]) for seed in both], dtype=np.int64)
-    more, same, less = np.bincount(1 - difference, minlength=3)
-    return int(more), int(same), int(less)
+def paired(first: Evaluation, second: Evaluation) -> Outcomes:
+    """The episodes (by seed) that both played: 1 if only `first` won, 0 if both or neither did, -1 if only `second`."""
+    return {seed: won - second.won[seed] for seed, won in first.won.items() if seed in second.won}
 
 
 def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFrame:
@@ -149,8 +146,8 @@ def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFram
     if len(main) < max(len(names), 2):
         return []
     runs = {task: results.main_evaluations(method, names[task]) for task in main["task"]}
-    counts = [[run.counts for run in runs[task]] for task in main["task"]]
-    low, high = average_interval(counts, list(main["ceiling"]))
+    outcomes = [[run.won for run in runs[task]] for task in main["task"]]
+    low, high = average_interval(outcomes, list(main["ceiling"]))
     share = float(main["share"].mean())
     found = {"share": share, "share_low": low, "share_high": high, "seeds": main["seeds"].iloc[0]}
     return [{"method": method, "task": ALL_TASKS, "scale": scale, **found}]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
-from rl4vlm.config.runs import cnn_runs, evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.load import thought_prob_coef
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
 from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.results import names
 from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
@@ -18,14 +19,24 @@ SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
 
 
+def expected_tables(config: Mapping[str, Any]) -> list[str]:
+    """The tables that a config asks for: all, but none of λ or of variants without such runs."""
+    missing = {
+        "lambda": all(run.thought_prob_coef == thought_prob_coef(config, run.task) for run in ablation_runs(config)),
+        "ablations": not any(run.variant for run in ppo_runs(config)),
+    }
+    return [name for name in names.TABLES if not missing.get(name)]
+
+
 def expected_files(config: Mapping[str, Any]) -> list[Path]:
     """Every file that a finished run of a config leaves: tables, figures, the report, each run's results and record."""
     results, assets = Path(config["results_dir"]), Path(config["assets_dir"])
     training = (METRICS, "timing.jsonl", RECORD)
-    files = [results / "report.html", results / "gallery" / "index.html", *names.asset_files(assets)]
-    files += [results / "tables" / name for name in names.table_files()]
-    files += [results / "figures" / name for name in names.figure_files()]
-    files += [results / "figures" / f"{name}.{RECORD}" for name in names.FIGURES]
+    tables = expected_tables(config)
+    files = [results / "report.html", results / "gallery" / "index.html", *names.asset_files(assets, tables)]
+    files += [results / "tables" / name for name in names.table_files(tables)]
+    files += [results / "figures" / name for name in names.figure_files(tables)]
+    files += [results / "figures" / f"{name}.{RECORD}" for name in names.figures_beside(tables)]
     files += [results / folder / RECORD for folder in ("tables", "gallery")]
     for model in base_models(config).values():
         if model.kind != "folder":

@@ -1,9 +1,14 @@
-"""95 % intervals: of success rates, of their averages over tasks, and of differences on the same episodes."""
+"""95 % intervals: of success rates, of their averages over tasks, and of differences on the same episodes.
+
+All training seeds play the same held-out episodes: seeds and episodes are crossed. What makes an episode hard for one
+seed makes it hard for all, so that more seeds do not make more episodes. `scipy.stats.bootstrap` resamples one of the
+two only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
@@ -12,8 +17,9 @@ RESAMPLES = 10_000
 
 Counts = tuple[int, int]
 """(successes, episodes) of one evaluation."""
-PairCounts = tuple[int, int, int]
-"""Of episodes that two methods played: how many only the first won, both or neither, only the second."""
+Outcomes = Mapping[Any, int]
+"""Of one training seed, by episode: 1 if it was won and 0 if not. Of two methods' difference: 1 if only the first won
+it, 0 if both or neither did, -1 if only the second. The same key with another training seed is the same episode."""
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
@@ -37,43 +43,49 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def rate_interval(seeds: Sequence[Counts]) -> tuple[float, float]:
+def rate_interval(seeds: Sequence[Outcomes]) -> tuple[float, float]:
     """95 % interval of the success rate of one method on one task, in percent, training seeds pooled.
 
-    One seed: Wilson's interval. Several seeds: a hierarchical bootstrap of seeds and of episodes within each, because
-    seeds differ by more than their episodes do. It is never narrower than Wilson's interval of all episodes together.
+    One seed: Wilson's interval. Several seeds: a bootstrap of the seeds and of the episodes.
 
     Args:
-        seeds: the counts of each training seed.
+        seeds: the outcomes of each training seed.
 
     Raises:
         ValueError: there are no episodes.
     """
-    successes, episodes = (sum(column) for column in zip(*seeds, strict=True)) if seeds else (0, 0)
-    if episodes == 0:
+    won = [outcome for seed in seeds for outcome in seed.values()]
+    if not won:
         raise ValueError("an interval needs at least one episode")
-    low, high = (100 * bound for bound in wilson(successes, episodes))
-    if len(seeds) == 1:
-        return low, high
-    resampled_low, resampled_high = _percentiles(_resampled_rates(seeds, np.random.default_rng(0)))
-    return min(low, resampled_low), max(high, resampled_high)
+    low, high = (
+        wilson(sum(won), len(won))
+        if len(seeds) == 1
+        else _percentiles(_resampled(seeds, WON_AND_LOST, np.random.default_rng(0)))
+    )
+    rate = sum(won) / len(won)
+    return 100 * min(low, rate), 100 * max(high, rate)
 
 
-def average_interval(tasks: Sequence[Sequence[Counts]], ceilings: Sequence[float] | None = None) -> tuple[float, float]:
+def average_interval(
+    tasks: Sequence[Sequence[Outcomes]], ceilings: Sequence[float] | None = None
+) -> tuple[float, float]:
     """95 % interval of an unweighted mean over tasks, in percent: a bootstrap of each task's seeds and episodes.
 
     Args:
-        tasks: for each task the counts of each training seed.
+        tasks: for each task the outcomes of each training seed.
         ceilings: each task's best rate in percent, to average the shares of it; 100 unless given.
 
     Raises:
         ValueError: a task has no episodes.
     """
-    if not tasks or any(not seeds or any(episodes == 0 for _, episodes in seeds) for seeds in tasks):
+    if not tasks or not all(any(seeds) for seeds in tasks):
         raise ValueError("an average needs episodes of every task")
     rng = np.random.default_rng(0)
-    rates = np.array([_resampled_rates(seeds, rng) for seeds in tasks])
-    return _percentiles((rates / np.reshape(ceilings or [100] * len(tasks), (-1, 1))).mean(axis=0) * 100)
+    shares = [
+        100 * _resampled(seeds, WON_AND_LOST, rng) / (ceiling / 100)
+        for seeds, ceiling in zip(tasks, ceilings or [100] * len(tasks), strict=True)
+    ]
+    return _percentiles(np.mean(shares, axis=0))
 
 
 class Difference(NamedTuple):
@@ -97,61 +109,58 @@ class Difference(NamedTuple):
         return "better" if self.low > 0 else "worse" if self.high < 0 else "undecided"
 
 
-def paired_difference(seeds: Sequence[PairCounts]) -> Difference:
-    """The difference of two methods on the same episodes: a hierarchical bootstrap of training seeds and of episodes.
-
-    Resampling starts from the counts with half an episode added to both kinds of disagreement and one to agreement,
-    over all seeds (Agresti and Min 2005). Otherwise two methods that never disagree would be equal beyond doubt after a
-    single episode.
+def paired_difference(seeds: Sequence[Outcomes]) -> Difference:
+    """The difference of two methods on the same episodes: a bootstrap of training seeds and of episodes.
 
     Args:
-        seeds: the counts of each training seed.
+        seeds: the differences of each training seed, by episode.
 
     Raises:
-        ValueError: there are no episodes.
+        ValueError: a seed has no episodes.
     """
-    counts = np.array(seeds, dtype=np.int64).reshape(-1, 3)
-    if not len(counts) or (counts.sum(axis=1) == 0).any():
+    if not seeds or not all(seeds):
         raise ValueError("a difference needs at least one episode of every seed")
-    signs = np.array([1.0, 0.0, -1.0])
-    points = float(100 * (counts @ signs).sum() / counts.sum())
-    samples = np.clip(
-        _resampled(counts + np.array([0.5, 1.0, 0.5]) / len(counts), signs, np.random.default_rng(0)), -1, 1
-    )
-    low, high = _percentiles(100 * samples)
+    points = 100 * float(np.mean([outcome for seed in seeds for outcome in seed.values()]))
+    samples = 100 * _resampled(seeds, ONE_OR_BOTH, np.random.default_rng(0))
+    low, high = _percentiles(samples)
     above = (samples > 0).mean() + (samples == 0).mean() / 2
     return Difference(points, min(low, points), max(high, points), float(above))
 
 
-def _resampled_rates(seeds: Sequence[Counts], rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap samples of a pooled success rate, (RESAMPLES,) in percent."""
-    won = np.array([[successes, episodes - successes] for successes, episodes in seeds], dtype=np.int64)
-    return np.clip(100 * _resampled(won, np.array([1.0, 0.0]), rng), 0, 100)
+WON_AND_LOST = {1: 0.5, 0: 0.5}
+ONE_OR_BOTH = {1: 0.5, 0: 1.0, -1: 0.5}
+"""How many episodes of each outcome are added, the same for all seeds (Agresti and Min 2005). Without them a policy
+that always won would win beyond doubt after a single episode, and two that never disagree would be equal."""
 
 
-def _resampled(counts: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap samples of a mean over all episodes, (RESAMPLES,): whole seeds are drawn, then episodes of each.
+def _resampled(seeds: Sequence[Outcomes], added: Mapping[int, float], rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap samples of the mean outcome over all seeds and episodes, (RESAMPLES,).
 
-    `scipy.stats.bootstrap` resamples one level only. Seeds spread by the square root of n / (n - 1) more than they are
-    drawn (Rao and Wu 1988), because a bootstrap of few of them is too narrow; of two or three it remains a rough guess.
-
-    Args:
-        counts: (seeds, kinds) numbers of episodes of each kind.
-        values: (kinds,) the value of an episode of each kind.
+    The chance of the episodes, resampled for all seeds at once, plus the chance of the seeds. Seeds spread by the
+    square root of n / (n - 1) more than they are drawn (Rao and Wu 1988), because a bootstrap of few of them is too
+    narrow; of two or three it remains a rough guess. Seeds' and episodes' resamples are not multiplied: that would
+    count the noise of single plays three times (Owen 2007), where this sum counts it twice.
     """
-    seeds = len(counts)
-    episodes = counts.sum(axis=1)
-    means = counts @ values / episodes
-    drawn = rng.integers(seeds, size=(RESAMPLES, seeds))
+    episodes = {episode: None for seed in seeds for episode in seed}
+    missing = 2
+    outcomes = np.array([[seed.get(episode, missing) for episode in episodes] for seed in seeds])
+    kinds, counts = np.unique(outcomes, axis=1, return_counts=True)
+    kinds = np.hstack([kinds, np.tile(list(added), (len(seeds), 1))])
+    counts = np.concatenate([counts, list(added.values())])
+    played = kinds != missing
+    values = np.where(played, kinds, 0)
     # Resampling n episodes with replacement is one draw from the multinomial distribution of their kinds.
-    size = np.round(episodes).astype(np.int64)[drawn]
-    played = rng.multinomial(size, (counts / episodes[:, None])[drawn]) @ values / size
-    if seeds > 1:
-        centre = np.average(means, weights=episodes)
-        played += (np.sqrt(seeds / (seeds - 1)) - 1) * (means[drawn] - centre)
-    return np.average(played, weights=size, axis=1)
+    drawn = rng.multinomial(round(counts.sum()), counts / counts.sum(), size=RESAMPLES)
+    samples = (drawn @ values.sum(axis=0)) / (drawn @ played.sum(axis=0))
+    if (n := len(seeds)) > 1:
+        size = played @ counts
+        means = values @ counts / size
+        of_seeds = rng.integers(n, size=(RESAMPLES, n))
+        spread = np.average(means[of_seeds], weights=size[of_seeds], axis=1) - np.average(means, weights=size)
+        samples += np.sqrt(n / (n - 1)) * spread
+    return np.clip(samples, min(added), max(added))
 
 
-def _percentiles(percent: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(percent, [2.5, 97.5])
+def _percentiles(samples: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 TABLES = {
     "main": "main results",
@@ -13,7 +15,8 @@ TABLES = {
     "ablations": "variants of the method",
     "perception": "perception accuracy",
 }
-"""The tables with their titles in the report. To add one, also write its caption, `workflow/report/table_*.rst`."""
+"""The tables with their titles in the report; `lambda` and `ablations` only if there are such runs. To add one, also
+write its caption, `workflow/report/table_*.rst`."""
 TABLE_KINDS = ("csv", "md", "tex")
 
 FIGURES = {
@@ -30,19 +33,29 @@ GAMES_IMAGE = "games.png"
 README_TABLE = "results.md"
 
 
-def table_files() -> list[str]:
-    """The files of all tables, relative to the folder of tables."""
-    return [f"{name}.{kind}" for name in TABLES for kind in TABLE_KINDS]
+def table_files(tables: Iterable[str] = TABLES) -> list[str]:
+    """The files of tables, relative to their folder."""
+    return [f"{name}.{kind}" for name in tables for kind in TABLE_KINDS]
 
 
-def figure_files() -> list[str]:
-    """The files of all figures, relative to the folder of figures."""
-    return [f"{name}.{kind}" for name in FIGURES for kind in FIGURE_KINDS]
+def tables_in(record: Mapping[str, Any]) -> list[str]:
+    """The tables that were written together, by the content of their `run.json`."""
+    return [name for name in TABLES if f"{name}.csv" in record["outputs"]]
 
 
-def asset_files(assets: Path) -> list[Path]:
+def figures_beside(tables: Collection[str]) -> list[str]:
+    """The figures of results that have these tables: no curves of several λ without a table of them."""
+    return [name for name in FIGURES if name != "lambda_ablation" or "lambda" in tables]
+
+
+def figure_files(tables: Collection[str] = TABLES) -> list[str]:
+    """The files of the figures of results that have these tables, relative to the folder of figures."""
+    return [f"{name}.{kind}" for name in figures_beside(tables) for kind in FIGURE_KINDS]
+
+
+def asset_files(assets: Path, tables: Collection[str] = TABLES) -> list[Path]:
     """What README and the page of results show: images, README's table and the page itself."""
-    names = [GAMES_IMAGE, *(f"{name}.png" for name in FIGURES), README_TABLE]
+    names = [GAMES_IMAGE, *(f"{name}.png" for name in figures_beside(tables)), README_TABLE]
     return [*(assets / name for name in names), page_in(assets)]
 
 

@@ -13,7 +13,7 @@ from rl4vlm.config.methods import label_of
 from rl4vlm.core.files import RECORD, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
-from rl4vlm.results.names import FIGURES, README_TABLE, TABLES, page_in
+from rl4vlm.results.names import README_TABLE, TABLES, figures_beside, page_in, tables_in
 from rl4vlm.results.provenance import METRICS, SUMMARY, read_record
 from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE, groups
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
@@ -109,10 +109,11 @@ def results_page(tables: Path, images: str, command: str) -> str:
         markdown(_experiments(results, runs_behind(results, folders)), words=1),
         _versions(record),
     ]
-    for name, title in TABLES.items():
+    shown = tables_in(record)
+    for name in shown:
         table = read_text(tables / f"{name}.md").strip()
-        parts += [f"## Table: {title}", table, _made_by(command, tables / f"{name}.csv")]
-    for name in FIGURES:
+        parts += [f"## Table: {TABLES[name]}", table, _made_by(command, tables / f"{name}.csv")]
+    for name in figures_beside(shown):
         title = name.replace("_", " ")
         made_by = _made_by(command, results / "figures" / f"{name}.png")
         parts += [f"## Figure: {title}", f"![{title}]({images}/{name}.png)", made_by]
@@ -126,8 +127,8 @@ def _made_by(command: str, file: Path) -> str:
 
 READING = """\
 - *Held out*: success rate over episodes with fixed seeds that no training uses. In brackets, its 95 % interval:
-  Wilson's for one training seed, otherwise a bootstrap of training seeds and of episodes within each. With two or
-  three seeds it is rough, and rather too narrow: all seeds play the same episodes, and it counts them apart.
+  Wilson's for one training seed, otherwise a bootstrap of training seeds and of the episodes that they share. Two or
+  three seeds are few: where they differ much, the interval is too narrow.
 - *Differences* are taken on the same episodes and the same training seeds. Verdicts: better, worse or undecided.
 - *Rolling peak*: the paper's protocol, the highest success rate over the last training episodes at any update. As a
   maximum it tends to exceed the held-out rate of the same run; the table of ceilings says by how much.

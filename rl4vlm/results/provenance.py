@@ -48,6 +48,7 @@ def write_run_record(
     inputs: Mapping[str, Path],
     seconds: float,
     name: str = RECORD,
+    digest: str | None = None,
 ) -> None:
     """Write `run.json`: what ran, from which code and inputs, on which machine, for how long, and what it wrote.
 
@@ -60,6 +61,7 @@ def write_run_record(
             path on this machine (the name of a model on a hub).
         seconds: wall time.
         name: name of the file, if several runs write into one folder.
+        digest: the `code_digest` of the stage, for a result that is kept longer than the code that made it.
     """
     record = {
         "stage": stage,
@@ -67,7 +69,7 @@ def write_run_record(
         "seeds": seeds,
         "inputs": {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in inputs.items()},
         "outputs": output_checksums(folder, name),
-        "code": code_revision(),
+        "code": {**code_revision(), **({"digest": digest} if digest else {})},
         "packages": package_versions(),
         "hardware": hardware(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

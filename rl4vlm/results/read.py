@@ -72,6 +72,7 @@ class Evaluation(Tally):
         games: which set of games was played (`unseen`), if the task has several.
         perception: by field of the image, how it was read.
         won: by seed of the episode, whether it was won.
+        won_by_group: the same for each of `groups`.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True)
@@ -94,6 +95,7 @@ class Evaluation(Tally):
     games: str | None = None
     perception: dict[str, Readings] = {}
     won: dict[int, bool] = {}
+    won_by_group: dict[str, dict[int, bool]] = {}
 
     @property
     def games_label(self) -> str | None:
@@ -164,19 +166,21 @@ def load_evaluation(folder: Path) -> Evaluation:
         ValueError: one is missing or broken, is not the file that was written, or they disagree.
     """
     file = folder / SUMMARY
-    won, perception = _read_episodes(folder / EPISODES)
-    read = {**read_json(file), "folder": folder, "perception": perception, "won": won}
+    won, by_group, perception = _read_episodes(folder / EPISODES)
+    read = {**read_json(file), "folder": folder, "perception": perception, "won": won, "won_by_group": by_group}
     found = checked(Evaluation, read, str(file))
     if found.counts != (sum(won.values()), len(won)):
         raise ValueError(
             f"{file} counts {found.successes} successes in {found.episodes} episodes, {EPISODES} beside it "
             f"{sum(won.values())} in {len(won)}"
         )
-    by_group = [group.counts for group in found.groups.values()]
-    if by_group and tuple(map(sum, zip(*by_group, strict=True))) != found.counts:
-        raise ValueError(
-            f"{file}: its groups do not add up to {found.successes} successes in {found.episodes} episodes"
-        )
+    for name, group in found.groups.items():
+        played = by_group.get(name, {})
+        if group.counts != (sum(played.values()), len(played)):
+            raise ValueError(
+                f"{file} counts {group.successes} successes in {group.episodes} episodes of {name}, {EPISODES} "
+                f"beside it {sum(played.values())} in {len(played)}"
+            )
     # Last: what is wrong with a file says more than that it has changed.
     for name in (EPISODES, SUMMARY):
         check_unchanged(folder / name)
@@ -297,6 +301,7 @@ class _MetricsLine(BaseModel):
 class _EpisodeLine(BaseModel):
     seed: int
     success: bool
+    group: str | None = None
     perception: dict[str, Readings]
 
 
@@ -307,13 +312,16 @@ def _curve(file: Path, rate: str, episodes: str) -> Iterator[CurvePoint]:
             yield CurvePoint(found.env_steps, 100 * share, getattr(found, episodes))
 
 
-def _read_episodes(file: Path) -> tuple[dict[int, bool], dict[str, Readings]]:
-    """Whether each episode was won, by its seed, and how each field of the image was read."""
+def _read_episodes(file: Path) -> tuple[dict[int, bool], dict[str, dict[int, bool]], dict[str, Readings]]:
+    """Whether each episode was won, by its seed, the same by group, and how each field of the image was read."""
     won: dict[int, bool] = {}
+    by_group: dict[str, dict[int, bool]] = {}
     perception: dict[str, Readings] = {}
     for place, line in read_json_lines(file):
         found = checked(_EpisodeLine, line, place)
         won[found.seed] = found.success
+        if found.group is not None:
+            by_group.setdefault(found.group, {})[found.seed] = found.success
         for name, readings in found.perception.items():
             perception[name] = perception[name] + readings if name in perception else readings
-    return won, perception
+    return won, by_group, perception

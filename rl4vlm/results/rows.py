@@ -14,7 +14,7 @@ import pandas as pd
 
 from rl4vlm.config.methods import method_order, rank
 from rl4vlm.results.collection import Results
-from rl4vlm.results.intervals import average_interval, rate_interval
+from rl4vlm.results.intervals import Outcomes, average_interval, rate_interval
 from rl4vlm.results.published import Rate, later_rates, published_lambda_peaks, published_rates, reference_rates
 from rl4vlm.results.read import Evaluation, TrainingRun
 
@@ -76,7 +76,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
     Returns:
         `main`: every method on every task (paper, table 2), reproduced by both protocols, published, and reference.
         `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
-        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ.
+        `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ, if any.
     """
     rows = [
         *_held_out(results.evaluations_on_all_games(), scale, by_method),
@@ -96,7 +96,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
         # The paper's main table has no warm start without thoughts.
         "main": _frame(row for row in [*rows, *later, *_reference()] if row.method != "LLaVA-sft-noCoT"),
         "cot": _frame(row for row in rows if row.method in COT_METHODS),
-        "lambda": _frame(lambda_rows),
+        **({"lambda": _frame(lambda_rows)} if swept else {}),
     }
 
 
@@ -140,7 +140,7 @@ def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[
     """
     parts = pd.DataFrame(
         [(name(run), labelled(scale, run.games_label), run.task, *part) for run in runs for part in _parts(run)],
-        columns=["method", "scale", "game", "task", "successes", "episodes", "mean_return", "seed", "partial"],
+        columns=["method", "scale", "game", "task", "won", "mean_return", "seed", "partial"],
     )
     parts = parts.iloc[parts.groupby(["method", "game", "scale"], sort=False).ngroup().argsort(kind="stable")]
     rows = [
@@ -154,24 +154,24 @@ def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[
     return rows
 
 
-def _parts(run: Evaluation) -> Iterator[tuple[str, int, int, float | None, int | None, bool]]:
+def _parts(run: Evaluation) -> Iterator[tuple[str, Outcomes, float | None, int | None, bool]]:
     """An evaluation by kind of episodes, and as a whole. Returns are not known by kind."""
-    for kind, group in run.groups.items():
-        if group.episodes:
-            yield kind, *group.counts, None, run.seed, run.partial
-    yield run.overall or run.task, *run.counts, run.mean_return, run.seed, run.partial
+    for kind in run.groups:
+        if kind in run.won_by_group:
+            yield kind, run.won_by_group[kind], None, run.seed, run.partial
+    yield run.overall or run.task, run.won, run.mean_return, run.seed, run.partial
 
 
 def _held_out_row(method: str, task: str, scale: str, parts: pd.DataFrame) -> Row:
-    low, high = rate_interval(_counts(parts))
-    episodes = int(parts["episodes"].sum())
-    total_return = (parts["mean_return"] * parts["episodes"]).sum(skipna=False)
+    low, high = rate_interval(list(parts["won"]))
+    episodes = sum(parts["won"].map(len))
+    total_return = (parts["mean_return"] * parts["won"].map(len)).sum(skipna=False)
     return Row(
         method,
         task,
         "reproduced",
         scale,
-        success_rate=100 * int(parts["successes"].sum()) / episodes,
+        success_rate=_rate(parts),
         ci_low=low,
         ci_high=high,
         mean_return=None if pd.isna(total_return) else float(total_return) / episodes,
@@ -184,18 +184,17 @@ def _held_out_row(method: str, task: str, scale: str, parts: pd.DataFrame) -> Ro
 
 def _average_row(method: str, scale: str, games: Sequence[pd.DataFrame]) -> Row:
     """The unweighted mean over the card games, as in the paper. Returns of different games have no common unit."""
-    low, high = average_interval([_counts(game) for game in games])
+    low, high = average_interval([list(game["won"]) for game in games])
     together = pd.concat(games)
     return Row(
         method,
         CARD_AVERAGE,
         "reproduced",
         scale,
-        success_rate=sum(100 * int(game["successes"].sum()) / int(game["episodes"].sum()) for game in games)
-        / len(games),
+        success_rate=sum(map(_rate, games)) / len(games),
         ci_low=low,
         ci_high=high,
-        episodes=int(together["episodes"].sum()),
+        episodes=sum(together["won"].map(len)),
         seeds=_seeds(together["seed"]),
         protocol="held_out",
         partial=bool(together["partial"].any()),
@@ -254,8 +253,9 @@ def labelled(scale: str, games: str | None) -> str:
     return scale if games is None else f"{scale}, {games}"
 
 
-def _counts(parts: pd.DataFrame) -> list[tuple[int, int]]:
-    return [(int(won), int(played)) for won, played in zip(parts["successes"], parts["episodes"], strict=True)]
+def _rate(parts: pd.DataFrame) -> float:
+    """The success rate of all episodes, in percent."""
+    return 100 * sum(sum(won.values()) for won in parts["won"]) / sum(parts["won"].map(len))
 
 
 def _seeds(seeds: pd.Series) -> str | None:

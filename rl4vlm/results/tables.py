@@ -99,8 +99,9 @@ def build_tables(
         )
         ceilings = ceiling_rows(results, rates["main"], scale)
         _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings), CEILING_CAPTION.format(scale=scale))
-        ablations = ablation_rows(results, scale)
-        _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
+        if results.variants:
+            ablations = ablation_rows(results, scale)
+            _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
         perception = perception_rows(results, scale)
         _write(folder / "perception", perception, _wide_perception(perception), _perception_caption(perception, scale))
         write_run_record(
@@ -200,9 +201,9 @@ def _cell(value: Any, low: float = np.nan, high: float = np.nan) -> str:
 def _differences_caption(results: Results, scale: str) -> str:
     caption = (
         f"By how many points of success the first method is above the second on the same held-out episodes, scale "
-        f"`{scale}`, with 95 % intervals: a bootstrap of training seeds, then of episodes. P(better): the share of its "
-        "samples above 0, ties halved. Verdict: better or worse if the interval excludes 0, else undecided. Nothing "
-        "corrects for the number of comparisons."
+        f"`{scale}`, with 95 % intervals: a bootstrap of training seeds and of the episodes that they share. "
+        "P(better): the share of its samples above 0, ties halved. Verdict: better or worse if the interval excludes "
+        "0, else undecided. Nothing corrects for the number of comparisons."
     )
     if len({run.seed for run in results.training_runs}) < 2:
         caption += (

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from transformers import AutoProcessor
 
+from rl4vlm.config.code_digest import code_digest
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 
@@ -29,6 +30,18 @@ def test_it_loads_and_is_small(folder: Path) -> None:
     assert 1e6 < sum(weight.numel() for weight in backbone.model.parameters()) < 3e6
     ids = Encoder(backbone.processor).reply('{"action": "go to desk 1"}')
     assert Encoder(backbone.processor).decode(ids) == '{"action": "go to desk 1"}'
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_code_that_made_it_is_the_code_of_today(folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    if "digest" not in record["code"]:
+        pytest.skip("it was made by an earlier version, which did not record the digest of its code")
+    tasks = record["settings"]["pretrain_tasks"]
+    assert record["code"]["digest"] == code_digest("rl4vlm.base_model.pretrain", tasks), (
+        "the code of pre-training has changed: make it anew (make base-models), or drop the digest and say why in "
+        "docs/log.md"
+    )
 
 
 def test_alfworlds_was_made_by_the_settings_of_the_config() -> None:

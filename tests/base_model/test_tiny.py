@@ -24,6 +24,7 @@ from rl4vlm.base_model.pretrain import (
     train,
 )
 from rl4vlm.base_model.tiny import build, train_tokenizer
+from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings, TinySizes
 from rl4vlm.core.types import Style
 from rl4vlm.envs.registration import make_env
@@ -87,6 +88,8 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -
     AutoProcessor.from_pretrained(tmp_path / "base")
     perception = json.loads((tmp_path / "base" / "perception.json").read_text())
     assert set(perception["tasks"]["NumberLine"]) == {"current number", "target number"}
+    record = json.loads((tmp_path / "base" / "run.json").read_text())
+    assert record["code"]["digest"] == code_digest("rl4vlm.base_model.pretrain", ["NumberLine"])
     copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         tmp_path / "base" / "model.safetensors"

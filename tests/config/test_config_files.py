@@ -14,7 +14,7 @@ import yaml
 from rl4vlm.config.base_models import base_models
 from rl4vlm.config.check import checked_config
 from rl4vlm.config.load import evaluation_settings, load_config, merge, stage_settings
-from rl4vlm.config.runs import ablation_runs, main_runs
+from rl4vlm.config.runs import ablation_runs, evaluation_runs, main_runs
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.alfworld import GamesSettings
@@ -213,3 +213,8 @@ def test_snakemake_merges_overlays_as_load_config_does() -> None:
     theirs = deepcopy(default)
     update_config(theirs, smoke)
     assert theirs == merge(default, smoke)
+
+
+def test_every_variant_has_a_row_in_the_table_of_ablations() -> None:
+    config = resolved("ablations")
+    assert {run.variant for run in evaluation_runs(config) if run.variant} == set(config["variants"])

@@ -17,7 +17,7 @@ from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import Origin, origin_of, run, summarise
+from rl4vlm.evaluation.run import Origin, origin_of, run, run_sets, summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson
 from rl4vlm.tasks.base import CardTask
@@ -51,6 +51,28 @@ def test_the_solver_wins_and_reads_everything(tmp_path: Path) -> None:
     )
     assert (summary["task"], summary["style"], summary["protocol"]) == ("NumberLine", "cot", "held_out")
     assert summary["logprob_thoughts"] is summary["logprob_action"] is None
+
+
+def test_several_sets_of_games_in_one_process_are_as_each_by_itself(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"policy": str(tiny_checkpoint), "task": "NumberLine", "style": Style.COT}
+    settings = [
+        EvaluationSettings(episodes=3, num_envs=2, max_new_tokens=8, seed_base=base, games=games)
+        for base, games in ((0, "seen"), (50, "unseen"))
+    ]
+    sets = dict(zip((tmp_path / "a", tmp_path / "a@unseen"), settings, strict=True))
+    together = run_sets(**options, sets=sets)
+    apart = [run(**options, out=tmp_path / one.games, settings=one) for one in settings]
+    assert together == apart
+    assert lines_of(tmp_path / "a@unseen") == lines_of(tmp_path / "unseen") != lines_of(tmp_path / "seen")
+    with pytest.raises(ValueError, match="differ in how the policy is loaded"):
+        run_sets(**options, sets={tmp_path / "x": settings[0], tmp_path / "y": EvaluationSettings(temperature=0.1)})
+
+
+def test_where_one_set_of_games_fails_none_is_written(tmp_path: Path) -> None:
+    sets = {tmp_path / name: EvaluationSettings(episodes=2, env=env) for name, env in (("a", {}), ("b", {"no": 1}))}
+    with pytest.raises(ValueError, match="no environment option"):
+        run_sets(policy="random", task="NumberLine", style=Style.COT, sets=sets)
+    assert not any((tmp_path / name / "summary.json").exists() for name in "ab")
 
 
 def test_a_kept_policy_has_the_origin_of_its_run(tmp_path: Path) -> None:

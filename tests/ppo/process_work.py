@@ -15,7 +15,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import finish, initial_state, make_slots, train
+from rl4vlm.ppo.loop import end, initial_state, make_slots, train
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.train import first_prompt
 from rl4vlm.ppo.update import optimiser_steps
@@ -82,7 +82,7 @@ def play_and_update(folder: Path, out: Path, task: str) -> None:
 
     train(state, PLAY, out.with_suffix(".run"), task, keep)
     _write(state, out, rollouts=rollouts)
-    finish(state, stage="ppo", out=out.with_suffix(".run"), settings={}, seed=1, inputs={}, seconds=0.0)
+    end(state, out.with_suffix(".run"))
 
 
 def prompt_to_score(folder: Path, out: Path) -> None:

@@ -121,6 +121,21 @@ def test_a_large_divergence_coefficient_keeps_the_replies_near_the_start(tiny_ch
     assert "reference_kl" not in metrics_of(tmp_path / "none")[0]
 
 
+def test_validation_plays_without_the_reference(tiny_checkpoint, tmp_path, monkeypatch):
+    scored, score = [], ActorCritic.score
+
+    def counted(self, prompts, replies):
+        if not next(self.parameters()).requires_grad:
+            scored.extend(replies)
+        return score(self, prompts, replies)
+
+    monkeypatch.setattr(ActorCritic, "score", counted)
+    settings = replace(SETTINGS, kl_coef=0.1, validation_every=1, validation_episodes=2)
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    assert metrics_of(tmp_path)[0]["validation_episodes"] == 2
+    assert len(scored) == settings.total_env_steps
+
+
 def test_a_warm_up_of_the_values_leaves_the_policy_alone(tiny_checkpoint, tmp_path):
     settings = replace(SETTINGS, value_warmup=2, detach_value=True, ent_coef=0.01)
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)

@@ -146,15 +146,11 @@ def add_evaluation(
     successes = round(rate * episodes)
     low, high = wilson(successes, episodes)
     perception = {name: {"right": 9, "wrong": 1, "not_stated": 1} for name in FIELDS[task]} if reads else {}
+    groups = extra.get("groups", {None: {"successes": successes, "episodes": episodes}})
+    won = [(name, k < group["successes"]) for name, group in groups.items() for k in range(group["episodes"])]
     lines = [
-        {
-            "episode": k,
-            "seed": 10_000 + k,
-            "success": k < successes,
-            "return": float(k < successes),
-            "perception": perception,
-        }
-        for k in range(episodes)
+        {"episode": k, "seed": 10_000 + k, "success": success, "group": name, "perception": perception}
+        for k, (name, success) in enumerate(won)
     ]
     write_lines(folder / "episodes.jsonl", lines)
     write_json(

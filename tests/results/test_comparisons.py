@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.results.collection import Results
-from rl4vlm.results.comparisons import ALL_TASKS, ceiling_rows, difference_rows, lambda_verdicts, paired_counts
+from rl4vlm.results.comparisons import ALL_TASKS, ceiling_rows, difference_rows, lambda_verdicts, paired
 from rl4vlm.results.read import load_evaluation
 from rl4vlm.results.rows import rate_rows
 from rl4vlm.results.tables import build_tables
@@ -30,7 +30,7 @@ def test_only_the_episodes_that_both_played_count(tmp_path):
     )
     write_lines(first / "episodes.jsonl", [{"seed": s, "success": s > 11, "perception": {}} for s in range(10, 14)])
     # 11: only the second; 12: both; 13: only the first.
-    assert paired_counts(load_evaluation(first), load_evaluation(second)) == (1, 1, 1)
+    assert paired(load_evaluation(first), load_evaluation(second)) == {11: -1, 12: 0, 13: 1}
 
 
 def test_every_comparison_has_its_verdict(results):

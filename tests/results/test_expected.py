@@ -46,9 +46,9 @@ def test_the_default_config_expects_what_the_design_names() -> None:
     assert {
         "results/report.html",
         "results/tables/main.csv",
-        "results/tables/lambda.tex",
+        "results/tables/differences.tex",
         "results/figures/training_curves.pdf",
-        "results/ppo/NumberLine-cot-lambda0.9-seed1/metrics.jsonl",
+        "results/ppo/NumberLine-cot-lambda0.5-seed1/metrics.jsonl",
         "results/eval/ppo-Blackjack-nocot-lambda0.5-seed1/episodes.jsonl",
         "results/eval/solver-Points24/run.json",
         "results/cnn/Blackjack-seed1/checkpoint/cnn.json",
@@ -61,6 +61,21 @@ def test_the_default_config_expects_what_the_design_names() -> None:
         "results/assets/perception.png",
         "results/assets/page.md",
     } <= files
+
+
+@pytest.mark.parametrize(
+    ("overlays", "shown"),
+    [
+        ([], set()),
+        (["smoke.yaml"], {"lambda.csv", "lambda_ablation.png"}),
+        (["lambda.yaml"], {"lambda.csv", "lambda_ablation.png"}),
+        (["ablations.yaml"], {"ablations.csv"}),
+    ],
+)
+def test_tables_and_figures_of_runs_that_a_config_does_not_ask_for_are_not_expected(overlays, shown) -> None:
+    config = load_config([ROOT / "config" / name for name in ("config.yaml", *overlays)])
+    names = {path.name for path in expected_files(config)}
+    assert names & {"lambda.csv", "lambda_ablation.png", "ablations.csv"} == shown
 
 
 def test_the_seeds_alone_write_what_git_tracks_and_each_has_its_own_warm_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
 def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "assets"
     text = pages(tables=made.root / "tables", out=out, command="snakemake -j2")[tmp_path / "docs" / "results.md"]
-    for name in TABLES:
+    for name in [table for table in TABLES if table != "ablations"]:
         assert (made.root / "tables" / f"{name}.md").read_text(encoding="utf-8").strip() in text
     for name in FIGURES:
         assert f"(assets/{name}.png)" in text
@@ -92,6 +93,17 @@ def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic,
     assert "base_model" not in text, "it is in no record of these runs' inputs"
     assert f"Made by `snakemake -j2 -- {made.root}/figures/perception.png`." in text
     assert f"Made by `snakemake -j2 -- {made.root}/tables/differences.csv`." in text
+
+
+def test_the_page_leaves_out_tables_and_figures_that_there_are_not(tmp_path: Path) -> None:
+    made = make_results(tmp_path, tasks=["EZPoints"], episodes=10)
+    for folder in made.evaluations:
+        write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    write_pages(tables=tmp_path / "tables", out=tmp_path / "assets")
+    text = (tmp_path / "assets" / "page.md").read_text(encoding="utf-8")
+    assert "## Table: main results" in text
+    assert not re.search("## Table: (weight|variants)|lambda_ablation", text)
 
 
 def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) -> None:

@@ -111,9 +111,10 @@ def test_the_benchmarks_games_in_drawn_images_are_not_the_benchmark(tmp_path, so
     assert ("not to be compared with published" in wide) == bool(notes)
 
 
-def test_kinds_that_do_not_add_up_are_refused(tmp_path):
+def test_kinds_that_were_not_played_so_are_refused(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
-    groups = {"Pick": {"successes": 3, "episodes": 4}}
-    add_evaluation(made, "ppo-x", "ALFWorld", "RL4VLM", "ppo", 0.5, 6, groups=groups)
-    with pytest.raises(ValueError, match=r"ppo-x.*groups do not add up to 3 successes in 6 episodes"):
+    folder = add_household(made, "ppo-x", {"Pick": (3, 4), "Look": (0, 2)})
+    episodes = folder / "episodes.jsonl"
+    episodes.write_text(episodes.read_text().replace("Look", "Pick"))
+    with pytest.raises(ValueError, match=r"ppo-x.*counts 3 successes in 4 episodes of Pick, .* beside it 3 in 6"):
         build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")

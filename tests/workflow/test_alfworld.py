@@ -21,7 +21,15 @@ def test_the_games_are_made_first_and_each_policy_is_evaluated_on_both_sets(work
     counts = {rule: rules.count(rule) for rule in ("sft_data", "sft", "ppo", "cnn")}
     assert counts == {"sft_data": 2, "sft": 2, "ppo": 2, "cnn": 1}
     evaluated = {rule: rules.count(rule) for rule in rules if rule.startswith("evaluate_")}
-    assert evaluated == {"evaluate_scripted": 4, "evaluate_sft": 4, "evaluate_ppo": 4, "evaluate_cnn": 2}
+    # A checkpoint plays both in one process.
+    both = {"evaluate_sft_also_unseen": 2, "evaluate_ppo_also_unseen": 2, "evaluate_cnn_also_unseen": 1}
+    assert evaluated == {"evaluate_scripted": 4, **both}
+    done = workspace.snakemake("--dry-run", "-p", *OVERLAYS, "--until", "evaluate_cnn_also_unseen")
+    (command,) = re.findall(r"^Shell command: (rl4vlm evaluate .*)$", done.stdout, re.MULTILINE)
+    first, further = command.split(" --also unseen ")
+    assert "--out results/alfworld/eval/cnn-ALFWorld-seed1 " in first
+    assert re.findall("valid_[a-z]+", first) == ["valid_seen"]
+    assert re.findall("valid_[a-z]+", further) == ["valid_unseen"]
 
 
 def test_the_games_lie_with_the_results_wherever_those_are(workspace: Workspace) -> None:

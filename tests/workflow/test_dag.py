@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from rl4vlm.config.load import load_config
+from rl4vlm.results.expected import expected_files
 from tests.workflow.conftest import Job, Workspace
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -20,14 +23,17 @@ FULL = {
     "ppo": TASKS * STYLES,
     # random and solver everywhere, and the dealer's rule in Blackjack
     "evaluate_scripted": 2 * (TASKS + 1) + 1,
-    "evaluate_sft": (TASKS + 1) * STYLES,
-    "evaluate_ppo": (TASKS + 1) * STYLES,
+    "evaluate_sft": (TASKS - 1) * STYLES,
+    "evaluate_sft_also_unseen": STYLES,
+    "evaluate_ppo": (TASKS - 1) * STYLES,
+    "evaluate_ppo_also_unseen": STYLES,
     "cnn": TASKS,
-    "evaluate_cnn": TASKS + 1,
+    "evaluate_cnn": TASKS - 1,
+    "evaluate_cnn_also_unseen": 1,
     # NumberLine's checkpoint, through a server
     "evaluate_over_http": 1,
     "tables": 1,
-    **dict.fromkeys(["training_curves", "cot_ablation", "lambda_ablation", "logprob_balance", "perception"], 1),
+    **dict.fromkeys(["training_curves", "cot_ablation", "logprob_balance", "perception"], 1),
     "gallery": 1,
     "readme_assets": 1,
 }
@@ -44,18 +50,29 @@ MADE = {"alfworld_games": 1, "shipped_model": 2}
             "paper.yaml",
             {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"}
             | {"download": 1}
-            | {"ppo": TASKS * STYLES + LAMBDAS, "evaluate_ppo": (TASKS + 1) * STYLES + LAMBDAS},
+            | {"ppo": TASKS * STYLES + LAMBDAS, "evaluate_ppo": (TASKS - 1) * STYLES + LAMBDAS, "lambda_ablation": 1},
         ),
         (
             "smoke.yaml",
             FULL
             | {"alfworld_games": 1, "base_model": 2}
-            | {"ppo": TASKS * STYLES + 1, "evaluate_ppo": (TASKS + 1) * STYLES + 1},
+            | {"ppo": TASKS * STYLES + 1, "evaluate_ppo": (TASKS - 1) * STYLES + 1, "lambda_ablation": 1},
         ),
     ],
 )
 def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -> None:
     assert Counter(job.rule for job in workspace.planned("--configfile", f"config/{config}")) == jobs
+
+
+@pytest.mark.parametrize("config", ["config.yaml", "smoke.yaml", "ablations.yaml"])
+def test_what_is_expected_of_a_run_is_what_its_jobs_make(workspace: Workspace, config: str) -> None:
+    done = workspace.snakemake("--summary", "--configfile", f"config/{config}")
+    made = {Path(line.split("\t")[0]) for line in done.stdout.splitlines()[1:]}
+    files = expected_files(load_config([workspace.folder / "config" / name for name in ("config.yaml", config)]))
+    # Snakemake writes the report when all jobs are done; checkpoints are folders.
+    assert [file.name for file in files if not made & {file, *file.parents}] == ["report.html"]
+    shown = {file for file in made if file.parent.name in ("tables", "figures")}
+    assert shown <= set(files)
 
 
 def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
@@ -225,11 +242,11 @@ def test_the_base_models_perception_is_named_where_it_is_made(workspace: Workspa
 
 
 def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--until", "evaluate_cnn")
+    done = workspace.snakemake("--dry-run", "-p", "--until", "evaluate_cnn", "evaluate_cnn_also_unseen")
     found = re.findall(
         r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", done.stdout, re.MULTILINE
     )
-    settings = {run: dict(word.split("=", 1) for word in shlex.split(words)) for run, words in found}
+    settings = {run: dict(word.partition("=")[::2] for word in shlex.split(words)) for run, words in found}
     assert set(settings) == {f"{task}-seed1/checkpoint" for task in (*CARD_TASKS, "ALFWorld")}
     hands = settings["Blackjack-seed1/checkpoint"]
     assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("4000", "2000000000", "1.0")
@@ -239,7 +256,7 @@ def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
     jobs = workspace.planned("--config", "cnn={'skip': ['Points24']}")
     trained = {job.wildcards for job in jobs if job.rule == "cnn"}
     assert trained == {f"task={task}, seed=1" for task in ("NumberLine", "EZPoints", "Blackjack", "ALFWorld")}
-    assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS
+    assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS - 2
 
 
 def test_the_shipped_models_are_copied(workspace: Workspace) -> None:

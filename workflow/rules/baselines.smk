@@ -55,30 +55,3 @@ rule cnn:
     shell:
         "rl4vlm cnn --task {wildcards.task:q} --seed {wildcards.seed:q} --out {params.out:q}"
         " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
-
-
-rule evaluate_cnn:
-    """Evaluate a CNN+RL policy on held-out episodes."""
-    input:
-        checkpoint=rules.cnn.output.checkpoint,
-        data=task_data,
-    output:
-        episodes=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/summary.json",
-        record=f"{RESULTS}/eval/cnn-{CNN_RUN}{{games}}/run.json",
-    log:
-        f"{RESULTS}/logs/eval/cnn-{CNN_RUN}{{games}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/eval/cnn-{CNN_RUN}{{games}}.tsv"
-    threads: threads_of("cnn")
-    resources:
-        **grant("cnn"),
-    params:
-        code=code_of("rl4vlm.evaluation.run", "{task}", "cnn"),
-        out=subpath(output.summary, parent=True),
-        settings=lambda wildcards: evaluation(
-            cnn_evaluation_settings(config, wildcards.task, wildcards.games[1:]), only=[*CNN_EVALUATION, "temperature"]
-        ),
-    shell:
-        "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style nocot --out {params.out:q}"
-        " --set {params.settings:q} 2>&1 | tee {log:q}"

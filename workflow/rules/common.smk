@@ -16,6 +16,7 @@ from rl4vlm.config.load import (
     api_settings,
     api_style,
     cnn_evaluation_settings,
+    evaluation_sets,
     evaluation_settings,
     http_settings,
     stage_settings,
@@ -39,7 +40,8 @@ from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
-from rl4vlm.results.names import FIGURES, TABLES, asset_files, figure_files, page_in, table_files
+from rl4vlm.results.expected import expected_tables
+from rl4vlm.results.names import TABLES, asset_files, figure_files, figures_beside, page_in, table_files
 
 RESULTS = config["results_dir"]
 # Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
@@ -118,6 +120,27 @@ def evaluation(found, only=None):
 def evaluation_arguments(wildcards):
     """Params function: the settings of an evaluation on the set of games of the job's wildcards."""
     return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
+
+
+def checkpoint_evaluation(kind, further):
+    """Params function: the settings of a trained checkpoint's evaluation, and what they are on `further` sets of games.
+
+    Args:
+        kind: `sft`, `ppo` or `cnn`.
+        further: the task's sets of games but for the first.
+    """
+
+    def on(task, games):
+        if kind == "cnn":
+            return evaluation(cnn_evaluation_settings(config, task, games), only=[*CNN_EVALUATION, "temperature"])
+        return evaluation(evaluation_settings(config, task, games))
+
+    def words(wildcards):
+        first = on(wildcards.task, "")
+        changes = {games: [word for word in on(wildcards.task, games) if word not in first] for games in further}
+        return [*first, *(word for games, changed in changes.items() for word in ("--also", games, *changed))]
+
+    return words
 
 
 def data_of(task):

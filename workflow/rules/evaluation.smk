@@ -1,43 +1,52 @@
-# Held-out evaluation of every trained checkpoint of a vision-language model.
+# Held-out evaluation of every trained checkpoint.
 
+# By kind of checkpoint: its run, its folder, the policy in it, and whose threads and resources its evaluation takes.
+TRAINED = {
+    "sft": (SFT_RUN, rules.sft.output.checkpoint, "vlm", "evaluation"),
+    "ppo": (PPO_RUN, rules.ppo.output.checkpoint, "vlm", "evaluation"),
+    "cnn": (CNN_RUN, rules.cnn.output.checkpoint, "cnn", "cnn"),
+}
+# The tasks by their further sets of games (`evaluation.sets` in the config). A checkpoint plays all sets in one process.
+FURTHER_SETS = {}
+for TASK in config["tasks"]:
+    FURTHER_SETS.setdefault(tuple(evaluation_sets(config, TASK))[1:], []).append(TASK)
 
-rule evaluate_sft:
-    """Evaluate a trained checkpoint on held-out episodes, with seeds that no training used."""
-    input:
-        checkpoint=rules.sft.output.checkpoint,
-        data=task_data,
-    output:
-        episodes=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/summary.json",
-        record=f"{RESULTS}/eval/sft-{SFT_RUN}{{games}}/run.json",
-    log:
-        f"{RESULTS}/logs/eval/sft-{SFT_RUN}{{games}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/eval/sft-{SFT_RUN}{{games}}.tsv"
-    threads: threads_of("evaluation")
-    resources:
-        **grant("evaluation"),
-    params:
-        code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
-        out=subpath(output.summary, parent=True),
-        settings=evaluation_arguments,
-    shell:
-        "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style {wildcards.style:q} --out {params.out:q}"
-        " --set {params.settings:q} 2>&1 | tee {log:q}"
+for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
+    for FURTHER, TASKS in FURTHER_SETS.items():
 
-
-use rule evaluate_sft as evaluate_ppo with:
-    input:
-        checkpoint=rules.ppo.output.checkpoint,
-        data=task_data,
-    output:
-        episodes=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/summary.json",
-        record=f"{RESULTS}/eval/ppo-{PPO_RUN}{{games}}/run.json",
-    log:
-        f"{RESULTS}/logs/eval/ppo-{PPO_RUN}{{games}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/eval/ppo-{PPO_RUN}{{games}}.tsv"
+        rule:
+            """Evaluate a trained checkpoint on held-out episodes, with seeds that no training used."""
+            name:
+                "_".join(["evaluate", KIND, *(["also", *FURTHER] if FURTHER else [])])
+            input:
+                checkpoint=CHECKPOINT,
+                data=task_data,
+            output:
+                [
+                    f"{RESULTS}/eval/{KIND}-{RUN}@{games}/{file}"
+                    for games in FURTHER
+                    for file in ("episodes.jsonl", "summary.json", "run.json")
+                ],
+                episodes=f"{RESULTS}/eval/{KIND}-{RUN}/episodes.jsonl",
+                summary=f"{RESULTS}/eval/{KIND}-{RUN}/summary.json",
+                record=f"{RESULTS}/eval/{KIND}-{RUN}/run.json",
+            log:
+                f"{RESULTS}/logs/eval/{KIND}-{RUN}.log",
+            benchmark:
+                f"{RESULTS}/benchmarks/eval/{KIND}-{RUN}.tsv"
+            wildcard_constraints:
+                task="|".join(map(re.escape, TASKS)),
+            threads: threads_of(STAGE)
+            resources:
+                **grant(STAGE),
+            params:
+                code=code_of("rl4vlm.evaluation.run", "{task}", POLICY),
+                out=subpath(output.summary, parent=True),
+                style=lambda wildcards: wildcards.get("style", "nocot"),
+                settings=checkpoint_evaluation(KIND, FURTHER),
+            shell:
+                "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style {params.style:q} --out {params.out:q}"
+                " --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_kept:

@@ -1,9 +1,10 @@
 # Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
 # left in the folder never appear.
 
-TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files()]
-FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files()]
-README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]))]
+SHOWN_TABLES = expected_tables(config)
+TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files(SHOWN_TABLES)]
+FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files(SHOWN_TABLES)]
+README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]), SHOWN_TABLES)]
 # The overlays of the command line, for the page of results.
 # Snakemake makes the paths absolute. On a page that is published they say nothing about this machine.
 CONFIGFILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
@@ -34,9 +35,9 @@ rule tables:
                 f"{RESULTS}/tables/{name}.csv",
                 caption=f"../report/table_{name}.rst",
                 category="Tables",
-                labels={"table": title},
+                labels={"table": TABLES[name]},
             )
-            for name, title in TABLES.items()
+            for name in SHOWN_TABLES
         ],
         record=f"{RESULTS}/tables/run.json",
     log:
@@ -61,7 +62,7 @@ rule tables:
 
 
 # A figure is one function, one rule and one caption.
-for FIGURE in FIGURES:
+for FIGURE in figures_beside(SHOWN_TABLES):
 
     rule:
         """Draw a figure of the paper as PDF and PNG, from metrics and episodes."""
