@@ -124,7 +124,7 @@ def test_both_ways_score_the_same(actor_critic: ActorCritic) -> None:
     for text, reply in (("Read.", "stand"), ("You see a number line.", '"action": "+"')):
         prompt = encoder.prompt(rng.integers(0, 256, size=(300, 300, 3), dtype=np.uint8), text)
         ids = encoder.reply(reply)
-        items.append(VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5))
+        items.append(VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5, torch.zeros(len(ids))))
     ours = VLMPolicy(actor_critic).rescore(actor_critic, items)
     public = PublicWay(actor_critic, padded=40).rescore(actor_critic, items)
     torch.testing.assert_close(ours.logprob_thoughts, public.logprob_thoughts, atol=1e-3, rtol=1e-4)
@@ -137,7 +137,8 @@ def test_both_ways_score_the_same(actor_critic: ActorCritic) -> None:
 def test_the_public_way_trains_no_vision_tower(actor_critic: ActorCritic) -> None:
     encoder = actor_critic.encoder
     prompt = encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")
-    item = VLMReplayItem(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)
+    ids = encoder.reply("stand")
+    item = VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5, torch.zeros(len(ids)))
     now = PublicWay(actor_critic, padded=20).rescore(actor_critic, [item])
     (now.logprob_thoughts + now.logprob_action).sum().backward()
     parts = actor_critic.model.model
