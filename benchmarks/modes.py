@@ -99,7 +99,7 @@ class Mode:
     def repeat(self) -> Repeat:
         """Play, score and learn once."""
         samples, rollout = self.play()
-        distinct = len({(id(vlm_item(s).prompt)) for s in samples})
+        distinct = len({vlm_item(sample).prompt.key for sample in samples})
         return Repeat(rollout, self.score(samples), self.update(samples), distinct)
 
     def warm_up(self) -> None:

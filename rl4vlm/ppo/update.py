@@ -174,18 +174,18 @@ def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress, set
     return replace(samples[index], log_prob=log_prob, value=value, importance=importance)
 
 
-def token_error(old: np.ndarray) -> float | None:
-    """The mean over all tokens of exp(|log-probability as learned from - as sampled|); None without tokens.
+def token_error(old: np.ndarray) -> float:
+    """The mean over all tokens of exp(|log-probability as learned from - as sampled|); 1 without tokens.
 
     Args:
         old: from `rescore_before_update`.
     """
     tokens = old[:, 5].sum()
-    return float(old[:, 4].sum() / tokens) if tokens else None
+    return float(old[:, 4].sum() / tokens) if tokens else 1.0
 
 
-def _warn_of_mismatch(error: float | None, accelerator: Accelerator) -> None:
-    if error is not None and error > TOKEN_ERROR_LIMIT and accelerator.is_main_process:
+def _warn_of_mismatch(error: float, accelerator: Accelerator) -> None:
+    if error > TOKEN_ERROR_LIMIT and accelerator.is_main_process:
         logger.warning(
             "token_mult_prob_error is %.3f, above %g: the probability of a token where it is learned from differs by "
             "this factor from that with which it was sampled (docs/metrics.md)",

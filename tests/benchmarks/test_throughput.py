@@ -16,7 +16,20 @@ from benchmarks.public_way import PublicWay
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 
-TINY = ["--model", "llava-test", "--tokens", "5", "--padded", "12", "--threads", "1", "--repeats", "1"]
+TINY = [
+    "--model",
+    "llava-test",
+    "--task",
+    "EZPoints",
+    "--tokens",
+    "5",
+    "--padded",
+    "12",
+    "--threads",
+    "1",
+    "--repeats",
+    "1",
+]
 FEW = [*TINY, "--num-envs", "3", "--public-steps", "2"]
 
 
@@ -28,8 +41,10 @@ def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.Captur
     assert list(rows) == ["| ours", "| public"]
     assert {len(row) for row in rows.values()} == {len(header.split(" | "))}
     assert all(cell.strip(" |") for row in rows.values() for cell in row)
-    made = json.loads((tmp_path / "made.json").read_text())
-    assert {"hardware", "packages", "date", "code", "settings", "ceiling"} <= made.keys()
+    whole = json.loads((tmp_path / "made.json").read_text())
+    assert {"hardware", "packages", "date", "code", "tasks"} <= whole.keys()
+    made = whole["tasks"]["EZPoints"]
+    assert {"settings", "ceiling"} <= made.keys()
     assert all(value > 0 for value in made["ceiling"].values())
     for name, samples in (("ours", 3), ("public", 2)):
         (repeat,) = made["repeats"][name]
