@@ -5,6 +5,9 @@ other, and the positions of each continue the prompt's. So every reply sees what
 its log-probabilities and gradients are the same up to rounding. It stays one forward pass of the whole model, so
 gradient checkpointing, DDP and FSDP work as without sharing.
 
+Reading the prompt first and the replies from a copy of its keys and values would need fewer pairs in the attention, but
+two passes: transformers gives up its cache under gradient checkpointing, and FSDP would gather each layer twice.
+
 Legend: B samples, N rows, L row length.
 """
 
