@@ -85,9 +85,8 @@ def test_samples_with_equal_prompts_train_as_apart(actor_critic, samples):
         model = copy.deepcopy(actor_critic)
         model.share_prompts = share
         rows = []
-        model.model.model.vision_tower.register_forward_pre_hook(
-            lambda _module, _args, named, rows=rows: rows.append(len(named["pixel_values"])), with_kwargs=True
-        )
+        tower = model.model.model.vision_tower
+        tower.register_forward_pre_hook(lambda _module, images, rows=rows: rows.append(len(images[0])))
         found.append(run_update(model, equal, minibatch_size=8, micro_batch_size=4, importance_cap=2.0))
         passed.append(sum(rows))
     for (name, one), other in zip(found[0][0].named_parameters(), found[1][0].parameters(), strict=True):
