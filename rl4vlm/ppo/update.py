@@ -300,10 +300,10 @@ def _optimiser_step(
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()
     # Copy the metrics to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
-    ratio_errors, *columns = zip(*torch.stack(measured).tolist(), strict=True)
-    for name, sums in zip(metrics, columns, strict=True):
-        totals[name] = totals.get(name, 0.0) + sum(sums)
-    return float(max(ratio_errors))
+    rows: list[list[float]] = torch.stack(measured).tolist()
+    for name, *column_sums in zip(metrics, *(row[1:] for row in rows), strict=True):
+        totals[name] = totals.get(name, 0.0) + sum(column_sums)
+    return max(row[0] for row in rows)
 
 
 def losses(

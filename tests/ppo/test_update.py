@@ -84,7 +84,7 @@ def test_samples_with_equal_prompts_train_as_apart(actor_critic, samples):
     for share in (True, False):
         model = copy.deepcopy(actor_critic)
         model.share_prompts = share
-        rows = []
+        rows: list[int] = []
         tower = model.model.model.vision_tower
         tower.register_forward_pre_hook(lambda _module, images, rows=rows: rows.append(len(images[0])))
         found.append(run_update(model, equal, minibatch_size=8, micro_batch_size=4, importance_cap=2.0))
@@ -132,6 +132,7 @@ def test_importance_weights_correct_what_was_sampled_elsewhere(actor_critic, sam
     next(optimiser_steps(policy_optimizer, moved, progress, settings, np.random.default_rng(1)))
     lengths = np.array([len(sample.item.ids) for sample in samples])
     weights = np.minimum(2.0, np.array(played, dtype=float) ** -lengths)
+    assert progress.old is not None
     assert progress.old[:, 3] == pytest.approx(weights, rel=1e-3)
     measured = progress.means(ALONE)
     assert measured["effective_sample_size"] == pytest.approx(weights.sum() ** 2 / (8 * (weights**2).sum()), rel=1e-3)
