@@ -46,7 +46,7 @@ class Encoded:
         digest = hashlib.sha256()
         for name, tensor in {"input_ids": self.input_ids, **self.images, **self.marks}.items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
 
