@@ -163,10 +163,12 @@ def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Pat
         read.clear()
         model.zero_grad()
         scores = model.score(prompts, replies)
-        seen.append(sum(read))
+        scored = sum(read)
         (scores.logprobs.sum() + scores.values.pow(2).sum() + scores.entropy.sum()).backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        read.clear()
         sampled = model.generate(prompts, rngs[share])
+        seen.append((scored, sum(read)))
         results.append((scores, gradients, sampled))
     torch.testing.assert_close(vars(results[0][0]), vars(results[1][0]), atol=1e-10, rtol=1e-10)
     # Some norms compute in float32 whatever the weights.
@@ -178,7 +180,9 @@ def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Pat
     if family in APART:
         assert seen[0] == seen[1]
     else:
-        assert seen[0] < 0.6 * seen[1]
+        (scored, played), (scored_apart, played_apart) = seen
+        assert scored < 0.6 * scored_apart
+        assert played == played_apart / 3  # two distinct prompts of six
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:
