@@ -99,7 +99,7 @@ class Mode:
     def repeat(self) -> Repeat:
         """Play, score and learn once."""
         samples, rollout = self.play()
-        distinct = len({(id(vlm_item(s).prompt)) for s in samples})
+        distinct = len({vlm_item(sample).prompt.key for sample in samples})
         return Repeat(rollout, self.score(samples), self.update(samples), distinct)
 
     def warm_up(self) -> None:
@@ -196,11 +196,12 @@ def phase(samples: Sequence[Sample], works: Sequence[Work], cost: Cost) -> Phase
     )
 
 
-def played(sample: Sample) -> tuple[float, float, float]:
-    """Log-probability, value and log-probability as played, in place of the result of `rescore_before_update`."""
+def played(sample: Sample) -> tuple[float, ...]:
+    """What `rescore_before_update` would give if playing and scoring agreed: log-probability, value, log-probability as
+    played, importance weight, and a token without error."""
     item = vlm_item(sample)
     log_prob = THOUGHT_PROB_COEF * item.logprob_thoughts + item.logprob_action
-    return log_prob, item.value, log_prob
+    return log_prob, item.value, log_prob, 1.0, 1.0, 1.0
 
 
 def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:

@@ -1,13 +1,13 @@
 """The policy and the critic on one vision-language model: generate replies, and score stored ones.
 
-Legend: B batch, P prompt length, R reply length, V vocabulary, D hidden width.
+Legend: B samples, N rows, K tokens of a row that predict reply tokens, R reply length, V vocabulary, D hidden width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,17 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
-from rl4vlm.models.kv_cache import PreallocatedLayer, concat_caches, preallocated_cache
+from rl4vlm.models.kv_cache import concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
 from rl4vlm.models.sampling import Sampler, policy_log_probs, uniforms
+from rl4vlm.models.shared_prompts import (
+    attention_mask,
+    can_share_rows,
+    counts_positions,
+    distinct,
+    keeps_all_keys,
+    shared_rows,
+)
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
 
@@ -69,26 +77,32 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
         batch: prompts padded on the left, replies on the right.
 
     Returns:
-        The logits (B, R, V) that predict the reply tokens, and the final hidden state (B, D) of each prompt's last
-        token.
+        The logits (N, K, V) that predict the reply tokens (`predictors` says which), and the final hidden state (N, D)
+        of each prompt's last token. In a batch of one reply per row, K is R; without replies it is 1.
     """
     bare = unwrapped(model)
-    # The token at position t is predicted at t - 1, so the rows start with the prompt's last token. Logits of the
-    # prompt's other tokens are never read, and would be most of the output head's work.
-    last = batch.prompt_length - 1
-    # At least one row, since the critic reads the last prompt token's state. Without replies, its logits are dropped.
-    rows = torch.arange(last, last + max(1, batch.reply_ids.shape[1]), device=batch.reply_ids.device)
+    columns, width = batch.inputs["input_ids"].shape[1], batch.reply_ids.shape[1]
+    replies = torch.arange(batch.prompt_length, columns, device=batch.reply_ids.device).unflatten(0, (-1, width or 1))
+    # The token at position t is predicted at t - 1: the first one of all replies by the prompt's last token, and the
+    # others inside their reply. Logits of the prompt's other tokens are never read, and would be most of the output
+    # head's work. The critic reads the state of the prompt's last token.
+    kept = torch.cat([replies.new_tensor([batch.prompt_length - 1]), replies[:, :-1].flatten()])
     own = counts_positions(bare)
     inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
+    if len(replies) > 1:
+        inputs["attention_mask"] = attention_mask(batch)
     with first_head_input(bare) as seen:
         # Keys and values are only needed to generate further tokens.
-        logits = model(**inputs, logits_to_keep=rows, use_cache=False).logits
-    return logits[:, : batch.reply_ids.shape[1]], seen[0][:, 0]
+        logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits
+    return logits, seen[0][:, 0]
 
 
-def counts_positions(model: PreTrainedModel) -> bool:
-    """Whether a model counts positions itself (M-RoPE). Such a model also stores them between prompt and reply."""
-    return hasattr(model.model, "get_rope_index")
+def predictors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where `reply_logits` predicts the tokens of each reply: row (B, 1) and number (B, R) among the row's K."""
+    width = batch.reply_ids.shape[1]
+    token = torch.arange(width, device=batch.slot.device)
+    number = batch.slot.unsqueeze(-1) * (width - 1) + token
+    return batch.row.unsqueeze(-1), number.masked_fill(token == 0, 0)
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -135,6 +149,9 @@ class ActorCritic(nn.Module):
         temperature: sampling temperature, part of the policy. 0 decodes greedily and scores at temperature 1.
         max_new_tokens: longest reply, in tokens.
         detach_value: whether gradients of the values stop at the value head.
+
+    Attributes:
+        share_prompts: whether equal prompts of a batch pass through the model once (`shared_prompts`).
     """
 
     suppressed: torch.Tensor
@@ -158,6 +175,7 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.detach_value = detach_value
+        self.share_prompts = True
         suppressed = self.encoder.suppressed_ids(self.model.get_output_embeddings().out_features)
         # A buffer moves to another device with the model. Not persistent: it is made from the tokenizer at each start.
         self.register_buffer("suppressed", suppressed, persistent=False)
@@ -185,14 +203,17 @@ class ActorCritic(nn.Module):
             One reply per prompt.
         """
         self.eval()
-        batch = self._collated(prompts)
-        # `generate` counts positions from the attention mask, as `collate` does.
-        inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "position_ids"}
-        cache = preallocated_cache(self.model.config, batch.prompt_length + self.max_new_tokens)
-        if len(prompts) * batch.prompt_length > PROMPT_TOKENS and self._can_prefill_in_parts(prompts, cache):
-            cache = self._prefill_in_parts(prompts, batch.prompt_length)
+        length = max(len(prompt.input_ids) for prompt in prompts)
+        cache = preallocated_cache(self.model.config, length + self.max_new_tokens)
+        shown, rows = distinct(prompts) if self.share_prompts else (list(prompts), list(range(len(prompts))))
+        apart = len(shown) < len(prompts) or len(prompts) * length > PROMPT_TOKENS
+        # Token marks (`Encoded.marks`) let a prompt's tokens see later ones, and its last token is read afterwards.
+        if apart and keeps_all_keys(self.model) and not any(prompt.marks for prompt in prompts):
+            cache = self._prefill(shown, rows, length)
             # The images are in the cache; only each prompt's last token is still to be read.
-            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            prompts = [replace(prompt, images={}) for prompt in prompts]
+        # `generate` counts positions from the attention mask, as `collate` does.
+        inputs = {name: tensor for name, tensor in self._collated(prompts).inputs.items() if name != "position_ids"}
         uniform = uniforms(rngs, self.max_new_tokens).to(self.device) if self.temperature else None
         sampler = Sampler(uniform, self.suppressed, self.scoring_temperature)
         with first_head_input(self.model) as seen:
@@ -204,7 +225,9 @@ class ActorCritic(nn.Module):
                 logits_processor=LogitsProcessorList([sampler]),
                 eos_token_id=self.encoder.eos_id,
                 pad_token_id=self.encoder.pad_id,
-            )[:, batch.prompt_length :]
+                # The sampler leaves them out.
+                suppress_tokens=None,
+            )[:, length:]
         values = self.value_head(seen[0][:, -1]).cpu()  # prompts are padded left: the last column is their end
         logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
         ids = ids.cpu()
@@ -219,8 +242,9 @@ class ActorCritic(nn.Module):
     def values(self, prompts: Sequence[Encoded]) -> np.ndarray:
         """The critic's values (B,) float64 of prompts, with dropout off."""
         self.eval()
-        _, last_prompt = reply_logits(self.model, self._collated(prompts))
-        return self.value_head(last_prompt).double().cpu().numpy()
+        shown, rows = distinct(prompts)
+        _, last_prompt = reply_logits(self.model, self._collated(shown))
+        return self.value_head(last_prompt).double().cpu().numpy()[rows]
 
     def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """The same as `score`; data-parallel wrappers synchronise gradients only if `forward` is called."""
@@ -228,17 +252,21 @@ class ActorCritic(nn.Module):
 
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""
-        batch = collate(prompts, replies, self.encoder.pad_id, self.device)
+        rows = None
+        if self.share_prompts and can_share_rows(self.model) and not any(prompt.marks for prompt in prompts):
+            rows = shared_rows(prompts, replies, self.model.get_output_embeddings().in_features)
+        batch = collate(prompts, replies, self.encoder.pad_id, self.device, rows=rows)
         checkpoint_layers(self.model)
         logits, last_prompt = reply_logits(self.model, batch)
         all_logprobs = policy_log_probs(logits, self.suppressed, self.scoring_temperature)
-        logprobs = all_logprobs.gather(-1, batch.reply_ids.unsqueeze(-1)).squeeze(-1)
+        row, number = predictors(batch)
         # Suppressed tokens have p = 0 and log p = -inf, and 0 * -inf is NaN. At log p = -1000, p is 0 already.
         entropy = -(all_logprobs.exp() * all_logprobs.clamp(min=-1000.0)).sum(-1)
+        values = self.value_head(last_prompt.detach() if self.detach_value else last_prompt)
         return Scores(
-            logprobs.masked_fill(~batch.reply_mask, 0.0),
-            entropy.masked_fill(~batch.reply_mask, 0.0),
-            self.value_head(last_prompt.detach() if self.detach_value else last_prompt),
+            all_logprobs[row, number, batch.reply_ids].masked_fill(~batch.reply_mask, 0.0),
+            entropy[row, number].masked_fill(~batch.reply_mask, 0.0),
+            values[batch.row],
             batch.reply_mask,
         )
 
@@ -286,19 +314,15 @@ class ActorCritic(nn.Module):
         no_replies = [torch.empty(0, dtype=torch.long)] * len(prompts)
         return collate(prompts, no_replies, self.encoder.pad_id, self.device, prompt_length)
 
-    def _can_prefill_in_parts(self, prompts: Sequence[Encoded], cache: DynamicCache) -> bool:
-        """Whether the batch's prompts can go through the model a few at a time.
-
-        That needs a model whose only memory of a prompt is keys and values of full length, which can be concatenated:
-        no sliding windows, no token marks (`Encoded.marks`), no stored positions.
-        """
-        simple = all(type(layer) is PreallocatedLayer for layer in cache.layers)
-        return simple and not any(prompt.marks for prompt in prompts) and not counts_positions(self.model)
-
-    def _prefill_in_parts(self, prompts: Sequence[Encoded], length: int) -> DynamicCache:
+    def _prefill(self, prompts: Sequence[Encoded], rows: Sequence[int], length: int) -> DynamicCache:
         """Keys and values of prompts padded to `length` tokens, with capacity for the replies.
 
         The last token is left to `generate`, which needs its logits.
+
+        Args:
+            prompts: distinct prompts.
+            rows: which of them each row of the cache is to hold.
+            length: of the longest prompt.
         """
         size = max(1, PROMPT_TOKENS // length)
         caches = []
@@ -309,7 +333,7 @@ class ActorCritic(nn.Module):
             # The logits are not used: compute those of one token, the fewest that a model allows.
             self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             caches.append(cache)
-        return concat_caches(caches, self.model.config, length + self.max_new_tokens)
+        return concat_caches(caches, rows, self.model.config, length + self.max_new_tokens)
 
     def _lengths(self, ids: torch.Tensor) -> list[int]:
         """Number of tokens in each row of (B, R), up to and with its first end token."""

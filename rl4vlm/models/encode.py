@@ -1,16 +1,18 @@
 """From (image, prompt, reply) to the input tensors of a vision-language model, and from token ids back to text.
 
-Legend: B batch, P prompt length after left padding, R reply length after right padding.
-Prompts are padded on the left and replies on the right, so every reply of a batch starts at column P. Generation and
-scoring therefore see the same positions.
+Legend: B samples, N rows, S replies per row, P prompt length after left padding, R reply length after right padding,
+L = P + S * R row length.
+Prompts are padded on the left and replies on the right, so the first reply of every row starts at column P. Generation
+and scoring therefore see the same positions.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from torch.nn.functional import pad
 from transformers import CLIPImageProcessorPil, LlavaProcessor, ProcessorMixin
 
 IGNORED_LABEL = -100
+PADDING, PROMPT = -1, 0
+"""Parts of a row (`Batch.parts`) that belong to no reply."""
 TEMPLATE_FAILED = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """What chat templates raise: they are programs, of whoever made the model."""
 
@@ -37,6 +41,15 @@ class Encoded:
     input_ids: torch.Tensor
     images: Mapping[str, torch.Tensor]
     marks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all tensors: prompts with the same token ids and the same image have the same key."""
+        digest = hashlib.sha256()
+        for name, tensor in {"input_ids": self.input_ids, **self.images, **self.marks}.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
 
 class FastLlavaProcessor:
@@ -203,19 +216,25 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch.
+    """A padded batch. Each row shows a prompt and one reply to it, or several that share it.
 
     Attributes:
-        inputs: arguments of the model's forward pass.
+        inputs: arguments of the model's forward pass; the attention mask is that of rows with one reply.
         prompt_length: P, the column at which replies start.
         reply_ids: token ids of the replies (B, R) int64.
         reply_mask: which of them are not padding (B, R) bool.
+        parts: what each token belongs to (N, L) int64: `PROMPT`, a reply by its number in the row from 1, or `PADDING`.
+        row: the row of each sample (B,) int64.
+        slot: which of the row's replies is the sample's (B,) int64, from 0.
     """
 
     inputs: dict[str, torch.Tensor]
     prompt_length: int
     reply_ids: torch.Tensor
     reply_mask: torch.Tensor
+    parts: torch.Tensor
+    row: torch.Tensor
+    slot: torch.Tensor
 
 
 def collate(
@@ -224,6 +243,7 @@ def collate(
     pad_id: int,
     device: torch.device,
     prompt_length: int = 0,
+    rows: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
     """Pad prompts on the left and replies on the right, and concatenate them.
 
@@ -233,27 +253,39 @@ def collate(
         pad_id: the padding token.
         device: where to put the tensors.
         prompt_length: pad prompts to at least this length.
+        rows: the samples of each row, which must have the same prompt; None puts each sample into a row of its own.
     """
-    longest = max(prompt_length, *(len(p.input_ids) for p in prompts))
-    width = max(len(r) for r in replies)
-    ids = torch.full((len(prompts), longest + width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        start, end = longest - len(prompt.input_ids), longest + len(reply)
-        ids[row, start:longest] = prompt.input_ids
-        ids[row, longest:end] = reply
-        mask[row, start:end] = 1
-    # Count from each prompt's first token, so that a sample's positions do not depend on its padding.
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    images = {name: _stack([p.images[name] for p in prompts]) for name in prompts[0].images}
+    rows = [[sample] for sample in range(len(prompts))] if rows is None else rows
+    shown = [prompts[members[0]] for members in rows]
+    longest = max(prompt_length, *(len(p.input_ids) for p in shown))
+    width, slots = max(len(r) for r in replies), max(len(members) for members in rows)
+    ids = torch.full((len(rows), longest + slots * width), pad_id, dtype=torch.long)
+    parts, positions = torch.full_like(ids, PADDING), torch.zeros_like(ids)
+    places = torch.zeros(2, len(prompts), dtype=torch.long)
+    for row, (prompt, members) in enumerate(zip(shown, rows, strict=True)):
+        # Count from the prompt's first token, so that a sample's positions do not depend on its padding.
+        end = len(prompt.input_ids)
+        blocks = [(PROMPT, longest - end, 0, prompt.input_ids)]
+        for slot, member in enumerate(members):
+            blocks.append((slot + 1, longest + slot * width, end, replies[member]))
+            places[0, member], places[1, member] = row, slot
+        for part, column, position, tokens in blocks:
+            filled = slice(column, column + len(tokens))
+            ids[row, filled], parts[row, filled] = tokens, part
+            positions[row, filled] = torch.arange(position, position + len(tokens))
+    images = {name: _stack([p.images[name] for p in shown]) for name in shown[0].images}
     # Processors mark text and padding with 0.
     marks = {
-        name: torch.stack([pad(p.marks[name], (longest - len(p.input_ids), width)) for p in prompts])
-        for name in prompts[0].marks
+        name: torch.stack([pad(p.marks[name], (longest - len(p.input_ids), slots * width)) for p in shown])
+        for name in shown[0].marks
     }
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **marks, **images}
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    return Batch(inputs, longest, inputs["input_ids"][:, longest:], inputs["attention_mask"][:, longest:].bool())
+    inputs = {"input_ids": ids, "attention_mask": (parts != PADDING).long(), "position_ids": positions}
+    inputs = {name: tensor.to(device) for name, tensor in {**inputs, **marks, **images}.items()}
+    parts, (row_B, slot_B) = parts.to(device), places.to(device)
+    reply_ids, reply_parts = (
+        tokens[:, longest:].unflatten(1, (slots, width))[row_B, slot_B] for tokens in (inputs["input_ids"], parts)
+    )
+    return Batch(inputs, longest, reply_ids, reply_parts != PADDING, parts, row_B, slot_B)
 
 
 def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

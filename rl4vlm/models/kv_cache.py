@@ -59,15 +59,25 @@ def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     return cache
 
 
-def concat_caches(parts: Sequence[DynamicCache], config: PreTrainedConfig, capacity: int) -> DynamicCache:
+def concat_caches(
+    parts: Sequence[DynamicCache], rows: Sequence[int], config: PreTrainedConfig, capacity: int
+) -> DynamicCache:
     """Concatenate the rows of caches with equally many tokens, in a new cache of `capacity` tokens.
 
     `parts` are emptied on the way: otherwise all keys and values would be in memory twice.
+
+    Args:
+        parts: the caches.
+        rows: which row of all parts together each row of the new cache holds.
+        config: that of the model.
+        capacity: tokens that the new cache has room for.
     """
     cache = preallocated_cache(config, capacity)
     for index, layer in enumerate(cache.layers):
         states = [part.layers[index] for part in parts]
-        layer.update(torch.cat([one.keys for one in states]), torch.cat([one.values for one in states]))
+        keys, values = torch.cat([one.keys for one in states]), torch.cat([one.values for one in states])
+        chosen = torch.tensor(rows, device=keys.device)
+        layer.update(keys.index_select(0, chosen), values.index_select(0, chosen))
         for part in parts:
             part.layers[index] = DynamicLayer()  # frees its tensors
     return cache

@@ -36,6 +36,10 @@ class CNNReplayItem:
     log_prob: float
     value: float
 
+    @property
+    def input_key(self) -> None:
+        """None: the network is small, and scores all observations."""
+
 
 class CNNPolicy:
     """Plays the action that the network samples.

@@ -18,11 +18,16 @@ from rl4vlm.core.types import Policy, Reply, Request
 
 
 class ReplayItem(Protocol):
-    """What a policy stores of a step so that it can score the step again: PPO reads nothing of it but the value."""
+    """What a policy stores of a step so that it can score the step again. PPO reads nothing else of it."""
 
     @property
     def value(self) -> float:
         """The critic's value of the state when the step was played."""
+        ...
+
+    @property
+    def input_key(self) -> str | None:
+        """Equal for steps that saw the same input, if scoring them together saves work."""
         ...
 
 
@@ -43,6 +48,8 @@ class Rescored:
         entropy: (B,), current weights, with gradient.
         reference_log_ratio: (B, R), log-probability of each reply token under the reference minus that under the
             current weights, with gradient, 0 at padding; None without a reference.
+        tokens: (B,), number of tokens; None for a policy that writes none.
+        token_error: (B,), sum over a reply's tokens of exp(|log-probability now - as sampled|); None likewise.
     """
 
     logprob_thoughts: torch.Tensor
@@ -53,6 +60,8 @@ class Rescored:
     old_value: torch.Tensor
     entropy: torch.Tensor
     reference_log_ratio: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    token_error: torch.Tensor | None = None
 
 
 class TrainablePolicy(Protocol):

@@ -34,7 +34,8 @@ class VLMReplayItem:
         logprob_thoughts: summed log-probability of the thought tokens when they were sampled, in nats.
         logprob_action: the same for the action tokens.
         value: the critic's value when the reply was sampled.
-        reference_logprobs: log-probability of each token (R,) under the reference model, if there is one.
+        logprobs: log-probability of each token (R,) when it was sampled.
+        reference_logprobs: the same under the reference model, if there is one.
     """
 
     prompt: Encoded
@@ -43,7 +44,13 @@ class VLMReplayItem:
     logprob_thoughts: float
     logprob_action: float
     value: float
+    logprobs: torch.Tensor
     reference_logprobs: torch.Tensor | None = None
+
+    @property
+    def input_key(self) -> str:
+        """Equal for equal prompts, which pass through the model once per micro-batch."""
+        return self.prompt.key
 
 
 class VLMPolicy:
@@ -139,6 +146,7 @@ class VLMPolicy:
         counted_BR[:, : self.dropped_tokens] = False
         thoughts_B, action_B = split_log_probs(scores.logprobs, counted_BR, start_B)
         references = [item.reference_logprobs for item in items if item.reference_logprobs is not None]
+        sampled_BR = pad_sequence([item.logprobs for item in items], batch_first=True).to(scores.logprobs.device)
         return Rescored(
             logprob_thoughts=thoughts_B,
             logprob_action=action_B,
@@ -152,6 +160,8 @@ class VLMPolicy:
             reference_log_ratio=pad_sequence(references, batch_first=True).to(scores.logprobs.device) - scores.logprobs
             if references
             else None,
+            tokens=scores.mask.sum(-1),
+            token_error=((scores.logprobs.detach() - sampled_BR).abs().exp() * scores.mask).sum(-1),
         )
 
     def save(self, folder: Path) -> None:
@@ -188,6 +198,7 @@ class VLMPolicy:
             logprob_thoughts=float(generated.logprobs[self.dropped_tokens : start].sum()),
             logprob_action=float(generated.logprobs[max(self.dropped_tokens, start) :].sum()),
             value=generated.value,
+            logprobs=generated.logprobs,
             reference_logprobs=reference_logprobs,
         )
         numbers = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from rl4vlm.policies.trainable import Rescored
+
 
 def policy_log_prob(
     logprob_thoughts_B: torch.Tensor, logprob_action_B: torch.Tensor, thought_prob_coef: float
@@ -25,6 +27,17 @@ def policy_log_prob(
         thought_prob_coef: lambda, from 0 (the thoughts are not trained) to 1 (the plain log-probability of the reply).
     """
     return thought_prob_coef * logprob_thoughts_B + logprob_action_B
+
+
+def new_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
+    """The log-probability of the stored replies under the current weights, (B,)."""
+    return policy_log_prob(now.logprob_thoughts, now.logprob_action, thought_prob_coef)
+
+
+def old_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
+    """The log-probability of the stored replies as they were sampled, (B,): weighed in float64, then rounded once."""
+    old_B = policy_log_prob(now.old_logprob_thoughts, now.old_logprob_action, thought_prob_coef)
+    return old_B.to(now.value.dtype)
 
 
 def policy_loss(
@@ -55,6 +68,23 @@ def policy_loss(
     # has hundreds of tokens, so its ratio can explode: the limit bounds the gradient.
     surrogate = torch.where(ratio > ratio_limit, clipped, torch.minimum(unclipped, clipped))
     return -surrogate, ratio
+
+
+def importance_weight(log_prob_B: torch.Tensor, sampled_log_prob_B: torch.Tensor, cap: float) -> torch.Tensor:
+    """Truncated importance weights (B,), min(cap, p / q) (Ionides 2008), of replies drawn from q to learn about p.
+
+    Args:
+        log_prob_B: log p, log-probability of the whole reply where it is learned from, before any weight changed.
+        sampled_log_prob_B: log q, its log-probability where it was sampled.
+        cap: the largest weight.
+    """
+    # As in `policy_loss`, a weight above e^20 says no more than that it is too large.
+    return (log_prob_B - sampled_log_prob_B).clamp(max=20.0).exp().clamp(max=cap)
+
+
+def effective_sample_size(weight_B: torch.Tensor) -> torch.Tensor:
+    """The share of samples without weights that would say as much as these with weights (Kong 1992), from 0 to 1."""
+    return weight_B.sum() ** 2 / (len(weight_B) * (weight_B**2).sum())
 
 
 def value_loss(

@@ -45,6 +45,8 @@ class Sample:
         value_target: the return that the critic is fitted to.
         log_prob: the old log-probability, if it was computed again before the update; else the stored one counts.
         value: the old value, likewise.
+        importance: weight of the policy loss, where the policy that played is not quite the one that learns
+            (`importance_weight`).
     """
 
     item: ReplayItem
@@ -52,6 +54,19 @@ class Sample:
     value_target: float
     log_prob: float | None = None
     value: float | None = None
+    importance: float = 1.0
+
+
+def by_input(indices: np.ndarray, samples: Sequence[Sample]) -> list[int]:
+    """The indices of a mini-batch, those of samples with the same input one after the other.
+
+    So they meet in a micro-batch, and their prompt passes through the model once. Gradients add up over the mini-batch,
+    so its order changes no more than rounding.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for index in indices.tolist():
+        groups.setdefault(samples[index].item.input_key, []).append(index)
+    return [index for group in groups.values() for index in group]
 
 
 @dataclass(frozen=True)

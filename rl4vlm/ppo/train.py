@@ -61,6 +61,7 @@ def run(
         )
         if settings.defects.dropout:
             add_dropout(model.model, settings.defects.dropout)
+            model.share_prompts = False  # each reply has a dropout of its own
         reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
         slots = make_slots(task, style, seed, settings, settings.prompt, indices)
         state = initial_state(

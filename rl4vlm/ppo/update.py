@@ -5,6 +5,8 @@ Legend: B samples of a micro-batch.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +16,25 @@ from accelerate import Accelerator
 from torch import nn
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
-from rl4vlm.policies.trainable import Rescored, TrainablePolicy, column
-from rl4vlm.ppo.losses import approximate_kl, k3, policy_log_prob, policy_loss, value_loss
-from rl4vlm.ppo.rollout import Sample
+from rl4vlm.policies.trainable import TrainablePolicy, column
+from rl4vlm.ppo.losses import (
+    approximate_kl,
+    effective_sample_size,
+    importance_weight,
+    k3,
+    new_log_prob,
+    old_log_prob,
+    policy_loss,
+    value_loss,
+)
+from rl4vlm.ppo.rollout import Sample, by_input
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.optim import clear_gradients
+
+logger = logging.getLogger(__name__)
+
+TOKEN_ERROR_LIMIT = 1.05
+"""Largest `token_mult_prob_error` without a warning, as in the tests of NeMo RL."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class UpdateProgress:
         order: its permutation of the samples; None before the epoch has begun.
         position: where in `order` the next mini-batch begins.
         seen: samples trained on so far, in all processes and epochs.
-        old: (samples, 3) from `rescore_before_update`; None if the samples were not rescored.
+        old: (samples, 6) from `rescore_before_update`; None if the samples were not rescored.
         totals: sums over the samples that this process trained on, by the name of the metric.
         first_ratio_error: the largest |ratio - 1| of the first mini-batch in this process.
         neighbours: metrics of a step of size 0 (`_zero_step`), only if the samples were rescored.
@@ -86,13 +102,17 @@ class UpdateProgress:
         - `rescored_gap`, only if samples were rescored before the update: the mean difference between their
           log-probabilities then and as sampled. It replaces the first check, which can no longer fail: the ratio
           then compares two rescored log-probabilities, so it is always near 1. `neighbour_ratio_error` and
-          `neighbour_clip_fraction` say how much of the clip range rounding takes (`_zero_step`).
+          `neighbour_clip_fraction` say how much of the clip range rounding takes (`_zero_step`);
+          `effective_sample_size` and `token_mult_prob_error`, how far the policy that played is from the one that
+          learns.
         """
         gathered = processes.gather((self.totals, self.first_ratio_error or 0.0))
         means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
         means["first_ratio_error"] = max(error for _, error in gathered)
         if self.old is not None:
             means["rescored_gap"] = float(np.abs(self.old[:, 0] - self.old[:, 2]).mean())
+            means["effective_sample_size"] = float(effective_sample_size(torch.from_numpy(self.old[:, 3])))
+            means["token_mult_prob_error"] = token_error(self.old)
         return means | self.neighbours
 
 
@@ -119,13 +139,15 @@ def optimiser_steps(
         if progress.order is None:
             progress.order = rng.permutation(len(samples))
         # Before the first optimiser step: old log-probabilities must come from the weights that played.
-        if progress.seen == 0 and progress.old is None and below_float32(policy_optimizer.policy.model):
+        inexact = below_float32(policy_optimizer.policy.model) or settings.importance_cap is not None
+        if progress.seen == 0 and progress.old is None and inexact:
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
+            _warn_of_mismatch(token_error(progress.old), policy_optimizer.accelerator)
             first = progress.order[: settings.minibatch_size]
             progress.neighbours = _zero_step(policy_optimizer, samples, first, progress.old, settings)
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
-        indices = progress.order[progress.position : progress.position + settings.minibatch_size]
-        minibatch = [_sample(samples, index, progress) for index in indices]
+        indices = by_input(progress.order[progress.position : progress.position + settings.minibatch_size], samples)
+        minibatch = [_sample(samples, index, progress, settings) for index in indices]
         kl_before = progress.totals.get("approx_kl", 0.0)
         ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
         # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
@@ -144,11 +166,32 @@ def optimiser_steps(
         yield progress
 
 
-def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress) -> Sample:
+def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress, settings: TrainingSettings) -> Sample:
     if progress.old is None:
         return samples[index]
-    log_prob, value, _ = progress.old[index].tolist()
-    return replace(samples[index], log_prob=log_prob, value=value)
+    log_prob, value, _, weight = progress.old[index, :4].tolist()
+    importance = 1.0 if settings.importance_cap is None else weight
+    return replace(samples[index], log_prob=log_prob, value=value, importance=importance)
+
+
+def token_error(old: np.ndarray) -> float:
+    """The mean over all tokens of exp(|log-probability as learned from - as sampled|); 1 without tokens.
+
+    Args:
+        old: from `rescore_before_update`.
+    """
+    tokens = old[:, 5].sum()
+    return float(old[:, 4].sum() / tokens) if tokens else 1.0
+
+
+def _warn_of_mismatch(error: float, accelerator: Accelerator) -> None:
+    if error > TOKEN_ERROR_LIMIT and accelerator.is_main_process:
+        logger.warning(
+            "token_mult_prob_error is %.3f, above %g: the probability of a token where it is learned from differs by "
+            "this factor from that with which it was sampled (docs/metrics.md)",
+            error,
+            TOKEN_ERROR_LIMIT,
+        )
 
 
 def below_float32(model: nn.Module) -> bool:
@@ -174,15 +217,15 @@ def rescore_before_update(
         settings: for the sizes of the batches.
 
     Returns:
-        (samples, 3) float64, the same in every process: log-probability, value, and the log-probability as sampled;
-        0 for samples that `order` leaves out.
+        (samples, 6) float64, the same in every process: log-probability, value, log-probability as sampled, importance
+        weight, `Rescored.token_error` and number of tokens; 0 for samples that `order` leaves out.
     """
     # The mode of the optimiser step, without dropout.
     policy_optimizer.model.eval()
     local: list[int] = []
     scored: list[torch.Tensor] = []
     for start in range(0, len(order), settings.minibatch_size):
-        indices = order[start : start + settings.minibatch_size].tolist()
+        indices = by_input(order[start : start + settings.minibatch_size], samples)
         for micro_batch in micro_batches(indices, settings.micro_batch_size, policy_optimizer.accelerator):
             items = [samples[index].item for index in micro_batch.items]
             now = policy_optimizer.policy.rescore(policy_optimizer.model, items)
@@ -190,7 +233,13 @@ def rescore_before_update(
             sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
             # Without the dummy samples that fill up the last micro-batch.
             local += micro_batch.items[: micro_batch.counted]
-            scored.append(torch.stack([log_prob_B, now.value, sampled_B], dim=-1)[: micro_batch.counted])
+            # The reply was drawn as a whole, whatever lambda weighs, so its weight is that of the whole.
+            cap = settings.importance_cap or math.inf
+            weight_B = importance_weight(new_log_prob(now, 1.0), old_log_prob(now, 1.0), cap)
+            none_B = torch.zeros_like(now.value)
+            tokens = [none_B if found is None else found.to(now.value) for found in (now.token_error, now.tokens)]
+            columns = torch.stack([log_prob_B, now.value, sampled_B, weight_B, *tokens], dim=-1)
+            scored.append(columns[: micro_batch.counted])
     rows = torch.cat(scored)
     old = rows.new_zeros(len(samples), rows.shape[1])
     old[local] = rows
@@ -234,7 +283,7 @@ def _optimiser_step(
     # Data-parallel libraries average gradients over the processes. So each process divides its sum by the size of an
     # even share, not of its own: the average is then the gradient of the mean over the whole mini-batch.
     even_share = len(minibatch) / accelerator.num_processes
-    measured: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
+    measured: list[torch.Tensor] = []
     for micro_batch in micro_batches(minibatch, settings.micro_batch_size, accelerator):
         # If the mini-batch does not divide evenly, some processes score dummy samples at the end of a micro-batch:
         # every process must make the same number of collective calls. `counted` leaves them out of all sums.
@@ -243,19 +292,18 @@ def _optimiser_step(
             loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings, values_only)
             accelerator.backward(loss_B[counted].sum() / even_share)
         # Detached, or the graph of every micro-batch would stay in memory until the last one.
-        kept = {name: values[counted].detach() for name, values in metrics.items()}
-        measured.append((kept, ratio_B[counted].detach()))
+        errors = torch.cat([ratio_B.new_zeros(1), (ratio_B[counted].detach() - 1).abs()])
+        sums = [values[counted].detach().sum() for values in metrics.values()]
+        measured.append(torch.stack([errors.max(), *sums]))
     # Through the accelerator: under FSDP the norm is that of the shards of all processes together.
     if settings.max_grad_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()
     # Copy the metrics to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
-    ratio_errors = [0.0]
-    for metrics, ratio_B in measured:
-        ratio_errors += (ratio_B - 1).abs().tolist()
-        for name, values in metrics.items():
-            totals[name] = totals.get(name, 0.0) + float(values.sum())
-    return max(ratio_errors)
+    rows: list[list[float]] = torch.stack(measured).tolist()
+    for name, *column_sums in zip(metrics, *(row[1:] for row in rows), strict=True):
+        totals[name] = totals.get(name, 0.0) + sum(column_sums)
+    return max(row[0] for row in rows)
 
 
 def losses(
@@ -277,6 +325,8 @@ def losses(
     return_B = column([sample.value_target for sample in samples], now.value)
 
     policy_B, ratio_B = policy_loss(log_prob_B, old_log_prob_B, advantage_B, settings.clip_range, settings.ratio_limit)
+    if rescored:
+        policy_B = policy_B * column([sample.importance for sample in samples], now.value)
     value_B = value_loss(now.value, old_value_B, return_B, settings.largest_value_step)
     loss_B = settings.vf_coef * value_B
     kl: dict[str, torch.Tensor] = {}
@@ -298,14 +348,3 @@ def losses(
         "clip_fraction": ((ratio_B - 1).abs() > settings.clip_range).float(),
     }
     return loss_B, metrics, ratio_B
-
-
-def new_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
-    """The log-probability of the stored replies under the current weights, (B,)."""
-    return policy_log_prob(now.logprob_thoughts, now.logprob_action, thought_prob_coef)
-
-
-def old_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
-    """The log-probability of the stored replies as they were sampled, (B,): weighed in float64, then rounded once."""
-    old_B = policy_log_prob(now.old_logprob_thoughts, now.old_logprob_action, thought_prob_coef)
-    return old_B.to(now.value.dtype)

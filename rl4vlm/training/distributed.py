@@ -98,14 +98,19 @@ class Processes:
 
 
 def local_env_indices(count: int, accelerator: Accelerator) -> range:
-    """Indices of the environments that this process plays, out of `count`. Blocks differ in size by at most one.
+    """Indices of the environments that this process plays, out of `count`.
 
     Raises:
         ValueError: there are fewer environments than processes.
     """
+    if count < accelerator.num_processes:
+        raise ValueError(f"{count} environments are too few for {accelerator.num_processes} processes: each needs one")
+    return local_block(count, accelerator)
+
+
+def local_block(count: int, accelerator: Accelerator) -> range:
+    """This process's share of `count` things, as a block of indices. Blocks differ in size by at most one."""
     processes, rank = accelerator.num_processes, accelerator.process_index
-    if count < processes:
-        raise ValueError(f"{count} environments are too few for {processes} processes: each needs one")
     return range(count * rank // processes, count * (rank + 1) // processes)
 
 
@@ -135,8 +140,8 @@ def micro_batches(batch: Sequence[Item], size: int | None, accelerator: Accelera
     Returns:
         As many micro-batches of the same sizes in every process.
     """
-    # Every n-th sample: shares differ by one sample at most.
-    mine = list(batch[accelerator.process_index :: accelerator.num_processes])
+    # A block, so that neighbours stay together: they may share a prompt.
+    mine = [batch[index] for index in local_block(len(batch), accelerator)]
     real, padded = len(mine), -(-len(batch) // accelerator.num_processes)
     # Every forward and backward pass is a collective call with DDP and FSDP. A process with fewer samples than the
     # others would leave them waiting, so it runs the first sample again, with weight zero.

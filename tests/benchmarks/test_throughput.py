@@ -16,7 +16,8 @@ from benchmarks.public_way import PublicWay
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 
-TINY = ["--model", "llava-test", "--tokens", "5", "--padded", "12", "--threads", "1", "--repeats", "1"]
+TINY = ["--model", "llava-test", "--task", "EZPoints", "--tokens", "5", "--padded", "12", "--threads", "1"]
+TINY += ["--steps-per-env", "1", "--repeats", "1"]
 FEW = [*TINY, "--num-envs", "3", "--public-steps", "2"]
 
 
@@ -28,8 +29,10 @@ def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.Captur
     assert list(rows) == ["| ours", "| public"]
     assert {len(row) for row in rows.values()} == {len(header.split(" | "))}
     assert all(cell.strip(" |") for row in rows.values() for cell in row)
-    made = json.loads((tmp_path / "made.json").read_text())
-    assert {"hardware", "packages", "date", "code", "settings", "ceiling"} <= made.keys()
+    whole = json.loads((tmp_path / "made.json").read_text())
+    assert {"hardware", "packages", "date", "code", "tasks"} <= whole.keys()
+    made = whole["tasks"]["EZPoints"]
+    assert {"settings", "ceiling"} <= made.keys()
     assert all(value > 0 for value in made["ceiling"].values())
     for name, samples in (("ours", 3), ("public", 2)):
         (repeat,) = made["repeats"][name]
@@ -124,7 +127,7 @@ def test_both_ways_score_the_same(actor_critic: ActorCritic) -> None:
     for text, reply in (("Read.", "stand"), ("You see a number line.", '"action": "+"')):
         prompt = encoder.prompt(rng.integers(0, 256, size=(300, 300, 3), dtype=np.uint8), text)
         ids = encoder.reply(reply)
-        items.append(VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5))
+        items.append(VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5, torch.zeros(len(ids))))
     ours = VLMPolicy(actor_critic).rescore(actor_critic, items)
     public = PublicWay(actor_critic, padded=40).rescore(actor_critic, items)
     torch.testing.assert_close(ours.logprob_thoughts, public.logprob_thoughts, atol=1e-3, rtol=1e-4)
@@ -137,7 +140,8 @@ def test_both_ways_score_the_same(actor_critic: ActorCritic) -> None:
 def test_the_public_way_trains_no_vision_tower(actor_critic: ActorCritic) -> None:
     encoder = actor_critic.encoder
     prompt = encoder.prompt(np.zeros((300, 300, 3), np.uint8), "Read.")
-    item = VLMReplayItem(prompt, encoder.reply("stand"), 1, -2.0, -1.0, 0.5)
+    ids = encoder.reply("stand")
+    item = VLMReplayItem(prompt, ids, 1, -2.0, -1.0, 0.5, torch.zeros(len(ids)))
     now = PublicWay(actor_critic, padded=20).rescore(actor_critic, [item])
     (now.logprob_thoughts + now.logprob_action).sum().backward()
     parts = actor_critic.model.model

@@ -132,7 +132,11 @@ def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**VISION, image_size=side, patch_size=patch, projection_dim=WIDTH),
         text_config=MistralConfig(
-            **TEXT, vocab_size=len(tokens), eos_token_id=tokens.eos_token_id, bos_token_id=tokens.bos_token_id
+            **TEXT,
+            sliding_window=None,  # as of Mistral 0.2
+            vocab_size=len(tokens),
+            eos_token_id=tokens.eos_token_id,
+            bos_token_id=tokens.bos_token_id,
         ),
         image_token_id=tokens.image_token_id,
         image_grid_pinpoints=pinpoints,

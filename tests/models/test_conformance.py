@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ PROMPTS = ("Read.", "You see a number line. Answer in JSON:", "Play Blackjack. T
 SIZES = ((300, 300), (150, 300), (300, 300))
 """Images of different shapes, which become different numbers of tiles and tokens."""
 PROJECT = "Llava (tiny)"
+APART = {"Qwen2.5-VL", "Qwen3-VL", "Gemma3"}
+"""Families whose positions or masks do not let replies share a prompt (docs/backbones.md)."""
 
 
 @pytest.fixture(scope="module", params=[PROJECT, *FAMILIES])
@@ -140,6 +143,46 @@ def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypat
         assert one.ids.tolist() == other.ids.tolist()
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
         assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Path, checkpointing: bool) -> None:
+    """Log-probabilities, entropies, values and gradients are those of each reply alone; so are sampled replies."""
+    model = load(checkpoint, dtype="float64", gradient_checkpointing=checkpointing).double()
+    one, other, _ = encoded(model)
+    prompts = [one, other, replace(one), one, replace(other), one]
+    rngs = [[np.random.default_rng(seed) for seed in range(6)] for _ in "12"]
+    read: list[int] = []
+    layer = next(m for name, m in model.model.named_modules() if name.endswith(("layers.0", "blocks.0")))
+    layer.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0].numel()))
+    texts = ["go up", "stay", "", "no: down, and up again", "up", "1"]
+    replies = [model.encoder.reply(text) for text in texts]
+    results, seen = [], []
+    for share in (True, False):
+        model.share_prompts = share
+        read.clear()
+        model.zero_grad()
+        scores = model.score(prompts, replies)
+        scored = sum(read)
+        (scores.logprobs.sum() + scores.values.pow(2).sum() + scores.entropy.sum()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        read.clear()
+        sampled = model.generate(prompts, rngs[share])
+        seen.append((scored, sum(read)))
+        results.append((scores, gradients, sampled))
+    torch.testing.assert_close(vars(results[0][0]), vars(results[1][0]), atol=1e-10, rtol=1e-10)
+    # Some norms compute in float32 whatever the weights.
+    torch.testing.assert_close(results[0][1], results[1][1], atol=2e-6, rtol=1e-4)
+    for shared, apart in zip(results[0][2], results[1][2], strict=True):
+        assert shared.ids.tolist() == apart.ids.tolist()
+        torch.testing.assert_close(shared.logprobs, apart.logprobs, atol=1e-6, rtol=0)
+        assert shared.value == pytest.approx(apart.value, abs=1e-9)
+    if family in APART:
+        assert seen[0] == seen[1]
+    else:
+        (scored, played), (scored_apart, played_apart) = seen
+        assert scored < 0.6 * scored_apart
+        assert played < 0.34 * played_apart  # two distinct prompts of six
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:

@@ -57,16 +57,17 @@ def test_the_papers_backbone_has_no_window() -> None:
     assert {type(layer) for layer in cache.layers} == {PreallocatedLayer}
 
 
-def test_parts_are_joined_row_by_row_and_can_grow() -> None:
+def test_rows_of_parts_are_joined_and_can_grow() -> None:
     config = LlamaConfig(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3)
     parts = [DynamicCache(config=config) for _ in range(3)]
     for index in range(2):
         for number, part in enumerate(parts):
             part.update(*states(5, 10 * index + number), index)
-    cache = concat_caches(parts, config, capacity=8)
+    cache = concat_caches(parts, [2, 3, 4, 5, 2, 3], config, capacity=8)
     assert cache.get_seq_length() == 5
     keys, values = cache.update(*(torch.cat([one] * 3) for one in states(1, 7)), 1)
     assert keys.shape == values.shape == (6, 3, 6, 4)
-    assert torch.equal(keys[2:4, :, :5], states(5, 11)[0])
-    assert torch.equal(values[4:, :, :5], states(5, 12)[1])
+    assert torch.equal(keys[:2, :, :5], states(5, 11)[0])
+    assert torch.equal(values[2:4, :, :5], states(5, 12)[1])
+    assert torch.equal(values[4:, :, :5], states(5, 11)[1])
     assert torch.equal(values[4:, :, 5:], states(1, 7)[1])

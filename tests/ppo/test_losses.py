@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from rl4vlm.ppo.losses import approximate_kl, policy_log_prob, policy_loss, value_loss
+from rl4vlm.ppo.losses import (
+    approximate_kl,
+    effective_sample_size,
+    importance_weight,
+    policy_log_prob,
+    policy_loss,
+    value_loss,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,14 @@ def test_value_loss(value, old, target, loss):
 def test_kl_estimate():
     kl = approximate_kl(torch.tensor([math.log(0.5)]), torch.zeros(1))
     assert kl.item() == pytest.approx(0.5 - 1 + math.log(2))
+
+
+def test_importance_weights_are_truncated():
+    learned, sampled = torch.tensor([-1.0, -1.0, -1.0, 500.0]), torch.tensor([-1.0, -1.0 + math.log(4), -3.0, -500.0])
+    assert importance_weight(learned, sampled, cap=2.0).tolist() == pytest.approx([1, 0.25, 2, 2])
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(torch.ones(5)).item() == 1
+    # 3^2 / (4 * (1 + 4)): worth 1.8 samples without weights out of 4.
+    assert effective_sample_size(torch.tensor([1.0, 2.0, 0.0, 0.0])).item() == pytest.approx(0.45)

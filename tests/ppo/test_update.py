@@ -15,7 +15,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import parameter_groups
-from rl4vlm.ppo.rollout import Sample
+from rl4vlm.ppo.rollout import Sample, by_input
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 
@@ -45,6 +45,7 @@ def samples_of(actor_critic):
             float(reply.logprobs[:start].sum()),
             float(reply.logprobs[start:].sum()),
             reply.value,
+            reply.logprobs,
         )
         made.append(Sample(item, float(advantage), reply.value + 0.3))
     return made
@@ -64,6 +65,83 @@ def run_update(model, samples, thought_prob_coef=0.5, **changes):
     for _ in optimiser_steps(policy_optimizer, samples, progress, settings, rng):
         pass
     return policy_optimizer.model, progress.means(ALONE)
+
+
+def test_samples_with_equal_prompts_train_as_apart(actor_critic, samples):
+    """Also across micro-batches, and in rescoring; and each distinct prompt passes once."""
+    first, equal = samples[0].item.prompt, []
+    for number, sample in enumerate(samples):
+        item = replace(
+            sample.item,
+            prompt=replace(first) if number % 2 else sample.item.prompt,
+            # So short that it is not cheaper to read the prompt again.
+            ids=sample.item.ids[:3],
+            logprobs=sample.item.logprobs[:3],
+            action_start=1,
+        )
+        equal.append(replace(sample, item=item))
+    passed, found = [], []
+    for share in (True, False):
+        model = copy.deepcopy(actor_critic)
+        model.share_prompts = share
+        rows: list[int] = []
+        tower = model.model.model.vision_tower
+        tower.register_forward_pre_hook(lambda _module, images, rows=rows: rows.append(len(images[0])))
+        found.append(run_update(model, equal, minibatch_size=8, micro_batch_size=4, importance_cap=2.0))
+        passed.append(sum(rows))
+    for (name, one), other in zip(found[0][0].named_parameters(), found[1][0].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=name)
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-4)
+    # Three passes of the rollout: rescored, with other neighbours, and trained on. Four prompts are distinct, and one
+    # of them has five replies: in one micro-batch of four and in the next.
+    assert passed[1] == 3 * 8
+    assert passed[0] <= 3 * 6
+
+
+def test_samples_with_the_same_input_are_neighbours(samples):
+    same = replace(samples[4].item, prompt=replace(samples[1].item.prompt))
+    mixed = [replace(sample, item=same) if number in (4, 6) else sample for number, sample in enumerate(samples)]
+    assert by_input(np.array([3, 6, 0, 1, 5, 4]), mixed) == [3, 6, 1, 4, 0, 5]
+    assert by_input(np.array([3, 6, 0, 1, 5, 4]), samples) == [3, 6, 0, 1, 5, 4]
+
+
+def test_importance_weights_are_one_in_float32(actor_critic, samples):
+    plain, _ = run_update(actor_critic, samples)
+    weighted, measured = run_update(actor_critic, samples, importance_cap=2.0)
+    assert measured["effective_sample_size"] == pytest.approx(1, abs=1e-6)
+    assert measured["token_mult_prob_error"] == pytest.approx(1, abs=1e-4)
+    for one, other in zip(plain.parameters(), weighted.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_importance_weights_correct_what_was_sampled_elsewhere(actor_critic, samples, caplog):
+    """As if every token of the first reply had been sampled with a tenth less, and of the second with a half more."""
+    played = [0.9, 1.5] + [1.0] * 6
+    moved = []
+    for sample, factor in zip(samples, played, strict=True):
+        item, by = sample.item, float(np.log(factor))
+        thoughts, action = item.action_start, len(item.ids) - item.action_start
+        changed = {
+            "logprobs": item.logprobs + by,
+            "logprob_thoughts": item.logprob_thoughts + by * thoughts,
+            "logprob_action": item.logprob_action + by * action,
+        }
+        moved.append(replace(sample, item=replace(item, **changed)))
+    policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
+    settings = replace(SETTINGS, importance_cap=2.0)
+    next(optimiser_steps(policy_optimizer, moved, progress, settings, np.random.default_rng(1)))
+    lengths = np.array([len(sample.item.ids) for sample in samples])
+    weights = np.minimum(2.0, np.array(played, dtype=float) ** -lengths)
+    assert progress.old is not None
+    assert progress.old[:, 3] == pytest.approx(weights, rel=1e-3)
+    measured = progress.means(ALONE)
+    assert measured["effective_sample_size"] == pytest.approx(weights.sum() ** 2 / (8 * (weights**2).sum()), rel=1e-3)
+    errors = np.maximum(played, 1 / np.array(played))
+    assert measured["token_mult_prob_error"] == pytest.approx((errors * lengths).sum() / lengths.sum(), rel=1e-3)
+    # The first ratio is 1, so the policy loss is minus the weighted advantage.
+    expected = -np.mean(weights * [sample.advantage for sample in samples])
+    assert measured["policy_loss"] == pytest.approx(expected, rel=1e-3)
+    assert "token_mult_prob_error is 1.0" in caplog.text
 
 
 def test_first_ratio_is_one(actor_critic, samples):

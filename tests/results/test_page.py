@@ -100,8 +100,7 @@ def test_the_page_leaves_out_tables_and_figures_that_there_are_not(tmp_path: Pat
     for folder in made.evaluations:
         write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    write_pages(tables=tmp_path / "tables", out=tmp_path / "assets")
-    text = (tmp_path / "assets" / "page.md").read_text(encoding="utf-8")
+    text = pages(tables=tmp_path / "tables", out=tmp_path / "assets")[tmp_path / "assets" / "page.md"]
     assert "## Table: main results" in text
     assert not re.search("## Table: (weight|variants)|lambda_ablation", text)
 

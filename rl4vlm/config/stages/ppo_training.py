@@ -70,6 +70,10 @@ class TrainingSettings(RunSettings):
     target_kl: Positive | None = None
     """An update ends after the first mini-batch that is further from the policy that played: estimated KL divergence in
     nats, mean over its samples (`approx_kl`); null makes all `ppo_epochs`."""
+    importance_cap: Positive | None = None
+    """Largest importance weight of a sample; null weighs all alike. Below float32 the policy that plays is not quite
+    the one that learns. With a cap, a sample's policy loss is multiplied by the probability of its reply under the
+    second over that under the first, and at most by the cap. In float32 all weights are 1."""
     value_clip: Positive | None = None
     """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
     large as ALFWorld's 50."""

@@ -1,0 +1,83 @@
+"""Equal prompts pass through the model once for all replies to them.
+
+Replies that share a prompt stand in one row: prompt, reply, reply, ... A mask hides the replies of a row from each
+other, and the positions of each continue the prompt's. So every reply sees what it would see in a row of its own, and
+its log-probabilities and gradients are the same up to rounding. It stays one forward pass of the whole model, so
+gradient checkpointing, DDP and FSDP work as without sharing.
+
+Reading the prompt first and the replies from a copy of its keys and values would need fewer pairs in the attention, but
+two passes: transformers gives up its cache under gradient checkpointing, and FSDP would gather each layer twice.
+
+Legend: B samples, N rows, L row length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rl4vlm.models.encode import PROMPT, Batch, Encoded
+
+
+def counts_positions(model: PreTrainedModel) -> bool:
+    """Whether a model counts positions itself (M-RoPE). Such a model also stores them between prompt and reply."""
+    return hasattr(model.model, "get_rope_index")
+
+
+def keeps_all_keys(model: PreTrainedModel) -> bool:
+    """Whether all that a model remembers of a prompt is keys and values of full length, which can be copied.
+
+    Not so with sliding windows or stored positions.
+    """
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return all(type(layer) is DynamicLayer for layer in layers) and not counts_positions(model)
+
+
+def can_share_rows(model: PreTrainedModel) -> bool:
+    """Whether replies can share a row: the model takes any mask, and positions from outside."""
+    # FlashAttention takes no such mask, and the others' have other forms.
+    return keeps_all_keys(model) and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
+
+
+def distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
+    """The distinct prompts in the order of their first appearance, and which of them each prompt is."""
+    first = {prompt.key: prompt for prompt in reversed(prompts)}
+    number = {key: index for index, key in enumerate(dict.fromkeys(prompt.key for prompt in prompts))}
+    return [first[key] for key in number], [number[prompt.key] for prompt in prompts]
+
+
+def shared_rows(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], width: int) -> list[list[int]]:
+    """The samples of each row, such that a forward pass takes the least work.
+
+    All rows are as long as the longest, so many replies to one prompt may be cheaper in several rows.
+
+    Args:
+        prompts: B encoded prompts.
+        replies: their replies, token ids (R,).
+        width: hidden width of the language model.
+    """
+    groups: dict[int, list[int]] = {}
+    for sample, number in enumerate(distinct(prompts)[1]):
+        groups.setdefault(number, []).append(sample)
+    prompt, reply = max(len(p.input_ids) for p in prompts), max(map(len, replies))
+
+    def rows(slots: int) -> list[list[int]]:
+        return [group[start : start + slots] for group in groups.values() for start in range(0, len(group), slots)]
+
+    def work(slots: int) -> int:
+        length = prompt + slots * reply
+        # A layer's matrices take about 24 width^2 operations per token, its attention 4 width per pair of tokens.
+        return len(rows(slots)) * length * (6 * width + length)
+
+    return rows(min(range(1, max(map(len, groups.values())) + 1), key=work))
+
+
+def attention_mask(batch: Batch) -> torch.Tensor:
+    """Which tokens each token of a row may see (N, 1, L, L) bool: earlier ones of the prompt and of its own reply."""
+    own = batch.parts.unsqueeze(1) == batch.parts.unsqueeze(2)
+    earlier = torch.ones_like(own[0]).tril()
+    # Padding sees padding: a token that saw nothing would be NaN in some kernels.
+    return (earlier & (own | (batch.parts == PROMPT).unsqueeze(1))).unsqueeze(1)
