@@ -18,7 +18,7 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
 .PHONY: reproduce seeds lambda ablations smoke base-models test test-long test-cluster test-alfworld test-gallery \
-	test-image test-resume test-sharing torture lint format docs docs-site setup lock clean-smoke
+	test-image test-resume test-sharing torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -82,6 +82,20 @@ torture: $(INSTALLED)
 	rm -f $(TORTURE_RECORDS)
 	RL4VLM_TORTURE_RECORDS=$(TORTURE_RECORDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/torture; \
 		status=$$?; $(BIN)/python -m tests.torture.page $(TORTURE_RECORDS) > docs/reliability.md; exit $$status
+
+# Checks PPO on a GPU and measures it, in about five minutes: make gpu-check LOCK=cuda. CHECK="--correctness" chooses
+# parts. A Python with torch and transformers needs no .venv: python3 -m benchmarks.gpu_check
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_check $(CHECK)
+
+# What that needs beside torch, transformers, peft and accelerate, for a machine without a network, in .wheels: copy the
+# folder there with the checkout. GPU_PYTHON is that machine's version of Python.
+GPU_PYTHON ?= 3.12
+WHEELS := annotated-types|cloudpickle|farama-notifications|gymnasium|pydantic|pydantic-core|typing-inspection|typing-extensions
+gpu-wheels: $(INSTALLED)
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--dest .wheels $$(sed -nE 's/^($(WHEELS))==([^ ;]+).*/\1==\2/p' requirements/cpu.txt)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
