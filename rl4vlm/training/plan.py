@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rl4vlm.config.base_models import base_model
@@ -71,7 +72,7 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
         source = model or _shape_of(base_model(config, task).source)
         for needs in _task_needs(config, task, source, rates):
             found.setdefault(needs, []).append(task)
-        bases[source] = estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights
+        bases[source] = _estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights
     lines = [
         "| stage | tasks | jobs | GPU memory | disk of one running | disk at the end | hours of one |",
         "|---|---|---|---|---|---|---|",
@@ -105,7 +106,7 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
         reply=ppo.max_new_tokens,
         value_sizes=ppo.value_sizes,
     )
-    playing = estimate(source, MemorySettings(dtype=played.dtype, train=False, lora_rank=0, num_envs=played.num_envs))
+    playing = _estimate(source, MemorySettings(dtype=played.dtype, train=False, lora_rank=0, num_envs=played.num_envs))
     policies = (1 + len(ppo.kept)) * _checkpoint(in_ppo, ppo)
     states = KEEP + 1
     return [
@@ -148,4 +149,10 @@ def _memory(source: str, loaded: BackboneSettings, **sizes: Any) -> Memory:
     if loaded.lora is not None:
         adapters = {"lora_rank": loaded.lora.rank, "targets": loaded.lora.targets}
     same = {name: getattr(loaded, name) for name in ("dtype", "quantize", "gradient_checkpointing")}
-    return estimate(source, MemorySettings(**same, **adapters, **sizes))
+    return _estimate(source, MemorySettings(**same, **adapters, **sizes))
+
+
+@cache
+def _estimate(source: str, asked: MemorySettings) -> Memory:
+    # Cached: tasks mostly ask for the same, and building the shapes of a large model takes seconds.
+    return estimate(source, asked)
