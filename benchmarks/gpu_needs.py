@@ -11,20 +11,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 NEEDS = {
+    # Tried with these and with the pins of pyproject.toml.
     "torch": "2.11",
     "transformers": "5.17",
     "peft": "0.21",
     "accelerate": "1.15",
     "gymnasium": "1.4",
     "pydantic": "2.14",
-    "jinja2": "3.1",
-    "numpy": "2.4",
-    "pandas": "3.0",
-    "pillow": "12",
-    "pyyaml": "6.0",
-    "tqdm": "4.67",
+    # Little of these is used.
+    "jinja2": "3",
+    "matplotlib": "3",
+    "numpy": "2",
+    "pandas": "2",
+    "pillow": "10",
+    "pyyaml": "6",
+    "tqdm": "4",
 }
-"""The packages, and the oldest version of each that the check was tried with."""
+"""The packages, and the oldest version of each that will do."""
 
 
 def installed(name: str) -> str | None:

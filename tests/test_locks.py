@@ -86,6 +86,18 @@ def test_the_cpu_lock_is_the_cuda_lock_without_torch_and_its_libraries() -> None
     assert {name for name in cpu if name.startswith((*OF_CUDA, "torch"))} == set()
 
 
+def test_thors_lock_completes_the_cuda_lock() -> None:
+    found = [entry.split()[0] for entry in entries("thor")]
+    assert all("--hash=sha256:" in entry for entry in entries("thor"))
+    # The benchmark pins one of them to an older version than the other lock has.
+    assert pins(found).keys() & locked("cuda").keys() == {"werkzeug"}
+    held = locked("cuda") | pins(found)
+    needed = [Requirement(line) for line in requires("alfworld") or ()]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate(LINUX | {"extra": "vis"})]
+    assert "ai2thor" in {one.name for one in needed}
+    assert [one for one in needed if not one.specifier.contains(held.get(canonical(one.name), "0"))] == []
+
+
 def test_the_installed_environment_is_the_cpu_lock() -> None:
     """All other tests run in this environment. Both locks hold the same versions of its packages."""
     wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
