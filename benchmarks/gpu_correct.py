@@ -37,8 +37,9 @@ LIMITS = {"float32": 1e-3, "bfloat16": 0.3}
 3e-6 in float32, for `llava-23m`."""
 RATIO_LIMIT = 1e-3
 """How far the first ratio may be from 1. In bfloat16 it compares one pass with itself (`rescore_before_update`)."""
-RESUME_LIMITS = {"cpu": 0.0, "cuda": 1e-5}
-"""How far weights may be apart after a resumed run. On a GPU sums may be added in another order each time."""
+RESUME_LIMITS = {"cpu": 0.0, "cuda": 0.05}
+"""How far weights may be apart after a resumed run, as a share of the way that they went. On a GPU some sums are added
+in another order each time, and Adam makes as large a step where a gradient is no more than that rounding."""
 PARTS = ("vision_tower.", "projector.", "language_model.", "value_head.")
 
 
@@ -84,18 +85,19 @@ def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[s
         run(model, settings, Path(folder, "killed"), kill_at=2)
         restore_tensors(model, start)
         run(model, settings, Path(folder, "killed"))
-    resumed = trained_tensors(model)
-    apart = max(
-        float((resumed[name].float() - weight.float()).abs().max())
-        for name, weight in whole.items()
-        if weight.is_floating_point()
-    )
+    apart = distance(trained_tensors(model), whole) / distance(whole, start)
     yield result("first ratio, distance from 1", metrics[0]["first_ratio_error"], RATIO_LIMIT)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     yield result("frozen weights that an update changed", len(changed & frozen), 0)
     untouched = [part for part in PARTS if not any(part in name for name in changed)]
     yield result("parts of the model whose adapters no update changed", len(untouched), 0)
-    yield result("weights of a resumed and of an unbroken run", apart, RESUME_LIMITS[device.type])
+    yield result("weights of a resumed from those of an unbroken run", apart, RESUME_LIMITS[device.type])
+
+
+def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+    """The Euclidean distance of weights, all tensors together."""
+    apart = [(one[name].double() - weight.double()).norm() for name, weight in other.items()]
+    return float(torch.stack(apart).norm())
 
 
 def some_prompts(model: ActorCritic, settings: TrainingSettings) -> list[Encoded]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -38,6 +39,16 @@ class Choice:
     num_envs: int = 64
     micro_batch_size: int = 1
     gradient_checkpointing: bool = True
+
+    @property
+    def played(self) -> tuple[Any, ...]:
+        """What the speed of playing depends on, of one model."""
+        return "play", self.attention, self.num_envs
+
+    @property
+    def learned(self) -> tuple[Any, ...]:
+        """What the speed of learning depends on, of one model."""
+        return "learn", self.attention, self.micro_batch_size, self.gradient_checkpointing
 
 
 BASE = Choice()
@@ -90,35 +101,31 @@ def measure(
         for choice in same:
             model.model.set_attn_implementation(choice.attention)
             mode = Mode("ours", model, settings_of(shape, device, choice, tokens))
-            for kind, key in (
-                ("play", (choice.attention, choice.num_envs)),
-                ("learn", (choice.attention, choice.micro_batch_size, choice.gradient_checkpointing)),
-            ):
-                if key in measured or late():
-                    continue
-                measured.add(key)
-                line = {"part": "throughput", "measured": kind, "model": shape, "choice": asdict(choice)}
-                try:
-                    if kind == "play":
-                        played, found = play(mode, choice, tokens)
-                        samples = max(samples, played, key=len)
-                    else:
-                        found = learn(mode, choice, samples[:LEARNED])
-                except torch.OutOfMemoryError:
-                    found = {"out_of_memory": True}
-                yield line | found
+            about = {"part": "throughput", "model": shape, "choice": asdict(choice)}
+            played, learned = choice.played, choice.learned
+            if played not in measured and not late():
+                samples, line = play(mode, choice, tokens, samples)
+                yield about | line
+            if learned not in measured and not late():
+                yield about | learn(mode, choice, samples[:LEARNED])
+            measured |= {played, learned}
             if profile_to is not None and choice is asked[0]:
-                yield {
-                    "part": "profile",
-                    "model": shape,
-                    "choice": asdict(choice),
-                    **asdict(profiled(mode, profile_to)),
-                }
+                yield about | {"part": "profile", **asdict(profiled(mode, profile_to))}
             mode.policy_optimizer.optimizer.zero_grad()
             del mode
             free(device)
-        del model, samples
+        del model
         free(device)
+
+
+def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an action measures, or why it could not: what fails must not cost the measurements after it."""
+    try:
+        return action()
+    except torch.OutOfMemoryError:
+        return {"out_of_memory": True}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
 def free(device: torch.device) -> None:
@@ -150,36 +157,48 @@ def settings_of(shape: str, device: torch.device, choice: Choice, tokens: int) -
     )
 
 
-def play(mode: Mode, choice: Choice, tokens: int) -> tuple[list[Sample], dict[str, Any]]:
-    """Play one step in every environment, and measure it after a short one."""
-    mode.model.max_new_tokens = WARM_UP_TOKENS
-    mode.play()
-    mode.model.max_new_tokens = tokens
-    samples, found = mode.play()
-    memory = estimated(mode, choice, samples)
-    return samples, {
-        "played_per_s": 1 / per_sample(found),
-        "tokens_per_s": found.reply_tokens / found.seconds,
-        "peak_memory": peak(found, mode),
-        # No optimizer step came before: there are no moments yet.
-        "estimated_memory": memory.weights + memory.cache,
-    }
+def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
+    """Play one step in every environment, and measure it after a short one. Returns the samples, or more from before."""
+    found = [before]
+
+    def measured() -> dict[str, Any]:
+        mode.model.max_new_tokens = WARM_UP_TOKENS
+        mode.play()
+        mode.model.max_new_tokens = tokens
+        samples, phase = mode.play()
+        found.append(samples)
+        memory = estimated(mode, choice, samples)
+        return {
+            "played_per_s": 1 / per_sample(phase),
+            "tokens_per_s": phase.reply_tokens / phase.seconds,
+            "peak_memory": peak(phase, mode),
+            # No optimizer step came before: there are no moments yet.
+            "estimated_memory": memory.weights + memory.cache,
+        }
+
+    line = {"measured": "play", **attempt(measured)}
+    return max(found, key=len), line
 
 
 def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
     """Score samples and train on them in one optimizer step; measured after a micro-batch of each."""
+    backbone = mode.model.model
     if choice.gradient_checkpointing:
-        mode.model.model.activation_checkpointing_enable()
+        backbone.activation_checkpointing_enable()
     else:
-        mode.model.model.activation_checkpointing_disable()
-    for some in (samples[: choice.micro_batch_size], samples):
-        score, update = mode.score(some), mode.update(some)
-    return {
-        "scored_per_s": 1 / per_sample(score),
-        "trained_per_s": 1 / per_sample(update),
-        "peak_memory": peak(update, mode),
-        "estimated_memory": estimated(mode, choice, samples).training,
-    }
+        backbone.activation_checkpointing_disable()
+
+    def measured() -> dict[str, Any]:
+        for some in (samples[: choice.micro_batch_size], samples):
+            score, update = mode.score(some), mode.update(some)
+        return {
+            "scored_per_s": 1 / per_sample(score),
+            "trained_per_s": 1 / per_sample(update),
+            "peak_memory": peak(update, mode),
+            "estimated_memory": estimated(mode, choice, samples).training,
+        }
+
+    return {"measured": "learn", **attempt(measured)}
 
 
 def peak(phase: Phase, mode: Mode) -> int | None:
