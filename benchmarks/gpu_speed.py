@@ -158,7 +158,7 @@ def settings_of(shape: str, device: torch.device, choice: Choice, tokens: int) -
 
 
 def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
-    """Play one step in every environment, and measure it after a short one. Returns the samples, or more from before."""
+    """Play a step in every environment, and measure it after a short one. Returns the samples, or more from before."""
     found = [before]
 
     def measured() -> dict[str, Any]:
