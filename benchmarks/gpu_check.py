@@ -52,10 +52,11 @@ def measure(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None
     # Not above: `main` first says which packages are missing.
     import torch
 
-    from benchmarks.gpu_correct import correctness
+    from benchmarks.gpu_correct import accept_older_names, correctness
     from benchmarks.gpu_speed import choices, measure
     from rl4vlm.results.provenance import code_revision, hardware
 
+    accept_older_names()
     begun = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     large = device.type == "cuda"

@@ -6,11 +6,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.backbones import build
 from benchmarks.modes import THOUGHT_PROB_COEF, vlm_item
@@ -45,6 +47,14 @@ PARTS = ("vision_tower.", "projector.", "language_model.", "value_head.")
 
 class Killed(Exception):
     """Stands for the end of the process."""
+
+
+def accept_older_names() -> None:
+    """Let older versions of transformers pass, which call activation checkpointing gradient checkpointing."""
+    for name in ("activation_checkpointing_enable", "activation_checkpointing_disable", "is_activation_checkpointing"):
+        if not hasattr(PreTrainedModel, name):
+            older = getattr_static(PreTrainedModel, name.replace("activation", "gradient"))
+            setattr(PreTrainedModel, name, older)
 
 
 def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[str, Any]]:
