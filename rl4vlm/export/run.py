@@ -70,9 +70,12 @@ def use_hub_names(model: PreTrainedModel) -> None:
     back only if the model was loaded from a checkpoint with it. Its own table says which classes these are; towers of
     other classes have no such part.
     """
-    used: list[WeightTransform] = getattr(model, "_weight_conversions", None) or []
-    if not any(isinstance(one, PrefixChange) for one in used):
-        every = get_model_conversion_mapping(model, add_legacy=False)
+    every = get_model_conversion_mapping(model, add_legacy=False)
+    # What loading a checkpoint has used; a model that was not loaded has None, which stands for all but the prefixes.
+    used: list[WeightTransform] | None = getattr(model, "_weight_conversions", None)
+    if used is None:
+        model._weight_conversions = every
+    elif not any(isinstance(one, PrefixChange) for one in used):
         model._weight_conversions = [*used, *(one for one in every if isinstance(one, PrefixChange))]
 
 
