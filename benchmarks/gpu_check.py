@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,7 @@ def measure(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None
 
     if "correctness" in parts:
         for dtype in ("float32", "bfloat16"):
-            guarded(
-                "correctness", lambda dtype=dtype: correctness("llava-23m" if large else "llava-test", dtype, device)
-            )
+            guarded("correctness", partial(correctness, "llava-23m" if large else "llava-test", dtype, device))
     # On a CPU a few are enough to see that it works.
     asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 3, -1)]
     if "throughput" not in parts:

@@ -18,6 +18,7 @@ from benchmarks.backbones import build, config_of
 from benchmarks.modes import Mode, Settings, tokens_of
 from benchmarks.rates import Phase, per_sample
 from benchmarks.throughput import profiled
+from rl4vlm.config.fields import DType
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.loading import DTYPES
@@ -33,7 +34,7 @@ WARM_UP_TOKENS = 4
 class Choice:
     """What can be chosen without changing what is learned, and the adapters."""
 
-    dtype: str = "bfloat16"
+    dtype: DType = "bfloat16"
     lora_rank: int = 128
     attention: str = "sdpa"
     num_envs: int = 64
