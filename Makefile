@@ -15,10 +15,10 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 JOBS ?= 2
 # How `make lock` resolves versions. It keeps those in the lock, unless you run: make lock UPGRADE=--upgrade
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	--custom-compile-command "make lock" $(UPGRADE) pyproject.toml
+	--custom-compile-command "make lock" $(UPGRADE)
 
 .PHONY: reproduce seeds lambda ablations smoke base-models test test-long test-cluster test-alfworld test-gallery \
-	test-image test-resume test-sharing torture lint format docs docs-site setup lock clean-smoke
+	test-image test-resume test-sharing torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -83,6 +83,20 @@ torture: $(INSTALLED)
 	RL4VLM_TORTURE_RECORDS=$(TORTURE_RECORDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/torture; \
 		status=$$?; $(BIN)/python -m tests.torture.page $(TORTURE_RECORDS) > docs/reliability.md; exit $$status
 
+# Checks PPO on a GPU and measures it, in about five minutes: make gpu-check LOCK=cuda. CHECK="--correctness" chooses
+# parts. A Python with torch and transformers needs no .venv: python3 -m benchmarks.gpu_check
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_check $(CHECK)
+
+# What that needs beside torch, transformers and accelerate and is rarely there, in .wheels: for a machine without a
+# network, to which the folder is copied with the checkout. GPU_PYTHON is its version of Python.
+GPU_PYTHON ?= 3.12
+WHEELS := annotated-types|cloudpickle|farama-notifications|gymnasium|peft|pydantic|pydantic-core|typing-.*
+gpu-wheels: $(INSTALLED)
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--dest .wheels $$(sed -nE 's/^($(WHEELS))==([^ ;]+).*/\1==\2/p' requirements/cpu.txt)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -133,12 +147,18 @@ clean-smoke:
 
 setup: $(INSTALLED)
 
-# Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch.
+# Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch. The
+# third has what ALFWorld on AI2-THOR needs beside the CUDA lock; its old werkzeug takes the place of that lock's.
 lock: $(INSTALLED)
-	$(BIN)/$(COMPILE) --all-extras --output-file requirements/cuda.txt
-	$(BIN)/$(COMPILE) --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm --extra tensorboard \
-		--config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt --no-emit-package torch \
-		--output-file requirements/cpu.txt
+	$(BIN)/$(COMPILE) pyproject.toml --all-extras --output-file requirements/cuda.txt
+	$(BIN)/$(COMPILE) pyproject.toml --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm \
+		--extra tensorboard --config-file requirements/cpu-torch.toml --constraints requirements/cuda.txt \
+		--no-emit-package torch --output-file requirements/cpu.txt
+	sed -nE 's/^([a-z0-9._-]+==[^ ]+) .*/\1/p' requirements/cuda.txt | grep -v '^werkzeug==' > .thor-constraints
+	sed -nE 's/.*"alfworld(==[^"]+)".*/alfworld[vis]\1/p' pyproject.toml | $(BIN)/$(COMPILE) - \
+		--constraints .thor-constraints $$(sed 's/==.*//; s/^/--no-emit-package /' .thor-constraints) \
+		--output-file requirements/thor.txt
+	rm .thor-constraints
 
 # If PYTHON is given but .venv has another version, stop instead of silently using that one.
 ifneq ($(origin PYTHON),file)

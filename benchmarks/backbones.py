@@ -18,6 +18,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.lora import ensure_adapter
 from rl4vlm.models.memory import SHAPES as KNOWN
+from rl4vlm.models.output_head import use_float32_head
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.tasks.registry import TASKS, get_task
 
@@ -108,12 +109,15 @@ def build(
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config.text_config.update(ends)
     torch.manual_seed(seed)
+    # A model below float32 that was built before may have turned it on.
+    torch.backends.cuda.matmul.allow_tf32 = False
     with device if device.type != "cpu" else nullcontext():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
         head = ValueHead(config.text_config.hidden_size)
     model.generation_config.update(**ends)
     if lora is not None:
         ensure_adapter(model, lora)
+    use_float32_head(model)
     backbone = Backbone(model.to(device), build_processor(tokenizer, sizes))
     return ActorCritic(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens).to(device)
 

@@ -29,7 +29,7 @@ from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
-from rl4vlm.training.optim import fused
+from rl4vlm.training.optim import adamw
 
 THOUGHT_PROB_COEF = 0.5
 
@@ -92,7 +92,7 @@ class Mode:
         )
         self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
         self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
-        optimizer = torch.optim.Adam(trainable(model), lr=1e-5, eps=1e-7, fused=fused(self.device))
+        optimizer = adamw(trainable(model), self.device, lr=1e-5, eps=1e-7, weight_decay=0.0)
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         self.policy_optimizer = PolicyOptimizer(self.policy, model, optimizer, accelerator, THOUGHT_PROB_COEF)
 

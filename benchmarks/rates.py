@@ -108,7 +108,12 @@ def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
     play = statistics.median(per_sample(one.rollout) for one in repeats)
     learn = statistics.median(per_sample(one.update) for one in repeats)
     again = statistics.median(per_sample(one.score) for one in repeats) if rescored else 0.0
-    return PAPER_STEPS * (play + again + PAPER_EPOCHS * learn) / 3600
+    return run_hours(PAPER_STEPS, play, again, learn)
+
+
+def run_hours(steps: int, play: float, again: float, learn: float) -> float:
+    """Hours of a run from the seconds per sample that is played, scored again, and learned from in one epoch."""
+    return steps * (play + again + PAPER_EPOCHS * learn) / 3600
 
 
 COLUMNS: Sequence[tuple[str, str, Callable[[float], str]]] = (

@@ -86,6 +86,18 @@ def test_the_cpu_lock_is_the_cuda_lock_without_torch_and_its_libraries() -> None
     assert {name for name in cpu if name.startswith((*OF_CUDA, "torch"))} == set()
 
 
+def test_thors_lock_completes_the_cuda_lock() -> None:
+    found = [entry.split()[0] for entry in entries("thor")]
+    assert all("--hash=sha256:" in entry for entry in entries("thor"))
+    # The benchmark pins one of them to an older version than the other lock has.
+    assert pins(found).keys() & locked("cuda").keys() == {"werkzeug"}
+    held = locked("cuda") | pins(found)
+    needed = [Requirement(line) for line in requires("alfworld") or ()]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate(LINUX | {"extra": "vis"})]
+    assert "ai2thor" in {one.name for one in needed}
+    assert [one for one in needed if not one.specifier.contains(held.get(canonical(one.name), "0"))] == []
+
+
 def test_the_installed_environment_is_the_cpu_lock() -> None:
     """All other tests run in this environment. Both locks hold the same versions of its packages."""
     wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
@@ -236,12 +248,13 @@ def test_the_locked_tools_build_the_package_in_place(tmp_path: Path) -> None:
     assert (tmp_path / done.stdout.strip()).is_file()
 
 
-def test_make_lock_writes_both_locks_from_pyproject() -> None:
-    commands = make_would_run("--assume-old", ".venv/.installed-cpu", "lock")
-    assert [re.findall(r"uv pip compile .*pyproject\.toml .*--output-file (\S+)", line) for line in commands] == [
-        ["requirements/cuda.txt"],
-        ["requirements/cpu.txt"],
-    ]
+def test_make_lock_writes_the_locks_from_pyproject() -> None:
+    commands = "\n".join(make_would_run("--assume-old", ".venv/.installed-cpu", "lock"))
+    compiled = re.findall(r"uv pip compile .*make lock\W+?(pyproject\.toml|-) .*--output-file (\S+)", commands)
+    own, other, thor = [("pyproject.toml", f"requirements/{lock}.txt") for lock in ("cuda", "cpu", "thor")]
+    assert compiled == [own, other, ("-", thor[1])]
+    # The third is given its one requirement, ALFWorld's pin with the extra.
+    assert re.search(r"^sed .*alfworld\[vis\].* pyproject\.toml \| \S+uv pip compile", commands, flags=re.MULTILINE)
 
 
 def test_versions_stand_in_no_other_file_of_the_install() -> None:

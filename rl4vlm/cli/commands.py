@@ -140,6 +140,17 @@ def memory(args: argparse.Namespace) -> None:
     from rl4vlm.config.stages.memory import MemorySettings
     from rl4vlm.models.memory import estimate, report, table
 
+    if args.config:
+        from rl4vlm.config.check import checked_config
+        from rl4vlm.interaction.options import options_of
+        from rl4vlm.tasks.registry import task_names
+        from rl4vlm.training.plan import Rates, plan
+
+        rates = Rates(**{name: getattr(args, f"{name}_per_second") for name in ("played", "scored", "trained", "sft")})
+        config = load_config([Path("config", "config.yaml"), *args.config])
+        config = checked_config(config, task_names(), options_of, installed=lambda package: True)
+        print(plan(config, args.model, rates))
+        return
     settings = parse_settings(MemorySettings, args.set)
     print(report(estimate(args.model, settings)) if args.model else table(settings))
 

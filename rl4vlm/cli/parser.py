@@ -132,6 +132,26 @@ def _training(add: AddStage) -> None:
     sub.add_argument(
         "--model", metavar="MODEL", help="checkpoint folder, Hugging Face name or known shape (default: all of these)"
     )
+    sub.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="overlays of config/config.yaml: a table of memory, disk and hours by stage instead; MODEL is then "
+        "that of all tasks (default: the config's base models)",
+    )
+    for name, what in (
+        ("played", "environment steps played"),
+        ("scored", "replies scored again before an update"),
+        ("trained", "samples of an epoch of PPO"),
+        ("sft", "samples of supervised fine-tuning"),
+    ):
+        sub.add_argument(
+            f"--{name}-per-second",
+            type=float,
+            metavar="N",
+            help=f"{what} per second, from the page of `make gpu-check`",
+        )
     options.settings(sub, MemorySettings)
 
 

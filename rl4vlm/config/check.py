@@ -276,6 +276,8 @@ def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"accelerate: there is no file {config['accelerate']!r}, and {place} asks for {processes} processes"
         if stage in LAUNCHED and gpus and gpus != processes:
             yield f"{place}: gpu is {gpus} and processes {processes}; each process takes one GPU"
+        if processes % asked["nodes"]:
+            yield f"{place}: processes is {processes} and nodes {asked['nodes']}; each node gets equally many"
     processes = config["resources"]["ppo"]["processes"]
     for task in config["tasks"]:
         settings = merge({"num_envs": processes}, stage_settings(config, "ppo", task))

@@ -17,18 +17,45 @@ SHUTDOWN_SECONDS = 600
 under way and the save of a large model take minutes. The SLURM profile has jobs told as long before their limit."""
 
 
+ON_EACH_NODE = (
+    'exec accelerate launch --machine_rank "$SLURM_NODEID"'
+    ' --main_process_ip "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
+    # The same on all nodes, and another one for each job.
+    ' --main_process_port "$((20000 + SLURM_JOB_ID % 10000))" "$@"'
+)
+"""The launcher on one of several nodes. SLURM says which one it is, and where the first is, at which all meet."""
+
+
 def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
     """The words that a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
 
-    `resources.<stage>.processes` says how many, `accelerate` how they share the work. The port is any free one, so that
-    several trainings may run on one machine.
+    `resources.<stage>.processes` says how many, `nodes` on how many nodes of a SLURM cluster, `accelerate` how they
+    share the work. On one node the port is any free one, so that several trainings may run on one machine.
     """
-    processes = config["resources"][stage].get("processes", 1)
+    asked = config["resources"][stage]
+    processes, nodes = asked.get("processes", 1), asked.get("nodes", 1)
     if processes == 1:
         return ["rl4vlm"]
-    how = ["--config_file", config["accelerate"], "--num_processes", str(processes), "--main_process_port", "0"]
     wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
-    return [*wait, "accelerate", "launch", *how, "--no_python", "rl4vlm"]
+    how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
+    if nodes == 1:
+        return [*wait, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
+    # A launcher on each node; when one fails, SLURM ends the others.
+    step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={asked['threads']}"]
+    step += [f"--gpus-per-node={asked['gpu'] // nodes}"] if asked["gpu"] else []
+    launch = ["bash", "-c", ON_EACH_NODE, "launch", *how, "--num_machines", str(nodes), "--no_python", "rl4vlm"]
+    return [*wait, "srun", *step, "--kill-on-bad-exit=1", *launch]
+
+
+def granted(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """What a stage's job asks of Snakemake beside its threads: memory in MB and minutes, of one node, and GPUs."""
+    asked = config["resources"][stage]
+    found = {name: asked[name] for name in ("mem_mb", "runtime", "gpu")}
+    if (nodes := asked.get("nodes", 1)) > 1:
+        # The SLURM plugin's words for a command that starts a task on each node by itself. Unless there are 0 tasks per
+        # GPU, the plugin asks for `tasks` of them.
+        found |= {"nodes": nodes, "mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0}
+    return found
 
 
 def stage_arguments(

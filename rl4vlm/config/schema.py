@@ -190,6 +190,8 @@ class Resources:
     """GPUs."""
     processes: Count = 1
     """Processes of a training (sft, ppo); each takes one GPU."""
+    nodes: Count = 1
+    """Nodes of a SLURM cluster that share these processes and GPUs evenly; threads and memory are those of each."""
 
 
 @settings

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightTransform
 
 from rl4vlm.core.files import atomic_write_text, read_json
 from rl4vlm.core.output import stage_output
@@ -17,9 +19,6 @@ from rl4vlm.models.lora import merge
 from rl4vlm.results.origin import origin_of_run
 from rl4vlm.results.provenance import SUMMARY, read_record, record_of, write_run_record
 
-RENAMED = {"vision_tower.": "vision_tower.vision_model."}
-"""Beginnings of LLaVA's names as transformers 5 saves them, and as on the hub. Transformers reads both, vLLM these."""
-INDEX = "model.safetensors.index.json"
 LIMITS = """The model was trained to play one game: it reads that game's images and prompts, and answers with a JSON
 object of its thoughts and an action. What it says of anything else was not evaluated. The rates below hold for the
 settings and seeds of their episodes."""
@@ -44,8 +43,8 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
     backbone = load_backbone(checkpoint, dtype="float32")
     model = merge(backbone.model).to(DTYPES[dtype])
     with stage_output(out, ["export"]) as folder:
+        use_hub_names(model)
         Backbone(model, backbone.processor).save(folder)
-        rename_weights(folder, RENAMED)
         atomic_write_text(folder / "README.md", card)
         write_run_record(
             folder,
@@ -64,21 +63,20 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         hub.upload_folder(repo_id=push, folder_path=out)
 
 
-def rename_weights(folder: Path, renamed: Mapping[str, str]) -> None:
-    """Change the beginnings of names in a checkpoint's files, unless they have the new beginning already."""
+def use_hub_names(model: PreTrainedModel) -> None:
+    """Let `save_pretrained` name weights as on the hub. Transformers also reads its own names, vLLM only these.
 
-    def new(name: str) -> str:
-        for old, now in renamed.items():
-            if name.startswith(old) and not name.startswith(now):
-                return now + name.removeprefix(old)
-        return name
-
-    for file in sorted(folder.glob("*.safetensors")):
-        save_file({new(name): weight for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        index["weight_map"] = {new(name): file for name, file in index["weight_map"].items()}
-        atomic_write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    Transformers 5 leaves out a part of the names in some vision towers, CLIP's and SigLIP's `vision_model`, and puts it
+    back only if the model was loaded from a checkpoint with it. Its own table says which classes these are; towers of
+    other classes have no such part.
+    """
+    every = get_model_conversion_mapping(model, add_legacy=False)
+    # What loading a checkpoint has used; a model that was not loaded has None, which stands for all but the prefixes.
+    used: list[WeightTransform] | None = getattr(model, "_weight_conversions", None)
+    if used is None:
+        model._weight_conversions = every
+    elif not any(isinstance(one, PrefixChange) for one in used):
+        model._weight_conversions = [*used, *(one for one in every if isinstance(one, PrefixChange))]
 
 
 def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], where: Path) -> str:

@@ -16,7 +16,7 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.files import JsonLines
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.types import Episode, Style
+from rl4vlm.core.types import Episode, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
@@ -33,7 +33,7 @@ from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_ge
 from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
-from rl4vlm.training.tracking import metric_trackers
+from rl4vlm.training.tracking import Track, metric_trackers
 
 PPO_OUTPUTS = (CHECKPOINT, KEPT, METRICS, TIMING)
 """What a run writes beside its `run.json`."""
@@ -117,7 +117,7 @@ def train(
                 "update": state.update,
                 "env_steps": state.update * settings.num_steps,
                 **summarise(state.rollout, state.recent.window),
-                **_validation(state, settings),
+                **_validation(state, settings, track),
                 **state.progress.means(processes),
                 "learning_rate": state.schedule.get_last_lr()[0],
             }
@@ -292,7 +292,7 @@ def make_slots(
     ]
 
 
-def _validation(state: PPOState, settings: TrainingSettings) -> dict[str, Any]:
+def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> dict[str, Any]:
     """Success on the validation episodes, as metrics; None after an update without a validation.
 
     It keeps nothing in `state`: a run that is killed meanwhile resumes before it and plays the same episodes again.
@@ -300,8 +300,13 @@ def _validation(state: PPOState, settings: TrainingSettings) -> dict[str, Any]:
     won: list[bool] = []
     if settings.validates_after(state.update):
         learner, processes = state.policy_optimizer, state.processes
+
+        def show(number: int, steps: Sequence[Step]) -> None:
+            if processes.is_main and number < settings.logged_episodes:
+                track.episode(f"validation_episode_{number + 1}", steps, state.update * settings.num_steps)
+
         with unsharded_for_generation(learner.model, learner.accelerator):
-            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count)
+            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, show)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}
 

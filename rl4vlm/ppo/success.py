@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.seeding import validation_seeds
-from rl4vlm.core.types import Episode, Policy
+from rl4vlm.core.types import Episode, Policy, Step
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, play_episodes
 from rl4vlm.ppo.rollout import Transition
@@ -57,15 +57,25 @@ class RecentEpisodes:
 
 
 def validate(
-    policy: Policy, slots: Sequence[Slot], settings: TrainingSettings, rank: int, processes: int
+    policy: Policy,
+    slots: Sequence[Slot],
+    settings: TrainingSettings,
+    rank: int,
+    processes: int,
+    on_episode: Callable[[int, Sequence[Step]], None] = lambda number, steps: None,
 ) -> list[bool]:
     """Play this process's share of the validation episodes; returns whether each was won.
 
-    They are the same episodes at every call, of the game, style and prompt that the slots play.
+    They are the same episodes at every call, of the game, style and prompt that the slots play. `on_episode` is called
+    with each one's number in the share and its steps.
     """
     one = slots[0]
     seeds = validation_seeds(settings.validation_episodes)[rank::processes]
     played = play_episodes(
         lambda: make_env(one.task.name, **settings.env), one.task, policy, one.style, one.parts, seeds, len(slots)
     )
-    return [episode.success for episode, _ in played]
+    won = []
+    for number, (episode, steps) in enumerate(played):
+        on_episode(number, steps)
+        won.append(episode.success)
+    return won

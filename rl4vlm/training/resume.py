@@ -26,7 +26,7 @@ MODEL_STATE = "model_state.pt"
 """Weights and moments, nearly all of a state. All processes read this file; with FSDP each has its own part instead."""
 NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
 """Settings that change a run's results only by the rounding of sums."""
-IRRELEVANT = ("save_every", "save_minutes", "loggers", "process_timeout", *NUMERICS_ONLY)
+IRRELEVANT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout", *NUMERICS_ONLY)
 """Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
 change them without losing the run."""
 

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from rl4vlm.core.files import jsonable
+from rl4vlm.core.types import Step
 from rl4vlm.results.provenance import PACKAGE
 
 TRACKERS: dict[str, Callable[[Path, Any], GeneralTracker]] = {
@@ -25,10 +27,40 @@ TRACKERS: dict[str, Callable[[Path, Any], GeneralTracker]] = {
 """How each tracker is made for a run's folder and settings."""
 
 
+class Track:
+    """Sends what a training measures and plays to its trackers."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __call__(self, line: Mapping[str, Any], step: int) -> None:
+        """Log the numbers in a line of metrics at a step. Other values are left out."""
+        self._accelerator.log(_numbers(line), step=step)
+
+    def episode(self, name: str, steps: Sequence[Step], step: int) -> None:
+        """Log a played episode: the image of each of its steps, with the reply, the action and the reward."""
+        images = [played.request.image for played in steps]
+        texts = [f"{played.reply.text}\n\n{played.action}: reward {played.reward:g}" for played in steps]
+        for tracker in self._accelerator.trackers:
+            _log_episode(tracker, name, images, texts, step)
+
+
+def _log_episode(
+    tracker: GeneralTracker, name: str, images: Sequence[np.ndarray], texts: Sequence[str], step: int
+) -> None:
+    if isinstance(tracker, WandBTracker):
+        import wandb
+
+        shown = [wandb.Image(image, caption=text) for image, text in zip(images, texts, strict=True)]
+        tracker.log({name: shown}, step=step)
+    else:
+        # One picture, with a row of images for every eight steps. TensorBoard shows a text as Markdown.
+        tracker.log_images({name: np.stack(images)}, step=step, dataformats="NHWC")
+        tracker.log({f"{name}/text": "\n\n---\n\n".join(texts)}, step=step)
+
+
 @contextmanager
-def metric_trackers(
-    accelerator: Accelerator, loggers: Sequence[str], folder: Path, settings: Any
-) -> Iterator[Callable[[Mapping[str, Any], int], None]]:
+def metric_trackers(accelerator: Accelerator, loggers: Sequence[str], folder: Path, settings: Any) -> Iterator[Track]:
     """Send metrics to the trackers that were asked for. Only the main process does.
 
     Args:
@@ -38,7 +70,7 @@ def metric_trackers(
         settings: the run's settings, which Weights & Biases records.
 
     Yields:
-        A function that logs the numbers in a line of metrics at a step. Other values are left out.
+        What logs to them.
 
     Raises:
         ValueError: a logger is unknown, or its package is not installed.
@@ -53,7 +85,7 @@ def metric_trackers(
     accelerator.trackers = []  # those of an earlier training are closed
     accelerator.init_trackers(PACKAGE)
     try:
-        yield lambda line, step: accelerator.log(_numbers(line), step=step)
+        yield Track(accelerator)
     finally:
         # Not `end_training`: it also ends the process group, and the checkpoint is still to be gathered.
         for tracker in accelerator.trackers:

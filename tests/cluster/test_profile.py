@@ -6,14 +6,16 @@ import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from rl4vlm.config.load import load_config
-from rl4vlm.config.overrides import SHUTDOWN_SECONDS
+from rl4vlm.config.overrides import SHUTDOWN_SECONDS, granted
 from tests.workflow.conftest import ROOT, Workspace
 
 PROFILE = ROOT / "profiles" / "slurm"
@@ -29,6 +31,20 @@ def test_every_stage_of_every_config_fits_a_partition(overlay: Path) -> None:
         job = SimpleNamespace(name=stage, threads=amounts["threads"], resources=resources)
         found = get_best_partition(partitions, job, logging.getLogger())
         assert found == ("gpu" if amounts["gpu"] else "cpu"), stage
+
+
+def test_a_training_on_two_nodes_asks_for_a_task_on_each() -> None:
+    class Resources(dict[str, Any]):
+        __getattr__ = dict.__getitem__
+
+    asked = {"threads": 16, "mem_mb": 9, "runtime": 60, "gpu": 8, "processes": 8, "nodes": 2}
+    resources = Resources(granted({"resources": {"ppo": asked}}, "ppo"))
+    job = SimpleNamespace(name="ppo", threads=16, resources=resources)
+    about = dict.fromkeys(("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir"), "")
+    command = get_submit_command(job, about).split()
+    assert {"--nodes=2", "--ntasks=2"} <= {*command}
+    assert not [word for word in command if word.startswith("--ntasks-per")]
+    assert get_best_partition(read_partition_file(PROFILE / "partitions.yaml"), job, logging.getLogger()) == "gpu"
 
 
 def test_a_dry_run_uses_the_profile(tmp_path: Path) -> None:

@@ -186,6 +186,11 @@ def test_the_baseline_and_the_ablation_can_be_left_out() -> None:
         ),
         ({"resources": {"ppo": {"gpu": 4}}}, r"resources\.ppo: gpu is 4 and processes 1; each process takes one GPU"),
         ({"resources": {"sft": {"gpu": 1, "processes": 2}}}, r"resources\.sft: gpu is 1 and processes 2"),
+        ({"resources": {"sft": {"gpu": 4, "processes": 4, "nodes": 3}}}, r"resources\.sft: processes is 4 and nodes 3"),
+        (
+            {"resources": {"sft": {"nodes": 2}}},
+            r"resources\.sft: processes is 1 and nodes 2; each node gets equally many",
+        ),
         ({"resources": {"cnn": {"processes": 2}}}, r"resources\.cnn\.processes: only sft and ppo"),
     ],
 )

@@ -16,6 +16,7 @@ from rl4vlm.config.fields import LARGEST
 from rl4vlm.config.load import stage_settings
 from rl4vlm.config.overrides import (
     SHUTDOWN_SECONDS,
+    granted,
     parse_settings,
     setting_words,
     stage_arguments,
@@ -165,3 +166,16 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-1] == "rl4vlm"
+
+
+def test_several_nodes_have_a_launcher_each() -> None:
+    asked = {"threads": 16, "mem_mb": 9, "runtime": 60, "gpu": 8, "processes": 8, "nodes": 2}
+    config = {"resources": {"ppo": asked}, "accelerate": "ddp.yaml"}
+    words = training_command(config, "ppo")
+    step = words[words.index("srun") + 1 : words.index("bash")]
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=16"} <= {*step}
+    assert words[words.index("--num_machines") + 1] == "2"
+    assert words[words.index("--num_processes") + 1] == "8"
+    more = {"nodes": 2, "mpi": "srun", "tasks": 2, "tasks_per_gpu": 0}
+    assert granted(config, "ppo") == {"mem_mb": 9, "runtime": 60, "gpu": 8} | more
+    assert granted({"resources": {"ppo": asked | {"nodes": 1}}}, "ppo") == {"mem_mb": 9, "runtime": 60, "gpu": 8}

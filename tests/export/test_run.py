@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import (
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PixtralVisionConfig,
+    PreTrainedModel,
+)
 
 from rl4vlm.config.stages.backbone import LoraSettings
-from rl4vlm.export.run import rename_weights, run
+from rl4vlm.export.run import run, use_hub_names
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import merge
 from tests.models.families import write_llava_next
@@ -61,14 +69,37 @@ def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path
     assert "quantize" not in card
 
 
-def test_files_in_parts_and_their_index_agree(trained: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "parts"
-    load_backbone(tmp_path / "base").model.save_pretrained(folder, max_shard_size="20KB")
-    rename_weights(folder, {"vision_tower.": "vision_tower.vision_model."})
+def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:
+    """Names in the files of a model, which are several, and in their index."""
+    use_hub_names(model)
+    model.save_pretrained(folder, max_shard_size="20KB")
     placed = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     found = {name: file.name for file in folder.glob("*.safetensors") for name in load_file(file)}
     assert found == placed
-    assert len(set(placed.values())) > 1
+    return set(found)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_tower_that_was_saved_without_its_prefix_gets_it_back(again: bool, trained: Path, tmp_path: Path) -> None:
+    model = load_backbone(tmp_path / "base").model
+    if again:
+        saved_names(model, tmp_path / "first")
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / "first")
+    names = saved_names(model, tmp_path / "out")
+    assert {name.split(".")[1] for name in names if name.startswith("vision_tower")} == {"vision_model"}
+    assert not [name for name in names if "vision_model.vision_model" in name]
+
+
+def test_a_tower_of_another_class_keeps_its_names(tmp_path: Path) -> None:
+    """Pixtral's has no `vision_model` on the hub."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = PixtralVisionConfig(**sizes, image_size=28, patch_size=14)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=LlamaConfig(**sizes, vocab_size=400))
+    )
+    names = saved_names(model, tmp_path)
+    assert "vision_tower.patch_conv.weight" in names
+    assert not [name for name in names if "vision_model" in name]
 
 
 def test_a_checkpoint_without_a_training_is_refused(trained: Path, tmp_path: Path) -> None:

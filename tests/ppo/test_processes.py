@@ -212,6 +212,40 @@ def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp
     assert [tuple(weight.shape) for weight in again.value_head.parameters()] == [(8, 32), (8,), (1, 8), (1,)]
 
 
+STAND_INS = {
+    # Starts the command after the options on two "nodes", and fails if one of them does.
+    "srun": """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_JOB_NODELIST=127.0.0.1 SLURM_JOB_ID=$$
+SLURM_NODEID=0 "$@" & first=$!
+SLURM_NODEID=1 "$@" & second=$!
+wait $first && wait $second
+""",
+    "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
+}
+
+
+@pytest.mark.long
+def test_launchers_of_two_nodes_are_two_processes_of_one(tiny_checkpoint, tmp_path):
+    """The workflow's own command, with a launcher per node on this machine: the same metrics and the same weights."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in STAND_INS.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {**ENVIRONMENT, "PATH": f"{programs}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    stage = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint)]
+    for nodes in (1, 2):
+        asked = {"threads": 1, "gpu": 0, "processes": 2, "nodes": nodes}
+        config = {"resources": {"ppo": asked}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
+        command = [*training_command(config, "ppo"), *stage, "--out", str(tmp_path / str(nodes)), "--set", *VLM_WORDS]
+        subprocess.run(command, env=environment, check=True, timeout=900)
+    assert metrics_of(tmp_path / "2") == metrics_of(tmp_path / "1")
+    one, two = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("1", "2"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(two[name], weights) for name, weights in one.items())
+
+
 LASTING = [*VLM_WORDS, "total_env_steps=1000000", "ppo_epochs=50"]
 
 

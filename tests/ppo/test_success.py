@@ -17,6 +17,7 @@ from rl4vlm.ppo.cnn import build_model
 from rl4vlm.ppo.loop import make_slots, train
 from rl4vlm.ppo.rollout import Transition
 from rl4vlm.ppo.success import RecentEpisodes, validate
+from rl4vlm.training.tracking import Track
 from tests.ppo.test_loop import SETTINGS, new_state, weights_of
 
 ITEM: Any = None
@@ -85,8 +86,10 @@ def test_validation_plays_the_same_episodes_on_seeds_of_their_own() -> None:
     settings = replace(SETTINGS, validation_episodes=6)
     slots = make_slots("NumberLine", Style.ACTION_ONLY, 1, settings)
     policy = CNNPolicy(build_model(slots, settings))
-    whole = validate(policy, slots, settings, 0, 1)
-    assert len(whole) == 6
+    shown: list[int] = []
+    whole = validate(policy, slots, settings, 0, 1, lambda number, steps: shown.append(len(steps)))
+    assert len(whole) == len(shown) == 6
+    assert min(shown) > 0
     parts = [validate(policy, slots, settings, rank, 4) for rank in range(4)]
     assert [parts[index % 4][index // 4] for index in range(6)] == whole
 
@@ -105,3 +108,20 @@ def test_validation_changes_nothing_but_its_own_metrics(tmp_path, monkeypatch) -
     assert {line.pop("validation_success_rate") for line in lines[0]} == {None}
     assert [line | {"validation_episodes": 0} for line in lines[2]] == lines[0]
     assert weights_of(states[0]).equal(weights_of(states[2]))
+
+
+def test_the_first_episodes_of_each_validation_are_logged(tmp_path, monkeypatch) -> None:
+    logged: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(Track, "episode", lambda self, name, steps, step: logged.append((name, len(steps), step)))
+    played = [["one"], ["one", "two"], ["one"]]
+
+    def three_episodes(policy, slots, settings, rank, processes, on_episode):
+        for number, steps in enumerate(played):
+            on_episode(number, steps)
+        return [True] * 3
+
+    monkeypatch.setattr("rl4vlm.ppo.loop.validate", three_episodes)
+    settings = replace(SETTINGS, validation_every=2, logged_episodes=2)
+    train(new_state(settings), settings, tmp_path, "test")
+    steps = [settings.num_steps * update for update in (2, 3)]
+    assert logged == [(f"validation_episode_{n}", n, step) for step in steps for n in (1, 2)]

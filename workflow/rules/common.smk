@@ -23,7 +23,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import setting_words, stage_arguments, training_command
+from rl4vlm.config.overrides import granted, setting_words, stage_arguments, training_command
 from rl4vlm.config.runs import (
     PPORun,
     ablation_runs,
@@ -176,8 +176,8 @@ def threads_of(stage):
 
 
 def grant(stage):
-    """The other resources of a stage's job: memory in MB, minutes, GPUs."""
-    return {name: n for name, n in config["resources"][stage].items() if name not in ("threads", "processes")}
+    """The other resources of a stage's job."""
+    return granted(config, stage)
 
 
 def shown_runs(name):

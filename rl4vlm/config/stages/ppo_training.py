@@ -95,6 +95,8 @@ class TrainingSettings(RunSettings):
     and changes nothing in the training."""
     validation_episodes: Count = 50
     """Episodes of a validation, always the same ones; their seeds are used nowhere else."""
+    logged_episodes: Natural = 1
+    """Validation episodes whose images and replies go to the `loggers` at each validation: always the first ones."""
     bootstrap_truncated: bool = False
     """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
     env: dict[str, Any] = field(default_factory=dict)

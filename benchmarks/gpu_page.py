@@ -1,0 +1,161 @@
+"""One page of what `gpu_check.py` found, from its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.rates import run_hours
+
+STEPS = 30_000
+Line = dict[str, Any]
+
+
+def page(lines: Sequence[Line]) -> str:
+    """The page, as Markdown. The first line is about the machine."""
+    about, results = lines[0], lines[1:]
+    parts = [_header(about)]
+    for title, rows in (
+        ("Correctness", _correctness(results)),
+        ("Memory, GB", _memory(results)),
+        ("Playing", _playing(results)),
+        (f"Learning, and the hours of {STEPS:,} steps", _learning(results)),
+        ("Waits for the GPU", _profiles(results)),
+        ("Not measured", _missing(results)),
+    ):
+        if rows:
+            parts.append("\n".join([f"## {title}", "", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def failed(lines: Iterable[Line]) -> bool:
+    """Whether a check did not pass or could not be made. Too little memory for a choice is no failure."""
+    return any(line.get("passed") is False or "error" in line for line in lines)
+
+
+def _header(about: Line) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    where = ", ".join(about["hardware"]["gpus"]) or about["hardware"]["processor"]
+    told = [f"# gpu-check on {where}", ""]
+    if about["device"] == "cpu":
+        told += [
+            "**This is a CPU. Nothing here was measured on a GPU, and nothing here says how fast or large one is.**",
+            "",
+        ]
+    code = about["code"]
+    told += [
+        f"{about['date']}; shapes of {about['model']} with random weights, whose replies all have {about['tokens']} "
+        f"tokens; {about['seconds']:.0f} s in all.",
+        "",
+        f"Revision {code['revision']}{', changed' if code['changed'] else ''}. {packages}.",
+    ]
+    return "\n".join(told)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    if not rows:
+        return []
+    made = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return made + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def _correctness(lines: Sequence[Line]) -> list[str]:
+    rows = [
+        (
+            one["model"],
+            one["dtype"],
+            one["check"],
+            _number(one["found"]),
+            f"{one['limit']:g}",
+            "yes" if one["passed"] else "**NO**",
+        )
+        for one in lines
+        if one["part"] == "correctness" and "check" in one
+    ]
+    return _table(("model", "dtype", "check", "found", "limit", "passed"), rows)
+
+
+def _measured(lines: Sequence[Line], kind: str) -> list[Line]:
+    return [one for one in lines if one.get("measured") == kind]
+
+
+def _weights(line: Line) -> tuple[str, int, str]:
+    choice = line["choice"]
+    return choice["dtype"], choice["lora_rank"], choice["attention"]
+
+
+def _update(line: Line) -> tuple[int, str]:
+    choice = line["choice"]
+    return choice["micro_batch_size"], "yes" if choice["gradient_checkpointing"] else "no"
+
+
+def _memory(lines: Sequence[Line]) -> list[str]:
+    rows = []
+    for one in lines:
+        if one.get("peak_memory") is not None:
+            what = (
+                f"{one['choice']['num_envs']} environments"
+                if one["measured"] == "play"
+                else "micro-batch {}, checkpointing {}".format(*_update(one))
+            )
+            sizes = [f"{one[name] / 1e9:.1f}" for name in ("peak_memory", "estimated_memory")]
+            rows.append((*_weights(one), one["measured"], what, *sizes))
+    return _table(("dtype", "LoRA", "attention", "phase", "", "measured peak", "rl4vlm memory"), rows)
+
+
+def _playing(lines: Sequence[Line]) -> list[str]:
+    rows = [
+        (*_weights(one), one["choice"]["num_envs"], _number(one.get("played_per_s")), _number(one.get("tokens_per_s")))
+        for one in _measured(lines, "play")
+    ]
+    return _table(("dtype", "LoRA", "attention", "environments", "steps/s", "tokens/s"), rows)
+
+
+def _learning(lines: Sequence[Line]) -> list[str]:
+    plays = [one for one in _measured(lines, "play") if "played_per_s" in one]
+    counts = sorted({one["choice"]["num_envs"] for one in plays})
+    rows = []
+    for one in _measured(lines, "learn"):
+        speeds = {play["choice"]["num_envs"]: play["played_per_s"] for play in plays if _weights(play) == _weights(one)}
+        hours = [
+            _number(_hours(speeds[count], one)) if count in speeds and "trained_per_s" in one else ""
+            for count in counts
+        ]
+        rows.append(
+            (*_weights(one), *_update(one), _number(one.get("scored_per_s")), _number(one.get("trained_per_s")), *hours)
+        )
+    columns = ("dtype", "LoRA", "attention", "micro-batch", "checkpointing", "scored/s", "trained/s")
+    made = _table((*columns, *(f"hours, {count} environments" for count in counts)), rows)
+    told = (
+        "Empty: out of memory, or not measured. For `rl4vlm memory`: `--played-per-second` is steps/s above, "
+        "`--scored-per-second` and `--trained-per-second` are columns of this table."
+    )
+    return made and [*made, "", told]
+
+
+def _hours(played: float, learned: Line) -> float:
+    # Only below float32 is a rollout scored again before its update.
+    again = 0.0 if learned["choice"]["dtype"] == "float32" else 1 / learned["scored_per_s"]
+    return run_hours(STEPS, 1 / played, again, 1 / learned["trained_per_s"])
+
+
+def _profiles(lines: Sequence[Line]) -> list[str]:
+    rows = []
+    for one in lines:
+        if one["part"] == "profile" and "error" not in one:
+            calls = ", ".join(f"{name} {times}" for name, times in one["synchronising_calls"].items())
+            rows += [
+                f"Synchronising calls: {one['synchronisations_per_token']:.2f} per generated token, "
+                f"{one['synchronisations_per_sample']:.2f} per sample of an update. {calls}."
+            ]
+    return rows
+
+
+def _missing(lines: Sequence[Line]) -> list[str]:
+    rows = [f"- {one['part']}: {one['error']}" for one in lines if "error" in one]
+    rows += [f"- {one['not_measured']}: {one['why']}" for one in lines if "not_measured" in one]
+    return rows + [f"- out of memory: {one['choice']}" for one in lines if one.get("out_of_memory")]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

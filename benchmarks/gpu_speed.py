@@ -1,0 +1,226 @@
+"""Memory, throughput and host synchronisations of PPO on a device, choice by choice, for `gpu_check.py`."""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from benchmarks.backbones import build, config_of
+from benchmarks.modes import Mode, Settings, tokens_of
+from benchmarks.rates import Phase, per_sample
+from benchmarks.throughput import profiled
+from rl4vlm.config.fields import DType
+from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.models.loading import DTYPES
+from rl4vlm.models.memory import Memory, estimate_of
+from rl4vlm.ppo.rollout import Sample
+
+LEARNED = 32
+"""Samples of a measured update: enough for its optimizer step to weigh little, as in a mini-batch of 256."""
+WARM_UP_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What can be chosen without changing what is learned, and the adapters."""
+
+    dtype: DType = "bfloat16"
+    lora_rank: int = 128
+    attention: str = "sdpa"
+    num_envs: int = 64
+    micro_batch_size: int = 1
+    gradient_checkpointing: bool = True
+
+    @property
+    def played(self) -> tuple[Any, ...]:
+        """What the speed of playing depends on, of one model."""
+        return "play", self.attention, self.num_envs
+
+    @property
+    def learned(self) -> tuple[Any, ...]:
+        """What the speed of learning depends on, of one model."""
+        return "learn", self.attention, self.micro_batch_size, self.gradient_checkpointing
+
+
+BASE = Choice()
+"""Learns as paper.yaml and paper-fast.yaml do, and plays as the second."""
+
+
+def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
+    """The choices to measure, the most important first; those of one model stand together."""
+    base = replace(BASE, lora_rank=rank, num_envs=num_envs)
+    found = [base, replace(base, num_envs=2), replace(base, micro_batch_size=4)]
+    found += [replace(base, micro_batch_size=size, gradient_checkpointing=False) for size in (4, 8, 16)]
+    other = ["eager", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
+    found += [replace(base, attention=name, micro_batch_size=4) for name in other]
+    found += [replace(base, lora_rank=0, micro_batch_size=size) for size in (1, 4)]
+    if more:
+        found += [replace(base, dtype="float32", micro_batch_size=size) for size in (1, 4)]
+    return found
+
+
+def measure(
+    shape: str,
+    device: torch.device,
+    asked: list[Choice],
+    tokens: int,
+    late: Callable[[], bool],
+    profile_to: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Measure choices; yields lines of rates, and of a profile of the first choice if there is a file for it.
+
+    Playing and learning are measured apart: how fast a model learns does not depend on how many environments play.
+
+    Args:
+        shape: a name of `benchmarks.backbones.SHAPES`.
+        device: where.
+        asked: the choices.
+        tokens: of a reply; with random weights none ends earlier.
+        late: whether no further measurement should begin.
+        profile_to: file for the profile's tables.
+    """
+    for (dtype, rank), same in groupby(asked, key=lambda choice: (choice.dtype, choice.lora_rank)):
+        if late():
+            yield {"part": "throughput", "not_measured": f"{dtype}, LoRA rank {rank}", "why": "out of time"}
+            continue
+        lora = LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None
+        begun = time.monotonic()
+        model = build(shape, dtype=DTYPES[dtype], device=device, lora=lora, max_new_tokens=tokens)
+        print(f"{shape} in {dtype}, LoRA rank {rank}: built in {time.monotonic() - begun:.0f} s", flush=True)
+        measured: set[tuple[Any, ...]] = set()
+        samples: list[Sample] = []
+        for choice in same:
+            model.model.set_attn_implementation(choice.attention)
+            mode = Mode("ours", model, settings_of(shape, device, choice, tokens))
+            about = {"part": "throughput", "model": shape, "choice": asdict(choice)}
+            played, learned = choice.played, choice.learned
+            if played not in measured and not late():
+                samples, line = play(mode, choice, tokens, samples)
+                yield about | line
+            if learned not in measured and not late():
+                yield about | learn(mode, choice, samples[:LEARNED])
+            measured |= {played, learned}
+            if profile_to is not None and choice is asked[0]:
+                yield about | {"part": "profile", **asdict(profiled(mode, profile_to))}
+            mode.policy_optimizer.optimizer.zero_grad()
+            del mode
+            free(device)
+        del model
+        free(device)
+
+
+def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an action measures, or why it could not: what fails must not cost the measurements after it."""
+    try:
+        return action()
+    except torch.OutOfMemoryError:
+        return {"out_of_memory": True}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def free(device: torch.device) -> None:
+    """Return what is no longer used to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def settings_of(shape: str, device: torch.device, choice: Choice, tokens: int) -> Settings:
+    """The benchmark's settings for a choice."""
+    return Settings(
+        model=shape,
+        device=str(device),
+        modes=("ours",),
+        task="EZPoints",
+        tokens=tokens,
+        padded=tokens,
+        steps_per_env=1,
+        public_steps=1,
+        repeats=1,
+        seconds=0.0,
+        seed=0,
+        dtype=choice.dtype,
+        lora_rank=choice.lora_rank,
+        num_envs=choice.num_envs,
+        micro_batch_size=choice.micro_batch_size,
+        gradient_checkpointing=choice.gradient_checkpointing,
+    )
+
+
+def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
+    """Play a step in every environment, and measure it after a short one. Returns the samples, or more from before."""
+    found = [before]
+
+    def measured() -> dict[str, Any]:
+        mode.model.max_new_tokens = WARM_UP_TOKENS
+        mode.play()
+        mode.model.max_new_tokens = tokens
+        samples, phase = mode.play()
+        found.append(samples)
+        memory = estimated(mode, choice, samples)
+        return {
+            "played_per_s": 1 / per_sample(phase),
+            "tokens_per_s": phase.reply_tokens / phase.seconds,
+            "peak_memory": peak(phase, mode),
+            # No optimizer step came before: there are no moments yet.
+            "estimated_memory": memory.weights + memory.cache,
+        }
+
+    line = {"measured": "play", **attempt(measured)}
+    return max(found, key=len), line
+
+
+def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
+    """Score samples and train on them in one optimizer step; measured after a micro-batch of each."""
+    backbone = mode.model.model
+    if choice.gradient_checkpointing:
+        backbone.activation_checkpointing_enable()
+    else:
+        backbone.activation_checkpointing_disable()
+
+    def measured() -> dict[str, Any]:
+        for some in (samples[: choice.micro_batch_size], samples):
+            score, update = mode.score(some), mode.update(some)
+        return {
+            "scored_per_s": 1 / per_sample(score),
+            "trained_per_s": 1 / per_sample(update),
+            "peak_memory": peak(update, mode),
+            "estimated_memory": estimated(mode, choice, samples).training,
+        }
+
+    return {"measured": "learn", **attempt(measured)}
+
+
+def peak(phase: Phase, mode: Mode) -> int | None:
+    """Bytes of the GPU at the peak of a phase. On a CPU they would be those of the whole process: None."""
+    return phase.peak_memory if mode.device.type == "cuda" else None
+
+
+def estimated(mode: Mode, choice: Choice, samples: list[Sample]) -> Memory:
+    """What `rl4vlm memory` estimates for these samples."""
+    config, (prompt, reply) = config_of(mode.model), tokens_of(samples)
+    vision = config.vision_config
+    return estimate_of(
+        config,
+        MemorySettings(
+            dtype=choice.dtype,
+            lora_rank=choice.lora_rank,
+            gradient_checkpointing=choice.gradient_checkpointing,
+            tokens=round(prompt + reply),
+            reply=round(reply),
+            patches=(vision.image_size // vision.patch_size) ** 2 + 1,
+            micro_batch_size=choice.micro_batch_size,
+            num_envs=choice.num_envs,
+        ),
+    )

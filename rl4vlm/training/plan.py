@@ -1,0 +1,158 @@
+"""What the jobs of a config need of GPUs and disks, by stage, from the shapes of its model and measured rates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from rl4vlm.config.base_models import base_model
+from rl4vlm.config.fields import Positive, settings
+from rl4vlm.config.load import evaluation_settings, stage_settings
+from rl4vlm.config.runs import evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.backbone import BackboneSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.models.memory import FLOAT32, SHAPES, Memory, estimate
+from rl4vlm.training.store import KEEP
+
+NOTE = """Sizes in GB (10^9 bytes). GPU memory is that of one job, for {tokens:,} tokens of prompt and reply. While a
+training runs, its state is on disk up to {states} times. The formulas give seconds; divide by 3,600. Their rates are
+samples per second of your GPU: no rate of a GPU was measured by this project. `make gpu-check` measures them, and its
+page says which option each one is for. An evaluation takes episodes x steps of each / played."""
+STAGES = ("sft", "ppo", "evaluation")
+"""The stages with a language model, in order. What the others need is in `resources` of the config."""
+
+
+@settings
+class Rates:
+    """Samples per second on a GPU, measured by `make gpu-check`; None where unknown."""
+
+    played: Positive | None = None
+    """Environment steps, all environments together."""
+    scored: Positive | None = None
+    """Replies that are scored again before an update."""
+    trained: Positive | None = None
+    """Samples of one epoch of an update."""
+    sft: Positive | None = None
+    """Samples of supervised fine-tuning."""
+
+
+@dataclass(frozen=True)
+class StageNeeds:
+    """One stage's jobs of one task: bytes of GPU memory, of disk while a job runs and after it; its hours."""
+
+    stage: str
+    jobs: int
+    gpu: int
+    running: int
+    kept: int
+    hours: str
+
+
+def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
+    """A Markdown table of what the jobs of each stage need, and the disk that the results take.
+
+    Args:
+        config: a checked config.
+        model: known shape, folder or hub name to take the shapes from; None takes each task's base model.
+        rates: of the GPU, for the hours.
+
+    Raises:
+        ValueError: the shapes of a model cannot be found.
+    """
+    found: dict[StageNeeds, list[str]] = {}
+    bases: dict[str, int] = {}
+    for task in config["tasks"]:
+        source = model or _shape_of(base_model(config, task).source)
+        for needs in _task_needs(config, task, source, rates):
+            found.setdefault(needs, []).append(task)
+        bases[source] = _estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights
+    lines = [
+        "| stage | tasks | jobs | GPU memory | disk of one running | disk at the end | hours of one |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for needs, tasks in sorted(found.items(), key=lambda entry: STAGES.index(entry[0].stage)):
+        jobs = needs.jobs * len(tasks)
+        sizes = [f"{size / 1e9:.1f}" for size in (needs.gpu, needs.running, needs.kept * jobs)]
+        lines.append(f"| {needs.stage} | {', '.join(tasks)} | {jobs} | {' | '.join(sizes)} | {needs.hours} |")
+    kept = sum(needs.kept * needs.jobs * len(tasks) for needs, tasks in found.items()) + sum(bases.values())
+    total = f"With the base model, the checkpoints take {kept / 1e9:.0f} GB at the end."
+    return "\n".join([*lines, "", total, NOTE.format(states=KEEP + 1, tokens=MemorySettings().tokens)])
+
+
+def _shape_of(source: str) -> str:
+    """The known shape that a hub's name holds, as `llava-hf/llava-v1.6-mistral-7b-hf` does; else the name itself."""
+    return next((name for name in SHAPES if name in source), source)
+
+
+def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates) -> list[StageNeeds]:
+    sft = build_settings(SFTSettings, stage_settings(config, "sft", task))
+    ppo = build_settings(PPOSettings, stage_settings(config, "ppo", task))
+    played = build_settings(EvaluationSettings, evaluation_settings(config, task))
+    samples = sft.epochs * stage_settings(config, "sft_data", task)["samples"]
+    jobs = Counter(run.kind for run in evaluation_runs(config) if run.task == task)
+    in_sft = _memory(source, sft, micro_batch_size=sft.micro_batch_size)
+    in_ppo = _memory(
+        source,
+        ppo,
+        micro_batch_size=ppo.micro_batch_size or ppo.minibatch_size,
+        num_envs=ppo.num_envs,
+        reply=ppo.max_new_tokens,
+        value_sizes=ppo.value_sizes,
+    )
+    playing = _estimate(source, MemorySettings(dtype=played.dtype, train=False, lora_rank=0, num_envs=played.num_envs))
+    policies = (1 + len(ppo.kept)) * _checkpoint(in_ppo, ppo)
+    states = KEEP + 1
+    return [
+        StageNeeds(
+            "sft",
+            sum(run.task == task for run in sft_runs(config)),
+            in_sft.training,
+            states * in_sft.state,
+            _checkpoint(in_sft, sft),
+            f"{samples:,} / sft" if rates.sft is None else f"{samples / rates.sft / 3600:.1f}",
+        ),
+        StageNeeds(
+            "ppo",
+            sum(run.task == task for run in ppo_runs(config)),
+            max(in_ppo.training, in_ppo.playing) + (in_ppo.weights if ppo.kl_coef else 0),
+            states * in_ppo.state,
+            policies,
+            _ppo_hours(ppo, rates),
+        ),
+        StageNeeds("evaluation", jobs["sft"] + jobs["ppo"], playing.playing, 0, 0, f"{played.episodes:,} episodes"),
+    ]
+
+
+def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:
+    # Below float32, a rollout is scored again before its update.
+    again = ppo.dtype != "float32"
+    if rates.played is None or rates.trained is None or (again and rates.scored is None):
+        return f"{ppo.total_env_steps:,} x (1/played + {'1/scored + ' if again else ''}{ppo.ppo_epochs}/trained)"
+    each = 1 / rates.played + (1 / rates.scored if again and rates.scored else 0.0) + ppo.ppo_epochs / rates.trained
+    return f"{ppo.total_env_steps * each / 3600:.1f}"
+
+
+def _checkpoint(memory: Memory, loaded: BackboneSettings) -> int:
+    """Bytes of a checkpoint: with adapters, these and the value head alone, in float32."""
+    return memory.weights if loaded.lora is None else memory.trainable * FLOAT32
+
+
+def _memory(source: str, loaded: BackboneSettings, **sizes: Any) -> Memory:
+    adapters: dict[str, Any] = {"lora_rank": 0}
+    if loaded.lora is not None:
+        adapters = {"lora_rank": loaded.lora.rank, "targets": loaded.lora.targets}
+    same = {name: getattr(loaded, name) for name in ("dtype", "quantize", "gradient_checkpointing")}
+    return _estimate(source, MemorySettings(**same, **adapters, **sizes))
+
+
+@cache
+def _estimate(source: str, asked: MemorySettings) -> Memory:
+    # Cached: tasks mostly ask for the same, and building the shapes of a large model takes seconds.
+    return estimate(source, asked)

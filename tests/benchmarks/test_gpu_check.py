@@ -1,0 +1,99 @@
+"""The check of a GPU on a CPU's tiny shapes: it passes here, what is wrong is reported, and the page is complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu_check, gpu_correct, gpu_needs, gpu_page, gpu_speed
+from benchmarks.gpu_correct import correctness
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_is_correct_here(dtype: str) -> None:
+    found = list(correctness("llava-test", dtype, CPU))
+    assert len(found) == 6
+    assert [one for one in found if not one["passed"]] == []
+
+
+def test_a_wrong_score_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        gpu_correct, "_scored", lambda model, prompts, replies: [one.logprobs + 0.01 for one in replies]
+    )
+    first = next(correctness("llava-test", "float32", CPU))
+    assert (first["passed"], first["found"]) == (False, pytest.approx(0.01, rel=1e-3))
+
+
+def test_a_run_leaves_a_page_that_names_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no kernel for it")
+
+    monkeypatch.setattr(gpu_correct, "correctness", broken)
+    # What fails is reported, and what comes after it is measured.
+    assert gpu_check.main(["--correctness", "--memory", "--tokens", "3", "--out", str(tmp_path)]) == 1
+    about, *failed, play, learn = map(json.loads, (tmp_path / gpu_check.LINES).read_text().splitlines())
+    assert about["packages"]["torch"] == torch.__version__
+    assert [line["error"] for line in failed] == ["RuntimeError: no kernel for it"] * 2
+    assert play["played_per_s"] > 0
+    assert learn["trained_per_s"] > 0
+    # The whole process's memory is not the model's.
+    assert learn["peak_memory"] is None
+    shown = (tmp_path / gpu_check.PAGE).read_text()
+    if not torch.cuda.is_available():
+        assert "**This is a CPU. Nothing here was measured on a GPU" in shown
+    assert "- correctness: RuntimeError: no kernel for it" in shown
+
+
+def test_hours_and_memory_on_the_page() -> None:
+    choice = vars(gpu_speed.Choice())
+    about = {
+        "part": "about", "device": "cuda", "model": "m", "tokens": 128, "seconds": 1.0, "date": "2026-01-01",
+        "hardware": {"gpus": ["A GPU"]}, "packages": {"torch": "2.11.0"}, "code": {"revision": "abc", "changed": True},
+    }  # fmt: skip
+    same = {"part": "throughput", "choice": choice, "estimated_memory": 30e9}
+    lines = [
+        about,
+        same | {"measured": "play", "played_per_s": 4.0, "tokens_per_s": 500.0, "peak_memory": 20e9},
+        same | {"measured": "learn", "scored_per_s": 10.0, "trained_per_s": 5.0, "peak_memory": 31.26e9},
+        same | {"measured": "learn", "out_of_memory": True},
+    ]
+    shown = gpu_page.page(lines)
+    assert "# gpu-check on A GPU" in shown
+    assert "This is a CPU" not in shown
+    # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.
+    assert "| bfloat16 | 128 | sdpa | 1 | yes | 10 | 5 | 9.58 |" in shown
+    assert "| bfloat16 | 128 | sdpa | learn | micro-batch 1, checkpointing yes | 31.3 | 30.0 |" in shown
+    assert "- out of memory: {'dtype': 'bfloat16'" in shown
+    assert not gpu_page.failed(lines)
+
+
+def test_packages_that_are_too_old_or_missing_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    there = {"torch": "2.9.1+cu130", "transformers": "5.17.0", "peft": "1.0"}
+    found = gpu_needs.complaints(lambda name: None if name == "gymnasium" else there.get(name, "99.0"))
+    assert found == ["torch 2.9.1+cu130 is too old: 2.11 is needed", "gymnasium is missing"]
+    monkeypatch.setattr(gpu_check, "complaints", lambda: found)
+    assert gpu_check.main(["--wheels", str(tmp_path)]) == 2
+    assert "gpu-check cannot run here: torch 2.9.1+cu130 is too old" in capsys.readouterr().err
+
+
+def test_here_nothing_is_missing() -> None:
+    assert gpu_needs.complaints() == []
+
+
+def test_the_first_choices_are_those_of_the_papers_configs() -> None:
+    base, paper, *_ = gpu_speed.choices(128, 64)
+    assert (base.dtype, base.lora_rank, base.micro_batch_size, base.gradient_checkpointing) == (
+        "bfloat16",
+        128,
+        1,
+        True,
+    )
+    assert (base.num_envs, paper.num_envs) == (64, 2)

@@ -1,0 +1,56 @@
+"""What a config's jobs need: sizes from shapes, hours from rates, formulas without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.models.memory import estimate
+from rl4vlm.training.plan import Rates, plan
+from tests.config.test_config_files import laid_over
+
+SHAPE = "SmolVLM2-2.2B"
+"""The smallest, which is built in the shortest time."""
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of each row by its stage."""
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in cells[1:]}
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    return laid_over("paper", {"tasks": ["NumberLine"], "ablations": None, "seeds": [1, 2]})
+
+
+def test_sizes_and_formulas_of_the_papers_config(config: dict[str, Any]) -> None:
+    shown = plan(config, SHAPE, Rates())
+    found = rows(shown)
+    sft = estimate(SHAPE, MemorySettings(lora_rank=0, micro_batch_size=4))
+    tasks, jobs, gpu, running, kept, hours = found["sft"]
+    # Two styles and two seeds; three states, and a checkpoint per job.
+    assert (tasks, jobs, gpu) == ("NumberLine", "4", f"{sft.training / 1e9:.1f}")
+    assert running == f"{3 * sft.state / 1e9:.1f}"
+    assert float(kept) == pytest.approx(4 * sft.weights / 1e9, abs=0.05)
+    assert hours == "20,000 / sft"
+    ppo = estimate(SHAPE, MemorySettings(num_envs=2))
+    assert found["ppo"][1:] == [
+        "4",
+        f"{max(ppo.training, ppo.playing) / 1e9:.1f}",
+        f"{3 * ppo.state / 1e9:.1f}",
+        f"{4 * 4 * ppo.trainable / 1e9:.1f}",
+        "30,000 x (1/played + 1/scored + 4/trained)",
+    ]
+    assert found["evaluation"][1] == "8"
+    assert found["evaluation"][3:5] == ["0.0", "0.0"]
+    assert "no rate of a GPU was measured by this project" in shown
+
+
+def test_rates_make_hours(config: dict[str, Any]) -> None:
+    found = rows(plan(config, SHAPE, Rates(played=4.0, scored=10.0, trained=5.0, sft=2.0)))
+    # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.
+    assert found["ppo"][-1] == "9.6"
+    assert found["sft"][-1] == "2.8"
