@@ -60,7 +60,7 @@ def test_missing_file_is_named(results: Path, tmp_path: Path, missing: str) -> N
 
 def test_all_or_nothing_is_written(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docs, readme = tmp_path / "docs", tmp_path / "README.md"
-    arguments = {"figures": results / "figures", "tables": results / "tables", "out": docs / "assets"}
+    arguments: dict[str, Any] = {"figures": results / "figures", "tables": results / "tables", "out": docs / "assets"}
 
     def content() -> dict[Path, bytes]:
         return {file: file.read_bytes() for file in (readme, *docs.rglob("*")) if file.is_file()}

@@ -35,7 +35,7 @@ def resets(task: str, count: int) -> None:
 
             run(out=Path(folder, "games"), settings=GAMES, processes=1)
             options = {"data": Path(folder, "games")}
-        env = make_env(task, **options)
+        env: Any = make_env(task, **options)
         for number in range(count):
             env.reset(seed=number)
             env.step(number % int(env.action_space.n))

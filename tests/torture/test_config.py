@@ -76,15 +76,16 @@ def config_keys() -> list[tuple[Key, Any]]:
         for place in ("defaults", "per_task.NumberLine"):
             own = [key for key in keys(kind) if key[0][0] not in ELSEWHERE.get(name, {})]
             found += [((name, *place.split("."), *key), hint) for key, hint in own]
-    for kind, *above in [
+    others: list[tuple[Any, ...]] = [
         (GamesSettings, "alfworld", "generate"),
         (FigureSettings, "figures", "style"),
         (GallerySettings, "gallery"),
         (ApiModel, "api_models", "m"),
         (Variant, "variants", "v"),
         (Resources, "resources", "ppo"),
-    ]:
-        found += keys(kind, tuple(above))  # type: ignore[arg-type]
+    ]
+    for other, *above in others:
+        found += keys(other, tuple(above))
     return found
 
 

@@ -61,6 +61,14 @@ def weights_of(module: torch.nn.Module) -> dict[str, bytes]:
     return {name: weight.numpy().tobytes() for name, weight in module.state_dict().items()}
 
 
+def weights_of_cnn(folder: Path) -> dict[str, bytes]:
+    return weights_of(CNNActorCritic.load(folder, temperature=1.0))
+
+
+def games_of(data: Path) -> list[Any]:
+    return [read_game(found) for found in find_games(data, "train").files]
+
+
 def record(folder: Path, **entries: Any) -> None:
     """A `run.json` that lists what the folder holds."""
     write_json(folder / "run.json", {"stage": "x", **entries, "outputs": output_checksums(folder, "run.json")})
@@ -84,7 +92,7 @@ def networks(at: Path, _: Path) -> Iterator[Reader]:
             yield Reader(
                 f"CNN: {name}",
                 folder / name,
-                lambda folder=folder: weights_of(CNNActorCritic.load(folder, temperature=1.0)),
+                partial(weights_of_cnn, folder),
                 recorded,
                 ("cnn.json", "cnn.safetensors"),
             )
@@ -148,7 +156,7 @@ def results(at: Path, _: Path) -> Iterator[Reader]:
     record(evaluation, settings={"task": "NumberLine", "style": "cot"}, seeds={})
     for name in ("episodes.jsonl", "summary.json"):
         for read in (load_evaluation, load_recording):
-            yield Reader(f"evaluation: {name} ({read.__name__})", evaluation / name, lambda read=read: read(evaluation))
+            yield Reader(f"evaluation: {name} ({read.__name__})", evaluation / name, partial(read, evaluation))
     run = add_training_run(made, "Blackjack-nocot-lambda0.5-seed7", 0.3, 0.4, seed=7, updates=4)
     known = read_record(run / "run.json")
     record(run, **{name: known[name] for name in ("stage", "settings", "seeds")})
@@ -200,7 +208,7 @@ def games(at: Path, _: Path) -> Iterator[Reader]:
             yield Reader(
                 f"ALFWorld: {name}",
                 file.with_name(name),
-                lambda data=data: [read_game(found) for found in find_games(data, "train").files],
+                partial(games_of, data),
                 recorded,
             )
 
