@@ -87,8 +87,10 @@ def build_tables(
         thought_prob_coef=thought_prob_coef,
     )
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
-    with stage_output(out, ["tables"], table_files()) as folder:
-        rates, differences = rate_rows(results, scale), difference_rows(results, scale)
+    rates, differences = rate_rows(results, scale), difference_rows(results, scale)
+    written = [*rates, "differences", "ceiling", "perception", *["ablations"] * bool(results.variants)]
+    # Not all names: a workflow without λ leaves the table of an earlier one, whose record Snakemake has removed.
+    with stage_output(out, ["tables"], table_files(written)) as folder:
         said = {"lambda": "".join(f" {verdict}" for verdict in lambda_verdicts(differences))}
         for name, rows in rates.items():
             wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)

@@ -118,3 +118,11 @@ def test_kinds_that_were_not_played_so_are_refused(tmp_path):
     episodes.write_text(episodes.read_text().replace("Look", "Pick"))
     with pytest.raises(ValueError, match=r"ppo-x.*counts 3 successes in 4 episodes of Pick, .* beside it 3 in 6"):
         build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+
+
+def test_a_table_of_an_earlier_config_does_not_stop_a_later_one(tmp_path):
+    made = make_results(tmp_path, tasks=["EZPoints"], episodes=10)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "ablations.csv").write_text("of an earlier config")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    assert "ablations.csv" not in json.loads((tmp_path / "tables" / "run.json").read_text())["outputs"]

@@ -1,5 +1,6 @@
 # Names of folders, and the input and params functions that the other files use.
 
+import json
 import os
 import re
 import shlex

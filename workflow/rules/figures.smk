@@ -5,10 +5,11 @@ SHOWN_TABLES = expected_tables(config)
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files(SHOWN_TABLES)]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files(SHOWN_TABLES)]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]), SHOWN_TABLES)]
-# The overlays of the command line, for the page of results.
+# The command line's changes to the config, for the page of results.
 # Snakemake makes the paths absolute. On a page that is published they say nothing about this machine.
 CONFIGFILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
-CONFIGFILES = ["--configfile", *CONFIGFILES] * bool(CONFIGFILES)
+CONFIG = [f"{key}={json.dumps(value)}" for key, value in workflow.config_settings.config.items()]
+OVERRIDES = ["--configfile", *CONFIGFILES] * bool(CONFIGFILES) + ["--config", *CONFIG] * bool(CONFIG)
 # The λ of the method itself; the λ ablation trains a task with further ones.
 THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
@@ -137,7 +138,7 @@ rule readme_assets:
         tables=lambda wildcards: f"{RESULTS}/tables",
         figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
-        command=shlex.join(["snakemake", "--cores", "all", *CONFIGFILES]),
+        command=shlex.join(["snakemake", "--cores", "all", *OVERRIDES]),
         # README is no output: most of it is written by hand.
         readme=["--readme README.md"] * (page_in(Path(config["assets_dir"])) == Path("docs/results.md")),
     shell:
