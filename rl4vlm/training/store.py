@@ -158,7 +158,7 @@ class StateStore:
             raise ValueError(
                 f"the run's state cannot be saved in {self._home}: {cause.strerror or cause}; "
                 + (f"the state before it is kept, {self._good[-1].name}" if self._good else "there is none before it")
-            ) from error
+            ) from cause
         self._good = [*self._good, target][-KEEP:]
         self._prune()
 

@@ -138,7 +138,7 @@ def test_rollouts_do_not_depend_on_the_processes(strategy, task, tiny_checkpoint
             assert torch.equal(two.item.prompt.input_ids, one.item.prompt.input_ids)
             assert torch.equal(two.item.prompt.images["pixel_values"], one.item.prompt.images["pixel_values"])
             assert torch.equal(two.item.ids, one.item.ids)
-            assert numbers(two) == pytest.approx(numbers(one), rel=1e-9, abs=1e-9)
+            assert numbers(two) == pytest.approx(numbers(one), rel=1e-8, abs=1e-8)
         lengths = {len(sample.item.ids) for sample in played.samples}
     assert len(lengths) > 1
     same_weights(alone, together, tiny_checkpoint)

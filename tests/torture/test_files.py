@@ -150,9 +150,8 @@ def results(at: Path, _: Path) -> Iterator[Reader]:
     evaluation = add_evaluation(made, "sft-a", "NumberLine", "LLaVA-sft", "sft", 0.5, 4, reads=True)
     steps = [{"action": "+", "reward": 0.0, "outcome": "ok", "fallback": False, "reply": '"action": "+"'}]
     lines = [json.loads(line) for line in (evaluation / "episodes.jsonl").read_text().splitlines()]
-    write_lines(
-        evaluation / "episodes.jsonl", [{**line, "length": 1, "fallbacks": 0, "steps": steps} for line in lines]
-    )
+    played = {"return": 1.0, "length": 1, "fallbacks": 0, "steps": steps}
+    write_lines(evaluation / "episodes.jsonl", [{**line, **played} for line in lines])
     record(evaluation, settings={"task": "NumberLine", "style": "cot"}, seeds={})
     for name in ("episodes.jsonl", "summary.json"):
         for read in (load_evaluation, load_recording):
