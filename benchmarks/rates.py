@@ -112,7 +112,14 @@ def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
 
 
 def run_hours(steps: int, play: float, again: float, learn: float) -> float:
-    """Hours of a run from the seconds per sample that is played, scored again, and learned from in one epoch."""
+    """Hours of a run of `PAPER_EPOCHS` epochs per update.
+
+    Args:
+        steps: environment steps of the run.
+        play: seconds per sample to play it.
+        again: seconds per sample to score it again before the update, or 0.
+        learn: seconds per sample to learn from it in one epoch.
+    """
     return steps * (play + again + PAPER_EPOCHS * learn) / 3600
 
 
