@@ -11,6 +11,7 @@ from benchmarks.counting import Ceiling, Work
 
 MODES = ("ours", "public")
 PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
+"""Environment steps of one of the public run's two processes (config/scales/paper.yaml), and epochs per update."""
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,8 @@ def _optimiser_step(
         with accumulate(model, accelerator, last=micro_batch.last):
             loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings, values_only)
             accelerator.backward(loss_B[counted].sum() / even_share)
-        # Detached, or the graph of every micro-batch would stay in memory until the last one.
-        # The zero is for a micro-batch of dummy samples alone, of which there would be no maximum.
+        # Detached, or the graph of every micro-batch would stay in memory until the last one. The zero is for a
+        # micro-batch of dummy samples alone: `max` of nothing is an error.
         errors = torch.cat([ratio_B.new_zeros(1), (ratio_B[counted].detach() - 1).abs()])
         sums = [values[counted].detach().sum() for values in metrics.values()]
         measured.append(torch.stack([errors.max(), *sums]))

@@ -65,7 +65,7 @@ class StageNeeds:
 
 
 def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
-    """A Markdown table of what the jobs of each stage need, and the disk that the results take.
+    """A Markdown table of what the jobs of each stage need, and the disk that all checkpoints take.
 
     Args:
         config: a checked config.
@@ -83,7 +83,7 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
             found.setdefault(needs, []).append(task)
         bases[source] = _estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights
     lines = [
-        "| stage | tasks | jobs | GPU memory | disk of one running | disk at the end | hours of one |",
+        "| stage | tasks | jobs | GPU memory per job | disk while one runs | disk of all at the end | hours per job |",
         "|---|---|---|---|---|---|---|",
     ]
     for needs, tasks in sorted(found.items(), key=lambda entry: STAGES.index(entry[0].stage)):
@@ -96,7 +96,7 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
 
 
 def _shape_of(source: str) -> str:
-    """The known shape that a hub's name holds, as `llava-hf/llava-v1.6-mistral-7b-hf` does; else the name itself."""
+    """The known shape whose name is a part of `source` (`llava-hf/llava-v1.6-mistral-7b-hf`); else `source` itself."""
     return next((name for name in SHAPES if name in source), source)
 
 
@@ -149,7 +149,7 @@ def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:
 
 
 def _checkpoint(memory: Memory, loaded: BackboneSettings) -> int:
-    """Bytes of a checkpoint: with adapters, these and the value head alone, in float32."""
+    """Bytes of a checkpoint: all weights or, if there are adapters, only these and the value head, in float32."""
     return memory.weights if loaded.lora is None else memory.trainable * FLOAT32
 
 
