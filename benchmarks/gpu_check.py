@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_needs import NEEDS, bring, complaints, installed
+from benchmarks.gpu_needs import NEEDS, complaints, install_wheels, installed
 
 PARTS = ("correctness", "memory", "throughput", "profile")
 PAGE, LINES, TABLES = "gpu-check.md", "gpu-check.jsonl", "profile.txt"
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 if every check passed, 1 if one did not or could not be made, 2 if a package is missing or too old."""
     arguments = parse(argv)
     if complaints():
-        bring(arguments.wheels)
+        install_wheels(arguments.wheels)
     if lacking := complaints():
         print("gpu-check cannot run here: " + "; ".join(lacking), file=sys.stderr)
         print(

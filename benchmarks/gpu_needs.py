@@ -52,7 +52,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", text)[:2]]
 
 
-def bring(wheels: Path) -> None:
+def install_wheels(wheels: Path) -> None:
     """Install a folder's wheels, if there are any, into a temporary folder that only this process imports from."""
     files = sorted(map(str, wheels.glob("*.whl")))
     if not files:

@@ -106,7 +106,7 @@ def resize(folder: Path, size: int) -> None:
 def test_two_at_once(stage: str, bench: Bench) -> None:
     with trial("Two at once", f"{stage}: the same command while it runs") as tried:
         for _ in range(budget(short=1, long=10)):
-            tried.attempt(double, bench, stage)
+            tried.attempt(start_twice, bench, stage)
 
 
 def is_locked(folder: Path) -> bool:
@@ -119,7 +119,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def double(bench: Bench, stage: str) -> str:
+def start_twice(bench: Bench, stage: str) -> str:
     bench.put_result(stage)
     first = bench.start(stage)
     pid = first.process.pid
