@@ -74,7 +74,7 @@ test-sharing: $(INSTALLED)
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
 
-# Tries to break what is here, for as long as the budgets say (RL4VLM_TORTURE=0.1: a tenth), and writes what happened.
+# Tries to break the project for hours, and writes docs/reliability.md. RL4VLM_TORTURE=0.1 makes it a tenth as long.
 RL4VLM_TORTURE ?= 1
 TORTURE_RECORDS := results/torture/records.jsonl
 torture: export RL4VLM_TORTURE := $(RL4VLM_TORTURE)
@@ -88,8 +88,8 @@ torture: $(INSTALLED)
 gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu_check $(CHECK)
 
-# What that needs beside torch, transformers and accelerate and is rarely there, in .wheels: for a machine without a
-# network, to which the folder is copied with the checkout. GPU_PYTHON is its version of Python.
+# Downloads the packages of gpu-check that are rarely installed beside torch, transformers and accelerate, into .wheels.
+# Copy that folder with the checkout to a machine without a network. GPU_PYTHON is that machine's version of Python.
 GPU_PYTHON ?= 3.12
 WHEELS := annotated-types|cloudpickle|farama-notifications|gymnasium|peft|pydantic|pydantic-core|typing-.*
 gpu-wheels: $(INSTALLED)

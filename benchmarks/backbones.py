@@ -109,7 +109,7 @@ def build(
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config.text_config.update(ends)
     torch.manual_seed(seed)
-    # A model below float32 that was built before may have turned it on.
+    # `use_float32_head` of an earlier model below float32 may have turned it on, for the whole process.
     torch.backends.cuda.matmul.allow_tf32 = False
     with device if device.type != "cpu" else nullcontext():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)

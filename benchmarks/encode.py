@@ -2,8 +2,8 @@
 
     python -m benchmarks.encode
 
-Each round encodes the first images of `IMAGES` EZPoints deals both ways, on one thread: all with the first prompt, as
-at the start of an episode, and each with a prompt of its own, as later in a hand.
+Each round encodes the first images of `IMAGES` EZPoints deals both ways, on one thread: first all images with one
+prompt, as at the start of an episode, then each with a prompt of its own, as later in a hand.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
         rounds = []
         for _ in range(ROUNDS):
             if given is varied:
+                # Each round must tokenise its prompts again.
                 fast.fast.input_ids.cache_clear()
             rounds.append((milliseconds(slow.prompt, given), milliseconds(fast.prompt, given)))
         theirs, ours, ratio = (median(column) for column in zip(*((a, b, a / b) for a, b in rounds), strict=True))

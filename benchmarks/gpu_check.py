@@ -1,11 +1,11 @@
-"""Checks PPO on a GPU, and measures it: correctness, memory, throughput, waits of the CPU for the GPU.
+"""Checks PPO on a GPU and measures it: correctness, memory, throughput, and how often the CPU waits for the GPU.
 
     python -m benchmarks.gpu_check            # everything that fits into five minutes on an H100
     python -m benchmarks.gpu_check --correctness --memory
 
-Runs in the repository's root, in any Python that has the packages of `gpu_needs.py`; the project itself need not be
-installed, and no network is needed. Weights are random, of the shapes of LLaVA-1.6-mistral-7B. Without a GPU the same
-runs on tiny shapes, to see that it works, and the page says that it measured a CPU.
+Run it in the repository's root, with any Python that has the packages of `gpu_needs.py`; the project itself need not be
+installed, and no network is needed. Weights are random, with the shapes of LLaVA-1.6-mistral-7B. Without a GPU it runs
+on tiny shapes, as a test of the script itself, and the page says that it measured a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_needs import NEEDS, bring, complaints, installed
+from benchmarks.gpu_needs import NEEDS, complaints, install_wheels, installed
 
 PARTS = ("correctness", "memory", "throughput", "profile")
 PAGE, LINES, TABLES = "gpu-check.md", "gpu-check.jsonl", "profile.txt"
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="shapes to measure (default: llava-mistral-7b on a GPU, llava-test on a CPU)")
     parser.add_argument("--tokens", type=int, help="tokens of a reply (default: 128 on a GPU, 6 on a CPU)")
     parser.add_argument("--more", action="store_true", help="float32 as well, which takes several minutes more")
-    parser.add_argument("--seconds", type=float, default=240.0, help="begin no further measurement after these")
+    parser.add_argument("--seconds", type=float, default=240.0, help="begin no measurement after this time")
     parser.add_argument(
         "--out", type=Path, default=Path("results", "gpu-check"), help="folder of the page and its lines"
     )
@@ -43,14 +43,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--wheels",
         type=Path,
         default=Path(".wheels"),
-        help="folder of wheels to bring packages that are missing (make gpu-wheels)",
+        help="folder of wheels of packages that may be missing (make gpu-wheels)",
     )
     return parser.parse_args(argv)
 
 
-def measure(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Run the parts that were asked for; `keep` gets each line as soon as it is there, the first about the machine."""
-    # Not above: `main` first says which packages are missing.
+def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Run the parts that were asked for. `keep` gets each line of results at once; the first is about the machine."""
+    # Imported here, since `main` must first say which packages are missing.
     import torch
 
     from benchmarks.gpu_correct import accept_older_names, correctness
@@ -80,14 +80,14 @@ def measure(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], None
         try:
             for line in lines():
                 keep(line)
-        # A card is lent for minutes: what fails is reported, and must not cost what comes after it.
+        # Time on a GPU is scarce: report what fails, and go on to the next part.
         except Exception as error:
             keep({"part": part, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
 
     if "correctness" in parts:
         for dtype in ("float32", "bfloat16"):
             guarded("correctness", partial(correctness, "llava-23m" if large else "llava-test", dtype, device))
-    # On a CPU a few are enough to see that it works.
+    # On a CPU a few choices are enough to test the script.
     asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 3, -1)]
     if "throughput" not in parts:
         asked = asked[: bool({"memory", "profile"} & {*parts})]
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 if every check passed, 1 if one did not or could not be made, 2 if a package is missing or too old."""
     arguments = parse(argv)
     if complaints():
-        bring(arguments.wheels)
+        install_wheels(arguments.wheels)
     if lacking := complaints():
         print("gpu-check cannot run here: " + "; ".join(lacking), file=sys.stderr)
         print(
@@ -119,11 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.append(line)
             lines[0]["seconds"] = time.monotonic() - begun
             file.write(line)
-            # Again after every line: the machine may be taken away at any time.
+            # The page is written again after every line: a job on a GPU may be stopped at any time.
             atomic_write_text(arguments.out / PAGE, page(lines))
             print({name: value for name, value in line.items() if name != "traceback"}, flush=True)
 
-        measure(arguments, keep)
+        run_parts(arguments, keep)
     print(f"\n{page(lines)}\nwritten to {arguments.out}")
     return int(failed(lines))
 

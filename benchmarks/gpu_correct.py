@@ -35,22 +35,22 @@ from rl4vlm.training.signals import SignalFlag
 from rl4vlm.training.store import StateStore
 
 LIMITS = {"float32": 1e-3, "bfloat16": 0.3}
-"""How far two ways of computing the log-probability of a token may differ, in nats, at temperature 0.2. On a CPU it was
-3e-6 in float32, for `llava-23m`."""
+"""How far two ways of computing the log-probability of a token may differ, in nats, at temperature 0.2. On a CPU the
+difference was 3e-6 in float32, for `llava-23m`."""
 RATIO_LIMIT = 1e-3
 """How far the first ratio may be from 1. In bfloat16 it compares one pass with itself (`rescore_before_update`)."""
 RESUME_LIMITS = {"cpu": 0.0, "cuda": 0.05}
-"""How far weights may be apart after a resumed run, as a share of the way that they went. On a GPU some sums are added
-in another order each time, and Adam makes as large a step where a gradient is no more than that rounding."""
-PARTS = ("vision_tower.", "projector.", "language_model.", "value_head.")
+"""How far the weights of a resumed run may be from those of an unbroken one, as a share of the distance that training
+moved them. On a GPU the order of some sums varies, and where a gradient is mere rounding, Adam's step is as long."""
+MODEL_PARTS = ("vision_tower.", "projector.", "language_model.", "value_head.")
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Raised in place of killing the process."""
 
 
 def accept_older_names() -> None:
-    """Let older versions of transformers pass, which call activation checkpointing gradient checkpointing."""
+    """Support older versions of transformers: they say `gradient` in place of `activation` in these methods' names."""
     for name in ("activation_checkpointing_enable", "activation_checkpointing_disable", "is_activation_checkpointing"):
         if not hasattr(PreTrainedModel, name):
             older = getattr_static(PreTrainedModel, name.replace("activation", "gradient"))
@@ -81,9 +81,8 @@ def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[s
     replies = model.generate(prompts, [np.random.default_rng(seed) for seed in range(len(prompts))])
     scored = _scored(model, prompts, replies)
     yield result("log-probs of generation and of score", _apart(replies, scored), LIMITS[dtype])
-    yield result(
-        "log-probs in place and by transformers alone", _apart(replies, by_hand(model, prompts, replies)), LIMITS[dtype]
-    )
+    by_transformers = by_hand(model, prompts, replies)
+    yield result("log-probs of generation and of transformers alone", _apart(replies, by_transformers), LIMITS[dtype])
 
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     start = {name: weight.clone() for name, weight in trained_tensors(model).items()}
@@ -99,19 +98,19 @@ def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[s
     yield result("first ratio, distance from 1", metrics[0]["first_ratio_error"], RATIO_LIMIT)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     yield result("frozen weights that an update changed", len(changed & frozen), 0)
-    untouched = [part for part in PARTS if not any(part in name for name in changed)]
+    untouched = [part for part in MODEL_PARTS if not any(part in name for name in changed)]
     yield result("parts of the model whose adapters no update changed", len(untouched), 0)
-    yield result("weights of a resumed from those of an unbroken run", apart, RESUME_LIMITS[device.type])
+    yield result("distance of a resumed run's weights from an unbroken run's", apart, RESUME_LIMITS[device.type])
 
 
 def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
-    """The Euclidean distance of weights, all tensors together."""
+    """The Euclidean distance of two sets of weights, over all tensors of `other`."""
     apart = [(one[name].double() - weight.double()).norm() for name, weight in other.items()]
     return float(torch.stack(apart).norm())
 
 
 def some_prompts(model: ActorCritic, settings: TrainingSettings) -> list[Encoded]:
-    """The prompts of one step in each environment."""
+    """The encoded prompts of one step in each environment."""
     slots = make_slots("NumberLine", Style.COT, 0, settings)
     steps = [rollout_step(slots, VLMPolicy(model), settings)]
     return [vlm_item(sample).prompt for sample in compute_advantages(steps, np.zeros(len(slots)), settings).samples]

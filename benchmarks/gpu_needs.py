@@ -1,4 +1,4 @@
-"""What `gpu_check.py` needs of a Python in which the project is not installed. It uses the standard library alone."""
+"""The packages that `gpu_check.py` needs if the project is not installed. This module needs none of them itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 NEEDS = {
-    # Tried with these and with the pins of pyproject.toml.
+    # The check was tried with these versions and with the pins of pyproject.toml.
     "torch": "2.11",
     "transformers": "5.17",
     "peft": "0.21",
     "accelerate": "1.15",
     "gymnasium": "1.4",
     "pydantic": "2.14",
-    # Little of these is used.
+    # Little of these packages is used, so any release from this version on should do.
     "jinja2": "3",
     "matplotlib": "3",
     "numpy": "2",
@@ -52,8 +52,8 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", text)[:2]]
 
 
-def bring(wheels: Path) -> None:
-    """Install the wheels of a folder, if there is one, into a temporary folder, for this process alone."""
+def install_wheels(wheels: Path) -> None:
+    """Install a folder's wheels, if there are any, into a temporary folder that only this process imports from."""
     files = sorted(map(str, wheels.glob("*.whl")))
     if not files:
         return

@@ -1,4 +1,4 @@
-"""One page of what `gpu_check.py` found, from its lines."""
+"""The page of results of `gpu_check.py`, from its lines of JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.rates import run_hours
 
 STEPS = 30_000
+"""Environment steps of a run at the paper's scale, in all environments together (`config/scales/paper.yaml`)."""
 Line = dict[str, Any]
 
 
@@ -29,7 +30,7 @@ def page(lines: Sequence[Line]) -> str:
 
 
 def failed(lines: Iterable[Line]) -> bool:
-    """Whether a check did not pass or could not be made. Too little memory for a choice is no failure."""
+    """Whether a check did not pass or could not be made. Running out of memory with some choice is no failure."""
     return any(line.get("passed") is False or "error" in line for line in lines)
 
 
@@ -127,8 +128,8 @@ def _learning(lines: Sequence[Line]) -> list[str]:
     columns = ("dtype", "LoRA", "attention", "micro-batch", "checkpointing", "scored/s", "trained/s")
     made = _table((*columns, *(f"hours, {count} environments" for count in counts)), rows)
     told = (
-        "Empty: out of memory, or not measured. For `rl4vlm memory`: `--played-per-second` is steps/s above, "
-        "`--scored-per-second` and `--trained-per-second` are columns of this table."
+        "An empty cell: out of memory, or not measured. Options of `rl4vlm memory`: `--played-per-second` is steps/s "
+        "of the table above; `--scored-per-second` and `--trained-per-second` are scored/s and trained/s."
     )
     return made and [*made, "", told]
 

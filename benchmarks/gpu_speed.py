@@ -1,4 +1,4 @@
-"""Memory, throughput and host synchronisations of PPO on a device, choice by choice, for `gpu_check.py`."""
+"""Memory and throughput of PPO on a device, choice by choice, and how often it waits for it, for `gpu_check.py`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from rl4vlm.models.memory import Memory, estimate_of
 from rl4vlm.ppo.rollout import Sample
 
 LEARNED = 32
-"""Samples of a measured update: enough for its optimizer step to weigh little, as in a mini-batch of 256."""
+"""Samples of a measured update: enough for its one optimizer step to take little of the time, as with the 256 of a
+mini-batch."""
 WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be chosen without changing what is learned, and the adapters."""
+    """Settings to compare: those that change nothing but speed and memory, and the rank of the adapters."""
 
     dtype: DType = "bfloat16"
     lora_rank: int = 128
@@ -43,17 +44,17 @@ class Choice:
 
     @property
     def played(self) -> tuple[Any, ...]:
-        """What the speed of playing depends on, of one model."""
+        """The settings that the speed of playing depends on, for one model."""
         return "play", self.attention, self.num_envs
 
     @property
     def learned(self) -> tuple[Any, ...]:
-        """What the speed of learning depends on, of one model."""
+        """The settings that the speed of learning depends on, for one model."""
         return "learn", self.attention, self.micro_batch_size, self.gradient_checkpointing
 
 
 BASE = Choice()
-"""Learns as paper.yaml and paper-fast.yaml do, and plays as the second."""
+"""Learns with the settings of paper.yaml and paper-fast.yaml, and plays with those of paper-fast.yaml."""
 
 
 def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
@@ -83,10 +84,10 @@ def measure(
 
     Args:
         shape: a name of `benchmarks.backbones.SHAPES`.
-        device: where.
+        device: where to measure.
         asked: the choices.
-        tokens: of a reply; with random weights none ends earlier.
-        late: whether no further measurement should begin.
+        tokens: tokens of a reply; with random weights no reply ends earlier.
+        late: says whether it is too late to begin another measurement.
         profile_to: file for the profile's tables.
     """
     for (dtype, rank), same in groupby(asked, key=lambda choice: (choice.dtype, choice.lora_rank)):
@@ -120,7 +121,7 @@ def measure(
 
 
 def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What an action measures, or why it could not: what fails must not cost the measurements after it."""
+    """What an action measures, or why it could not. A failure must not cost the measurements after it."""
     try:
         return action()
     except torch.OutOfMemoryError:
@@ -130,7 +131,7 @@ def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def free(device: torch.device) -> None:
-    """Return what is no longer used to the device."""
+    """Free memory that is no longer used, which would count in the next measured peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -159,7 +160,11 @@ def settings_of(shape: str, device: torch.device, choice: Choice, tokens: int) -
 
 
 def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple[list[Sample], dict[str, Any]]:
-    """Play a step in every environment, and measure it after a short one. Returns the samples, or more from before."""
+    """Measure one step in every environment, after a short one to warm up.
+
+    Returns:
+        The samples, or those of `before` if they are more; and the rates and peak of the measurement.
+    """
     found = [before]
 
     def measured() -> dict[str, Any]:
@@ -182,7 +187,7 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
 
 
 def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
-    """Score samples and train on them in one optimizer step; measured after a micro-batch of each."""
+    """Measure scoring samples and training on them in one optimizer step, after one micro-batch of each to warm up."""
     backbone = mode.model.model
     if choice.gradient_checkpointing:
         backbone.activation_checkpointing_enable()
@@ -203,7 +208,7 @@ def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
 
 
 def peak(phase: Phase, mode: Mode) -> int | None:
-    """Bytes of the GPU at the peak of a phase. On a CPU they would be those of the whole process: None."""
+    """Bytes of GPU memory at the peak of a phase; None on a CPU, where they would be those of the whole process."""
     return phase.peak_memory if mode.device.type == "cuda" else None
 
 

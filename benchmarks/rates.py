@@ -11,6 +11,7 @@ from benchmarks.counting import Ceiling, Work
 
 MODES = ("ours", "public")
 PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
+"""Environment steps of one of the public run's two processes (config/scales/paper.yaml), and epochs per update."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,14 @@ def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
 
 
 def run_hours(steps: int, play: float, again: float, learn: float) -> float:
-    """Hours of a run from the seconds per sample that is played, scored again, and learned from in one epoch."""
+    """Hours of a run of `PAPER_EPOCHS` epochs per update.
+
+    Args:
+        steps: environment steps of the run.
+        play: seconds per sample to play it.
+        again: seconds per sample to score it again before the update, or 0.
+        learn: seconds per sample to learn from it in one epoch.
+    """
     return steps * (play + again + PAPER_EPOCHS * learn) / 3600
 
 

@@ -37,7 +37,7 @@ from rl4vlm.results.provenance import code_revision, hardware, package_versions
 
 PROFILED_TOKENS = 16
 TASKS = ("NumberLine", "EZPoints")
-"""In the first, prompts repeat as in the paper's card games; in the second, an image hardly ever does."""
+"""One game whose prompts repeat often, and one whose images hardly ever repeat."""
 
 
 def measure(
@@ -149,7 +149,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default float32, large model bfloat16")
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: both; large model: ours")
     parser.add_argument(
-        "--task", nargs="+", default=TASKS, help="the games, one after the other (default: prompts repeat in the first)"
+        "--task", nargs="+", default=TASKS, help="the games, one after the other (default: NumberLine EZPoints)"
     )
     parser.add_argument("--tokens", type=int, help="most new tokens per reply (default 64, large model 128)")
     parser.add_argument("--padded", type=int, default=512, help="length that mode public pads replies to")
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         torch.set_num_threads(arguments.threads or hardware()["cores"])
         for task in arguments.task:
-            # A profile of the first alone: it takes long.
+            # A profile takes long, so only the first game gets one.
             profile_to = arguments.profile if task == arguments.task[0] else None
             print(table(measure(replace(settings_of(arguments), task=task), profile_to, keep) | about), flush=True)
 

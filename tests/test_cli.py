@@ -83,7 +83,7 @@ def test_stages_without_a_model_load_no_torch(arguments: list[str], tmp_path: Pa
         (["base-model", "--copy", "no-model", "--out", "x"], "no-model"),
         (["figure", "no_figure", "--evaluations", "--ppo-runs", "--out", "x"], "no_figure"),
         (["tables", "--results", "no-results", "--out", "x"], "no-results"),
-        (["readme-assets", "--figures", "no-figures", "--tables", "no-tables", "--out", "x"], "no-figures"),
+        (["readme-assets", "--figures", "no-figures", "--tables", "no-tables", "--out", "x"], "no-tables"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

@@ -165,7 +165,7 @@ def run(*, out: Path, settings: PretrainSettings) -> None:
         ValueError: `out` holds something other than a base model.
     """
     started = time.monotonic()
-    # Now, and not at the end: the code may be edited in the hours between.
+    # Taken at the start: the code may be edited during the hours of training.
     digest = code_digest(__name__, settings.pretrain_tasks)
     with stage_output(out, BASE_MODEL_STAGES) as folder:
         backbone = build_base(settings)

@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _last_words(f"rl4vlm {args.name}: interrupted")
         return 128 + SIGINT
     except _expected() as error:
-        # A connection to another program can break, too.
+        # A broken connection to another program is the same error. That one is reported as a failed file.
         if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, (sys.stdout, sys.stderr))):
             _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
-            # Or Python would report what it could not flush at exit.
+            # Otherwise Python reports at exit that it could not flush the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + SIGPIPE
         if os.environ.get("RL4VLM_TRACEBACK"):
@@ -100,7 +100,7 @@ def _has_no_reader(stream: TextIO) -> bool:
     """Whether a stream is a pipe whose reader has ended."""
     poll = select.poll()
     try:
-        poll.register(stream.fileno(), 0)  # the system reports a closed pipe in any case
+        poll.register(stream.fileno(), 0)  # no event is asked for: a closed pipe is always reported
     except (OSError, ValueError):  # not a file
         return False
     return bool(poll.poll(0))

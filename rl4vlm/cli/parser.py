@@ -137,20 +137,21 @@ def _training(add: AddStage) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="overlays of config/config.yaml: a table of memory, disk and hours by stage instead; MODEL is then "
-        "that of all tasks (default: the config's base models)",
+        help="overlays of config/config.yaml; shows memory, disk and hours by stage instead. --model then replaces "
+        "the base models of all tasks",
     )
+    page = "from the page of `make gpu-check`"
     for name, what in (
-        ("played", "environment steps played"),
-        ("scored", "replies scored again before an update"),
-        ("trained", "samples of an epoch of PPO"),
-        ("sft", "samples of supervised fine-tuning"),
+        ("played", f"environment steps per second, {page}"),
+        ("scored", f"replies scored again before an update, per second, {page}"),
+        ("trained", f"samples per second in one epoch of a PPO update, {page}"),
+        ("sft", "samples per second of supervised fine-tuning, measured by you"),
     ):
         sub.add_argument(
             f"--{name}-per-second",
             type=float,
             metavar="N",
-            help=f"{what} per second, from the page of `make gpu-check`",
+            help=what,
         )
     options.settings(sub, MemorySettings)
 
@@ -172,7 +173,7 @@ def _evaluating(add: AddStage) -> None:
         nargs="+",
         default=[],
         metavar=("GAMES", "KEY=VALUE"),
-        help="another set of games, evaluated in the same process into DIR@GAMES, with these settings over --set",
+        help="evaluate another set of games, too, in the same process, into DIR@GAMES; KEY=VALUE override --set",
     )
     options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub, EvaluationSettings)

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from rl4vlm.config.fields import LARGEST
 from rl4vlm.config.schema import (
     STAGES,
     ApiModel,
@@ -133,6 +134,9 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     limits: dict[str, Any] = {}
     for item in (inner for outer in metadata for inner in getattr(outer, "metadata", ())):
         limits |= {name: getattr(item, name) for name in ("ge", "gt", "le") if hasattr(item, name)}
+    # Every whole number has this bound, and it means nothing to a reader.
+    if limits.get("le") == LARGEST:
+        del limits["le"]
     words = {"ge": "at least", "gt": "above", "le": "at most"}
     if {"ge", "le"} <= limits.keys():
         return f" from {limits['ge']} to {limits['le']}"

@@ -18,12 +18,12 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def announcement() -> str:
-    """The process id of this workflow, and where it counts."""
+    """The process id of this workflow, with the machine and container in which it is valid."""
     return f"{os.getpid()} {_place()}"
 
 
 def _place() -> str:
-    """The machine, and the container if there is one: process ids of others say nothing here."""
+    """The machine, and its PID namespace: each container has its own, with process ids of its own."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # this system has no /proc
@@ -33,10 +33,11 @@ def _place() -> str:
 def end_with_workflow() -> None:
     """Watch the workflow that started this process, if there is one.
 
-    Once it is gone, this process gets SIGTERM: at once if it was killed while this process started. A training then
-    saves its state first.
+    Once the workflow is gone, this process gets SIGTERM; a training then saves its state first. If the workflow was
+    killed while this process started, that happens at once.
     """
     number, _, place = os.environ.get(VARIABLE, "").partition(" ")
+    # The same number on another machine or in another container would be some other process.
     if number.isdigit() and place == _place():
         Thread(target=_watch, args=(int(number),), daemon=True).start()
 

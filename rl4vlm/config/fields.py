@@ -67,7 +67,7 @@ def _pattern(value: str) -> str:
 
 
 LARGEST = 2**63 - 1
-"""The largest whole number that torch and NumPy compute with, as a seed, a size or a step."""
+"""The largest int64: torch and NumPy take no larger whole number as a seed, a size or a step."""
 
 Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=LARGEST)]
 Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST)]

@@ -20,17 +20,20 @@ under way and the save of a large model take minutes. The SLURM profile has jobs
 ON_EACH_NODE = (
     'exec accelerate launch --machine_rank "$SLURM_NODEID"'
     ' --main_process_ip "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
-    # The same on all nodes, and another one for each job.
+    # All nodes must compute the same port, and two jobs on one node need different ones.
     ' --main_process_port "$((20000 + SLURM_JOB_ID % 10000))" "$@"'
 )
-"""The launcher on one of several nodes. SLURM says which one it is, and where the first is, at which all meet."""
+"""The shell command that runs on each of several nodes. SLURM's variables say which node this is and name the first
+one, at which all processes meet."""
 
 
 def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The words that a training's command line begins with: `rl4vlm`, or a launcher of it in several processes.
+    """The words that a training's command line begins with: `rl4vlm`, or a launcher of several processes of it.
 
-    `resources.<stage>.processes` says how many, `nodes` on how many nodes of a SLURM cluster, `accelerate` how they
-    share the work. On one node the port is any free one, so that several trainings may run on one machine.
+    Args:
+        config: a checked config. `resources.<stage>` has the number of `processes`, and of the SLURM `nodes` that they
+            run on; `accelerate` names the file that says how they share the work.
+        stage: `sft` or `ppo`, or any other stage, which runs in one process.
     """
     asked = config["resources"][stage]
     processes, nodes = asked.get("processes", 1), asked.get("nodes", 1)
@@ -39,8 +42,9 @@ def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
     wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
     if nodes == 1:
+        # Port 0 is any free port, so that several trainings can run on one machine.
         return [*wait, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
-    # A launcher on each node; when one fails, SLURM ends the others.
+    # One launcher per node. When one fails, SLURM ends the others, which would wait for it in vain.
     step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={asked['threads']}"]
     step += [f"--gpus-per-node={asked['gpu'] // nodes}"] if asked["gpu"] else []
     launch = ["bash", "-c", ON_EACH_NODE, "launch", *how, "--num_machines", str(nodes), "--no_python", "rl4vlm"]
@@ -48,12 +52,12 @@ def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
 
 
 def granted(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What a stage's job asks of Snakemake beside its threads: memory in MB and minutes, of one node, and GPUs."""
+    """The Snakemake resources of a stage's job besides threads: MB of memory per node, minutes, and GPUs in all."""
     asked = config["resources"][stage]
     found = {name: asked[name] for name in ("mem_mb", "runtime", "gpu")}
     if (nodes := asked.get("nodes", 1)) > 1:
-        # The SLURM plugin's words for a command that starts a task on each node by itself. Unless there are 0 tasks per
-        # GPU, the plugin asks for `tasks` of them.
+        # These tell the SLURM plugin that the command itself starts one task per node, by srun. Without
+        # `tasks_per_gpu: 0`, the plugin would ask for `tasks` tasks per GPU.
         found |= {"nodes": nodes, "mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0}
     return found
 
@@ -86,7 +90,7 @@ def _from_text(text: str) -> Any:
     """JSON where it is JSON, a YAML list or mapping where it looks like one, else the text itself."""
     try:
         return json.loads(text)
-    # ValueError: no JSON, or a number of more digits than Python reads.
+    # ValueError: not JSON, or a number with more digits than Python converts.
     except (ValueError, RecursionError):
         pass
     if text.startswith(("[", "{")):

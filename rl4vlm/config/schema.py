@@ -191,7 +191,7 @@ class Resources:
     processes: Count = 1
     """Processes of a training (sft, ppo); each takes one GPU."""
     nodes: Count = 1
-    """Nodes of a SLURM cluster that share these processes and GPUs evenly; threads and memory are those of each."""
+    """Nodes of a SLURM cluster. They share the processes and GPUs evenly; threads and memory are per node."""
 
 
 @settings

@@ -87,7 +87,7 @@ def _setting_adapter(kind: type[Any], name: str) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=None if settings_class(hint) else _FINITE)
 
 
-# A dry run checks the same classes for every task, and reading their types takes longer than checking values.
+# Cached: a dry run checks the same classes for every task, and reading their types takes longer than checking values.
 _hints: Callable[..., dict[str, Any]] = cache(get_type_hints)
 _adapter: Callable[..., TypeAdapter[Any]] = cache(TypeAdapter)
 _adapter_of: Callable[..., TypeAdapter[Any]] = cache(_setting_adapter)
@@ -124,7 +124,12 @@ def unknown_settings(hint: Any, value: Any, above: str = "") -> Iterator[str]:
 
 
 def unusable_values(value: Any, place: str = "") -> Iterator[str]:
-    """A message for every number that no job can compute with and every text that no command line can hold."""
+    """A message for every number that no job can compute with, and for every text that no command line can hold.
+
+    Args:
+        value: a config, or a part of it: mappings, lists and plain values, nested.
+        place: the key at which `value` stands, for messages.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from unusable_values(inner, f"{place}.{name}" if place else str(name))

@@ -56,18 +56,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def flush(file: Path) -> None:
-    """Write a file to the disk. Without that, a power failure after its rename could leave it empty."""
+    """Force a file's content onto the disk (fsync). Otherwise a power failure after its rename could leave it empty."""
     with file.open("rb") as content:
         os.fsync(content.fileno())
 
 
 def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
-    """Write several files: each is on the disk under a hidden name before the first takes its place; see `atomic_file`.
+    """Replace several files, none before all new contents are on the disk under hidden names; see `atomic_file`.
 
-    An error or a kill before that leaves all of them as they were.
+    An error or a kill before that leaves all files as they were.
+
+    Args:
+        contents: the new content of each file.
     """
     with ExitStack() as files:
-        # In one order, so that two processes never wait for each other.
+        # Every process takes the locks in the same order, so that no two wait for each other for ever.
         for path in sorted(contents):
             draft = files.enter_context(atomic_file(path))
             draft.write_bytes(contents[path])
@@ -178,11 +181,11 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file. Raises ValueError that names it if it is missing, no text or no YAML."""
+    """Read a YAML file. Raises ValueError that names the file if it is missing, not text or not YAML."""
     text = read_text(path)
     try:
         return yaml.safe_load(text)
-    # PyYAML lets through what Python says of its numbers, dates and keys, which may be any error.
+    # PyYAML does not catch Python's own errors about numbers, dates and keys, which are of many types.
     except Exception as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
 

@@ -39,7 +39,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
             if not _is_at(opened, file):
                 continue
             opened.truncate(0)
-            # It holds without its text, too, on a full disk.
+            # The text is for messages only. On a full disk it cannot be written, and the lock holds without it.
             with suppress(OSError):
                 os.write(opened.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             try:

@@ -118,20 +118,22 @@ def run_sets(
     sets: Mapping[Path, EvaluationSettings],
     origin: Origin | None = None,
 ) -> list[dict[str, Any]]:
-    """As `run`, on several sets of games with a policy that is loaded once.
+    """Evaluate a policy on several sets of games, as `run` does on one. The policy is loaded once.
 
     Args:
-        policy: as in `run`, like the next two.
-        task: see there.
-        style: see there.
-        sets: how each set is evaluated, by the folder to write. All folders are written at the end, or none.
-        origin: see there.
+        policy: as in `run`.
+        task: as in `run`.
+        style: as in `run`.
+        sets: the settings of each set's evaluation, by the folder to write. The folders are written at the end; an
+            error before that leaves all of them as they were.
+        origin: as in `run`.
 
     Returns:
         The summaries, in the order of `sets`.
 
     Raises:
-        ValueError: as in `run`, or the sets would load the policy differently.
+        ValueError: as in `run`; or the sets' settings load the policy differently; or there are several sets and the
+            policy is a model over HTTP.
     """
     loading = next(iter(sets.values())).loading
     if any(settings.loading != loading for settings in sets.values()):

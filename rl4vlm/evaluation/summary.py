@@ -12,7 +12,13 @@ from rl4vlm.results.intervals import wilson
 
 
 def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
-    """The record of one episode, from which it can be replayed."""
+    """The record of one episode, from which it can be replayed.
+
+    Args:
+        number: of the episode in this evaluation, from 0.
+        episode: its totals.
+        steps: all of its steps, in order.
+    """
     known_of_game = {"group": episode.group, "data_source": episode.data_source}
     perceptions: dict[str, dict[str, int]] = {}
     for step in steps:
@@ -32,7 +38,7 @@ def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[s
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """The record of one step, with the numbers that the policy gave."""
+    """The record of one step, with what the policy measured (`Reply.numbers`)."""
     return {
         "action": step.action,
         "reward": step.reward,
@@ -48,9 +54,9 @@ def summarise(lines: Sequence[Mapping[str, Any]], groups: Sequence[str] = ()) ->
     """Totals over the lines of episodes: rates with Wilson 95 % bounds in percent, log-probabilities as step means.
 
     Args:
-        lines: as `episode_line` makes them.
-        groups: kinds of episodes that the task is counted by. The summary has the rates of each, None for a kind
-            without any episode.
+        lines: at least one, as `episode_line` makes them.
+        groups: the kinds of episodes that the task reports separately. The summary has the rates of each, None for a
+            kind without episodes.
     """
     steps = [step for line in lines for step in line["steps"]]
     perceptions: dict[str, Counter[str]] = {}
@@ -82,13 +88,13 @@ def _accuracy(counts: Mapping[str, int]) -> float | None:
 
 
 def _by_group(lines: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
-    """The rates by kind of episodes; empty for a task that is not counted by kinds."""
+    """The rates by kind of episode; empty for a task without kinds."""
     found = {name: _rates([line for line in lines if line["group"] == name]) for name in groups}
     return {"groups": found} if groups else {}
 
 
 def _rates(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Number of episodes and successes, and the rate with its bounds; None for rates without any episode."""
+    """Number of episodes and successes, and the rate with its bounds, which are None without episodes."""
     successes = sum(line["success"] for line in lines)
     rates: tuple[float | None, ...] = (None, None, None)
     if lines:

@@ -64,14 +64,15 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
 
 
 def use_hub_names(model: PreTrainedModel) -> None:
-    """Let `save_pretrained` name weights as on the hub. Transformers also reads its own names, vLLM only these.
+    """Make `save_pretrained` name weights as on the hub: vLLM reads these names only, transformers also its own.
 
-    Transformers 5 leaves out a part of the names in some vision towers, CLIP's and SigLIP's `vision_model`, and puts it
-    back only if the model was loaded from a checkpoint with it. Its own table says which classes these are; towers of
-    other classes have no such part.
+    Transformers 5 drops a part of the names in some vision towers (`vision_model` in those of CLIP and SigLIP), and
+    restores it only if the model was loaded from a checkpoint that has it. `get_model_conversion_mapping` lists the
+    classes of such towers.
     """
     every = get_model_conversion_mapping(model, add_legacy=False)
-    # What loading a checkpoint has used; a model that was not loaded has None, which stands for all but the prefixes.
+    # The conversions that loading the checkpoint used. A model that was not loaded has None, and `save_pretrained`
+    # would then apply all conversions but those of prefixes.
     used: list[WeightTransform] | None = getattr(model, "_weight_conversions", None)
     if used is None:
         model._weight_conversions = every

@@ -34,7 +34,7 @@ def readme_assets(
 ) -> None:
     """Write what README shows (the image of the games, its table, copies of all figures) and the results page.
 
-    Nothing is replaced before all of it is made.
+    No file is replaced before all of them are made.
 
     Args:
         figures: folder of drawn figures.

@@ -119,10 +119,15 @@ def validation_points(axis: Axes, runs: Sequence[TrainingRun], colour: Colour, l
 def _over_seeds(
     curves: Sequence[Sequence[CurvePoint]], *, same_episodes: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all curves have, and there the mean over curves with the ends of its 95 % interval, in percent.
+    """The mean over curves and its 95 % interval, at the steps that all curves have.
 
-    Of the episodes only the numbers are known. If the seeds played the same, the easiest ones were won by all of them:
-    no other guess gives a wider interval.
+    Args:
+        curves: one per training seed.
+        same_episodes: whether all seeds played the same episodes. A curve says how many were won, but not which. Then
+            it is assumed that a seed with fewer wins won none that the others lost, which gives the widest interval.
+
+    Returns:
+        Environment steps, means and the lower and upper ends of the intervals, each (points,); rates in percent.
     """
     by_step = [{point.env_steps: point for point in curve} for curve in curves]
     steps = sorted(set.intersection(*map(set, by_step))) if by_step else []

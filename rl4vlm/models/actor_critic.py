@@ -83,9 +83,9 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     bare = unwrapped(model)
     columns, width = batch.inputs["input_ids"].shape[1], batch.reply_ids.shape[1]
     replies = torch.arange(batch.prompt_length, columns, device=batch.reply_ids.device).unflatten(0, (-1, width or 1))
-    # The token at position t is predicted at t - 1: the first one of all replies by the prompt's last token, and the
-    # others inside their reply. Logits of the prompt's other tokens are never read, and would be most of the output
-    # head's work. The critic reads the state of the prompt's last token.
+    # The token at position t is predicted at t - 1: the first token of every reply by the prompt's last token, each
+    # other one by the reply token before it. Logits of the prompt's other tokens are never read, and would be most of
+    # the output head's work. The critic reads the state of the prompt's last token.
     kept = torch.cat([replies.new_tensor([batch.prompt_length - 1]), replies[:, :-1].flatten()])
     own = counts_positions(bare)
     inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
@@ -98,7 +98,9 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def predictors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where `reply_logits` predicts the tokens of each reply: row (B, 1) and number (B, R) among the row's K."""
+    """Where the logits (N, K, V) of `reply_logits` predict each reply token: the index of its row (B, 1), and its index
+    among the row's K (B, R)."""
+    # The first of the K is the prompt's last token. Then come R - 1 per reply: its last one predicts nothing.
     width = batch.reply_ids.shape[1]
     token = torch.arange(width, device=batch.slot.device)
     number = batch.slot.unsqueeze(-1) * (width - 1) + token
@@ -207,7 +209,8 @@ class ActorCritic(nn.Module):
         cache = preallocated_cache(self.model.config, length + self.max_new_tokens)
         shown, rows = distinct(prompts) if self.share_prompts else (list(prompts), list(range(len(prompts))))
         apart = len(shown) < len(prompts) or len(prompts) * length > PROMPT_TOKENS
-        # Token marks (`Encoded.marks`) let a prompt's tokens see later ones, and its last token is read afterwards.
+        # With token marks (`Encoded.marks`) a prompt's tokens also see later ones. Its last token must then be read
+        # together with the others, and `_prefill` leaves it out.
         if apart and keeps_all_keys(self.model) and not any(prompt.marks for prompt in prompts):
             cache = self._prefill(shown, rows, length)
             # The images are in the cache; only each prompt's last token is still to be read.
@@ -225,7 +228,7 @@ class ActorCritic(nn.Module):
                 logits_processor=LogitsProcessorList([sampler]),
                 eos_token_id=self.encoder.eos_id,
                 pad_token_id=self.encoder.pad_id,
-                # The sampler leaves them out.
+                # The sampler suppresses tokens already; by the model's own config, `generate` would do so once more.
                 suppress_tokens=None,
             )[:, length:]
         values = self.value_head(seen[0][:, -1]).cpu()  # prompts are padded left: the last column is their end
@@ -253,6 +256,7 @@ class ActorCritic(nn.Module):
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""
         rows = None
+        # A shared row needs a mask of its own, in place of the one that the model makes from token marks.
         if self.share_prompts and can_share_rows(self.model) and not any(prompt.marks for prompt in prompts):
             rows = shared_rows(prompts, replies, self.model.get_output_embeddings().in_features)
         batch = collate(prompts, replies, self.encoder.pad_id, self.device, rows=rows)
@@ -321,8 +325,8 @@ class ActorCritic(nn.Module):
 
         Args:
             prompts: distinct prompts.
-            rows: which of them each row of the cache is to hold.
-            length: of the longest prompt.
+            rows: for each row of the cache, the index of its prompt.
+            length: tokens of the longest prompt.
         """
         size = max(1, PROMPT_TOKENS // length)
         caches = []

@@ -23,9 +23,9 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor, ProcessorMixin
 
 IGNORED_LABEL = -100
 PADDING, PROMPT = -1, 0
-"""Parts of a row (`Batch.parts`) that belong to no reply."""
+"""Values of `Batch.parts` at tokens that belong to no reply."""
 TEMPLATE_FAILED = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""What chat templates raise: they are programs, of whoever made the model."""
+"""What a chat template can raise: it is a program that comes with the model, and may fail in any of these ways."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Encoded:
 
 
 class FastLlavaProcessor:
-    """LLaVA's processor with CLIP's images: the same tensors in a small part of its time (`benchmarks/encode.py`).
+    """Does the work of LLaVA's processor: the same tensors in a fraction of the time (`benchmarks/encode.py`).
 
     After the resizing, each byte becomes a number that depends on its colour channel alone. A table of 3 by 256
-    numbers, filled by the processor itself, does rescaling and normalisation in one look-up. As all images get one
-    size, the number of image tokens is always the same, and a text needs no image to be tokenised.
+    numbers, filled by the processor itself, does rescaling and normalisation in one look-up. All images get one size,
+    so their number of tokens is always the same, and a prompt can be tokenised without its image.
     """
 
     def __init__(self, processor: LlavaProcessor) -> None:
@@ -69,12 +69,13 @@ class FastLlavaProcessor:
         self.tokenizer, self.placeholder = processor.tokenizer, processor.image_token
         ids = processor(text=self.placeholder, images=[Image.new("RGB", self.size)])["input_ids"][0]
         self.image_tokens = ids.count(processor.image_token_id)
-        # Prompts repeat where images do not.
+        # The same prompt comes with many images, so its token ids are cached by themselves.
         self.input_ids = lru_cache(maxsize=512)(self._input_ids)
 
     @classmethod
     def of(cls, processor: ProcessorMixin) -> FastLlavaProcessor | None:
-        """For a processor that does no more than this, or None: it must resize to a fixed size, and not crop."""
+        """Made from a processor that this can stand in for, else None: a LLaVA's that resizes to a fixed size, rescales
+        and normalises CLIP's way, and does not crop."""
         images = getattr(processor, "image_processor", None)
         if type(processor) is not LlavaProcessor or not isinstance(images, CLIPImageProcessorPil):
             return None
@@ -177,7 +178,7 @@ class Encoder:
         chat = self.chat(prompt)
         # Some templates write the BOS token themselves; the tokenizer must not add a second one.
         begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
-        # The processor refuses a prompt that holds a placeholder of its own.
+        # A prompt that itself contains the image's placeholder is left to the processor, which refuses it.
         if self.fast and chat.count(self.fast.placeholder) == 1:
             ids = self.fast.input_ids(chat, add_special_tokens=not begun)
             return Encoded(ids, {"pixel_values": self.fast.pixel_values(image)})
@@ -216,16 +217,17 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch. Each row shows a prompt and one reply to it, or several that share it.
+    """A padded batch. Each row holds a prompt and one or several replies to it.
 
     Attributes:
-        inputs: arguments of the model's forward pass; the attention mask is that of rows with one reply.
+        inputs: arguments of the model's forward pass. Their attention mask (N, L) says which tokens are not padding;
+            rows with several replies need that of `shared_prompts` in its place.
         prompt_length: P, the column at which replies start.
         reply_ids: token ids of the replies (B, R) int64.
         reply_mask: which of them are not padding (B, R) bool.
-        parts: what each token belongs to (N, L) int64: `PROMPT`, a reply by its number in the row from 1, or `PADDING`.
+        parts: what each token belongs to (N, L) int64: `PROMPT`, `PADDING`, or the reply of this number, from 1.
         row: the row of each sample (B,) int64.
-        slot: which of the row's replies is the sample's (B,) int64, from 0.
+        slot: the index of each sample's reply among those of its row (B,) int64, from 0.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -253,7 +255,7 @@ def collate(
         pad_id: the padding token.
         device: where to put the tensors.
         prompt_length: pad prompts to at least this length.
-        rows: the samples of each row, which must have the same prompt; None puts each sample into a row of its own.
+        rows: the indices of each row's samples, which must have equal prompts; None gives each sample a row of its own.
     """
     rows = [[sample] for sample in range(len(prompts))] if rows is None else rows
     shown = [prompts[members[0]] for members in rows]
@@ -265,6 +267,7 @@ def collate(
     for row, (prompt, members) in enumerate(zip(shown, rows, strict=True)):
         # Count from the prompt's first token, so that a sample's positions do not depend on its padding.
         end = len(prompt.input_ids)
+        # Each block: its part, first column, first position, and token ids.
         blocks = [(PROMPT, longest - end, 0, prompt.input_ids)]
         for slot, member in enumerate(members):
             blocks.append((slot + 1, longest + slot * width, end, replies[member]))

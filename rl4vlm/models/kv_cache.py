@@ -62,15 +62,15 @@ def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
 def concat_caches(
     parts: Sequence[DynamicCache], rows: Sequence[int], config: PreTrainedConfig, capacity: int
 ) -> DynamicCache:
-    """Concatenate the rows of caches with equally many tokens, in a new cache of `capacity` tokens.
+    """Gather rows of several caches with equally many tokens into a new cache of `capacity` tokens.
 
     `parts` are emptied on the way: otherwise all keys and values would be in memory twice.
 
     Args:
-        parts: the caches.
-        rows: which row of all parts together each row of the new cache holds.
-        config: that of the model.
-        capacity: tokens that the new cache has room for.
+        parts: the caches; their rows are numbered through.
+        rows: for each row of the new cache, the number of the row that it copies; several may copy the same one.
+        config: the model's.
+        capacity: prompt and reply tokens that a row of the new cache has room for.
     """
     cache = preallocated_cache(config, capacity)
     for index, layer in enumerate(cache.layers):

@@ -5,10 +5,11 @@ other, and the positions of each continue the prompt's. So every reply sees what
 its log-probabilities and gradients are the same up to rounding. It stays one forward pass of the whole model, so
 gradient checkpointing, DDP and FSDP work as without sharing.
 
-Reading the prompt first and the replies from a copy of its keys and values would need fewer pairs in the attention, but
-two passes: transformers gives up its cache under gradient checkpointing, and FSDP would gather each layer twice.
+The alternative is to read the prompt first, and then the replies with copies of its keys and values. Attention would
+have fewer pairs of tokens, but there would be two passes: transformers turns its cache off under gradient
+checkpointing, and FSDP would gather each layer twice.
 
-Legend: B samples, N rows, L row length.
+Legend: B samples, N rows, L row length, R reply length.
 """
 
 from __future__ import annotations
@@ -28,36 +29,39 @@ def counts_positions(model: PreTrainedModel) -> bool:
 
 
 def keeps_all_keys(model: PreTrainedModel) -> bool:
-    """Whether all that a model remembers of a prompt is keys and values of full length, which can be copied.
+    """Whether a model remembers nothing of a prompt but the keys and values of all its tokens, which can be copied.
 
-    Not so with sliding windows or stored positions.
+    False for a model with sliding windows or with stored positions.
     """
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     return all(type(layer) is DynamicLayer for layer in layers) and not counts_positions(model)
 
 
 def can_share_rows(model: PreTrainedModel) -> bool:
-    """Whether replies can share a row: the model takes any mask, and positions from outside."""
-    # FlashAttention takes no such mask, and the others' have other forms.
+    """Whether replies can share a row: the model must take any attention mask, and positions from outside."""
+    # FlashAttention takes no arbitrary mask, and the other implementations want theirs in another form.
     return keeps_all_keys(model) and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
 
 
 def distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
-    """The distinct prompts in the order of their first appearance, and which of them each prompt is."""
+    """The distinct prompts in the order in which they first appear, and for each prompt its index among them."""
     first = {prompt.key: prompt for prompt in reversed(prompts)}
     number = {key: index for index, key in enumerate(dict.fromkeys(prompt.key for prompt in prompts))}
     return [first[key] for key in number], [number[prompt.key] for prompt in prompts]
 
 
 def shared_rows(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], width: int) -> list[list[int]]:
-    """The samples of each row, such that a forward pass takes the least work.
+    """Put samples into rows so that a forward pass costs the fewest operations.
 
-    All rows are as long as the longest, so many replies to one prompt may be cheaper in several rows.
+    All rows are padded to the longest, so many replies to one prompt may be cheaper in several rows.
 
     Args:
         prompts: B encoded prompts.
-        replies: their replies, token ids (R,).
+        replies: their replies, token ids (R,) int64.
         width: hidden width of the language model.
+
+    Returns:
+        The indices of each row's samples.
     """
     groups: dict[int, list[int]] = {}
     for sample, number in enumerate(distinct(prompts)[1]):
@@ -69,7 +73,8 @@ def shared_rows(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], wid
 
     def work(slots: int) -> int:
         length = prompt + slots * reply
-        # A layer's matrices take about 24 width^2 operations per token, its attention 4 width per pair of tokens.
+        # A layer's matrices take about 24 width^2 operations per token, its attention 4 width per pair of tokens. Here
+        # both are divided by 4 width.
         return len(rows(slots)) * length * (6 * width + length)
 
     return rows(min(range(1, max(map(len, groups.values())) + 1), key=work))

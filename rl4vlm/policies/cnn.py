@@ -38,7 +38,7 @@ class CNNReplayItem:
 
     @property
     def input_key(self) -> None:
-        """None: the network is small, and scores all observations."""
+        """None: the network is so small that grouping equal observations would save nothing."""
 
 
 class CNNPolicy:
@@ -55,7 +55,7 @@ class CNNPolicy:
 
     @property
     def player(self) -> CNNPolicy:
-        """Itself: it does nothing that only training needs."""
+        """The policy itself: it does no work that only training needs."""
         return self
 
     @classmethod

@@ -18,7 +18,7 @@ from rl4vlm.core.types import Policy, Reply, Request
 
 
 class ReplayItem(Protocol):
-    """What a policy stores of a step so that it can score the step again. PPO reads nothing else of it."""
+    """What a policy stores of a step so that it can score the step again. PPO itself reads only these properties."""
 
     @property
     def value(self) -> float:
@@ -27,7 +27,8 @@ class ReplayItem(Protocol):
 
     @property
     def input_key(self) -> str | None:
-        """Equal for steps that saw the same input, if scoring them together saves work."""
+        """A key that is equal for steps with the same input, so that they are scored together; None if that saves
+        no work."""
         ...
 
 
@@ -48,8 +49,9 @@ class Rescored:
         entropy: (B,), current weights, with gradient.
         reference_log_ratio: (B, R), log-probability of each reply token under the reference minus that under the
             current weights, with gradient, 0 at padding; None without a reference.
-        tokens: (B,), number of tokens; None for a policy that writes none.
-        token_error: (B,), sum over a reply's tokens of exp(|log-probability now - as sampled|); None likewise.
+        tokens: (B,), number of reply tokens; None for a policy that writes none.
+        token_error: (B,), sum over a reply's tokens of exp(|log-probability now - log-probability as sampled|), no
+            gradient; None for a policy that writes none.
     """
 
     logprob_thoughts: torch.Tensor
@@ -77,7 +79,8 @@ class TrainablePolicy(Protocol):
 
     @property
     def player(self) -> Policy:
-        """The same policy where nothing is learned from what it plays, without the work that only training needs."""
+        """This policy for play that nothing is learned from: the same replies, without the work that only training
+        needs."""
         ...
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:

@@ -49,7 +49,7 @@ class VLMReplayItem:
 
     @property
     def input_key(self) -> str:
-        """Equal for equal prompts, which pass through the model once per micro-batch."""
+        """Equal for equal prompts with equal images: these pass through the model once per micro-batch."""
         return self.prompt.key
 
 
@@ -121,7 +121,7 @@ class VLMPolicy:
 
     @property
     def player(self) -> VLMPolicy:
-        """The same weights, and no reference that scores every reply again."""
+        """The same weights without the reference, which would score every reply again."""
         return VLMPolicy(self.model, critic=self.critic)
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:

@@ -217,14 +217,14 @@ def run_to_end(
     Args:
         state: the run before its first step.
         settings: the hyperparameters.
-        played: the task and, if replies have one, their style.
+        played: the task and, if replies have one, their style: the further entries of the run's key.
         stage: `ppo` or `cnn`.
-        seed: the run's.
-        inputs: the checkpoint that it started from, if any.
-        draft: the draft of the run's folder. Its `run.json` means that it is complete.
-        out: the run's folder.
+        seed: the training seed.
+        inputs: by name, what the run starts from: its initial checkpoint, if any.
+        draft: folder to write, which becomes `out` later. Its `run.json` means that it is complete.
+        out: the run's folder, into which the trackers write while it runs.
         resume_dir: where the state is saved; None saves nothing.
-        started: the `time.monotonic()` at which this process began the run.
+        started: `time.monotonic()` when this process began the run.
     """
     run_key = {"stage": stage, **played, "seed": seed}
     with resumable(
@@ -301,6 +301,7 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
     if settings.validates_after(state.update):
         learner, processes = state.policy_optimizer, state.processes
 
+        # Only the main process has trackers, so it shows episodes of its own share.
         def show(number: int, steps: Sequence[Step]) -> None:
             if processes.is_main and number < settings.logged_episodes:
                 track.episode(f"validation_episode_{number + 1}", steps, state.update * settings.num_steps)

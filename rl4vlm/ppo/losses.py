@@ -30,12 +30,15 @@ def policy_log_prob(
 
 
 def new_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
-    """The log-probability of the stored replies under the current weights, (B,)."""
+    """The λ-weighted log-probability (`policy_log_prob`) of the stored replies under the current weights, (B,)."""
     return policy_log_prob(now.logprob_thoughts, now.logprob_action, thought_prob_coef)
 
 
 def old_log_prob(now: Rescored, thought_prob_coef: float) -> torch.Tensor:
-    """The log-probability of the stored replies as they were sampled, (B,): weighed in float64, then rounded once."""
+    """The λ-weighted log-probability of the stored replies when they were sampled, (B,).
+
+    It is computed in float64 and rounded once, to the dtype of the new one.
+    """
     old_B = policy_log_prob(now.old_logprob_thoughts, now.old_logprob_action, thought_prob_coef)
     return old_B.to(now.value.dtype)
 
@@ -71,19 +74,20 @@ def policy_loss(
 
 
 def importance_weight(log_prob_B: torch.Tensor, sampled_log_prob_B: torch.Tensor, cap: float) -> torch.Tensor:
-    """Truncated importance weights (B,), min(cap, p / q) (Ionides 2008), of replies drawn from q to learn about p.
+    """Truncated importance weights (B,), min(cap, p / q) (Ionides 2008), of replies sampled from q that train p.
 
     Args:
-        log_prob_B: log p, log-probability of the whole reply where it is learned from, before any weight changed.
-        sampled_log_prob_B: log q, its log-probability where it was sampled.
+        log_prob_B: log p, the log-probability of each whole reply when it is scored, before any model weight changed.
+        sampled_log_prob_B: log q, its log-probability when it was sampled.
         cap: the largest weight.
     """
-    # As in `policy_loss`, a weight above e^20 says no more than that it is too large.
+    # As in `policy_loss`: e^20 is too large already, and larger exponents could overflow.
     return (log_prob_B - sampled_log_prob_B).clamp(max=20.0).exp().clamp(max=cap)
 
 
 def effective_sample_size(weight_B: torch.Tensor) -> torch.Tensor:
-    """The share of samples without weights that would say as much as these with weights (Kong 1992), from 0 to 1."""
+    """The effective sample size of weighted samples as a share of their number, from 0 to 1 (Kong 1992): that share of
+    them, with equal weights, would say as much."""
     return weight_B.sum() ** 2 / (len(weight_B) * (weight_B**2).sum())
 
 

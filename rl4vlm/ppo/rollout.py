@@ -45,8 +45,7 @@ class Sample:
         value_target: the return that the critic is fitted to.
         log_prob: the old log-probability, if it was computed again before the update; else the stored one counts.
         value: the old value, likewise.
-        importance: weight of the policy loss, where the policy that played is not quite the one that learns
-            (`importance_weight`).
+        importance: weight of the policy loss (`importance_weight`); 1 without `importance_cap`.
     """
 
     item: ReplayItem
@@ -58,10 +57,10 @@ class Sample:
 
 
 def by_input(indices: np.ndarray, samples: Sequence[Sample]) -> list[int]:
-    """The indices of a mini-batch, those of samples with the same input one after the other.
+    """The indices of a mini-batch, reordered so that samples with equal inputs stand next to each other.
 
-    So they meet in a micro-batch, and their prompt passes through the model once. Gradients add up over the mini-batch,
-    so its order changes no more than rounding.
+    They then share a micro-batch, in which their prompt passes through the model once. Gradients are summed over the
+    mini-batch, so its order changes nothing but rounding.
     """
     groups: dict[str | None, list[int]] = {}
     for index in indices.tolist():

@@ -66,8 +66,8 @@ def validate(
 ) -> list[bool]:
     """Play this process's share of the validation episodes; returns whether each was won.
 
-    They are the same episodes at every call, of the game, style and prompt that the slots play. `on_episode` is called
-    with each one's number in the share and its steps.
+    They are the same episodes at every call, of the game, style and prompt that the slots play. After each episode,
+    `on_episode` gets its index in the share, from 0, and its steps.
     """
     one = slots[0]
     seeds = validation_seeds(settings.validation_episodes)[rank::processes]

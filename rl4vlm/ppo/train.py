@@ -61,7 +61,7 @@ def run(
         )
         if settings.defects.dropout:
             add_dropout(model.model, settings.defects.dropout)
-            model.share_prompts = False  # each reply has a dropout of its own
+            model.share_prompts = False  # each sample has a dropout mask of its own, for the prompt as well
         reference = _reference(init, settings, accelerator.device) if settings.kl_coef else None
         slots = make_slots(task, style, seed, settings, settings.prompt, indices)
         state = initial_state(

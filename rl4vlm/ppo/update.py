@@ -103,8 +103,8 @@ class UpdateProgress:
           log-probabilities then and as sampled. It replaces the first check, which can no longer fail: the ratio
           then compares two rescored log-probabilities, so it is always near 1. `neighbour_ratio_error` and
           `neighbour_clip_fraction` say how much of the clip range rounding takes (`_zero_step`);
-          `effective_sample_size` and `token_mult_prob_error`, how far the policy that played is from the one that
-          learns.
+          `effective_sample_size` and `token_mult_prob_error` say how far the policy that played is from the one that
+          learns (docs/metrics.md).
         """
         gathered = processes.gather((self.totals, self.first_ratio_error or 0.0))
         means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
@@ -175,10 +175,13 @@ def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress, set
 
 
 def token_error(old: np.ndarray) -> float:
-    """The mean over all tokens of exp(|log-probability as learned from - as sampled|); 1 without tokens.
+    """The metric `token_mult_prob_error`: mean over all tokens of exp(|log-probability rescored - as sampled|).
 
     Args:
         old: from `rescore_before_update`.
+
+    Returns:
+        At least 1; 1 for a policy that writes no tokens.
     """
     tokens = old[:, 5].sum()
     return float(old[:, 4].sum() / tokens) if tokens else 1.0
@@ -233,9 +236,10 @@ def rescore_before_update(
             sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
             # Without the dummy samples that fill up the last micro-batch.
             local += micro_batch.items[: micro_batch.counted]
-            # The reply was drawn as a whole, whatever lambda weighs, so its weight is that of the whole.
+            # Here the thoughts count fully (λ = 1): the reply was sampled as a whole, whatever λ is in the loss.
             cap = settings.importance_cap or math.inf
             weight_B = importance_weight(new_log_prob(now, 1.0), old_log_prob(now, 1.0), cap)
+            # A policy without tokens gets zeros.
             none_B = torch.zeros_like(now.value)
             tokens = [none_B if found is None else found.to(now.value) for found in (now.token_error, now.tokens)]
             columns = torch.stack([log_prob_B, now.value, sampled_B, weight_B, *tokens], dim=-1)
@@ -291,7 +295,8 @@ def _optimiser_step(
         with accumulate(model, accelerator, last=micro_batch.last):
             loss_B, metrics, ratio_B = losses(policy_optimizer, micro_batch.items, settings, values_only)
             accelerator.backward(loss_B[counted].sum() / even_share)
-        # Detached, or the graph of every micro-batch would stay in memory until the last one.
+        # Detached, or the graph of every micro-batch would stay in memory until the last one. The zero is for a
+        # micro-batch of dummy samples alone: `max` of nothing is an error.
         errors = torch.cat([ratio_B.new_zeros(1), (ratio_B[counted].detach() - 1).abs()])
         sums = [values[counted].detach().sum() for values in metrics.values()]
         measured.append(torch.stack([errors.max(), *sums]))

@@ -92,7 +92,7 @@ def lambda_verdicts(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def paired(first: Evaluation, second: Evaluation) -> Outcomes:
-    """The episodes (by seed) that both played: 1 if only `first` won, 0 if both or neither did, -1 if only `second`."""
+    """Outcomes of the episodes that both played, by seed: 1 if only `first` won, -1 if only `second` did, else 0."""
     return {seed: won - second.won[seed] for seed, won in first.won.items() if seed in second.won}
 
 

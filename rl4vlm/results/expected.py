@@ -20,7 +20,7 @@ TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
 
 
 def expected_tables(config: Mapping[str, Any]) -> list[str]:
-    """The tables that a config asks for: all, but none of λ or of variants without such runs."""
+    """The tables that a config asks for: all, but `lambda` and `ablations` only if the config has such runs."""
     missing = {
         "lambda": all(run.thought_prob_coef == thought_prob_coef(config, run.task) for run in ablation_runs(config)),
         "ablations": not any(run.variant for run in ppo_runs(config)),

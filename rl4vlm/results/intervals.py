@@ -1,8 +1,7 @@
 """95 % intervals: of success rates, of their averages over tasks, and of differences on the same episodes.
 
-All training seeds play the same held-out episodes: seeds and episodes are crossed. What makes an episode hard for one
-seed makes it hard for all, so that more seeds do not make more episodes. `scipy.stats.bootstrap` resamples one of the
-two only.
+All training seeds play the same held-out episodes, so seeds and episodes are crossed: an episode that is hard for one
+seed is hard for all, and more seeds are not more episodes. `scipy.stats.bootstrap` can resample only one of the two.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ RESAMPLES = 10_000
 Counts = tuple[int, int]
 """(successes, episodes) of one evaluation."""
 Outcomes = Mapping[Any, int]
-"""Of one training seed, by episode: 1 if it was won and 0 if not. Of two methods' difference: 1 if only the first won
-it, 0 if both or neither did, -1 if only the second. The same key with another training seed is the same episode."""
+"""What one training seed reached, by episode. Of one method: 1 if it won the episode, else 0. Of the difference of two
+methods: 1 if only the first won, -1 if only the second did, else 0. Seeds with the same key played the same episode."""
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
@@ -129,24 +128,31 @@ def paired_difference(seeds: Sequence[Outcomes]) -> Difference:
 
 WON_AND_LOST = {1: 0.5, 0: 0.5}
 ONE_OR_BOTH = {1: 0.5, 0: 1.0, -1: 0.5}
-"""How many episodes of each outcome are added, the same for all seeds (Agresti and Min 2005). Without them a policy
-that always won would win beyond doubt after a single episode, and two that never disagree would be equal."""
+"""Pseudo-counts: how many episodes of each outcome are added, with the same outcome for all seeds (Agresti and Min
+2005). Without them, a single won episode would prove a rate of 100 %, and a single agreement that two methods are
+equal."""
 
 
 def _resampled(seeds: Sequence[Outcomes], added: Mapping[int, float], rng: np.random.Generator) -> np.ndarray:
     """Bootstrap samples of the mean outcome over all seeds and episodes, (RESAMPLES,).
 
-    The chance of the episodes, resampled for all seeds at once, plus the chance of the seeds. Seeds spread by the
-    square root of n / (n - 1) more than they are drawn (Rao and Wu 1988), because a bootstrap of few of them is too
-    narrow; of two or three it remains a rough guess. Seeds' and episodes' resamples are not multiplied: that would
-    count the noise of single plays three times (Owen 2007), where this sum counts it twice.
+    Each sample is the mean over resampled episodes, the same ones for all seeds, plus the deviation that resampling the
+    seeds causes. For n seeds, that deviation is scaled by sqrt(n / (n - 1)) (Rao and Wu 1988), because a bootstrap of
+    few seeds is too narrow; with two or three it remains a rough guess. Resampling seeds and episodes jointly would
+    count the noise of single plays three times (Owen 2007); this sum counts it twice.
+
+    Args:
+        seeds: the outcomes of each training seed.
+        added: `WON_AND_LOST` or `ONE_OR_BOTH`.
+        rng: draws the resamples.
     """
     episodes = {episode: None for seed in seeds for episode in seed}
-    missing = 2
+    missing = 2  # no outcome has this value
     outcomes = np.array([[seed.get(episode, missing) for episode in episodes] for seed in seeds])
     kinds, counts = np.unique(outcomes, axis=1, return_counts=True)
     kinds = np.hstack([kinds, np.tile(list(added), (len(seeds), 1))])
     counts = np.concatenate([counts, list(added.values())])
+    # (seeds, kinds): a kind of episodes are those with the same outcome of every seed.
     played = kinds != missing
     values = np.where(played, kinds, 0)
     # Resampling n episodes with replacement is one draw from the multinomial distribution of their kinds.

@@ -39,12 +39,12 @@ def table_files(tables: Iterable[str] = TABLES) -> list[str]:
 
 
 def tables_in(record: Mapping[str, Any]) -> list[str]:
-    """The tables that were written together, by the content of their `run.json`."""
+    """The tables that are in a folder, by the content of its `run.json`."""
     return [name for name in TABLES if f"{name}.csv" in record["outputs"]]
 
 
 def figures_beside(tables: Collection[str]) -> list[str]:
-    """The figures of results that have these tables: no curves of several λ without a table of them."""
+    """The figures of results that have these tables: no `lambda_ablation` without the table `lambda`."""
     return [name for name in FIGURES if name != "lambda_ablation" or "lambda" in tables]
 
 

@@ -56,8 +56,8 @@ def python_value(text: str) -> int | float | complex | None:
         return None
     try:
         result: int | float | complex = _evaluate(ast.parse(text, mode="eval").body)
-    # TypeError: complex numbers, which powers of negative numbers make, have no floor division. ValueError: refused,
-    # or characters that Python's parser does not take at all.
+    # TypeError: complex numbers, which powers of negative numbers make, have no floor division. ValueError: `Refused`,
+    # or a character that Python's parser cannot encode.
     except (SyntaxError, ValueError, ArithmeticError, TypeError):
         return None
     return result

@@ -109,7 +109,7 @@ def local_env_indices(count: int, accelerator: Accelerator) -> range:
 
 
 def local_block(count: int, accelerator: Accelerator) -> range:
-    """This process's share of `count` things, as a block of indices. Blocks differ in size by at most one."""
+    """The indices of this process's share of `count` items: one block. Blocks differ in size by at most one."""
     processes, rank = accelerator.num_processes, accelerator.process_index
     return range(count * rank // processes, count * (rank + 1) // processes)
 
@@ -140,7 +140,7 @@ def micro_batches(batch: Sequence[Item], size: int | None, accelerator: Accelera
     Returns:
         As many micro-batches of the same sizes in every process.
     """
-    # A block, so that neighbours stay together: they may share a prompt.
+    # A block keeps neighbours together: they may have equal prompts (`by_input`).
     mine = [batch[index] for index in local_block(len(batch), accelerator)]
     real, padded = len(mine), -(-len(batch) // accelerator.num_processes)
     # Every forward and backward pass is a collective call with DDP and FSDP. A process with fewer samples than the

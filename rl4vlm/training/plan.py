@@ -1,4 +1,4 @@
-"""What the jobs of a config need of GPUs and disks, by stage, from the shapes of its model and measured rates."""
+"""The GPU memory, disk and hours that a config's jobs need, by stage, from its model's shapes and measured rates."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.models.memory import FLOAT32, SHAPES, Memory, estimate
 from rl4vlm.training.store import KEEP
 
-NOTE = """Sizes in GB (10^9 bytes). GPU memory is that of one job, for {tokens:,} tokens of prompt and reply. While a
-training runs, its state is on disk up to {states} times. The formulas give seconds; divide by 3,600. Their rates are
-samples per second of your GPU: no rate of a GPU was measured by this project. `make gpu-check` measures them, and its
-page says which option each one is for. An evaluation takes episodes x steps of each / played."""
+NOTE = """Sizes in GB (10^9 bytes). GPU memory is per job, for {tokens:,} tokens of prompt and reply. While a training
+runs, up to {states} copies of its state are on disk. Formulas give seconds; divide by 3,600 for hours. They hold rates,
+in samples per second of your GPU: no rate of a GPU was measured by this project. `make gpu-check` measures all but
+`sft`, and its page says which option each is for. An evaluation takes episodes x steps per episode / played."""
 STAGES = ("sft", "ppo", "evaluation")
-"""The stages with a language model, in order. What the others need is in `resources` of the config."""
+"""The stages with a vision-language model, in order. What the others need is in `resources` of the config."""
 
 
 @settings
 class Rates:
-    """Samples per second on a GPU, measured by `make gpu-check`; None where unknown."""
+    """Samples per second on a GPU; None where unknown. `make gpu-check` measures all but `sft`."""
 
     played: Positive | None = None
     """Environment steps, all environments together."""
@@ -45,7 +45,16 @@ class Rates:
 
 @dataclass(frozen=True)
 class StageNeeds:
-    """One stage's jobs of one task: bytes of GPU memory, of disk while a job runs and after it; its hours."""
+    """What one stage's jobs of one task need.
+
+    Attributes:
+        stage: one of `STAGES`.
+        jobs: number of jobs.
+        gpu: bytes of GPU memory per job.
+        running: bytes of disk per job while it runs.
+        kept: bytes of disk per job afterwards.
+        hours: hours per job, or a formula for its seconds where a rate is unknown.
+    """
 
     stage: str
     jobs: int
@@ -56,11 +65,11 @@ class StageNeeds:
 
 
 def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
-    """A Markdown table of what the jobs of each stage need, and the disk that the results take.
+    """A Markdown table of what the jobs of each stage need, and the disk that all checkpoints take.
 
     Args:
         config: a checked config.
-        model: known shape, folder or hub name to take the shapes from; None takes each task's base model.
+        model: known shape, folder or hub name to take the shapes from; None takes those of each task's base model.
         rates: of the GPU, for the hours.
 
     Raises:
@@ -74,7 +83,7 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
             found.setdefault(needs, []).append(task)
         bases[source] = _estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights
     lines = [
-        "| stage | tasks | jobs | GPU memory | disk of one running | disk at the end | hours of one |",
+        "| stage | tasks | jobs | GPU memory per job | disk while one runs | disk of all at the end | hours per job |",
         "|---|---|---|---|---|---|---|",
     ]
     for needs, tasks in sorted(found.items(), key=lambda entry: STAGES.index(entry[0].stage)):
@@ -87,7 +96,7 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
 
 
 def _shape_of(source: str) -> str:
-    """The known shape that a hub's name holds, as `llava-hf/llava-v1.6-mistral-7b-hf` does; else the name itself."""
+    """The known shape whose name is a part of `source` (`llava-hf/llava-v1.6-mistral-7b-hf`); else `source` itself."""
     return next((name for name in SHAPES if name in source), source)
 
 
@@ -140,7 +149,7 @@ def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:
 
 
 def _checkpoint(memory: Memory, loaded: BackboneSettings) -> int:
-    """Bytes of a checkpoint: with adapters, these and the value head alone, in float32."""
+    """Bytes of a checkpoint: all weights or, if there are adapters, only these and the value head, in float32."""
     return memory.weights if loaded.lora is None else memory.trainable * FLOAT32
 
 

@@ -28,7 +28,7 @@ TRACKERS: dict[str, Callable[[Path, Any], GeneralTracker]] = {
 
 
 class Track:
-    """Sends what a training measures and plays to its trackers."""
+    """Sends a training's metrics and validation episodes to its trackers."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -38,7 +38,13 @@ class Track:
         self._accelerator.log(_numbers(line), step=step)
 
     def episode(self, name: str, steps: Sequence[Step], step: int) -> None:
-        """Log a played episode: the image of each of its steps, with the reply, the action and the reward."""
+        """Log an episode: the image of each step, with the reply, the action and the reward.
+
+        Args:
+            name: under which the trackers show it.
+            steps: all of its steps, in order.
+            step: environment steps of the training so far.
+        """
         images = [played.request.image for played in steps]
         texts = [f"{played.reply.text}\n\n{played.action}: reward {played.reward:g}" for played in steps]
         for tracker in self._accelerator.trackers:
@@ -54,7 +60,7 @@ def _log_episode(
         shown = [wandb.Image(image, caption=text) for image, text in zip(images, texts, strict=True)]
         tracker.log({name: shown}, step=step)
     else:
-        # One picture, with a row of images for every eight steps. TensorBoard shows a text as Markdown.
+        # TensorBoard tiles the images, eight per row, and shows a text as Markdown.
         tracker.log_images({name: np.stack(images)}, step=step, dataformats="NHWC")
         tracker.log({f"{name}/text": "\n\n---\n\n".join(texts)}, step=step)
 
@@ -70,7 +76,7 @@ def metric_trackers(accelerator: Accelerator, loggers: Sequence[str], folder: Pa
         settings: the run's settings, which Weights & Biases records.
 
     Yields:
-        What logs to them.
+        A `Track`, which logs to these trackers.
 
     Raises:
         ValueError: a logger is unknown, or its package is not installed.

@@ -1,4 +1,4 @@
-"""The check of a GPU on a CPU's tiny shapes: it passes here, what is wrong is reported, and the page is complete."""
+"""gpu-check with tiny shapes on a CPU: it passes here, it reports what is wrong, and its page is complete."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_a_run_leaves_a_page_that_names_the_cpu(tmp_path: Path, monkeypatch: pyt
         raise RuntimeError("no kernel for it")
 
     monkeypatch.setattr(gpu_correct, "correctness", broken)
-    # What fails is reported, and what comes after it is measured.
+    # A failure is reported, and the later measurements are made.
     assert gpu_check.main(["--correctness", "--memory", "--tokens", "3", "--out", str(tmp_path)]) == 1
     about, *failed, play, learn = map(json.loads, (tmp_path / gpu_check.LINES).read_text().splitlines())
     assert about["packages"]["torch"] == torch.__version__
     assert [line["error"] for line in failed] == ["RuntimeError: no kernel for it"] * 2
     assert play["played_per_s"] > 0
     assert learn["trained_per_s"] > 0
-    # The whole process's memory is not the model's.
+    # On a CPU there is only the memory of the whole process, which says nothing of the model's.
     assert learn["peak_memory"] is None
     shown = (tmp_path / gpu_check.PAGE).read_text()
     if not torch.cuda.is_available():

@@ -126,7 +126,7 @@ def test_the_lambda_overlay_varies_the_wording_of_both_games() -> None:
     assert len(runs) == len({run.name for run in runs}) == 2 * 7 * 3
 
 
-@pytest.mark.parametrize("word", ["processes:", "gradient_checkpointing:"])
+@pytest.mark.parametrize("word", ["processes: 4", "nodes:", "gradient_checkpointing:"])
 @pytest.mark.parametrize("name", ["paper", "paper-fast"])
 def test_the_guides_overlays_fit_the_papers_config(name: str, word: str) -> None:
     text = (ROOT / "docs" / "cluster.md").read_text()

@@ -70,7 +70,7 @@ def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path
 
 
 def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:
-    """Names in the files of a model, which are several, and in their index."""
+    """The names of weights in a saved model's several files, and in their index."""
     use_hub_names(model)
     model.save_pretrained(folder, max_shard_size="20KB")
     placed = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
-"""Parsing any text at all: characters that look like others, and megabytes. Random texts are in `tests/torture`."""
+"""Parsing unusual texts: characters that look like others, and megabytes. `tests/torture` has random texts."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def play_and_update(folder: Path, out: Path, task: str) -> None:
 
 
 def prompt_to_score(folder: Path, out: Path) -> None:
-    """Write the prompt that this process scores all replies under."""
+    """Write down the prompt under which this process scores all replies."""
     rank = accelerator_on("cpu", 60.0).process_index
     slots: Any = [SimpleNamespace(request=SimpleNamespace(prompt=f"{rank}"))]
     (folder / f"{out.name}{rank}").write_text(first_prompt(slots))

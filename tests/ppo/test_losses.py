@@ -88,5 +88,5 @@ def test_importance_weights_are_truncated():
 
 def test_effective_sample_size():
     assert effective_sample_size(torch.ones(5)).item() == 1
-    # 3^2 / (4 * (1 + 4)): worth 1.8 samples without weights out of 4.
+    # 3^2 / (4 * (1 + 4)): these 4 samples are worth 1.8 with equal weights.
     assert effective_sample_size(torch.tensor([1.0, 2.0, 0.0, 0.0])).item() == pytest.approx(0.45)

@@ -213,7 +213,7 @@ def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp
 
 
 STAND_INS = {
-    # Starts the command after the options on two "nodes", and fails if one of them does.
+    # Runs the command that follows the options on two "nodes", and fails if it fails on one of them.
     "srun": """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 export SLURM_JOB_NODELIST=127.0.0.1 SLURM_JOB_ID=$$

@@ -74,7 +74,7 @@ def test_samples_with_equal_prompts_train_as_apart(actor_critic, samples):
         item = replace(
             sample.item,
             prompt=replace(first) if number % 2 else sample.item.prompt,
-            # So short that it is not cheaper to read the prompt again.
+            # Replies this short are cheaper in a shared row than with the prompt read again.
             ids=sample.item.ids[:3],
             logprobs=sample.item.logprobs[:3],
             action_start=1,
@@ -115,7 +115,7 @@ def test_importance_weights_are_one_in_float32(actor_critic, samples):
 
 
 def test_importance_weights_correct_what_was_sampled_elsewhere(actor_critic, samples, caplog):
-    """As if every token of the first reply had been sampled with a tenth less, and of the second with a half more."""
+    """Every token of the first reply was sampled with 0.9 times its probability, of the second with 1.5 times."""
     played = [0.9, 1.5] + [1.0] * 6
     moved = []
     for sample, factor in zip(samples, played, strict=True):

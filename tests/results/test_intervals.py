@@ -57,7 +57,7 @@ def test_seeds_that_disagree_widen_the_interval():
 def test_seeds_that_agree_on_every_episode_are_no_surer_than_one_of_them():
     alone = rate_interval([played(150, 200)])
     assert rate_interval([played(150, 200)] * 3) == pytest.approx(alone, abs=0.6)
-    # As many episodes, but each seed played its own.
+    # The same number of episodes, but each seed plays different ones.
     low, high = rate_interval([played(150, 200, first=200 * seed) for seed in range(3)])
     assert high - low < 0.65 * (alone[1] - alone[0])
 
@@ -76,7 +76,7 @@ def test_intervals_hold_the_truth_where_the_same_episodes_are_hard_for_all_seeds
         rates = expit(rng.normal(0, 0.3, (3, 1)) + rng.normal(0, 4, (1, 60)))
         found.append(rate_interval([dict(enumerate(seed)) for seed in rng.random((3, 60)) < rates]))
     low, high = np.array(found).T
-    # Episodes that are resampled for each seed apart give 87 %.
+    # Resampling the episodes of each seed separately would cover the true rate in 87 % of the cases.
     assert np.mean((low <= 50) & (high >= 50)) >= 0.92
 
 

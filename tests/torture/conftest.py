@@ -1,4 +1,4 @@
-"""What the stages of `tests/torture/stages.py` read."""
+"""The fixture in which the stages of `tests/torture/stages.py` run."""
 
 from __future__ import annotations
 

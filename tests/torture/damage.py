@@ -1,4 +1,4 @@
-"""What happens to files: cut, flipped, zeroed, replaced by something else."""
+"""Damages a file's content: cuts it, flips bits, writes zeros over it, or replaces all of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHOLE = {
     "nested deeply": b"[" * 1000,
     "nested objects": b'{"a":' * 1000,
 }
-"""Contents that have nothing of the file."""
+"""Contents that replace the whole file."""
 
 NUMBER = re.compile(rb"(?<![\w.\"-])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.\"])")
 WORD = re.compile(rb'"[^"\\\n]{1,40}"')
@@ -29,7 +29,8 @@ VALUES = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1", b"null", b'"x"', b
 
 
 def damages(content: bytes, rng: Random, count: int) -> Iterator[tuple[str, bytes]]:
-    """`count` damaged contents, each with a description: the fixed ones first, as far as `count` goes, then random."""
+    """`count` damaged contents, each with a description: first the fixed ones, as many as `count` allows, then random
+    ones."""
     fixed = {
         **WHOLE,
         "zeros": bytes(len(content)),

@@ -1,5 +1,8 @@
-"""Plays or trains, and prints the memory of its processes in MB again and again: `memory.py resets TASK COUNT` or
-`memory.py updates MODEL COUNT`."""
+"""Plays or trains, and prints the memory of its processes in MB now and then.
+
+python -m tests.torture.memory resets TASK COUNT
+python -m tests.torture.memory updates MODEL COUNT
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def show(*_: Any) -> None:
 
 
 def resets(task: str, count: int) -> None:
-    """Begin episodes, each with one step, so that the images differ."""
+    """Begin `count` episodes and play one step of each: images are drawn and cached as in a real game."""
     with tempfile.TemporaryDirectory() as folder:
         options = {}
         if task == "ALFWorld":
@@ -45,7 +48,7 @@ def resets(task: str, count: int) -> None:
 
 
 def updates(model: str, count: int) -> None:
-    """Train a model by PPO."""
+    """Train a model by `count` updates of PPO."""
     from rl4vlm.config.stages.ppo import PPOSettings
     from rl4vlm.core.types import Style
     from rl4vlm.ppo.train import run

@@ -26,7 +26,8 @@ PIECES = [
 
 
 def mutated(text: str, rng: Random, others: Sequence[str]) -> str:
-    """`text` after one to six changes: parts removed, repeated, moved, recased, cut off, or taken from others."""
+    """`text` after one to six random changes: a part inserted, removed, repeated, moved, in the other case, or replaced
+    by one of `others`."""
     for _ in range(rng.randint(1, 6)):
         start = rng.randint(0, len(text))
         end = min(len(text), start + rng.choice((1, 1, 2, 5, 20)))

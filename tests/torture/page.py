@@ -15,15 +15,15 @@ INTRO = """\
 Written by `make torture` from the records of its checks: edit `tests/torture/`, not this page.
 
 Each row is one check of `tests/torture/`: what was tried, how often, and what happened. `make test` runs the same
-checks with few inputs, `make torture` with many: a million per parser, unless `RL4VLM_TORTURE` chooses a share of that.
-The runs at the end of the page say theirs. Random inputs come from hypothesis and from seeded mutations of real ones;
-atheris was not used. A failure stands first in its row, with its kind. Seconds are those of machines that may have done
-other work, too.
+checks with few inputs, `make torture` with many: up to a million per check, or the share of that in `RL4VLM_TORTURE`.
+The end of the page lists the runs with their shares. Random inputs come from hypothesis and from seeded mutations of
+real ones; atheris was not used. In *not recorded*, no `run.json` has a checksum of the file. A failure stands first in
+its row, with its kind. Seconds are wall time on machines that may have done other work, too.
 """
 
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:
-    """The page, with the last record of each check: a check that was run again replaces its row."""
+    """The page, with the last record of each check: a check that was run again replaces its earlier row."""
     last = {(record["area"], record["what"]): record for record in records}
     lines = [INTRO]
     for area in dict.fromkeys(area for area, _ in last):

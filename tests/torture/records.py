@@ -1,4 +1,4 @@
-"""How a check of `tests/torture` counts what it tries, and what it leaves for docs/reliability.md.
+"""How a check of `tests/torture` counts what it tries, and the record that it leaves for docs/reliability.md.
 
 A check is a pytest test in this folder. It asks `budget` how often to try, and opens one `trial` for its row of the
 table:
@@ -8,9 +8,9 @@ table:
             for damage in damages(budget(short=20, long=5_000)):
                 tried.attempt(check_weights, damage)
 
-`attempt` calls a function that returns how the input ended, in the words of the table, or raises if it should not have
-ended so; `ended` and `failed` count by hand. Leaving the block writes the record, also after an exception or an
-interrupt, and fails the test if an input failed. Nothing else is needed for a new row.
+`attempt` calls a function, which returns the outcome of its input in the words of the table, or raises if the project
+is at fault. `ended` and `failed` count an outcome that the check found by itself. The end of the block writes the
+record, also after an exception or an interrupt, and fails the test if an input failed. A new row needs nothing else.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from rl4vlm.core.files import JsonLines
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
 
 SHARE = "RL4VLM_TORTURE"
-"""This variable chooses the long form: the share of the long budgets that is tried (1, or 0.1 for a tenth)."""
+"""Name of the environment variable that chooses the long form. Its value is the share of the long budgets to try: 1, or
+0.1 for a tenth."""
 RECORDS = "RL4VLM_TORTURE_RECORDS"
-"""This variable names the file of JSON lines that the records are appended to; without it none are written."""
+"""Name of the environment variable with the file of JSON lines that records are appended to; unset writes none."""
 FINE = "as it should"
 EXAMPLES = 5
-"""Failed inputs of each kind that a record shows."""
+"""How many failed inputs of each kind a record shows."""
 
 
 def budget(short: int, long: int) -> int:
@@ -51,7 +52,7 @@ class Trial:
         self.examples: list[str] = []
 
     def attempt(self, check: Callable[..., str | None], *inputs: Any) -> None:
-        """Count one input: `check` returns how it ended, or None; any exception of it is a failure."""
+        """Count one input. `check` returns its outcome, or None for `FINE`; any exception is a failure."""
         try:
             outcome = check(*inputs)
         except Exception as error:
@@ -60,11 +61,11 @@ class Trial:
             self.ended(outcome or FINE)
 
     def ended(self, outcome: str = FINE, times: int = 1) -> None:
-        """Count inputs that ended well; `outcome` says how, in the words of the table."""
+        """Count inputs with a good outcome, in the words of the table."""
         self.outcomes[outcome] += times
 
     def failed(self, kind: str, example: str) -> None:
-        """Count an input that showed a fault of a kind."""
+        """Count an input that failed, under the kind of its fault."""
         self.failures[kind] += 1
         if self.failures[kind] <= EXAMPLES:
             self.examples.append(f"{kind}: {example:.500}")
@@ -88,7 +89,7 @@ def trial(area: str, what: str) -> Iterator[Trial]:
 
 
 def _told(error: BaseException) -> str:
-    # Hypothesis says its example in a note.
+    # Hypothesis attaches the failing example to the exception as a note.
     return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 

@@ -1,4 +1,4 @@
-"""Every stage as a command of the smallest size, for checks that kill it, fill its disk or run it twice."""
+"""Every stage as a command with tiny settings, for checks that kill it, fill its disk or run it twice at once."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ STAGES = {
     "readme_assets": "readme-assets --figures {given}/results/figures --tables {given}/results/tables --out {work}/out "
     "--readme {work}/README.md",
 }
-"""Command lines by stage. `{work}` is a folder to write to."""
-WITH_STATE = ("sft", "ppo", "cnn")
+"""Command lines by stage: `{work}` is the folder to write to, `{given}` has inputs, `{model}` is a tiny checkpoint."""
 UNTIMED = ("timing.jsonl",)
 """Files whose content differs from run to run."""
 
@@ -55,14 +54,19 @@ class Running:
     """A command in a process of its own."""
 
     def __init__(self, words: list[str], most_bytes: int | None = None) -> None:
-        """`most_bytes`: the largest file that it may write."""
+        """Start the command.
+
+        Args:
+            words: the command line after `rl4vlm`.
+            most_bytes: size of the largest file that it may write; None for no limit.
+        """
         self._output, writer = FORK_SERVER.Pipe(duplex=False)
         self.process = FORK_SERVER.Process(target=_run, args=(writer, words, most_bytes))
         self.process.start()
         writer.close()
 
     def end(self) -> tuple[int | None, str]:
-        """Wait for the end. Returns the exit code and what it printed."""
+        """Wait for the end. Returns the exit code, and all that was printed."""
         printed = b""
         while part := os.read(self._output.fileno(), 1 << 16):
             printed += part
@@ -82,7 +86,7 @@ def _run(writer: Connection, words: list[str], most_bytes: int | None) -> None:
 
 
 class Bench:
-    """A folder in which stages run, what they read, and what each leaves if nothing disturbs it."""
+    """A folder in which stages run, their inputs, and the results of each stage's undisturbed run."""
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.work, self.given, self.model = folder / "work", folder / "given", model
@@ -106,7 +110,7 @@ class Bench:
         return Running(words.split(), most_bytes)
 
     def clear(self) -> None:
-        """Empty the work folder, but for a file of the user's and a README."""
+        """Empty the work folder. It then holds a file of the user's, which no stage may touch, and a README."""
         self._empty()
         (self.work / "thesis.txt").write_text("years of work")
         (self.work / "README.md").write_text(OPENING + CLOSING)
@@ -134,7 +138,12 @@ class Bench:
         shutil.copytree(earlier, self.work, dirs_exist_ok=True)
 
     def check_whole(self, stage: str, *, hidden: bool = False) -> None:
-        """The work folder is as an undisturbed run leaves it; `hidden`: but for locks, drafts and states."""
+        """Assert that the work folder is as an undisturbed run leaves it.
+
+        Args:
+            stage: which run to compare with.
+            hidden: ignore locks, drafts and states, which a stage that was stopped may leave.
+        """
         expected, found = left(self.undisturbed(stage)[0]), left(self.work)
         if hidden:
             found = {name: content for name, content in found.items() if "/." not in f"/{name}" and name[:5] != "state"}
@@ -143,7 +152,8 @@ class Bench:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """Everything below a folder, by name: checksums of files, and what records say apart from time and process."""
+    """All that is below a folder, by name: checksums of files, and of each record the entries that do not depend on
+    when and where it was written."""
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""Every key of a config with every kind of wrong value: taken as what its type says, or refused by its name."""
+"""Every key of a config with every kind of wrong value: it is taken as its type says, or refused by the key's name."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ KEYS = config_keys()
 
 
 def with_value(key: Key, value: Any) -> dict[str, Any]:
-    """A config with one value in another's place; a mapping is not merged but replaces it."""
+    """A config in which `value` replaces that of `key`; even a mapping is not merged."""
     config = merge(BASE, {})
     inner = config
     for name in key[:-1]:
@@ -124,7 +124,7 @@ def kinds(hint: Any) -> set[type]:
 
 
 def check_taken(value: Any, taken: Any, hint: Any) -> None:
-    """A value that was taken has the type of its setting, and still says the same."""
+    """Assert that a value that was taken has its setting's type and still means the same."""
     expected = kinds(hint)
     assert object in expected or type(taken) in expected, f"taken as {taken!r}"
     if isinstance(taken, float | int) and not isinstance(taken, bool):
@@ -136,7 +136,7 @@ def check_taken(value: Any, taken: Any, hint: Any) -> None:
 
 
 def refused(error: ValueError, *names: str) -> str:
-    """The project's own error, which holds one of `names`."""
+    """Assert that this is the project's own error, and contains one of `names`."""
     assert type(error) is ValueError, f"a {type(error).__name__}"
     assert any(name in str(error) for name in names), f"{names} are not named: {error}"
     return "were refused, and named"
@@ -163,7 +163,7 @@ def check_misspelt(key: Key) -> str:
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """As many of the items as may be tried, in an order that mixes keys and values."""
+    """At most `count` of the items, in an order that mixes keys and values."""
     return Random(8).sample(items, min(count, len(items)))
 
 
@@ -200,7 +200,7 @@ def test_several_keys_at_once() -> None:
 
 
 def check_word(kind: type[Any], required: Mapping[str, Any], key: Key, hint: Any, value: Any) -> str:
-    """A setting typed by hand: `--set key=value`, in JSON and as it is."""
+    """Check a setting that is typed by hand, `--set key=value`: as it is if it is a text, else as JSON."""
     text = value if isinstance(value, str) else json.dumps(value)
     words = [f"{name}={json.dumps(told)}" for name, told in required.items() if name != key[0]]
     try:

@@ -1,4 +1,7 @@
-"""Every reader with every damage: an error that names the file, or the same content, at least of recorded files."""
+"""Every reader with damaged files: it must raise an error that names the file, or read the same content.
+
+A file without a checksum in a record may also be read as other content, if that is valid.
+"""
 
 from __future__ import annotations
 
@@ -44,17 +47,17 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Reader:
-    """A file, and the function that reads it; its result tells contents apart."""
+    """A file, and the function that reads it. Different contents must give different results."""
 
     name: str
     file: Path
     read: Callable[[], Any]
     recorded: bool = True
-    """Whether a checksum beside the file tells its content: then no other one may be accepted."""
+    """Whether a record has the file's checksum: then no other content may be accepted."""
     names: tuple[str, ...] = ()
     """What an error may name in place of the file, such as its folder."""
     tries: tuple[int, int] = (20, 2_000)
-    """Inputs of the short and the long form."""
+    """How many damaged contents the short and the long form try."""
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, bytes]:
@@ -224,7 +227,7 @@ def others(at: Path, _: Path) -> Iterator[Reader]:
             at / "config" / name,
             lambda: checked_config(load_config([at / "config" / "config.yaml"]), known, options_of),
             False,
-            # What it says wrongly is named by its key.
+            # An error about a wrong value names the key.
             ("config, ",),
             (20, 1_000),
         )
@@ -236,7 +239,7 @@ def others(at: Path, _: Path) -> Iterator[Reader]:
 
 
 def check(reader: Reader, whole: Any, content: bytes, harmed: bytes, damage: str) -> str:
-    """`damage` describes the content `harmed` for the record."""
+    """Read the damaged content `harmed`, and return the outcome. `damage` describes it for the record if it fails."""
     reader.file.write_bytes(harmed)
     try:
         found = reader.read()
@@ -256,10 +259,10 @@ def check(reader: Reader, whole: Any, content: bytes, harmed: bytes, damage: str
 def test_damaged_files(
     make: Callable[[Path, Path], Iterator[Reader]], tmp_path: Path, tiny_checkpoint: Path, monkeypatch: Any
 ) -> None:
-    # A model that is named by a damaged config is not asked of a hub.
+    # A damaged file may name another model, which must not be looked for on the hub.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     rng, problems = Random(10), []
-    # To load a model takes longer than all else, and its files share a reader.
+    # Loading a model takes longer than all else, so readers that are shared by several files run once.
     whole: dict[Callable[[], Any], Any] = {}
     for reader in make(tmp_path, tiny_checkpoint):
         content = reader.file.read_bytes()

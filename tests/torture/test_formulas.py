@@ -1,4 +1,4 @@
-"""The evaluators of formulas: no sequence of items raises or takes long, and values agree with evaluators of others."""
+"""The evaluators of formulas: no input raises or takes long, and values agree with independent evaluators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALUES: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
 
 
 def fraction_of(node: ast.expr) -> Fraction:
-    """Python's grammar with rational numbers."""
+    """The value of a node of Python's grammar, in rational numbers."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
@@ -45,7 +45,7 @@ def fraction_of(node: ast.expr) -> Fraction:
 
 
 def exact(tokens: Sequence[Token]) -> Fraction | None:
-    """What `exact_value` should say. The spaces keep two items from becoming one."""
+    """What `exact_value` should return. Spaces between items keep two numbers from becoming one."""
     try:
         return fraction_of(ast.parse(" ".join(map(str, tokens)), mode="eval").body)
     except (SyntaxError, ZeroDivisionError):
@@ -60,7 +60,7 @@ def check_exact(tokens: Sequence[Token]) -> str:
 
 
 def check_python(text: str) -> str:
-    """`python_value` says what `eval` says, where `eval` is safe to ask."""
+    """Assert that `python_value` agrees with `eval`, where `eval` is safe to call."""
     found = python_value(text)
     if text.count("**") > 1 or len(text) > 12:  # eval might not end
         return "were not given to eval"
@@ -142,15 +142,15 @@ def test_sequences_by_hypothesis() -> None:
 
 
 def play(game: FormulaGame, rng: Random) -> str:
-    """An episode of random legal actions: rewards are those of the rules, and the solver answers in every state."""
+    """Play random legal actions. Rewards must be those of the rules, and the solver must answer in every state."""
     dice = np.random.default_rng(rng.randrange(2**32))
     state: FormulaState = game.start(dice)
     while True:
         action = rng.choice((*game.actions, *map(str, state.left), *map(str, state.left)))
         pays = game.pays(state)
         if rng.random() < 0.1:
-            advice = game.solve(state)
-            assert advice.action in game.actions, "advice that is no action"
+            expert = game.solve(state)
+            assert expert.action in game.actions, "the solver's action is illegal"
         after = game.transition(state, action, dice)
         if after.truncated:
             return "were cut off"

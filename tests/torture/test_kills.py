@@ -1,4 +1,5 @@
-"""Kills, full disks and doubles of every stage: the next run gives the undisturbed result, and nothing is lost."""
+"""Every stage is killed, meets a full disk, and is started twice: the next run gives the undisturbed result, and
+nothing is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def kill(bench: Bench, stage: str, moments: random.Random) -> str:
     if running.process.exitcode is None and running.process.pid is not None:
         os.kill(running.process.pid, number)
     code, printed = running.end()
-    # A training that gets SIGTERM saves its state first.
+    # 128 + 15 is a training that got SIGTERM and saved its state.
     assert code in (0, -number, 128 + number), printed
     if replaces:
         bench.check_whole(stage, hidden=True)
@@ -47,7 +48,7 @@ def kill(bench: Bench, stage: str, moments: random.Random) -> str:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_full_disk(stage: str, bench: Bench) -> None:
-    """No file may grow beyond a number of bytes, which is an error of the same kind as a full disk."""
+    """A limit on the size of files stands in for a full disk: it fails writes in the same way, and needs no root."""
     sizes = random.Random(stage)
     biggest = max(file.stat().st_size for file in (bench.undisturbed(stage)[0] / "out").rglob("*"))
     with trial("Full disk", f"{stage}: no file may grow beyond a random size (EFBIG)") as tried:
@@ -105,12 +106,12 @@ def resize(folder: Path, size: int) -> None:
 def test_two_at_once(stage: str, bench: Bench) -> None:
     with trial("Two at once", f"{stage}: the same command while it runs") as tried:
         for _ in range(budget(short=1, long=10)):
-            tried.attempt(double, bench, stage)
+            tried.attempt(start_twice, bench, stage)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a lock in the folder names its holder."""
-    for parent, _, names in os.walk(folder):  # which does not mind folders that vanish
+    """Whether a lock below the folder names its holder."""
+    for parent, _, names in os.walk(folder):  # unlike `rglob`, it ignores folders that vanish meanwhile
         for name in names:
             with suppress(FileNotFoundError):
                 if name.endswith("lock") and Path(parent, name).stat().st_size:
@@ -118,7 +119,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def double(bench: Bench, stage: str) -> str:
+def start_twice(bench: Bench, stage: str) -> str:
     bench.put_result(stage)
     first = bench.start(stage)
     pid = first.process.pid
@@ -126,7 +127,7 @@ def double(bench: Bench, stage: str) -> str:
     while first.process.exitcode is None and not is_locked(bench.work):
         time.sleep(0.001)
     if first.process.exitcode is None:
-        os.kill(pid, signal.SIGSTOP)  # so that it is certainly at work
+        os.kill(pid, signal.SIGSTOP)  # so that it holds its lock until the second one has ended
     code, printed = bench.start(stage).end()
     bench.check_whole(stage, hidden=True)
     if first.process.exitcode is None:

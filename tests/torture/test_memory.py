@@ -1,4 +1,4 @@
-"""Memory stays flat: in the last third of a long play or training the peak is at most 5 % above that of the second."""
+"""Memory stays flat: of a long run, the last third has a peak at most 5 % above that of the second third."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.launch import ROOT
 from tests.torture.records import budget, trial
 
 GROWTH = 1.05
+"""The largest allowed ratio of the two peaks. The first third does not count: caches still fill."""
 
 
 def check_flat(what: str, *words: str, count: int) -> None:

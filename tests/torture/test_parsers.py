@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - quotes and punctuation of other languages are meant
-"""The parser of replies: any text is read without an error, to a legal action that it names, or none."""
+"""The parser of replies: from any text it reads a legal action that the text names, or none, and never raises."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TEN_KB = 10_000
 
 
 def check(reply: str, actions: tuple[str, ...]) -> str:
-    """What is true of every reply."""
+    """Assert what holds for every reply."""
     aliases = aliases_of(actions)
     parsed = parse_reply(reply, actions, aliases)
     assert parsed == parse_reply(reply, actions, aliases), "parsed in two ways"
@@ -84,8 +84,8 @@ def test_mutated_replies() -> None:
 
 
 def test_replies_of_ten_kilobytes() -> None:
-    # The time of the process, and the fastest of three tries: others may use the processor, too. `make test` runs
-    # beside other tests and allows far more.
+    # CPU time, and the best of three tries, since other processes slow this one down. `make test` runs beside other
+    # tests, so it allows far more.
     most = 0.01 if SHARE in os.environ else 0.1
     rng = Random(2)
 
@@ -216,7 +216,7 @@ NOISE = ("i", "will", "now", "to", "the", "look", "go", "at", "1", "0", "from", 
 
 
 def some_commands(rng: Random) -> tuple[str, ...]:
-    """An admissible list as the engine gives it."""
+    """A list of admissible commands, like ALFWorld's."""
     made = {"look", "inventory"} | {f"go to {place}" for place in rng.sample(PLACES, 4)}
     for _ in range(8):
         thing, place = rng.choice(THINGS), rng.choice(PLACES)
@@ -228,7 +228,8 @@ def some_commands(rng: Random) -> tuple[str, ...]:
 
 
 def named(value: str, commands: tuple[str, ...]) -> set[str]:
-    """The commands that a value of plain words names, found word by word: the longest first, none inside another."""
+    """The commands that a value of plain words names: a slow search word by word, the longest commands first. A command
+    inside a longer one does not count."""
     words, texts = value.split(), {command: command for command in commands}
     for text, command in aliases_of(commands).items():
         texts.setdefault(text, command)
@@ -247,7 +248,7 @@ def named(value: str, commands: tuple[str, ...]) -> set[str]:
 
 
 def check_command(value: str, commands: tuple[str, ...], written: str) -> str:
-    """A value of plain words in some writing names what its words name."""
+    """Assert that a value names the same command however it is written (`written`)."""
     parsed = parse_reply(written, commands, aliases_of(commands))
     expected = named(value, commands)
     if len(expected) == 1:

@@ -1,4 +1,4 @@
-"""Budgets, records and the page that is made of them."""
+"""Budgets, and the page that is made of records."""
 
 from __future__ import annotations
 

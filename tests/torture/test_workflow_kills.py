@@ -20,13 +20,14 @@ from tests.workflow.test_archive import ONE_GAME
 
 KILLS = budget(short=5, long=50)
 WHOLE = KILLS >= 50
-"""A shorter run has one game and no pre-training."""
+"""Whether the whole smoke workflow runs; with fewer kills it is one game without pre-training."""
 CONFIGS = ("--configfile", "config/smoke.yaml", "overlay.yaml")
-# Nothing else runs in the folder, so that a lock that a kill left needs no --unlock, which takes seconds.
+# A killed snakemake leaves its lock. Nothing else runs in the folder, and without locks no `--unlock` is needed, which
+# takes seconds.
 RUN = ("--cores", "2", "--nolock", *CONFIGS)
 COMPARED = (".csv", ".jsonl", ".md", ".pdf", ".png", ".safetensors", ".tex")
 TIMED = ("timing.jsonl", "page.md")
-"""Files that tell of seconds."""
+"""Files with times in them, which differ between runs."""
 
 
 @pytest.mark.long
@@ -71,7 +72,7 @@ def log(space: Workspace) -> str:
 
 
 def kill_until_done(space: Workspace, moments: random.Random, most: float) -> list[str]:
-    """Run the workflow to its end, killed up to `most` seconds after its first job began, `KILLS` times at most.
+    """Run the workflow to its end. It is killed up to `KILLS` times, each within `most` seconds of its first job.
 
     Returns how each kill was done.
     """
@@ -93,7 +94,7 @@ def kill(running: subprocess.Popen[bytes], moments: random.Random) -> str:
     """Kill a workflow in one of three ways. Returns which."""
     way = moments.randrange(3)
     if way == 0:
-        running.kill()  # its jobs end by themselves, and save their states
+        running.kill()  # its jobs notice, save their states and end
     else:
         os.killpg(running.pid, signal.SIGTERM if way == 1 else signal.SIGKILL)
     try:
@@ -105,7 +106,7 @@ def kill(running: subprocess.Popen[bytes], moments: random.Random) -> str:
 
 
 def contents(results: Path) -> dict[str, str | None]:
-    """The names of all files below a results folder but for logs and cached replies, with the checksums of results."""
+    """All files below a results folder but logs, benchmarks and cached replies, by name; of results, with checksums."""
     found = {}
     for path in results.rglob("*"):
         name = path.relative_to(results).as_posix()

@@ -1,4 +1,4 @@
-"""What a config's jobs need: sizes from shapes, hours from rates, formulas without them."""
+"""What a config's jobs need: sizes from the model's shapes, and hours from rates, or formulas without rates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rl4vlm.training.plan import Rates, plan
 from tests.config.test_config_files import laid_over
 
 SHAPE = "SmolVLM2-2.2B"
-"""The smallest, which is built in the shortest time."""
+"""The smallest known shape: it is built in the shortest time."""
 
 
 def rows(text: str) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ RESULTS = FIGURES | {"tables", "gallery", "readme_assets"}
 
 
 def rules(jobs: list[Job]) -> set[str]:
-    """Their rules; evaluations on several sets of games by the same name as on one."""
+    """The rules of jobs, without the sets of games in the names of evaluations."""
     return {job.rule.partition("_also_")[0] for job in jobs}
 
 

@@ -124,11 +124,13 @@ def evaluation_arguments(wildcards):
 
 
 def checkpoint_evaluation(kind, further):
-    """Params function: the settings of a trained checkpoint's evaluation, and what they are on `further` sets of games.
+    """Params function: the settings of a trained checkpoint's evaluation, then an `--also` for each further set of games.
+
+    An `--also` is followed by the settings that its set changes.
 
     Args:
         kind: `sft`, `ppo` or `cnn`.
-        further: the task's sets of games but for the first.
+        further: names of the task's sets of games, without the first.
     """
 
     def on(task, games):

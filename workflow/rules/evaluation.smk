@@ -1,12 +1,13 @@
 # Held-out evaluation of every trained checkpoint.
 
-# By kind of checkpoint: its run, its folder, the policy in it, and whose threads and resources its evaluation takes.
+# By kind of checkpoint: the wildcards of its run, its folder, its policy, and the entry of `resources` for its evaluation.
 TRAINED = {
     "sft": (SFT_RUN, rules.sft.output.checkpoint, "vlm", "evaluation"),
     "ppo": (PPO_RUN, rules.ppo.output.checkpoint, "vlm", "evaluation"),
     "cnn": (CNN_RUN, rules.cnn.output.checkpoint, "cnn", "cnn"),
 }
-# The tasks by their further sets of games (`evaluation.sets` in the config). A checkpoint plays all sets in one process.
+# The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). A checkpoint plays all sets
+# in one process, which loads it once. The sets decide which files there are, so each group needs a rule of its own.
 FURTHER_SETS = {}
 for TASK in config["tasks"]:
     FURTHER_SETS.setdefault(tuple(evaluation_sets(config, TASK))[1:], []).append(TASK)

@@ -5,8 +5,8 @@ SHOWN_TABLES = expected_tables(config)
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files(SHOWN_TABLES)]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files(SHOWN_TABLES)]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]), SHOWN_TABLES)]
-# The command line's changes to the config, for the page of results.
-# Snakemake makes the paths absolute. On a page that is published they say nothing about this machine.
+# The command line's changes to the config, for the page of results. Snakemake makes the paths absolute; here they are
+# relative again, since a published page should say nothing about this machine.
 CONFIGFILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 CONFIG = [f"{key}={json.dumps(value)}" for key, value in workflow.config_settings.config.items()]
 OVERRIDES = ["--configfile", *CONFIGFILES] * bool(CONFIGFILES) + ["--config", *CONFIG] * bool(CONFIG)

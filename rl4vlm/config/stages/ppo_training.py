@@ -68,12 +68,13 @@ class TrainingSettings(RunSettings):
     ratio_limit: Positive = 10.0
     """A sample whose probability ratio is larger has no gradient."""
     target_kl: Positive | None = None
-    """An update ends after the first mini-batch that is further from the policy that played: estimated KL divergence in
-    nats, mean over its samples (`approx_kl`); null makes all `ppo_epochs`."""
+    """An update ends after the first mini-batch whose estimated KL divergence from the policy that played (`approx_kl`,
+    in nats, mean over its samples) is above this; null always makes all `ppo_epochs`."""
     importance_cap: Positive | None = None
-    """Largest importance weight of a sample; null weighs all alike. Below float32 the policy that plays is not quite
-    the one that learns. With a cap, a sample's policy loss is multiplied by the probability of its reply under the
-    second over that under the first, and at most by the cap. In float32 all weights are 1."""
+    """Largest importance weight of a sample; null gives every sample the weight 1. Below float32, generating a reply
+    and scoring it round differently, so the policy that plays is not quite the one that learns. With a cap, the policy
+    loss of a sample is multiplied by min(cap, p / q), where p is the probability of its reply when it is scored and q
+    the one when it was sampled. In float32 all weights are 1 up to rounding."""
     value_clip: Positive | None = None
     """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
     large as ALFWorld's 50."""
@@ -96,7 +97,8 @@ class TrainingSettings(RunSettings):
     validation_episodes: Count = 50
     """Episodes of a validation, always the same ones; their seeds are used nowhere else."""
     logged_episodes: Natural = 1
-    """Validation episodes whose images and replies go to the `loggers` at each validation: always the first ones."""
+    """How many validation episodes go to the `loggers`, with their images and replies, at each validation: always the
+    first ones (with several processes, the first of the main process)."""
     bootstrap_truncated: bool = False
     """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
     env: dict[str, Any] = field(default_factory=dict)

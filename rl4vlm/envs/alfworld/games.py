@@ -113,11 +113,11 @@ def find_games(
         skip_bad_games: log a bad game and list it in `skipped`, in place of an error.
 
     Raises:
-        ValueError: the folder does not exist, a generated game is not as it was written, a game is bad (the message
-            names its file), or there is no game.
+        ValueError: the folder does not exist, a generated game differs from its checksum in `run.json`, a game is bad
+            (the message names its file), or there is no game.
     """
     folder = split_folder(data, split)
-    # Games that were generated here have a record.
+    # Only generated games have a `run.json` to be compared with; official games pass.
     check_unchanged(folder)
     wanted, files, skipped, without_game = set(task_types), [], [], 0
     for trajectory in sorted(folder.rglob(TRAJECTORY)):

@@ -31,7 +31,7 @@ _NEAR = sorted(
 """Offsets of up to 60 pixels, the smallest first."""
 
 IMAGES_CACHED = 32
-"""Images, and as many backgrounds, that are kept: Pillow takes 360 kB for each."""
+"""How many images are cached, and how many backgrounds. Each takes 360 kB, and most are never asked for again."""
 
 
 def draw_seen(view: Seen) -> np.ndarray:

@@ -30,7 +30,7 @@ class ReplyCache:
     """A folder with one JSON file per question. Several processes may share it.
 
     A file is named by the question's key (`question_key`) and holds the whole exchange, with the image as a data URL.
-    It never holds an API key or other headers. A checksum tells a damaged file; files of earlier versions have none.
+    It never holds an API key or other headers. A checksum reveals a damaged file; files of earlier versions have none.
     """
 
     def __init__(self, folder: Path) -> None:

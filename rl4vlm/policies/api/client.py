@@ -85,7 +85,7 @@ class ApiClient:
             time.sleep(min(0.5 * 2**tries, LONGEST_WAIT))
 
     def read(self, stored: Stored) -> Answer:
-        """Parse a response. Which ones are refusals is up to the settings, also for a response from the cache."""
+        """Parse a response. Today's settings decide whether it is a refusal, also for a response from the cache."""
         codes, statuses = self.settings.refusal_codes, self.settings.refusal_statuses
         return read_answer(stored.status, stored.text, codes, statuses)
 

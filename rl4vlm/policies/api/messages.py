@@ -83,8 +83,8 @@ def read_answer(
     Args:
         status: the HTTP status.
         text: the body.
-        refusal_codes: codes of errors, and finish reasons, that mean that the content was refused.
-        refusal_statuses: statuses that mean the same.
+        refusal_codes: error codes and finish reasons that count as a refusal.
+        refusal_statuses: HTTP statuses that count as a refusal. Any other status from 400 on gives a malformed answer.
     """
     if is_refusal(status, text, refusal_codes, refusal_statuses):
         return Answer("", Kind.REFUSAL)

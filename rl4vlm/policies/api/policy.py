@@ -121,7 +121,8 @@ class ApiPolicy:
         for key in questions:
             stored = self.cache.get(key)
             answer = self.client.read(stored) if stored else None
-            # What an earlier version stored, or a refusal by settings of then, may be no completion: ask again.
+            # A stored response can be no completion: an earlier version stored such ones, and the settings may have
+            # changed since it counted as a refusal. The question is then asked again.
             if stored and answer and answer.kind is not Kind.MALFORMED:
                 self.budget.charge(answer, stored.retries)
                 self._known[key] = answer

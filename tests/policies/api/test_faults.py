@@ -162,7 +162,7 @@ class TestRepliesWithoutText:
         assert len(endpoint.asked) == 1
 
     def test_it_is_one_only_under_settings_that_say_so(self, tmp_path: Path) -> None:
-        """A status that was named by mistake must not stay a refusal in the cache."""
+        """If `refusal_statuses` named a status by mistake, its cached answers must not stay refusals."""
         with serving(Endpoint(404)) as endpoint:
             assert texts(policy_for(endpoint, tmp_path, refusal_statuses=[404]), requests(1)) == [""]
             assert texts(policy_for(endpoint, tmp_path), requests(1)) == [REPLY]
