@@ -101,7 +101,7 @@ def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:
     stage = "import sys, time; from rl4vlm.cli import workflow; workflow.SECONDS_BETWEEN_LOOKS = 0.05;"
     stage += "workflow.end_with_workflow(); open(sys.argv[1], 'w').close(); time.sleep(60)"
     # The stage's parent is a shell, as in a rule, and the workflow is the parent of that.
-    started = "import os, subprocess, sys; from rl4vlm.cli.workflow import announcement\n"
+    started = "import os, subprocess, sys; from rl4vlm.core.workflow import announcement\n"
     started += "os.environ['RL4VLM_WORKFLOW'] = announcement()\n"
     started += 'subprocess.run(["bash", "-c", \'"$0" -c "$1" "$2" 2>&1 | cat >"$2.log"\', *sys.argv[1:]])'
     words = [sys.executable, "-c", started, sys.executable, stage, str(tmp_path / "runs")]
@@ -112,9 +112,9 @@ def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:
 
 
 def test_a_stage_ends_if_its_workflow_was_killed_while_it_started() -> None:
-    announced = "from rl4vlm.cli.workflow import announcement; print(announcement())"
+    announced = "from rl4vlm.core.workflow import announcement; print(announcement())"
     workflow = subprocess.run([sys.executable, "-c", announced], capture_output=True, text=True, check=True)
-    stage = "import time; from rl4vlm.cli.workflow import end_with_workflow; end_with_workflow(); time.sleep(60)"
+    stage = "import time; from rl4vlm.core.workflow import end_with_workflow; end_with_workflow(); time.sleep(60)"
     environment = {**os.environ, "RL4VLM_WORKFLOW": workflow.stdout.strip()}
     done = subprocess.run([sys.executable, "-c", stage], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGTERM

@@ -16,7 +16,7 @@ from signal import SIGINT, SIGPIPE
 from typing import TextIO
 
 from rl4vlm.cli.parser import build_parser
-from rl4vlm.cli.workflow import end_with_workflow
+from rl4vlm.core.workflow import end_with_workflow
 from rl4vlm.training.signals import Interrupted
 
 __all__ = ["build_parser", "main"]

@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
-from rl4vlm.cli.workflow import announcement
+from rl4vlm.core.workflow import announcement
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
@@ -64,7 +64,7 @@ PPO_RUN = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
-# They end when it does (rl4vlm.cli.workflow).
+# They end when it does (rl4vlm.core.workflow).
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=announcement()
 )
