@@ -98,7 +98,7 @@ def test_a_closed_pipe_and_a_terminal_without_utf_8_give_no_traceback() -> None:
 
 def test_a_stage_ends_with_its_workflow(tmp_path: Path) -> None:
     """Killed by SIGKILL, a workflow cannot end its jobs."""
-    stage = "import sys, time; from rl4vlm.cli import workflow; workflow.SECONDS_BETWEEN_LOOKS = 0.05;"
+    stage = "import sys, time; from rl4vlm.core import workflow; workflow.SECONDS_BETWEEN_LOOKS = 0.05;"
     stage += "workflow.end_with_workflow(); open(sys.argv[1], 'w').close(); time.sleep(60)"
     # The stage's parent is a shell, as in a rule, and the workflow is the parent of that.
     started = "import os, subprocess, sys; from rl4vlm.core.workflow import announcement\n"
