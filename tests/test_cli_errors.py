@@ -126,3 +126,21 @@ def _wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
+
+
+def test_a_librarys_message_is_one_line_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("Server error for url 'http://me:secret@host/api'\nFor more information check: elsewhere")
+
+    monkeypatch.setattr(commands, "list_tasks", fail)
+    assert main(["tasks"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "host/api" in line
+    assert "secret" not in line
+
+
+def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["tasks"]) == 0

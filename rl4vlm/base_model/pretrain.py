@@ -37,7 +37,7 @@ from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
-from rl4vlm.models.weights import check_readable
+from rl4vlm.models.weights import check_readable, read_weights
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
@@ -197,6 +197,8 @@ def copy_shipped(*, source: Path, out: Path) -> None:
         raise ValueError(f"no base model at {source}: config.json is missing")
     check_unchanged(source)
     check_readable(source)
+    for file in source.glob("*.safetensors"):
+        read_weights(file)
     with stage_output(out, BASE_MODEL_STAGES) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         if not (folder / RECORD).is_file():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ WHAT_TO_DO = {
 }
 """By error number of a file that failed."""
 
+_PASSWORD = re.compile(r"://[^/\s@]+@")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit code.
@@ -62,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.stage(args)
         # Here, and not at exit, where a closed pipe would be reported as an error that was ignored.
-        sys.stdout.flush()
+        if sys.stdout:  # none if the caller closed it
+            sys.stdout.flush()
     except Interrupted as stop:
         _last_words(f"rl4vlm {args.name}: {stop}")
         return stop.code
@@ -79,9 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RL4VLM_TRACEBACK"):
             raise
         code, line = _explained(args.name, error)
-        _last_words(f"rl4vlm {args.name}: {line} (RL4VLM_TRACEBACK=1 shows where)")
+        _last_words(f"rl4vlm {args.name}: {_one_line(line)} (RL4VLM_TRACEBACK=1 shows where)")
         return code
     return 0
+
+
+def _one_line(text: str) -> str:
+    """A library's message on one line, without the user names and passwords of the addresses in it."""
+    return _PASSWORD.sub("://[hidden]@", " ".join(text.split()))
 
 
 def _explained(stage: str, error: Exception) -> tuple[int, str]:

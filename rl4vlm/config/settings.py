@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import date
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -142,6 +143,8 @@ def unusable_values(value: Any, place: str = "") -> Iterator[str]:
         yield f"{place}={value}: not a finite number"
     elif isinstance(value, str) and _NOT_TEXT.search(value):
         yield f"{place}: the text holds a null character or half of a surrogate pair"
+    elif isinstance(value, date | bytes | set):
+        yield f"{place}={value}: a {type(value).__name__}; put a text into quotes"
 
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")

@@ -221,6 +221,10 @@ def check_there(source: str | Path, what: str = "") -> None:
             f"no model at {name!r}{what}: there is no such folder, and a hub name has the form owner/model"
         )
     if constants.HF_HUB_OFFLINE:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            raise ValueError(
+                f"no model at {name!r}{what}: no such folder, none in the cache, and HF_HUB_OFFLINE is set"
+            )
         return
     # Ask once: transformers would ask for file after file, for minutes, also if the name is that of a misspelt folder.
     try:

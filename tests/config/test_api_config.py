@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,16 @@ def test_the_examples_of_the_config_are_valid() -> None:
 def test_an_entry_may_set_what_it_says_of_an_evaluation() -> None:
     names = {item.name for item in fields(ApiModel)}
     assert names == {item.name for item in fields(ApiSettings)} | set(API_ENTRY) | set(API_PLAY)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"base_url": "http://[::1/v1"}, "base_url is not an http address"),
+        ({"base_url": "http://host:99999/v1"}, "base_url is not an http address"),
+        ({"extra": {"day": date(2001, 1, 1)}}, "extra.day=2001-01-01: a date"),
+    ],
+)
+def test_what_no_request_can_hold_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_settings(ApiSettings, {"model": "m", "base_url": "http://host/v1", **changed})

@@ -55,7 +55,11 @@ class ApiSettings:
 
     @model_validator(mode="after")
     def _is_reachable(self) -> ApiSettings:
-        place = urlsplit(self.base_url)
+        try:
+            place = urlsplit(self.base_url)
+            _ = place.port
+        except ValueError:
+            raise ValueError("base_url is not an http address: its host or port cannot be read") from None
         if place.scheme not in ("http", "https") or not place.hostname:
             raise ValueError("base_url is not an http address")
         # An address is not shown: it may hold a key.

@@ -41,15 +41,19 @@ def expression_value(text: str, names: Mapping[str, Any]) -> Any:
                 return next(filter(None, map(value, node.values)), None)
         raise ValueError(f"the grammar's expression {text!r} names {ast.unparse(node)!r}, which no object has")
 
-    return value(_parsed(text))
+    try:
+        return value(_parsed(text))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the grammar's expression {text[:80]!r} cannot be computed: {error}") from error
 
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> ast.expr:
     try:
         parsed = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"the grammar's expression {text!r} cannot be read") from error
+    # What is nested too deeply exceeds the parser's memory or Python's recursion limit.
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError(f"the grammar's expression {text[:80]!r} cannot be read") from error
     for node in ast.walk(parsed):
         match node:
             case ast.Constant(value=str()) | ast.Name() | ast.BinOp(op=ast.Add()) | ast.BoolOp(op=ast.Or()):

@@ -137,9 +137,11 @@ class ApiClient:
             )
         status, what = error.status_code, RERUN
         if status < 500 and status not in PASSING:
+            key = self.settings.key_env
+            check_key = f"; check the key in {key}" if key else "; name the variable that holds a key in key_env"
             what = {
-                401: f"; check the key in {self.settings.key_env}",
-                403: f"; check the key in {self.settings.key_env}",
+                401: check_key,
+                403: check_key,
                 404: f"; check the model's name {self.settings.model!r} and the path of base_url{self._hint()}",
             }.get(status, "; check the settings of the model")
             what += (

@@ -32,3 +32,9 @@ def test_only_the_objects_own_attributes_can_be_read(text: str) -> None:
 def test_other_python_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not allowed|cannot be read"):
         expression_value(text, {"o": Thing()})
+
+
+@pytest.mark.parametrize("text", ["o + 'x'", " + ".join(["'a'"] * 20_000), "(" * 5_000 + "'a'" + ")" * 5_000])
+def test_what_cannot_be_computed_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        expression_value(text, {"o": Thing()})
