@@ -7,6 +7,7 @@ there come the checks, `rl4vlm STAGE --help` and docs/settings.md.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
@@ -60,8 +61,11 @@ def _path(value: str) -> str:
 
 def _pattern(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
+        with warnings.catch_warnings():
+            # Python warns of what a later version will read otherwise, such as `[[`.
+            warnings.simplefilter("error")
+            re.compile(value)
+    except (re.error, FutureWarning) as error:
         raise ValueError(f"no regular expression: {error}") from error
     return value
 

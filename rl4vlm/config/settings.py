@@ -144,7 +144,7 @@ def unusable_values(value: Any, place: str = "") -> Iterator[str]:
     elif isinstance(value, str) and _NOT_TEXT.search(value):
         yield f"{place}: the text holds a null character or half of a surrogate pair"
     elif isinstance(value, date | bytes | set):
-        yield f"{place}={value}: a {type(value).__name__}; put a text into quotes"
+        yield f"{place}={value!s}: a {type(value).__name__}; put a text into quotes"
 
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")

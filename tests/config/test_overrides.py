@@ -24,6 +24,7 @@ from rl4vlm.config.overrides import (
 )
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
+from rl4vlm.config.stages.sft import SFTSettings
 from tests.config.test_config_files import OVERLAYS, resolved
 
 
@@ -179,3 +180,9 @@ def test_several_nodes_have_a_launcher_each() -> None:
     more = {"nodes": 2, "mpi": "srun", "tasks": 2, "tasks_per_gpu": 0}
     assert granted(config, "ppo") == {"mem_mb": 9, "runtime": 60, "gpu": 8} | more
     assert granted({"resources": {"ppo": asked | {"nodes": 1}}}, "ppo") == {"mem_mb": 9, "runtime": 60, "gpu": 8}
+
+
+@pytest.mark.parametrize("pattern", ["(", "[[a]"])
+def test_what_python_does_not_read_for_good_is_no_pattern(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"freeze=.*no regular expression"):
+        build_settings(SFTSettings, {"freeze": pattern})

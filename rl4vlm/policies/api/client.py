@@ -49,13 +49,17 @@ class ApiClient:
         self.settings = settings
         self._limit = RateLimit(settings.requests_per_minute)
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+        try:
+            http_client = openai.DefaultHttpxClient(trust_env=not settings.is_local)
+        except Exception as error:  # the library has no one class of errors for what it finds in the environment
+            raise ApiError(f"{name}: a proxy of the environment (https_proxy, ...) is no address: {error}") from error
         # The client insists on a key. Pass a dummy so that it does not fall back to OPENAI_API_KEY.
         self._client = openai.OpenAI(
             api_key=self._key or "none",
             base_url=settings.base_url,
             timeout=settings.timeout,
             max_retries=settings.max_retries,
-            http_client=openai.DefaultHttpxClient(trust_env=not settings.is_local),
+            http_client=http_client,
         )
         # The client takes these from OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS,
         # which belong to whatever account the user works with elsewhere.

@@ -226,6 +226,11 @@ class TestPermanentFailures:
                 policy.act(requests(1))
         assert endpoint.asked == []
 
+    def test_a_broken_proxy_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("https_proxy", "http://proxy:port")
+        with serving(Endpoint()) as endpoint, pytest.raises(ApiError, match="https_proxy"):
+            policy_for(endpoint, tmp_path, base_url="https://models.example/v1")
+
 
 class TestCache:
     def test_a_rerun_asks_nothing_and_needs_no_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
