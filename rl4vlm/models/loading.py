@@ -68,14 +68,13 @@ class Backbone:
         name_in_order(self.model)
         with saving(folder):
             self.model.save_pretrained(folder)
-        if is_adapter(folder):
-            # PEFT saves neither config. The model's may differ from that of its base model (one_view).
-            config = deepcopy(self.model.config)
-            # The base model on disk is not quantised; whoever loads it chooses again.
-            config.__dict__.pop("quantization_config", None)
-            config.save_pretrained(folder)
-            self.model.generation_config.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+            if is_adapter(folder):
+                # PEFT saves neither config. The model's may differ from that of its base model (one_view).
+                config = deepcopy(self.model.config)
+                config.__dict__.pop("quantization_config", None)  # whoever loads the base model chooses again
+                config.save_pretrained(folder)
+                self.model.generation_config.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
 
 
 def use_own_generation(model: PreTrainedModel, encoder: Encoder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,11 +37,20 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Inside the block, a failed write of safetensors is an OSError like any other, with the folder."""
+    """Inside the block, a failed write of safetensors or tokenizers is an OSError like any other, with the folder.
+
+    Both are written in Rust, which puts the system's error number into the text; tokenizers has no class of its own.
+    """
     try:
         yield
-    except SafetensorError as error:
-        raise OSError(errno.EIO, f"cannot be written: {error}", str(folder)) from error
+    except OSError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if not number and not isinstance(error, SafetensorError):
+            raise
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, f"cannot be written: {error}", str(folder)) from error
 
 
 def check_readable(folder: Path) -> None:

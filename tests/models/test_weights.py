@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.value_head import ValueHead
+from rl4vlm.models.weights import saving
 
 SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 
@@ -72,3 +75,10 @@ def test_of_the_cnn_and_the_value_head(tmp_path: Path) -> None:
         (tmp_path / "cnn.json").write_text(text)
         with pytest.raises(ValueError, match=r"cnn\.json "):
             CNNActorCritic.load(tmp_path, temperature=1.0)
+
+
+def test_a_full_disk_is_told_by_its_number_whatever_library_writes(tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    with pytest.raises(OSError, match="somewhere") as failed, saving(Path("somewhere")):
+        tokenizer.save("/dev/full")
+    assert failed.value.errno == errno.ENOSPC

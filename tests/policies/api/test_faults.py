@@ -173,7 +173,11 @@ class TestPermanentFailures:
 
     @pytest.mark.parametrize(
         ("status", "advice"),
-        [(400, "the settings of the model"), (401, "name the variable that holds a key in key_env"), (404, "the model's name 'm' and the path")],
+        [
+            (400, "the settings of the model"),
+            (401, "name the variable that holds a key in key_env"),
+            (404, "the model's name 'm' and the path"),
+        ],
     )
     def test_a_refused_request_is_not_repeated(self, status: int, advice: str, tmp_path: Path) -> None:
         with serving(Endpoint(status)) as endpoint:
