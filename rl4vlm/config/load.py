@@ -10,6 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import read_yaml
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import Style
@@ -176,9 +177,10 @@ def _api_cache(config: Mapping[str, Any]) -> str:
     return f"{config['results_dir']}/api_cache"
 
 
-def thought_prob_coef(config: Mapping[str, Any], task: str) -> float:
-    """λ of a task's main runs."""
-    return float(stage_settings(config, "ppo", task)["thought_prob_coef"])
+def thought_prob_coef(config: Mapping[str, Any], task: str, variant: str = "") -> float:
+    """λ of a task's main runs, or of a variant's."""
+    settings = stage_settings(config, "ppo", task, variant)
+    return float(settings.get("thought_prob_coef", PPOSettings.thought_prob_coef))
 
 
 def lambda_ablation(config: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -111,11 +111,10 @@ def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
 
 def _variant_runs(config: Mapping[str, Any]) -> list[PPORun]:
     return [
-        PPORun(task, Style.COT.value, float(settings["thought_prob_coef"]), seed, name)
+        PPORun(task, Style.COT.value, thought_prob_coef(config, task, name), seed, name)
         for name in config.get("variants") or {}
         for task in config["tasks"]
         if any(_changes(config, stage, task, name) for stage in ("sft", "ppo"))
-        for settings in [stage_settings(config, "ppo", task, name)]
         for seed in config["seeds"]
     ]
 

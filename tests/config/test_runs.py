@@ -19,6 +19,7 @@ from rl4vlm.config.runs import (
     ppo_runs,
     start_of,
 )
+from rl4vlm.config.stages.ppo import PPOSettings
 
 CONFIG: Mapping[str, Any] = {
     "tasks": ["NumberLine", "Blackjack"],
@@ -45,6 +46,10 @@ class TestRuns:
             "NumberLine-cot-lambda1-seed1",
             "NumberLine-cot-lambda1-seed2",
         ]
+
+    def test_a_config_that_leaves_lambda_out_has_the_settings_own(self) -> None:
+        runs = main_runs({**CONFIG, "ppo": {}})
+        assert {run.thought_prob_coef for run in runs} == {PPOSettings.thought_prob_coef}
 
     def test_without_ablations_there_are_the_main_runs(self) -> None:
         for none in ({}, {"ablations": None}, {"ablations": {"lambda": None}}):

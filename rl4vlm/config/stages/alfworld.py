@@ -21,12 +21,12 @@ class GamesSettings:
     """Games for evaluation in rooms that are not trained in."""
     seed: Natural = 1
     """Seed of the games."""
-    rooms: Annotated[int, Field(ge=1, le=24)] = 3
+    rooms: Annotated[Count, Field(le=24)] = 3
     """Rooms of each kind for train and seen: the first ones of ALFRED's training scenes."""
-    unseen_rooms: Annotated[int, Field(ge=1, le=6)] = 2
+    unseen_rooms: Annotated[Count, Field(le=6)] = 2
     """Rooms of each kind for unseen: the first ones of ALFRED's held-out scenes."""
     # With fewer, some task types have no game.
-    receptacles: Annotated[int, Field(ge=4)] = 8
+    receptacles: Annotated[Count, Field(ge=4)] = 8
     """Largest number of receptacles per room, the same ones in all games of a room."""
     distractors: Natural = 5
     """Number of objects per game that have nothing to do with the task."""
