@@ -10,7 +10,7 @@ import pytest
 from rl4vlm.config.load import load_config
 from rl4vlm.results.claims import Claim, broken_claims, load_claims
 from rl4vlm.results.tables import build_tables
-from tests.results.synthetic import make_results
+from tests.results.synthetic import add_evaluation, make_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +66,12 @@ def test_a_file_that_is_no_text_or_no_table_is_named(tmp_path: Path) -> None:
 
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
+    household = {"overall": "alfworld_avg", "data_sources": ["generated"], "games": "unseen"}
+    for method, kind in (("LLaVA-sft", "sft"), ("RL4VLM", "ppo")):
+        groups = {"pick": {"successes": 4, "episodes": 20, "success_rate": 20.0}}
+        add_evaluation(
+            made, f"{kind}-ALFWorld@unseen", "ALFWorld", method, kind, 0.2, 20, seed=1, groups=groups, **household
+        )
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     claims = load_claims(ROOT / "claims.yaml", load_config([ROOT / "config" / "config.yaml"])["results_dir"])
     assert len(claims) > 5
