@@ -66,7 +66,7 @@ def test_a_file_that_is_no_text_or_no_table_is_named(tmp_path: Path) -> None:
 
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
-    household = {"overall": "alfworld_avg", "data_sources": ["generated"], "games": "unseen"}
+    household: dict[str, Any] = {"overall": "alfworld_avg", "data_sources": ["generated"], "games": "unseen"}
     for method, kind in (("LLaVA-sft", "sft"), ("RL4VLM", "ppo")):
         groups = {"pick": {"successes": 4, "episodes": 20, "success_rate": 20.0}}
         add_evaluation(
