@@ -31,8 +31,8 @@ from rl4vlm.core.files import atomic_write_text, jsonable
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.lora import trainable
+from rl4vlm.ppo.rescoring import below_float32
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.update import below_float32
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
 
 PROFILED_TOKENS = 16

@@ -45,9 +45,11 @@ def can_share_rows(model: PreTrainedModel) -> bool:
 
 def distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:
     """The distinct prompts in the order in which they first appear, and for each prompt its index among them."""
-    first = {prompt.key: prompt for prompt in reversed(prompts)}
-    number = {key: index for index, key in enumerate(dict.fromkeys(prompt.key for prompt in prompts))}
-    return [first[key] for key in number], [number[prompt.key] for prompt in prompts]
+    first: dict[str, Encoded] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.key, prompt)
+    number = {key: index for index, key in enumerate(first)}
+    return list(first.values()), [number[prompt.key] for prompt in prompts]
 
 
 def shared_rows(prompts: Sequence[Encoded], replies: Sequence[torch.Tensor], width: int) -> list[list[int]]:

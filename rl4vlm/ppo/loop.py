@@ -22,10 +22,11 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.success import RecentEpisodes, validate
-from rl4vlm.ppo.update import PolicyOptimizer, optimiser_steps
+from rl4vlm.ppo.update import optimiser_steps
 from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes

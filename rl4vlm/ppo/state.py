@@ -12,9 +12,10 @@ import torch
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.types import Episode
 from rl4vlm.interaction.play import Slot
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Rollout, Sample, Transition
 from rl4vlm.ppo.success import RecentEpisodes
-from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress
+from rl4vlm.ppo.update import UpdateProgress
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
 

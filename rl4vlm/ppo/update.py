@@ -5,58 +5,38 @@ Legend: B samples of a micro-batch.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import nn
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
-from rl4vlm.policies.trainable import TrainablePolicy, column
+from rl4vlm.policies.trainable import column
 from rl4vlm.ppo.losses import (
     approximate_kl,
     effective_sample_size,
-    importance_weight,
     k3,
     new_log_prob,
     old_log_prob,
     policy_loss,
     value_loss,
 )
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
+from rl4vlm.ppo.rescoring import (
+    LOG_PROB,
+    SAMPLED_LOG_PROB,
+    VALUE,
+    WEIGHT,
+    below_float32,
+    rescore_before_update,
+    token_error,
+    warn_of_mismatch,
+    zero_step,
+)
 from rl4vlm.ppo.rollout import Sample, by_input
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.optim import clear_gradients
-
-logger = logging.getLogger(__name__)
-
-TOKEN_ERROR_LIMIT = 1.05
-"""Largest `token_mult_prob_error` without a warning, as in the tests of NeMo RL."""
-
-
-@dataclass(frozen=True)
-class PolicyOptimizer:
-    """A policy and what changes its weights.
-
-    Attributes:
-        policy: the policy that is trained.
-        model: `policy.model` as the accelerator prepared it. Forward passes with gradients go through this one, so
-            that a data-parallel wrapper sees them.
-        optimizer: of the trained weights.
-        accelerator: the device and the processes.
-        thought_prob_coef: the paper's lambda, the weight of the thoughts' log-probability (`policy_log_prob`).
-        kl_coef: the weight of the divergence from the reference, if the policy has one.
-    """
-
-    policy: TrainablePolicy
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
-    thought_prob_coef: float
-    kl_coef: float = 0.0
 
 
 @dataclass
@@ -71,7 +51,7 @@ class UpdateProgress:
         old: (samples, 6) from `rescore_before_update`; None if the samples were not rescored.
         totals: sums over the samples that this process trained on, by the name of the metric.
         first_ratio_error: the largest |ratio - 1| of the first mini-batch in this process.
-        neighbours: metrics of a step of size 0 (`_zero_step`), only if the samples were rescored.
+        neighbours: metrics of a step of size 0 (`zero_step`), only if the samples were rescored.
     """
 
     epoch: int = 0
@@ -102,7 +82,7 @@ class UpdateProgress:
         - `rescored_gap`, only if samples were rescored before the update: the mean difference between their
           log-probabilities then and as sampled. It replaces the first check, which can no longer fail: the ratio
           then compares two rescored log-probabilities, so it is always near 1. `neighbour_ratio_error` and
-          `neighbour_clip_fraction` say how much of the clip range rounding takes (`_zero_step`);
+          `neighbour_clip_fraction` say how much of the clip range rounding takes (`zero_step`);
           `effective_sample_size` and `token_mult_prob_error` say how far the policy that played is from the one that
           learns (docs/metrics.md).
         """
@@ -110,8 +90,8 @@ class UpdateProgress:
         means = {name: sum(totals[name] for totals, _ in gathered) / self.seen for name in self.totals}
         means["first_ratio_error"] = max(error for _, error in gathered)
         if self.old is not None:
-            means["rescored_gap"] = float(np.abs(self.old[:, 0] - self.old[:, 2]).mean())
-            means["effective_sample_size"] = float(effective_sample_size(torch.from_numpy(self.old[:, 3])))
+            means["rescored_gap"] = float(np.abs(self.old[:, LOG_PROB] - self.old[:, SAMPLED_LOG_PROB]).mean())
+            means["effective_sample_size"] = float(effective_sample_size(torch.from_numpy(self.old[:, WEIGHT])))
             means["token_mult_prob_error"] = token_error(self.old)
         return means | self.neighbours
 
@@ -142,9 +122,9 @@ def optimiser_steps(
         inexact = below_float32(policy_optimizer.policy.model) or settings.importance_cap is not None
         if progress.seen == 0 and progress.old is None and inexact:
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
-            _warn_of_mismatch(token_error(progress.old), policy_optimizer.accelerator)
+            warn_of_mismatch(token_error(progress.old), policy_optimizer.accelerator)
             first = progress.order[: settings.minibatch_size]
-            progress.neighbours = _zero_step(policy_optimizer, samples, first, progress.old, settings)
+            progress.neighbours = zero_step(policy_optimizer, samples, first, progress.old, settings)
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.
         indices = by_input(progress.order[progress.position : progress.position + settings.minibatch_size], samples)
         minibatch = [_sample(samples, index, progress, settings) for index in indices]
@@ -169,107 +149,9 @@ def optimiser_steps(
 def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress, settings: TrainingSettings) -> Sample:
     if progress.old is None:
         return samples[index]
-    log_prob, value, _, weight = progress.old[index, :4].tolist()
+    log_prob, value, weight = progress.old[index, [LOG_PROB, VALUE, WEIGHT]].tolist()
     importance = 1.0 if settings.importance_cap is None else weight
     return replace(samples[index], log_prob=log_prob, value=value, importance=importance)
-
-
-def token_error(old: np.ndarray) -> float:
-    """The metric `token_mult_prob_error`: mean over all tokens of exp(|log-probability rescored - as sampled|).
-
-    Args:
-        old: from `rescore_before_update`.
-
-    Returns:
-        At least 1; 1 for a policy that writes no tokens.
-    """
-    tokens = old[:, 5].sum()
-    return float(old[:, 4].sum() / tokens) if tokens else 1.0
-
-
-def _warn_of_mismatch(error: float, accelerator: Accelerator) -> None:
-    if error > TOKEN_ERROR_LIMIT and accelerator.is_main_process:
-        logger.warning(
-            "token_mult_prob_error is %.3f, above %g: the probability of a token where it is learned from differs by "
-            "this factor from that with which it was sampled (docs/metrics.md)",
-            error,
-            TOKEN_ERROR_LIMIT,
-        )
-
-
-def below_float32(model: nn.Module) -> bool:
-    """Whether some weights take less than four bytes, in bfloat16 or quantised: the model computes less precisely."""
-    return any(weight.element_size() < torch.float32.itemsize for weight in model.parameters())
-
-
-@torch.no_grad()
-def rescore_before_update(
-    policy_optimizer: PolicyOptimizer, samples: Sequence[Sample], order: np.ndarray, settings: TrainingSettings
-) -> np.ndarray:
-    """Old log-probabilities and values from the update's own forward pass, before any weight changes.
-
-    A reply is sampled token by token with a key-value cache, and rescored in one forward pass. Both give the same
-    log-probabilities up to rounding. In bfloat16 the rounding errors, divided by the temperature and summed over a
-    reply, reach tenths of a nat: ratios would differ from 1, and be clipped, because of noise.
-
-    Args:
-        policy_optimizer: the policy.
-        samples: the whole rollout.
-        order: the permutation of the first epoch. The samples are scored in that epoch's micro-batches, because
-            rounding depends on the batch, too.
-        settings: for the sizes of the batches.
-
-    Returns:
-        (samples, 6) float64, the same in every process: log-probability, value, log-probability as sampled, importance
-        weight, `Rescored.token_error` and number of tokens; 0 for samples that `order` leaves out.
-    """
-    # The mode of the optimiser step, without dropout.
-    policy_optimizer.model.eval()
-    local: list[int] = []
-    scored: list[torch.Tensor] = []
-    for start in range(0, len(order), settings.minibatch_size):
-        indices = by_input(order[start : start + settings.minibatch_size], samples)
-        for micro_batch in micro_batches(indices, settings.micro_batch_size, policy_optimizer.accelerator):
-            items = [samples[index].item for index in micro_batch.items]
-            now = policy_optimizer.policy.rescore(policy_optimizer.model, items)
-            log_prob_B = new_log_prob(now, policy_optimizer.thought_prob_coef)
-            sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
-            # Without the dummy samples that fill up the last micro-batch.
-            local += micro_batch.items[: micro_batch.counted]
-            # Here the thoughts count fully (λ = 1): the reply was sampled as a whole, whatever λ is in the loss.
-            cap = settings.importance_cap or math.inf
-            weight_B = importance_weight(new_log_prob(now, 1.0), old_log_prob(now, 1.0), cap)
-            # A policy without tokens gets zeros.
-            none_B = torch.zeros_like(now.value)
-            tokens = [none_B if found is None else found.to(now.value) for found in (now.token_error, now.tokens)]
-            columns = torch.stack([log_prob_B, now.value, sampled_B, weight_B, *tokens], dim=-1)
-            scored.append(columns[: micro_batch.counted])
-    rows = torch.cat(scored)
-    old = rows.new_zeros(len(samples), rows.shape[1])
-    old[local] = rows
-    # Each row is zero in all processes but the one that scored it, so the sum puts the rows together.
-    everyones: torch.Tensor = policy_optimizer.accelerator.reduce(old, "sum")
-    return everyones.double().cpu().numpy()
-
-
-def _zero_step(
-    policy_optimizer: PolicyOptimizer,
-    samples: Sequence[Sample],
-    indices: np.ndarray,
-    old: np.ndarray,
-    settings: TrainingSettings,
-) -> dict[str, float]:
-    """The ratios of samples after a step of size 0, next to other samples in their micro-batches than in `old`.
-
-    Any distance from 1 is rounding, which every later step has as well.
-    """
-    # In the order of the rollout instead of the shuffled one.
-    again = rescore_before_update(policy_optimizer, samples, np.sort(indices), settings)
-    errors = np.abs(np.exp(again[indices, 0] - old[indices, 0]) - 1)
-    return {
-        "neighbour_ratio_error": float(errors.max()),
-        "neighbour_clip_fraction": float((errors > settings.clip_range).mean()),
-    }
 
 
 def _optimiser_step(

@@ -19,9 +19,10 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import build_model, run
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.train import run as run_vlm
-from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES

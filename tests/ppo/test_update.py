@@ -15,8 +15,9 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import parameter_groups
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, by_input
-from rl4vlm.ppo.update import PolicyOptimizer, UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)

@@ -1,0 +1,33 @@
+"""What an update trains, and with what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rl4vlm.policies.trainable import TrainablePolicy
+
+
+@dataclass(frozen=True)
+class PolicyOptimizer:
+    """A policy and what changes its weights.
+
+    Attributes:
+        policy: the policy that is trained.
+        model: `policy.model` as the accelerator prepared it. Forward passes with gradients go through this one, so
+            that a data-parallel wrapper sees them.
+        optimizer: of the trained weights.
+        accelerator: the device and the processes.
+        thought_prob_coef: the paper's lambda, the weight of the thoughts' log-probability (`policy_log_prob`).
+        kl_coef: the weight of the divergence from the reference, if the policy has one.
+    """
+
+    policy: TrainablePolicy
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    thought_prob_coef: float
+    kl_coef: float = 0.0
