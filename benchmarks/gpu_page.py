@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.rates import run_hours
+from benchmarks.rates import PAPER_EPOCHS, PAPER_STEPS
+from rl4vlm.training.plan import run_hours
 
-STEPS = 30_000
-"""Environment steps of a run at the paper's scale, in all environments together (`config/scales/paper.yaml`)."""
+STEPS = 2 * PAPER_STEPS
+"""Environment steps of a run at the paper's scale: those of both processes (`config/scales/paper.yaml`)."""
 Line = dict[str, Any]
 
 
@@ -137,7 +138,7 @@ def _learning(lines: Sequence[Line]) -> list[str]:
 def _hours(played: float, learned: Line) -> float:
     # Only below float32 is a rollout scored again before its update.
     again = 0.0 if learned["choice"]["dtype"] == "float32" else 1 / learned["scored_per_s"]
-    return run_hours(STEPS, 1 / played, again, 1 / learned["trained_per_s"])
+    return run_hours(STEPS, PAPER_EPOCHS, 1 / played, again, 1 / learned["trained_per_s"])
 
 
 def _profiles(lines: Sequence[Line]) -> list[str]:

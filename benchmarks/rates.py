@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.counting import Ceiling, Work
+from rl4vlm.training.plan import run_hours
 
 MODES = ("ours", "public")
 PAPER_STEPS, PAPER_EPOCHS = 15_000, 4
@@ -109,19 +110,7 @@ def hours(repeats: Sequence[Repeat], rescored: bool = False) -> float:
     play = statistics.median(per_sample(one.rollout) for one in repeats)
     learn = statistics.median(per_sample(one.update) for one in repeats)
     again = statistics.median(per_sample(one.score) for one in repeats) if rescored else 0.0
-    return run_hours(PAPER_STEPS, play, again, learn)
-
-
-def run_hours(steps: int, play: float, again: float, learn: float) -> float:
-    """Hours of a run of `PAPER_EPOCHS` epochs per update.
-
-    Args:
-        steps: environment steps of the run.
-        play: seconds per sample to play it.
-        again: seconds per sample to score it again before the update, or 0.
-        learn: seconds per sample to learn from it in one epoch.
-    """
-    return steps * (play + again + PAPER_EPOCHS * learn) / 3600
+    return run_hours(PAPER_STEPS, PAPER_EPOCHS, play, again, learn)
 
 
 COLUMNS: Sequence[tuple[str, str, Callable[[float], str]]] = (

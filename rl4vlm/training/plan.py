@@ -144,8 +144,21 @@ def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:
     again = ppo.dtype != "float32"
     if rates.played is None or rates.trained is None or (again and rates.scored is None):
         return f"{ppo.total_env_steps:,} x (1/played + {'1/scored + ' if again else ''}{ppo.ppo_epochs}/trained)"
-    each = 1 / rates.played + (1 / rates.scored if again and rates.scored else 0.0) + ppo.ppo_epochs / rates.trained
-    return f"{ppo.total_env_steps * each / 3600:.1f}"
+    rescoring = 1 / rates.scored if again and rates.scored else 0.0
+    return f"{run_hours(ppo.total_env_steps, ppo.ppo_epochs, 1 / rates.played, rescoring, 1 / rates.trained):.1f}"
+
+
+def run_hours(steps: int, epochs: int, play: float, again: float, learn: float) -> float:
+    """Hours of a PPO run.
+
+    Args:
+        steps: environment steps of the run.
+        epochs: per update.
+        play: seconds per sample to play it.
+        again: seconds per sample to score it again before the update, or 0.
+        learn: seconds per sample to learn from it in one epoch.
+    """
+    return steps * (play + again + epochs * learn) / 3600
 
 
 def _checkpoint(memory: Memory, loaded: BackboneSettings) -> int:
