@@ -144,3 +144,15 @@ def test_a_librarys_message_is_one_line_without_passwords(
 def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["tasks"]) == 0
+
+
+def test_a_broken_connection_is_told_without_an_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(commands, "list_tasks", fail)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["tasks"]) == 3
+    assert "another program ended" in capsys.readouterr().err

@@ -75,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + SIGINT
     except _expected() as error:
         # A broken connection to another program is the same error. That one is reported as a failed file.
-        if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, (sys.stdout, sys.stderr))):
+        streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # one that the caller closed is None
+        if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, streams)):
             _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
             # Otherwise Python reports at exit that it could not flush the stream.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if sys.stdout:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + SIGPIPE
         if os.environ.get("RL4VLM_TRACEBACK"):
             raise
