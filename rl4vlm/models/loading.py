@@ -30,6 +30,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.core.output import check_unchanged
+from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 from rl4vlm.models.output_head import use_float32_head
@@ -127,19 +128,18 @@ def load_backbone(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
         model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
-    check_there(source)
     _check_files(source)
     adapter = Path(source) if is_adapter(source) else None
     weights = source if adapter is None else base_of(adapter)
     if adapter is not None:
-        check_there(weights, f" (the base model of the adapter in {adapter})")
-        _check_files(weights)
+        _check_files(weights, f" (the base model of the adapter in {adapter})")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         processor = load_processor(source)
         if one_view:
             config, processor = with_one_view(config, processor)
         count_placeholders(config, processor)
+        check_size(config, Path(weights))
         model, found = AutoModelForImageTextToText.from_pretrained(
             weights,
             config=config,
@@ -237,9 +237,9 @@ def check_there(source: str | Path, what: str = "") -> None:
         constants.HF_HUB_OFFLINE = True
 
 
-def _check_files(source: str | Path) -> None:
-    folder = Path(source)
-    if folder.is_dir():
+def _check_files(source: str | Path, what: str = "") -> None:
+    check_there(source, what)
+    if (folder := Path(source)).is_dir():
         check_unchanged(folder)
         check_readable(folder)
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR, LoraSettings
+from rl4vlm.models.config_size import stored_shapes
 
 ADAPTER_FILE = "adapter_config.json"
 PROJECTOR = "projector"
@@ -72,7 +73,15 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
-    """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`."""
+    """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`.
+
+    Raises:
+        ValueError: its config asks for a higher rank than its weights have, and thus perhaps for any amount of memory.
+    """
+    rank = PeftConfig.from_pretrained(str(folder)).r
+    held = [shape[0] for name, shape in stored_shapes(folder).items() if "lora_A" in name]
+    if held and rank > max(held):
+        raise ValueError(f"{ADAPTER_FILE} asks for rank {rank:,}, but the weights in {folder} have rank {max(held)}")
     renamed = getattr(model, "_weight_conversions", None)
     found = model.load_adapter(str(folder), is_trainable=True)
     # `load_adapter` sets its own renaming of weights here. `save_pretrained` would apply it to a merged model, too.

@@ -73,7 +73,10 @@ def rescore_before_update(
             weight_B = importance_weight(new_log_prob(now, 1.0), old_log_prob(now, 1.0), cap)
             # A policy without tokens gets zeros.
             none_B = torch.zeros_like(now.value)
-            tokens = [none_B if found is None else found.to(now.value) for found in (now.token_mult_prob_error_sum, now.tokens)]
+            tokens = [
+                none_B if found is None else found.to(now.value)
+                for found in (now.token_mult_prob_error_sum, now.tokens)
+            ]
             columns = torch.stack([log_prob_B, now.value, sampled_B, weight_B, *tokens], dim=-1)
             scored.append(columns[: micro_batch.counted])
     rows = torch.cat(scored)
