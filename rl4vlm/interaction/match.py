@@ -49,7 +49,7 @@ def actions_in(value: str, actions: Sequence[str], aliases: Mapping[str, str] = 
 
 def _unmarked(value: str) -> str:
     # The slash of a tag is no operator, and neither are asterisks or underscores around the whole value. So the three
-    # or five asterisks that `*×*` and `**\\times**` have become are one that is emphasised; two or four are none.
+    # or five asterisks that `*\\times*` and `**\\times**` have become are one, emphasised; two or four are none.
     text = _TAG.sub(" ", _normalised(value))
     emphasised = _EMPHASIS.fullmatch(text)
     return emphasised["inner"] if emphasised else text

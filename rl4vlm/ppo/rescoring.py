@@ -103,8 +103,8 @@ def token_mult_prob_error(old: np.ndarray) -> float:
 def warn_of_prob_error(error: float, accelerator: Accelerator) -> None:
     if error > TOKEN_MULT_PROB_ERROR_LIMIT and accelerator.is_main_process:
         logger.warning(
-            "token_mult_prob_error is %.3f, above %g: on average, scoring a token again gives a probability that differs "
-            "by this factor from the one it was sampled with (docs/metrics.md)",
+            "token_mult_prob_error is %.3f, above %g: a token that is scored again has a probability that differs, on "
+            "average, by this factor from the one it was sampled with (docs/metrics.md)",
             error,
             TOKEN_MULT_PROB_ERROR_LIMIT,
         )
