@@ -32,7 +32,7 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
             f"config.json asks for {layers:,} layers, but the files at {folder} hold {len(shapes)} tensors"
         )
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     asked = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     held = sum(map(math.prod, shapes.values()))
     if asked > held * (PACKED if hasattr(config, "quantization_config") else SLACK):
