@@ -7,6 +7,7 @@ PEFT's format and the name of the base model, which is loaded from there.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ def base_of(adapter: str | Path) -> str:
     """Folder or hub name of the model that an adapter was trained on, as its checkpoint records it.
 
     Raises:
-        ValueError: the adapter's config is not one.
+        ValueError: the adapter's config is not one, or has entries that PEFT does not know.
     """
     try:
-        recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
-    except (KeyError, TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            # PEFT warns of entries that it does not know, and leaves them out: the adapter would be another one.
+            warnings.simplefilter("error", UserWarning)
+            recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    except (KeyError, TypeError, ValueError, UserWarning) as error:
         raise ValueError(f"{Path(adapter, ADAPTER_FILE)} is no config of an adapter: {error!r}") from error
     if Path(recorded).is_dir():
         return recorded

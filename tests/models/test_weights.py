@@ -70,6 +70,25 @@ def test_an_adapter_that_asks_for_a_higher_rank_than_its_weights_is_refused(
         load_backbone(tmp_path)
 
 
+def test_an_adapter_with_entries_that_nobody_knows_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(file.read_text().replace("lora_alpha", "lora_alphb"))
+    with pytest.raises(ValueError, match=rf"{file} is no config of an adapter: .*'lora_alphb'"):
+        load_backbone(tmp_path)
+
+
+def test_an_adapter_whose_own_config_does_not_fit_its_base_model_is_named(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["image_size"] = 75
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"base model of the adapter in {tmp_path}\) are incomplete: .*position_emb"):
+        load_backbone(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["image_size", "width", "text_width"])
 def test_a_network_that_asks_for_far_more_than_its_weights_is_refused(tmp_path: Path, name: str) -> None:
     CNNActorCritic(("+", "-"), reads_text=True, sizes=SIZES, temperature=1.0).save(tmp_path)
