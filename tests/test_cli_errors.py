@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ def test_a_librarys_message_is_one_line_without_passwords(
     (line,) = capsys.readouterr().err.splitlines()
     assert "host/api" in line
     assert "secret" not in line
+
+
+def test_a_full_disk_behind_the_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails, too
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["tasks"]) == 3
+        monkeypatch.undo()
+    assert "error: standard output: No space left on device; free some space" in capsys.readouterr().err
 
 
 def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import io
 import os
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from rl4vlm.archive.layout import WEIGHTS
+from rl4vlm.core.lock import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def revision_and_tree(root: Path, *, ignore: Path | None = None) -> tuple[str, s
     if Path(top).resolve() != root.resolve():
         raise ValueError(f"{root.absolute()} is no git checkout of its own, but lies in that of {top}")
     revision = _git(root, "rev-parse", "HEAD").decode().strip()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("rl4vlm-index-") as folder:
         # Use a separate index, so that the user's staged changes stay as they are.
-        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        index = {"GIT_INDEX_FILE": str(folder / "index")}
         _git(root, "read-tree", "HEAD", **index)
         _git(root, "add", "--all", **index)
         if ignore is not None and (place := ignore.parent.resolve() / ignore.name).is_relative_to(root.resolve()):

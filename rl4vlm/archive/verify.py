@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
 from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.config.settings import build_settings
 from rl4vlm.core.files import RECORD, read_json, read_text, sha256_of
+from rl4vlm.core.lock import scratch_folder
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.results.names import FIGURE_KINDS, figures_beside, table_files, tables_in
@@ -53,8 +53,7 @@ def verify(folder: Path) -> Verdict:
     problems = [difference for output in (tables, *figures.values()) for difference in differences(results, output)]
     if problems:
         return Verdict(len(sums), 0, tuple(dict.fromkeys(problems)))
-    with tempfile.TemporaryDirectory() as scratch:
-        again = Path(scratch)
+    with scratch_folder("rl4vlm-verify-") as again:
         made = [*_rebuild_tables(results, tables, shown, again), *_rebuild_figures(results, figures, again)]
         different = [(name, output) for name, output in made if not _same(results / name, again / name)]
     return Verdict(len(sums), len(made), tuple(_difference(results, name, output) for name, output in different))

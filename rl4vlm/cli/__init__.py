@@ -13,10 +13,12 @@ import select
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from signal import SIGINT, SIGPIPE
 from typing import TextIO
 
 from rl4vlm.cli.parser import build_parser
+from rl4vlm.core.files import named
 from rl4vlm.core.workflow import end_with_workflow
 from rl4vlm.training.signals import Interrupted
 
@@ -66,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.stage(args)
         # Here, and not at exit, where a closed pipe would be reported as an error that was ignored.
         if sys.stdout:  # none if the caller closed it
-            sys.stdout.flush()
+            with named(Path("standard output")):
+                sys.stdout.flush()
     except Interrupted as stop:
         _last_words(f"rl4vlm {args.name}: {stop}")
         return stop.code

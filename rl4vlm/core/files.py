@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,21 +38,36 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Replace a file in one step, so that a reader sees the old content or the new, never a part of it.
+def atomic_files(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+    """Replace files, none before all new contents are on the disk: a reader sees the old content or the new.
 
-    Yields the path of a temporary file to write. It becomes `path` when the block ends without an error; otherwise
-    `path` stays as it was. Missing parent folders are created.
+    Yields, by path, the temporary files to write. They take the places of `paths` when the block ends without an error.
+    An error or a kill before that leaves all files as they were. Missing parent folders are created.
     """
-    # Hidden names, so that no glob for results matches them. A draft that a kill left is written over.
-    draft = path.with_name(f".{path.name}.unfinished")
-    with named(path), locked(path.with_name(f".{path.name}.lock"), wait=True):
+    # Hidden names, so that no glob for results matches them. A draft that a kill left is written over. Every process
+    # takes the locks in the same order, so that no two wait for each other for ever.
+    drafts = {path: path.with_name(f".{path.name}.unfinished") for path in sorted(paths)}
+    with ExitStack() as locks:
+        for path in drafts:
+            with named(path):
+                locks.enter_context(locked(path.with_name(f".{path.name}.lock"), wait=True))
         try:
-            yield draft
-            flush(draft)
-            draft.replace(path)
+            yield drafts
+            for path, draft in drafts.items():
+                with named(path):
+                    flush(draft)
+            for path, draft in drafts.items():
+                draft.replace(path)
         finally:
-            draft.unlink(missing_ok=True)
+            for draft in drafts.values():
+                draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Replace one file in one step; yields the temporary file to write. See `atomic_files`."""
+    with named(path), atomic_files([path]) as drafts:
+        yield drafts[path]
 
 
 def flush(file: Path) -> None:
@@ -62,19 +77,11 @@ def flush(file: Path) -> None:
 
 
 def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
-    """Replace several files, none before all new contents are on the disk under hidden names; see `atomic_file`.
-
-    An error or a kill before that leaves all files as they were.
-
-    Args:
-        contents: the new content of each file.
-    """
-    with ExitStack() as files:
-        # Every process takes the locks in the same order, so that no two wait for each other for ever.
-        for path in sorted(contents):
-            draft = files.enter_context(atomic_file(path))
-            draft.write_bytes(contents[path])
-            flush(draft)
+    """Replace several files, by path, in one step; see `atomic_files`."""
+    with atomic_files(contents) as drafts:
+        for path, draft in drafts.items():
+            with named(path):
+                draft.write_bytes(contents[path])
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

@@ -12,16 +12,19 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange, WeightTransform
 
-from rl4vlm.core.files import atomic_write_text, read_json
+from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import stage_output
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import SUMMARY, read_record, record_of, write_run_record
+from rl4vlm.results.provenance import read_record, record_of, write_run_record
+from rl4vlm.results.read import load_summary
 
 LIMITS = """The model was trained to play one game: it reads that game's images and prompts, and answers with a JSON
 object of its thoughts and an action. What it says of anything else was not evaluated. The rates below hold for the
 settings and seeds of their episodes."""
+SHOWN = ("task", "episodes", "success_rate", "ci_low", "ci_high")
+"""Entries of a summary that the card shows."""
 
 
 def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] = (), push: str | None = None) -> None:
@@ -35,10 +38,11 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         push: `owner/name` of the repository; it is created, private, if it is not there.
 
     Raises:
-        ValueError: the run has no `run.json`, an evaluation has no summary, or `out` holds something else.
+        ValueError: the run has no `run.json`, an evaluation has no summary or a damaged one, or `out` holds something
+            else.
     """
     started, where = time.monotonic(), record_of(checkpoint)
-    card = model_card(read_record(where), [read_json(place / SUMMARY) for place in evaluations], where)
+    card = model_card(read_record(where), [load_summary(place, SHOWN) for place in evaluations], where)
     # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
     backbone = load_backbone(checkpoint, dtype="float32")
     model = merge(backbone.model).to(DTYPES[dtype])

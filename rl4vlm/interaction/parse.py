@@ -21,7 +21,7 @@ _CLOSING |= {"“": "”“", "„": "“”", "‟": "”", "‘": "’‘", "�
 """For each opening quote, the quotes that close the string."""
 
 _THINK = re.compile(r"(?ai:</?think(?:ing)?>)")
-_WORD = re.compile(r"(?<![\w-])(?ai:action)(?!\w)")
+_WORD = re.compile(r"(?<![\w-])(?P<underscores>_{0,3})(?ai:action)(?P<closed>(?P=underscores))?(?!\w)")
 _MARKS = r"[\s*]*+(?:</(?ai:[a-z]){1,10}>[\s*]*+)?"
 _AFTER_WORD = re.compile(rf"{_MARKS}(?P<quote>\\?[{QUOTES}])?{_MARKS}[:：]")
 _OPENING_MARKS = re.compile(r"(?:<(?ai:[a-z]){1,10}>)?\*{0,3}\Z")
@@ -34,8 +34,8 @@ _WITHIN_WORD = re.compile(r"(?<=\w)['’](?=\w)")
 def parse_reply(text: str, actions: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> Parsed:
     """Find the legal action that a reply names.
 
-    - The key is the word `action` before a colon. Case, white space, quotes and emphasis (`**Action**:`, `<b>`) do not
-      matter. If there are several keys, the last one counts.
+    - The key is the word `action` before a colon. Case, white space, quotes and emphasis (`**Action**:`, `__Action__:`,
+      `<b>`) do not matter. If there are several keys, the last one counts.
     - What stands in a `<think>` block is no answer. An unfinished block is left out, and so is a finished one, unless
       nothing follows the last one.
     - The value is the quoted string after the key. If quotes are missing or not closed, it is the text up to the next
@@ -85,13 +85,16 @@ def _last_key(text: str, begin: int) -> tuple[int, int] | None:
     """The offsets at which the last key (with its quote and marks) and its value start; None without a key."""
     for word in reversed(list(_WORD.finditer(text, begin))):
         after = _AFTER_WORD.match(text, word.end())
-        if after is None:
+        # Underscores that nothing closes, before the colon or behind it, are part of a name: `_action:`.
+        unclosed = "" if word["closed"] is not None else word["underscores"]
+        if after is None or not text.startswith(unclosed, after.end()):
             continue
+        ends = after.end() + len(unclosed)
         marks = _OPENING_MARKS.search(text, max(0, word.start() - 15), word.start())
         begins = marks.start() if marks else word.start()
         # Emphasis may end before the colon or behind it (**Action:**). What does not end, as in `2 *action:`, is none.
         stars = "*" * text.count("*", begins, word.start())
-        ends = after.end() + (len(stars) if text.startswith(stars, after.end()) else 0)
+        ends += len(stars) if text.startswith(stars, ends) else 0
         if stars not in text[word.end() : ends]:
             begins = word.start()
         start = _start_of_key(text, begins, closed=after["quote"] is not None)

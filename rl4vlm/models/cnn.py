@@ -230,14 +230,17 @@ class CNNActorCritic(nn.Module):
         check_unchanged(Path(folder))
         config, weights = read_json(path), read_weights(Path(folder, WEIGHTS_FILE))
         try:
-            model = cls(
-                config["actions"],
-                reads_text=config["reads_text"],
-                sizes=build_settings(CNNSizes, config["sizes"]),
-                temperature=temperature,
-                fields=config["fields"],
-            )
-            model.load_state_dict(weights)
+            # Without memory, until the weights are there: a damaged size could ask for any amount.
+            with torch.device("meta"):
+                model = cls(
+                    config["actions"],
+                    reads_text=config["reads_text"],
+                    sizes=build_settings(CNNSizes, config["sizes"]),
+                    temperature=temperature,
+                    fields=config["fields"],
+                )
+            # Cloned: inside a file, weights are not aligned in memory, which changes how products are rounded.
+            model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} does not describe the network of {WEIGHTS_FILE}: {error}") from error
         return model.to(device) if device is not None else model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,11 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.core.output import check_unchanged
+from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
 from rl4vlm.models.output_head import use_float32_head
-from rl4vlm.models.weights import check_finite_weights, check_readable, saving
+from rl4vlm.models.weights import check_finite_weights, check_readable, check_whole, saving
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ LLAVA_SHARED = (
     "vision_feature_select_strategy", "vision_feature_layer", "multimodal_projector_bias",
 )  # fmt: skip
 """Config fields that LLaVA and LLaVA-NeXT share."""
-WRONG_SHOWN = 3  # weights that an error message names
 HUB_SECONDS = 10.0
 
 
@@ -127,19 +126,19 @@ def load_backbone(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
         model_options["quantization_config"] = quantization(quantize, DTYPES[dtype])
-    check_there(source)
     _check_files(source)
     adapter = Path(source) if is_adapter(source) else None
-    weights = source if adapter is None else base_of(adapter)
+    weights, whose = source, ""
     if adapter is not None:
-        check_there(weights, f" (the base model of the adapter in {adapter})")
-        _check_files(weights)
+        weights, whose = base_of(adapter), f" (the base model of the adapter in {adapter})"
+        _check_files(weights, whose)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         processor = load_processor(source)
         if one_view:
             config, processor = with_one_view(config, processor)
         count_placeholders(config, processor)
+        check_size(config, Path(weights))
         model, found = AutoModelForImageTextToText.from_pretrained(
             weights,
             config=config,
@@ -147,7 +146,7 @@ def load_backbone(
             dtype=DTYPES[dtype],
             attn_implementation=attn_implementation,
             output_loading_info=True,
-            # Continue past weights of another shape: transformers' error does not name them, `_check_whole` does.
+            # Continue past weights of another shape: transformers' error does not name them, `check_whole` does.
             ignore_mismatched_sizes=True,
             **model_options,
         )
@@ -160,9 +159,9 @@ def load_backbone(
         name_code_of_its_own(error, source)
         # What the libraries raise for a file that is not what they expect has many types, and no common one.
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
-    _check_whole(weights, found)
+    check_whole(weights, found, whose)
     if adapter is not None and adapter_found is not None:
-        _check_whole(adapter, adapter_found)
+        check_whole(adapter, adapter_found)
     check_finite_weights(model.named_parameters(), source)
     if lora is not None:
         ensure_adapter(model, lora)
@@ -176,21 +175,6 @@ def name_code_of_its_own(error: Exception, source: str | Path) -> None:
     """Raise a clear ValueError in place of transformers' advice to trust the code that comes with a checkpoint."""
     if "trust_remote_code" in str(error):
         raise ValueError(f"{str(source)!r} needs Python code of its own, and such code is never run") from error
-
-
-def _check_whole(source: str | Path, found: Mapping[str, Any]) -> None:
-    """Raise ValueError if transformers initialised weights at random because the checkpoint lacks them.
-
-    `found` is the `output_loading_info`, which leaves out tied weights. Weights that only the checkpoint has are
-    allowed, such as LLaVA-NeXT's `image_newline` with one view.
-    """
-    wrong = [f"{name} is missing" for name in sorted(found["missing_keys"])]
-    wrong += [
-        f"{name} has shape {tuple(there)}, not {tuple(here)}" for name, there, here in sorted(found["mismatched_keys"])
-    ]
-    if wrong:
-        more = f" and {len(wrong) - WRONG_SHOWN} more" if len(wrong) > WRONG_SHOWN else ""
-        raise ValueError(f"the weights at {str(source)!r} are incomplete: {', '.join(wrong[:WRONG_SHOWN])}{more}")
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:
@@ -237,9 +221,9 @@ def check_there(source: str | Path, what: str = "") -> None:
         constants.HF_HUB_OFFLINE = True
 
 
-def _check_files(source: str | Path) -> None:
-    folder = Path(source)
-    if folder.is_dir():
+def _check_files(source: str | Path, whose: str = "") -> None:
+    check_there(source, whose)
+    if (folder := Path(source)).is_dir():
         check_unchanged(folder)
         check_readable(folder)
 

@@ -7,6 +7,7 @@ PEFT's format and the name of the base model, which is loaded from there.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR, LoraSettings
+from rl4vlm.models.config_size import stored_shapes
 
 ADAPTER_FILE = "adapter_config.json"
 PROJECTOR = "projector"
@@ -32,11 +34,14 @@ def base_of(adapter: str | Path) -> str:
     """Folder or hub name of the model that an adapter was trained on, as its checkpoint records it.
 
     Raises:
-        ValueError: the adapter's config is not one.
+        ValueError: the adapter's config is not one, or has entries that PEFT does not know.
     """
     try:
-        recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
-    except (KeyError, TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            # PEFT warns of entries that it does not know, and leaves them out: the adapter would be another one.
+            warnings.simplefilter("error", UserWarning)
+            recorded = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    except (KeyError, TypeError, ValueError, UserWarning) as error:
         raise ValueError(f"{Path(adapter, ADAPTER_FILE)} is no config of an adapter: {error!r}") from error
     if Path(recorded).is_dir():
         return recorded
@@ -72,7 +77,15 @@ def ensure_adapter(model: PreTrainedModel, settings: LoraSettings) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
-    """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`."""
+    """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`.
+
+    Raises:
+        ValueError: its config asks for a higher rank than its weights have, and thus perhaps for any amount of memory.
+    """
+    rank = PeftConfig.from_pretrained(str(folder)).r
+    held = [shape[0] for name, shape in stored_shapes(folder).items() if "lora_A" in name]
+    if held and rank > max(held):
+        raise ValueError(f"{ADAPTER_FILE} asks for rank {rank:,}, but the weights in {folder} have rank {max(held)}")
     renamed = getattr(model, "_weight_conversions", None)
     found = model.load_adapter(str(folder), is_trainable=True)
     # `load_adapter` sets its own renaming of weights here. `save_pretrained` would apply it to a merged model, too.

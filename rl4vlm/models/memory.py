@@ -78,7 +78,11 @@ def estimate(source: str | Path, settings: MemorySettings) -> Memory:
         name_code_of_its_own(error, source)
         known = ", ".join(SHAPES)
         raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error
-    return estimate_of(config, settings)
+    try:
+        return estimate_of(config, settings)
+    except ValueError as error:
+        name_code_of_its_own(error, source)
+        raise
 
 
 def shape_of(name: str) -> PreTrainedConfig:
@@ -101,7 +105,7 @@ def estimate_of(config: PreTrainedConfig, settings: MemorySettings) -> Memory:
     """The memory that a model with this config needs."""
     # On the meta device: shapes without memory.
     with init_empty_weights():
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         value_head = ValueHead(model.get_output_embeddings().in_features, settings.value_sizes)
     model.tie_weights()
     width = DTYPES[settings.dtype].itemsize

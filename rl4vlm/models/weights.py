@@ -6,13 +6,16 @@ import errno
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+
+WRONG_SHOWN = 3  # weights that an error message names
 
 
 def check_finite_weights(named: Iterable[tuple[str, torch.Tensor]], place: str | Path) -> None:
@@ -67,3 +70,20 @@ def check_readable(folder: Path) -> None:
                     pass
         except (ValueError, RecursionError, SafetensorError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def check_whole(source: str | Path, found: Mapping[str, Any], whose: str = "") -> None:
+    """Raise ValueError if transformers initialised weights at random because the checkpoint lacks them.
+
+    `found` is the `output_loading_info`, which leaves out tied weights; `whose` describes the source. Weights that only
+    the checkpoint has are allowed, such as LLaVA-NeXT's `image_newline` with one view.
+    """
+    wrong = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    wrong += [
+        f"{name} has shape {tuple(there)}, not {tuple(here)}" for name, there, here in sorted(found["mismatched_keys"])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - WRONG_SHOWN} more" if len(wrong) > WRONG_SHOWN else ""
+        raise ValueError(
+            f"the weights at {str(source)!r}{whose} are incomplete: {', '.join(wrong[:WRONG_SHOWN])}{more}"
+        )

@@ -50,8 +50,8 @@ class Rescored:
         reference_log_ratio: (B, R), log-probability of each reply token under the reference minus that under the
             current weights, with gradient, 0 at padding; None without a reference.
         tokens: (B,), number of reply tokens; None for a policy that writes none.
-        token_error: (B,), sum over a reply's tokens of exp(|log-probability now - log-probability as sampled|), no
-            gradient; None for a policy that writes none.
+        token_mult_prob_error_sum: (B,), sum over a reply's tokens of exp(|log-probability now - log-probability as
+            sampled|), no gradient; None for a policy that writes none.
     """
 
     logprob_thoughts: torch.Tensor
@@ -63,7 +63,7 @@ class Rescored:
     entropy: torch.Tensor
     reference_log_ratio: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
-    token_error: torch.Tensor | None = None
+    token_mult_prob_error_sum: torch.Tensor | None = None
 
 
 class TrainablePolicy(Protocol):

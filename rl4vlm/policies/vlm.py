@@ -161,7 +161,7 @@ class VLMPolicy:
             if references
             else None,
             tokens=scores.mask.sum(-1),
-            token_error=((scores.logprobs.detach() - sampled_BR).abs().exp() * scores.mask).sum(-1),
+            token_mult_prob_error_sum=((scores.logprobs.detach() - sampled_BR).abs().exp() * scores.mask).sum(-1),
         )
 
     def save(self, folder: Path) -> None:

@@ -22,10 +22,10 @@ from rl4vlm.training.distributed import micro_batches
 
 logger = logging.getLogger(__name__)
 
-LOG_PROB, VALUE, SAMPLED_LOG_PROB, WEIGHT, TOKEN_ERROR, TOKENS = range(6)
+LOG_PROB, VALUE, SAMPLED_LOG_PROB, WEIGHT, TOKEN_MULT_PROB_ERROR_SUM, TOKENS = range(6)
 """Columns of `rescore_before_update`: log-probability and value under the weights that learn, log-probability as
-sampled, importance weight, `Rescored.token_error`, and number of tokens."""
-TOKEN_ERROR_LIMIT = 1.05
+sampled, importance weight, `Rescored.token_mult_prob_error_sum`, and number of tokens."""
+TOKEN_MULT_PROB_ERROR_LIMIT = 1.05
 """Largest `token_mult_prob_error` without a warning, as in the tests of NeMo RL."""
 
 
@@ -73,7 +73,10 @@ def rescore_before_update(
             weight_B = importance_weight(new_log_prob(now, 1.0), old_log_prob(now, 1.0), cap)
             # A policy without tokens gets zeros.
             none_B = torch.zeros_like(now.value)
-            tokens = [none_B if found is None else found.to(now.value) for found in (now.token_error, now.tokens)]
+            tokens = [
+                none_B if found is None else found.to(now.value)
+                for found in (now.token_mult_prob_error_sum, now.tokens)
+            ]
             columns = torch.stack([log_prob_B, now.value, sampled_B, weight_B, *tokens], dim=-1)
             scored.append(columns[: micro_batch.counted])
     rows = torch.cat(scored)
@@ -84,7 +87,7 @@ def rescore_before_update(
     return everyones.double().cpu().numpy()
 
 
-def token_error(old: np.ndarray) -> float:
+def token_mult_prob_error(old: np.ndarray) -> float:
     """The metric `token_mult_prob_error`: mean over all tokens of exp(|log-probability rescored - as sampled|).
 
     Args:
@@ -94,16 +97,16 @@ def token_error(old: np.ndarray) -> float:
         At least 1; 1 for a policy that writes no tokens.
     """
     tokens = old[:, TOKENS].sum()
-    return float(old[:, TOKEN_ERROR].sum() / tokens) if tokens else 1.0
+    return float(old[:, TOKEN_MULT_PROB_ERROR_SUM].sum() / tokens) if tokens else 1.0
 
 
-def warn_of_mismatch(error: float, accelerator: Accelerator) -> None:
-    if error > TOKEN_ERROR_LIMIT and accelerator.is_main_process:
+def warn_of_prob_error(error: float, accelerator: Accelerator) -> None:
+    if error > TOKEN_MULT_PROB_ERROR_LIMIT and accelerator.is_main_process:
         logger.warning(
-            "token_mult_prob_error is %.3f, above %g: the probability of a token where it is learned from differs by "
-            "this factor from that with which it was sampled (docs/metrics.md)",
+            "token_mult_prob_error is %.3f, above %g: a token that is scored again has a probability that differs, on "
+            "average, by this factor from the one it was sampled with (docs/metrics.md)",
             error,
-            TOKEN_ERROR_LIMIT,
+            TOKEN_MULT_PROB_ERROR_LIMIT,
         )
 
 

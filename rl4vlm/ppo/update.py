@@ -30,8 +30,8 @@ from rl4vlm.ppo.rescoring import (
     WEIGHT,
     below_float32,
     rescore_before_update,
-    token_error,
-    warn_of_mismatch,
+    token_mult_prob_error,
+    warn_of_prob_error,
     zero_step,
 )
 from rl4vlm.ppo.rollout import Sample, by_input
@@ -92,7 +92,7 @@ class UpdateProgress:
         if self.old is not None:
             means["rescored_gap"] = float(np.abs(self.old[:, LOG_PROB] - self.old[:, SAMPLED_LOG_PROB]).mean())
             means["effective_sample_size"] = float(effective_sample_size(torch.from_numpy(self.old[:, WEIGHT])))
-            means["token_mult_prob_error"] = token_error(self.old)
+            means["token_mult_prob_error"] = token_mult_prob_error(self.old)
         return means | self.neighbours
 
 
@@ -122,7 +122,7 @@ def optimiser_steps(
         inexact = below_float32(policy_optimizer.policy.model) or settings.importance_cap is not None
         if progress.seen == 0 and progress.old is None and inexact:
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
-            warn_of_mismatch(token_error(progress.old), policy_optimizer.accelerator)
+            warn_of_prob_error(token_mult_prob_error(progress.old), policy_optimizer.accelerator)
             first = progress.order[: settings.minibatch_size]
             progress.neighbours = zero_step(policy_optimizer, samples, first, progress.old, settings)
         # The last mini-batch of an epoch is smaller if the mini-batch size does not divide the rollout.

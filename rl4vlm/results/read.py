@@ -257,11 +257,17 @@ def load_recording(folder: Path) -> Recording:
         style=settings.style,
         env=settings.env or {},
         prompt=settings.prompt or {},
-        summary=_with_entries(read_json(folder / SUMMARY), ("method",), folder / SUMMARY),
+        summary=load_summary(folder, ("method",)),
         episodes=tuple(_episodes(folder / EPISODES)),
     )
-    for name in (EPISODES, SUMMARY):
-        check_unchanged(folder / name)
+    check_unchanged(folder / EPISODES)
+    return found
+
+
+def load_summary(folder: Path, entries: Iterable[str]) -> Mapping[str, Any]:
+    """Read `summary.json`. Raises ValueError if it is missing, broken, not what was written or lacks an entry."""
+    found = _with_entries(read_json(folder / SUMMARY), entries, folder / SUMMARY)
+    check_unchanged(folder / SUMMARY)
     return found
 
 

@@ -36,6 +36,8 @@ from rl4vlm.tasks.registry import get_task
 STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""Pillow hands some of the others, such as EPS, to another program."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that stands in a checkout in place of a file that Git LFS has not fetched."""
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
@@ -231,7 +233,7 @@ def _image_problem(path: Path) -> str | None:
     try:
         if _is_pointer(path):
             return "is a pointer of Git LFS and not the file itself: run git lfs pull"
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             # The checksums of a PNG tell without decoding it, in a tenth of the time.
             image.verify() if image.format == "PNG" else image.load()
     except (FileNotFoundError, IsADirectoryError):

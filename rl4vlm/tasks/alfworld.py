@@ -48,7 +48,7 @@ class ALFWorld(Task):
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
         "place": re.compile(r"\bI am at (no receptacle|[a-z]+ \d+(?: and [a-z]+ \d+)*) and ", re.IGNORECASE),
-        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold ([a-z]+(?: \d+)?)\.', re.IGNORECASE),
+        "in hand": re.compile(r'"thoughts":\s*"[^"]*? and hold (nothing|[a-z]+ \d+)\.', re.IGNORECASE),
     }
 
     # The names of objects, and the verb of a command.

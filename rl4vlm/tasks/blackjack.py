@@ -92,7 +92,7 @@ class Blackjack(CardTask[BlackjackState]):
         hints={"thoughts": "the dealer's card, your cards and their total, and what is better"},
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        "dealer card": re.compile(rf"dealer shows (?:(?:an?|the)\s+)?({SAID_RANK})\b", re.IGNORECASE),
+        "dealer card": re.compile(rf"dealer shows (?:(?:an?|the)\s+)?({SAID_RANK})(?!\w)", re.IGNORECASE),
         "player cards": re.compile(rf"""my cards are ({SAID_RANKS})\s*[:.;"'(]""", re.IGNORECASE),
     }
 

@@ -11,10 +11,11 @@ SUITS = "HDCS"
 RANKS = "A23456789TJQK"
 DECK = tuple(suit + rank for suit in SUITS for rank in RANKS)
 BACK = "back"
-# Ranks as replies write them, for patterns that ignore case: an "a" before a word is an article.
-SAID_RANK = r"(?:\d{1,2}|[JQK]|A(?!\s+(?!and\b)\w))"
-_QUOTED_RANK = rf"""(?:\\?["'])?{SAID_RANK}(?:\\?["'])?"""
-SAID_RANKS = rf"{_QUOTED_RANK}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+){_QUOTED_RANK})*"
+# Ranks as replies write them, for patterns that ignore case: an "a" before a word, a quote or a suit is an article.
+_QUOTE = r"""\\?["'`\u2018-\u201d]|\*{1,2}"""
+_RANK = r"""(?:\d{1,2}|[JQK]|A(?!\s+(?!and\b)[\w"'`\u2018-\u201d*\\\u2660-\u2667]))"""
+SAID_RANK = rf"(?:{_QUOTE})?{_RANK}(?:{_QUOTE})?"
+SAID_RANKS = rf"{SAID_RANK}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+){SAID_RANK})*"
 
 
 def card_name(rank: int, rng: np.random.Generator) -> str:

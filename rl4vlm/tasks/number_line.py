@@ -51,7 +51,7 @@ class NumberLine(CardTask[NumberLineState]):
         },
     )
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {
-        name: re.compile(rf"""{name}\\?["']?\s*:\s*\\?["']?\s*(\d+)""", re.IGNORECASE)
+        name: re.compile(rf"""{name}\\?["']?\s*:\s*\\?["']?\s*(\d+)(?!\w|\.\d)""", re.IGNORECASE)
         for name in ("current number", "target number")
     }
 

@@ -29,6 +29,15 @@ def copied(results: Path, to: Path) -> Path:
     return Path(shutil.copytree(results, to / "results"))
 
 
+def test_the_folder_that_a_killed_packing_left_is_removed(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "rl4vlm-index-0").mkdir()
+    revision_and_tree(checkout)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_manifest_lists_every_other_file(packed: Path) -> None:
     files = content(packed)
     lines = [line.split("  ") for line in files.pop("SHA256SUMS").decode().splitlines()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +21,7 @@ from rl4vlm.core.files import (
     JsonLines,
     atomic_directory,
     atomic_file,
+    atomic_write_all,
     atomic_write_bytes,
     atomic_write_text,
     jsonable,
@@ -58,6 +61,29 @@ class TestAtomicFile:
             fail()
         assert file.read_text() == "old"
         assert list(tmp_path.iterdir()) == [file]
+
+
+class TestAtomicWriteAll:
+    @pytest.mark.parametrize("full_disk", [False, True])
+    def test_no_file_is_replaced_before_each_was_flushed_once(
+        self, full_disk: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files, flushed = [tmp_path / "a", tmp_path / "b"], []
+
+        def flush(draft: Path) -> None:
+            flushed.append(draft.read_text())
+            assert [file.read_text() for file in files] == ["old", "old"]
+            if full_disk and len(flushed) == 2:
+                raise OSError(errno.ENOSPC, "full")
+
+        for file in files:
+            file.write_text("old")
+        monkeypatch.setattr("rl4vlm.core.files.flush", flush)
+        with pytest.raises(OSError, match=r"full: '.*/b'") if full_disk else nullcontext():
+            atomic_write_all(dict(zip(files, (b"new a", b"new b"), strict=True)))
+        assert flushed == ["new a", "new b"]
+        assert [file.read_text() for file in files] == (["old", "old"] if full_disk else flushed)
+        assert sorted(tmp_path.iterdir()) == files
 
 
 class TestAtomicDirectory:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.core.output import output_checksums
 from rl4vlm.export.run import run, use_hub_names
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import merge
@@ -67,6 +68,18 @@ def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path
     for part in ("SHA-256 abc", "seed of ppo: 3", "0123", '"thought_prob_coef": 0.5'):
         assert part in card
     assert "quantize" not in card
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"), [("task", r"summary\.json has no 'task'"), (None, r"summary\.json is damaged or was changed")]
+)
+def test_a_damaged_summary_is_named(harm: str | None, message: str, trained: Path, tmp_path: Path) -> None:
+    summary = tmp_path / "eval" / "summary.json"
+    outputs = output_checksums(tmp_path / "eval", "run.json")
+    (tmp_path / "eval" / "run.json").write_text(json.dumps({"outputs": outputs}))
+    summary.write_text(json.dumps({name: value for name, value in SUMMARY.items() if name != harm} | {"episodes": 51}))
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32", evaluations=[tmp_path / "eval"])
 
 
 def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:

@@ -29,6 +29,12 @@ class TestTheKey:
             "**Action:**",
             "**Action**:",
             "*Action*:",
+            "__Action__:",
+            "_Action_:",
+            "__Action:__",
+            "**_Action_**:",
+            "**_Action:_**",
+            '"__action__":',
             "<b>Action</b>:",
             "<b>Action:</b>",
             '"**action**":',
@@ -51,6 +57,12 @@ class TestTheKey:
             "re-action: hit",
             '"actions": "hit"',
             '"action_id": "hit"',
+            "_action: hit",
+            "action_: hit",
+            "__action_: hit",
+            "last_action_: hit",
+            "my__action__: hit",
+            "___action____: hit",
             '"previous action": "hit"',
             '"action" "hit"',
             "action = hit",
@@ -111,6 +123,8 @@ class TestTheValue:
             '"I hit now"',
             "hit!",
             "**hit**",
+            "__hit__",
+            "_I hit_.",
             "\n\n  hit",
             "hit\n```\nI would not stand",
             "hit} stand",
@@ -225,19 +239,28 @@ class TestNumbersAndOperators:
             ("**+**", "+"),
             ("<b>+</b>", "+"),
             ("*(*.", "("),
+            ("__+__", "+"),
+            ("_10_", "10"),
+            ("*×*", "*"),
+            ("**×**", "*"),
+            ("**\\times**.", "*"),
+            ("'**÷**'", "/"),
+            ("__−__", "-"),
         ],
     )
     def test_signs_of_mathematics_and_markup(self, value: str, word: str) -> None:
         assert action(f'"action": {value}', FORMULA) == word
 
-    @pytest.mark.parametrize("value", ["x", "\\timeset", "3 × 4", "×÷"])
+    @pytest.mark.parametrize("value", ["x", "\\timeset", "3 × 4", "×÷", "××", "****", "*×", "10_"])
     def test_what_is_no_sign_or_several(self, value: str) -> None:
         assert action(f'"action": {value}', FORMULA) is None
 
     def test_emphasis_that_ends_behind_the_colon_is_no_operator(self) -> None:
         assert action("*Action:* +", FORMULA) == "+"
         assert action("*Action:* *", FORMULA) == "*"
+        assert action("_Action:_ *", FORMULA) == "*"
         assert parse_reply("2 *action: +", FORMULA).action_span == (3, 12)
+        assert parse_reply("2 __Action__: +", FORMULA).action_span == (2, 15)
 
 
 class TestCommands:

@@ -89,6 +89,9 @@ MEGABYTE = 1_000_000
         "ﷺ" * (MEGABYTE // 8) + '"action": "' + "１ " * (MEGABYTE // 8),
         '"action": "' + "e\u0301" * (MEGABYTE // 2),
         "ａｃｔｉｏｎ：" * (MEGABYTE // 14),
+        "_action" * (MEGABYTE // 7),
+        "_action_ " * (MEGABYTE // 9),
+        '"action": "_' + "_." * (MEGABYTE // 2),
     ],
     ids=lambda text: repr(text[:24]),
 )

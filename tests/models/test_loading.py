@@ -61,6 +61,15 @@ def test_code_of_a_checkpoint_is_never_run_whatever_is_typed(load, tmp_path: Pat
         load(tmp_path)
 
 
+def test_code_of_a_model_with_a_known_config_is_never_run_either(tmp_path: Path, monkeypatch) -> None:
+    config = {"model_type": "bert", "auto_map": {"AutoModelForImageTextToText": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ValueError, match=rf"{tmp_path.name}' needs Python code of its own.*never run"):
+        estimate(tmp_path, MemorySettings())
+
+
 @pytest.mark.parametrize("one_view", [False, True])
 @pytest.mark.parametrize("name", ["vision_tower.encoder.layers.1.mlp.fc1.bias", "language_model.lm_head.weight"])
 def test_missing_and_mismatched_weights_are_named(name, one_view, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.models.loading import load_backbone
@@ -32,6 +34,69 @@ def test_a_file_that_was_cut_is_named(checkpoint: Path, name: str, harm: str) ->
     (checkpoint / name).write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
     with pytest.raises(ValueError, match=rf"model/{name} is damaged"):
         load_backbone(checkpoint)
+
+
+LARGE = 10**10
+"""A size that no machine has memory for."""
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "message"),
+    [
+        ("text_config", "intermediate_size", "[0-9,]{15,} weights.*hold [0-9,]{5,7}$"),
+        ("text_config", "vocab_size", "[0-9,]{15,} weights"),
+        ("text_config", "num_hidden_layers", "10,000,000,000 layers.*hold [0-9]{2} tensors$"),
+        ("vision_config", "num_hidden_layers", "10,000,000,000 layers"),
+        ("vision_config", "image_size", "weights|number|storage|overflow"),
+    ],
+)
+def test_a_config_that_asks_for_far_more_than_the_weights_is_refused(
+    checkpoint: Path, part: str, name: str, message: str
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config[part][name] = LARGE
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"(?i)no image-text-to-text checkpoint at '{checkpoint}': .*({message})"):
+        load_backbone(checkpoint)
+
+
+def test_an_adapter_that_asks_for_a_higher_rank_than_its_weights_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": LARGE}))
+    with pytest.raises(ValueError, match=rf"asks for rank 10,000,000,000, but the weights in {tmp_path} have rank 2"):
+        load_backbone(tmp_path)
+
+
+def test_an_adapter_with_entries_that_nobody_knows_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(file.read_text().replace("lora_alpha", "lora_alphb"))
+    with pytest.raises(ValueError, match=rf"{file} is no config of an adapter: .*'lora_alphb'"):
+        load_backbone(tmp_path)
+
+
+def test_an_adapter_whose_own_config_does_not_fit_its_base_model_is_named(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["image_size"] = 75
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"base model of the adapter in {tmp_path}\) are incomplete: .*position_emb"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image_size", "width", "text_width"])
+def test_a_network_that_asks_for_far_more_than_its_weights_is_refused(tmp_path: Path, name: str) -> None:
+    CNNActorCritic(("+", "-"), reads_text=True, sizes=SIZES, temperature=1.0).save(tmp_path)
+    config = json.loads((tmp_path / "cnn.json").read_text())
+    config["sizes"][name] = 100_000_000
+    (tmp_path / "cnn.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"cnn\.json does not describe the network of cnn\.safetensors"):
+        CNNActorCritic.load(tmp_path, temperature=1.0)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])

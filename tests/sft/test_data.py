@@ -149,6 +149,7 @@ def published(tmp_path: Path) -> Callable[..., Path]:
 
     def write(**changes: Any) -> Path:
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")
+        Image.new("RGB", (4, 4)).save(tmp_path / "program.png", format="EPS")
         (tmp_path / "broken.png").write_bytes(b"not a picture")
         (tmp_path / "pointer.png").write_bytes(data.LFS_POINTER + b"v1\noid sha256:0\nsize 5\n")
         for name in ("cut.png", "cut.jpg"):
@@ -185,6 +186,7 @@ class TestPerception:
             ({"image": "broken.png"}, r"'s1': image .*broken\.png cannot be read"),
             ({"image": "cut.png"}, r"'s1': image .*cut\.png cannot be read"),
             ({"image": "cut.jpg"}, r"'s1': image .*cut\.jpg cannot be read: .*truncated"),
+            ({"image": "program.png"}, r"'s1': image .*program\.png cannot be read: cannot identify"),
             ({"image": "pointer.png"}, r"'s1': image .*pointer\.png is a pointer of Git LFS .*git lfs pull"),
             ({"image": "."}, r"'s1': image .* does not exist"),
             ({"image": "p\0.jpg"}, r"'s1': image .* cannot be read"),

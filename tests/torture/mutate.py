@@ -16,6 +16,7 @@ PIECES = [
         "<think>",
         "</think>",
         "**",
+        "__",
         "```json",
         "\\times",
         "\\n",

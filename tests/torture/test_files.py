@@ -123,7 +123,7 @@ def models(at: Path, tiny: Path) -> Iterator[Reader]:
                         read,
                         recorded,
                         (str(place),),
-                        (8, 1_000) if recorded else (3, 200),
+                        (8 if recorded else 3, 1_000),
                     )
 
 

@@ -49,6 +49,8 @@ REPLIES = [
         '{"action": "stand", "previous action": "hit"}',
         "动作 “action”：“１０”",
         "Action: Put mug 10 in desk 1\nObservation:",
+        "__Action__: _stand_",
+        "I multiply.\n**Action**: **×**",
     ),
 ]
 TEN_KB = 10_000

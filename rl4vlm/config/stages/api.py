@@ -40,8 +40,8 @@ class ApiSettings:
     timeout: Positive = 60.0
     """Seconds to wait for a reply."""
     max_retries: Natural = 6
-    """How often a request is tried again after status 429 or 5xx, a timeout, a lost connection or an answer that is no
-    readable completion."""
+    """How often a request is tried again after a failure that may pass (status 429, 5xx, a timeout, a lost connection;
+    docs/api-models.md) or an answer that is no readable completion."""
     refusal_codes: tuple[str, ...] = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
     """Error codes and finish reasons that mean that the content was refused: an answer, and no failure."""
     refusal_statuses: tuple[int, ...] = ()

@@ -16,13 +16,23 @@ from rl4vlm.policies.api.cache import Stored
 from rl4vlm.policies.api.messages import Answer, Kind, is_refusal, read_answer
 
 RERUN = "; all answers so far are stored, so run the same again to continue"
-PASSING = (408, 409, 429)
-"""Statuses below 500 of failures that may be over later."""
 LONGEST_WAIT = 8.0
 
 
 class ApiError(ValueError):
     """The endpoint does not answer, and retrying did not help."""
+
+
+def may_pass(status: int) -> bool:
+    """Whether a failure with this HTTP status may be over later."""
+    # 501 and 505: the endpoint does not have the method, or the version of HTTP.
+    return status in (408, 409, 425, 429) or (status >= 500 and status not in (501, 505))
+
+
+def _say_whether_to_retry(response: Any) -> None:
+    """The official client obeys this header of an endpoint; its own list of statuses differs from `may_pass`."""
+    if response.status_code >= 400:
+        response.headers.setdefault("x-should-retry", str(may_pass(response.status_code)).lower())
 
 
 class RateLimit:
@@ -50,7 +60,9 @@ class ApiClient:
         self._limit = RateLimit(settings.requests_per_minute)
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
         try:
-            http_client = openai.DefaultHttpxClient(trust_env=not settings.is_local)
+            http_client = openai.DefaultHttpxClient(
+                trust_env=not settings.is_local, event_hooks={"response": [_say_whether_to_retry]}
+            )
         except Exception as error:  # the library has no one class of errors for what it finds in the environment
             raise ApiError(f"{name}: a proxy of the environment (https_proxy, ...) is no address: {error}") from error
         # The client insists on a key. Pass a dummy so that it does not fall back to OPENAI_API_KEY.
@@ -140,7 +152,7 @@ class ApiClient:
                 f"{self._place}: no connection, {tries}: {self._clean(str(error.__cause__ or error))}{RERUN}"
             )
         status, what = error.status_code, RERUN
-        if status < 500 and status not in PASSING:
+        if not may_pass(status):
             key = self.settings.key_env
             check_key = f"; check the key in {key}" if key else "; name the variable that holds a key in key_env"
             what = {

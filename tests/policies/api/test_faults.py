@@ -57,7 +57,7 @@ class TestTemporaryFailures:
     """A temporary failure is retried and does not show in the replies."""
 
     @pytest.mark.parametrize(
-        ("fault", "wait"), [(429, 0.4), (500, 0.3), (503, 0.3), ("reset", 0.3), ("hang", 0.3)], ids=str
+        ("fault", "wait"), [(429, 0.4), (425, 0.3), (500, 0.3), (503, 0.3), ("reset", 0.3), ("hang", 0.3)], ids=str
     )
     def test_it_is_tried_again(self, fault: Any, wait: float, tmp_path: Path) -> None:
         with serving(Endpoint(fault)) as endpoint:
@@ -177,6 +177,9 @@ class TestPermanentFailures:
             (400, "the settings of the model"),
             (401, "name the variable that holds a key in key_env"),
             (404, "the model's name 'm' and the path"),
+            (405, "the settings of the model"),
+            (501, "the settings of the model"),
+            (505, "the settings of the model"),
         ],
     )
     def test_a_refused_request_is_not_repeated(self, status: int, advice: str, tmp_path: Path) -> None:
