@@ -12,7 +12,8 @@ import pytest
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, Outcome, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.play import Slot, advance, play_episodes
+from rl4vlm.interaction.episodes import play_episodes
+from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.policies.scripted import RandomPolicy
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, FakePolicy, climb_slot
