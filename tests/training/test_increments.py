@@ -174,7 +174,8 @@ def test_the_command_continues_after_a_sigkill(runs: Runs, capsys: pytest.Captur
     assert runs.result("out") == runs.result("undisturbed")
 
 
-def test_a_model_over_http_has_its_cache_instead(tmp_path: Path) -> None:
+def test_a_model_over_http_has_its_cache_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "api:m", "EZPoints", "--state", str(tmp_path / "state"), "--out", str(tmp_path / "out")]
     assert main([*words, "--set", "api={model: m, base_url: 'http://127.0.0.1:1'}"]) == 2
+    assert "continues from its cache of replies: leave out --state" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

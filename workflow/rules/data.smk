@@ -94,6 +94,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
+    # The folder of the state is no param: with another folder of results, the cache would not know the result.
     shell:
         "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q}"
-        " --set {params.settings:q} 2>&1 | tee {log:q}"
+        " --state {RESULTS:q}/state/sft_data/{params.task:q}-{params.style:q} --set {params.settings:q} 2>&1 | tee {log:q}"
