@@ -111,8 +111,9 @@ def run(
     Raises:
         ValueError: there is no such policy or task, or the policy stopped play before an episode was finished.
     """
-    options = {"policy": policy, "task": task, "style": style, "origin": origin, "resume_dir": resume_dir}
-    (summary,) = run_sets(sets={out: settings}, **options)
+    (summary,) = run_sets(
+        policy=policy, task=task, style=style, sets={out: settings}, origin=origin, resume_dir=resume_dir
+    )
     return summary
 
 
