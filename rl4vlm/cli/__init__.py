@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 2: wrong input or settings (a ValueError, this package's word for it). 3: a file cannot be read or written.
     4: out of memory. 128 + N: ended by signal N; 130 for Ctrl-C, 141 for a closed pipe, 143 (SIGTERM) and 138 (SIGUSR1)
-    for a training that saved its state. Each prints one line. Anything else is a bug, with a traceback and 1.
+    for a run that saved its state. Each prints one line. Anything else is a bug, with a traceback and 1.
     """
     args = build_parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):

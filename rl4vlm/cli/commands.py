@@ -82,7 +82,13 @@ def sft_data(args: argparse.Namespace) -> None:
     from rl4vlm.config.stages.sft_data import SFTDataSettings
     from rl4vlm.sft.data import run
 
-    run(task=args.task, style=args.style, out=args.out, settings=parse_settings(SFTDataSettings, args.set))
+    run(
+        task=args.task,
+        style=args.style,
+        out=args.out,
+        settings=parse_settings(SFTDataSettings, args.set),
+        resume_dir=_keep(args, "rl4vlm.sft.data", args.task),
+    )
 
 
 def sft(args: argparse.Namespace) -> None:
@@ -127,13 +133,13 @@ def cnn(args: argparse.Namespace) -> None:
 
 
 def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
-    """Where a training keeps its state, with the digests of the code that it runs (see `module_digests`)."""
+    """Where a run keeps its state, with the digests of the code that it runs (see `module_digests`)."""
     if args.state is None:
         return None
     from rl4vlm.config.code_digest import module_digests
     from rl4vlm.training.store import StateFolder
 
-    return StateFolder(args.state, module_digests(module, choices))
+    return StateFolder(args.state, lambda: module_digests(module, choices))
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -158,6 +164,7 @@ def memory(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from rl4vlm.config.stages.evaluation import EvaluationSettings
     from rl4vlm.evaluation.run import run_sets
+    from rl4vlm.policies.registry import kind_of
     from rl4vlm.results.read import GAMES_MARK
 
     out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
@@ -166,7 +173,8 @@ def evaluate(args: argparse.Namespace) -> None:
     for games, *changed in args.also:
         folder = out.with_name(f"{out.name}{GAMES_MARK}{games}")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
-    found = run_sets(policy=args.policy, task=args.task, style=args.style, sets=sets)
+    states = _keep(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
+    found = run_sets(policy=args.policy, task=args.task, style=args.style, sets=sets, resume_dir=states)
     for (folder, settings), summary in zip(sets.items(), found, strict=True):
         games = games_played(summary.get("data_sources", ()), settings.games)
         where = f"{args.task} ({games})" if games else args.task

@@ -101,6 +101,7 @@ def _training(add: AddStage) -> None:
     options.task(sub)
     options.style(sub)
     options.out(sub, "folder to write")
+    options.state(sub)
     options.settings(sub, SFTDataSettings)
 
     sub = add("sft", commands.sft, "Fine-tune a model on demonstrations.")
@@ -175,6 +176,7 @@ def _evaluating(add: AddStage) -> None:
         metavar=("GAMES", "KEY=VALUE"),
         help="evaluate another set of games, too, in the same process, into DIR@GAMES; KEY=VALUE override --set",
     )
+    options.state(sub)
     options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub, EvaluationSettings)
 

@@ -159,7 +159,7 @@ def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
 
 
-CNN_EVALUATION = ("episodes", "num_envs", "seed_base", "games", "env", "device")
+CNN_EVALUATION = ("episodes", "num_envs", "seed_base", "games", "env", "device", "save_minutes")
 """What an evaluation's settings say to a policy without a language model."""
 
 

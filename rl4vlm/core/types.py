@@ -244,8 +244,8 @@ class SkippingEnv(Protocol):
 class CarryingEnv(Protocol):
     """An environment that keeps something from one episode to the next, beside its random stream.
 
-    `carried` returns it as plain data, and `carry` puts it back. With it, an episode can be repeated exactly: by its
-    reset and its actions.
+    `carried` returns it as plain data that JSON can hold, and `carry` puts it back. With it, an episode can be repeated
+    exactly: by its reset and its actions.
     """
 
     def carried(self) -> dict[str, Any]: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,17 +16,20 @@ from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
 from rl4vlm.core.output import stage_output
-from rl4vlm.core.progress import progress
-from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Step, Style
+from rl4vlm.core.progress import progress as progress_bar
+from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.perception import PerceptionExaminer
-from rl4vlm.evaluation.summary import episode_line, summarise
-from rl4vlm.interaction.play import play_episodes
+from rl4vlm.evaluation.progress import SetProgress
+from rl4vlm.evaluation.summary import episode_line, step_entry, summarise
+from rl4vlm.interaction.episodes import EpisodePlay
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.origin import Origin, origin_of_run
 from rl4vlm.results.provenance import EPISODES, SUMMARY, read_record, record_of, write_run_record
 from rl4vlm.tasks.registry import get_task
+from rl4vlm.training.increments import games_of, increments
+from rl4vlm.training.store import StateFolder, relevant
 
 PROTOCOL = "held_out"
 
@@ -85,6 +88,7 @@ def run(
     out: Path,
     settings: EvaluationSettings,
     origin: Origin | None = None,
+    resume_dir: StateFolder | None = None,
 ) -> dict[str, Any]:
     """Play the held-out episodes of `task`, and write `episodes.jsonl`, `summary.json` and `run.json` to `out`.
 
@@ -99,6 +103,7 @@ def run(
         out: folder to write.
         settings: how it is evaluated.
         origin: what made the policy; by default, taken from its name and the record beside it.
+        resume_dir: where the state is saved; a killed evaluation continues from there. None saves no state.
 
     Returns:
         The summary.
@@ -106,7 +111,9 @@ def run(
     Raises:
         ValueError: there is no such policy or task, or the policy stopped play before an episode was finished.
     """
-    (summary,) = run_sets(policy=policy, task=task, style=style, sets={out: settings}, origin=origin)
+    (summary,) = run_sets(
+        policy=policy, task=task, style=style, sets={out: settings}, origin=origin, resume_dir=resume_dir
+    )
     return summary
 
 
@@ -117,8 +124,13 @@ def run_sets(
     style: Style,
     sets: Mapping[Path, EvaluationSettings],
     origin: Origin | None = None,
+    resume_dir: StateFolder | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate a policy on several sets of games, as `run` does on one. The policy is loaded once.
+
+    A state holds the finished episodes, and how each running one began with its actions since. An evaluation that
+    continues from it has the same batches as one without interruption. Each episode draws from random streams of its
+    own. So the episodes are the same, bit for bit on a CPU with the same number of threads.
 
     Args:
         policy: as in `run`.
@@ -127,27 +139,48 @@ def run_sets(
         sets: the settings of each set's evaluation, by the folder to write. The folders are written at the end; an
             error before that leaves all of them as they were.
         origin: as in `run`.
+        resume_dir: as in `run`; one state for all sets.
 
     Returns:
         The summaries, in the order of `sets`.
 
     Raises:
-        ValueError: as in `run`; or the sets' settings load the policy differently; or there are several sets and the
-            policy is a model over HTTP.
+        ValueError: as in `run`; or the sets' settings load the policy differently; or there are several sets or a
+            `resume_dir` and the policy is a model over HTTP.
     """
     loading = next(iter(sets.values())).loading
     if any(settings.loading != loading for settings in sets.values()):
         raise ValueError(f"the sets of games of {task} differ in how the policy is loaded: evaluate each by itself")
+
+    def key(states: StateFolder) -> dict[str, Any]:
+        inputs = _inputs(policy)
+        for settings in sets.values():
+            inputs |= games_of(settings.env)
+        chosen = {str(number): relevant(settings) for number, settings in enumerate(sets.values(), 1)}
+        return states.key(inputs, stage="evaluation", policy=str(policy), task=task, style=style, settings=chosen)
+
     with ExitStack() as opened:
+        # First, and so it ends last: the state is removed when all results are in place.
+        kept = opened.enter_context(increments(resume_dir, key, min(one.save_minutes for one in sets.values())))
         player = make_policy(policy, style, **loading) if isinstance(policy, str) else policy
         if isinstance(policy, str) and isinstance(player, Closable):
             opened.callback(player.close)
         if len(sets) > 1 and isinstance(player, Metered):
             raise ValueError("what a model over HTTP costs is counted by set of games: evaluate each by itself")
+        if resume_dir and isinstance(player, Metered):
+            raise ValueError("a model over HTTP continues from its cache of replies: leave out --state")
         drafts = [opened.enter_context(stage_output(out, ["evaluation"], [EPISODES, SUMMARY])) for out in sets]
+        progress = [SetProgress() for _ in sets]
+        for _, saved in kept.load():
+            for one, part in zip(progress, saved["sets"], strict=False):  # sets that had not begun are not in it
+                one.add(part)
+
+        def on_turn(position: str) -> None:
+            kept.on_step(position, lambda: ({"sets": [one.new() for one in progress if one.play]}, []))
+
         return [
-            _run(policy, player, task, style, draft, settings, origin)
-            for draft, settings in zip(drafts, sets.values(), strict=True)
+            _run(policy, player, task, style, draft, settings, origin, one, on_turn)
+            for draft, settings, one in zip(drafts, sets.values(), progress, strict=True)
         ]
 
 
@@ -159,9 +192,10 @@ def _run(
     folder: Path,
     settings: EvaluationSettings,
     origin: Origin | None,
+    progress: SetProgress,
+    on_turn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Play one set of games, and write its files to `folder`."""
-    started = time.monotonic()
+    """Play the rest of one set of games, and write its files to `folder`. Calls `on_turn` where it can continue."""
     name = policy if isinstance(policy, str) else type(policy).__name__
     made_by = origin or (
         origin_of(policy, style, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
@@ -170,26 +204,21 @@ def _run(
     # A reply without thoughts does not say what it reads.
     patterns = game.perception_patterns if style is Style.COT else {}
     allowance = Allowance(player, settings.num_envs)
-    envs: list[GameEnv] = []
 
     def new_env() -> GameEnv:
-        envs.append(make_env(task, **settings.env))
-        return envs[-1]
+        progress.envs.append(make_env(task, **settings.env))
+        return progress.envs[-1]
 
     seeds = settings.seeds
     if settings.each_game_once:
         seeds = seeds[: _game_count(task, settings)]
-    played = play_episodes(
-        new_env,
-        game,
-        PerceptionExaminer(player, patterns),
-        style,
-        override_parts(game.prompt, settings.prompt),
-        seeds,
-        settings.num_envs,
-        allowance.covers_after,
-    )
-    lines, stopped = _record(played, folder / EPISODES, f"evaluate {name} {task}", len(seeds))
+    parts = override_parts(game.prompt, settings.prompt)
+    progress.play = EpisodePlay(new_env, game, style, parts, seeds, settings.num_envs, keep=step_entry)
+    if progress.rest:
+        progress.play.load_state(progress.rest)
+    turns = progress.play.turns(PerceptionExaminer(player, patterns), allowance.covers_after)
+    stopped = _record(turns, progress, folder / EPISODES, f"evaluate {name} {task}", len(seeds), on_turn)
+    lines = progress.lines
     if isinstance(player, Metered):
         player.check_replies()
     summary = {
@@ -207,7 +236,7 @@ def _run(
         **summarise(lines, game.groups),
         "partial": len(lines) < len(seeds),
         "stopped": stopped or allowance.stopped,
-        **_skipped(envs),
+        **_skipped(progress.skipped),
         **({"api": player.totals()} if isinstance(player, Metered) else {}),
     }
     atomic_write_text(folder / SUMMARY, json.dumps(jsonable(summary), indent=2, ensure_ascii=False) + "\n")
@@ -217,7 +246,7 @@ def _run(
         settings={"policy": name, "task": task, "style": style, **vars(settings)},
         seeds={"episodes": [seeds[0], seeds[-1]]},
         inputs=_inputs(policy),
-        seconds=time.monotonic() - started,
+        seconds=progress.seconds,
     )
     return summary
 
@@ -239,34 +268,44 @@ def _inputs(policy: str | Policy) -> dict[str, Path]:
     return {"policy": Path(checkpoint_of(policy)[1])}
 
 
-def _skipped(envs: Sequence[GameEnv]) -> dict[str, Any]:
-    """The entry `skipped_games`: number and files of the games that the environments skipped as bad; empty if none."""
-    files = sorted({file for env in envs if isinstance(env, SkippingEnv) for file in env.skipped})
+def _skipped(files: list[str]) -> dict[str, Any]:
+    """The entry `skipped_games`: number and files of the games that were skipped as bad; empty if none."""
     return {"skipped_games": {"count": len(files), "files": files}} if files else {}
 
 
 def _record(
-    played: Iterator[tuple[Episode, list[Step]]], file: Path, title: str, total: int
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Write one line per episode while they are played.
+    turns: Iterable[list[tuple[Episode, list[dict[str, Any]]]]],
+    progress: SetProgress,
+    file: Path,
+    title: str,
+    total: int,
+    on_turn: Callable[[str], None],
+) -> str | None:
+    """Write one line per episode while they are played, after those of `progress`, which gets them too.
 
     Returns:
-        The lines, and why the policy stopped play, if it did.
+        Why the policy stopped play, if it did.
     """
-    lines: list[dict[str, Any]] = []
-    stopped = None
-    with JsonLines(file) as written, progress(total, title, unit="episode") as bar:
+    lines, stopped = progress.lines, None
+    before, started = progress.seconds, time.monotonic()
+    with JsonLines(file) as written, progress_bar(total, title, unit="episode") as bar:
+        for line in lines:
+            written.write(line)
+        bar.update(len(lines))
         try:
-            for number, (episode, steps) in enumerate(played):
-                lines.append(episode_line(number, episode, steps))
-                written.write(lines[-1])
-                bar.update(1)
-                bar.describe(success=sum(line["success"] for line in lines) / len(lines))
+            for finished in turns:
+                for episode, steps in finished:
+                    lines.append(episode_line(len(lines), episode, steps))
+                    written.write(lines[-1])
+                    bar.update(1)
+                    bar.describe(success=sum(line["success"] for line in lines) / len(lines))
+                progress.seconds = before + time.monotonic() - started
+                on_turn(f"episode {len(lines)} of {total}")
         except PlayStopped as reason:
             stopped = str(reason)
     if not lines:
         raise ValueError(f"not one episode was finished: {stopped}")
-    return lines, stopped
+    return stopped
 
 
 def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -> Origin:

@@ -11,18 +11,18 @@ from rl4vlm.evaluation.perception import MARKS
 from rl4vlm.results.intervals import wilson
 
 
-def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[str, Any]:
+def episode_line(number: int, episode: Episode, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The record of one episode, from which it can be replayed.
 
     Args:
         number: of the episode in this evaluation, from 0.
         episode: its totals.
-        steps: all of its steps, in order.
+        steps: the entries of its steps (`step_entry`), in order.
     """
     known_of_game = {"group": episode.group, "data_source": episode.data_source}
     perceptions: dict[str, dict[str, int]] = {}
     for step in steps:
-        for name, mark in step.reply.perception.items():
+        for name, mark in step.get("perception", {}).items():
             perceptions.setdefault(name, dict.fromkeys(MARKS, 0))[mark] += 1
     return {
         "episode": number,
@@ -33,7 +33,7 @@ def episode_line(number: int, episode: Episode, steps: Sequence[Step]) -> dict[s
         "fallbacks": episode.fallbacks,
         **{name: value for name, value in known_of_game.items() if value is not None},
         "perception": perceptions,
-        "steps": [step_entry(step) for step in steps],
+        "steps": [*steps],
     }
 
 

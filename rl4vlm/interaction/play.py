@@ -6,8 +6,7 @@ to a policy in one batch and plays the replies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -220,70 +219,3 @@ def advance(slots: Sequence[Slot], policy: Policy) -> list[Step]:
     for slot, reply in zip(slots, replies, strict=True):
         slot.send(reply)
     return [slot.receive() for slot in slots]
-
-
-def play_episodes(
-    make_env: Callable[[], GameEnv],
-    task: Task,
-    policy: Policy,
-    style: Style,
-    parts: PromptParts,
-    seeds: Sequence[int],
-    num_envs: int,
-    should_continue: Callable[[Episode], bool] = lambda _: True,
-) -> Iterator[tuple[Episode, list[Step]]]:
-    """Play one episode per seed, up to `num_envs` of them at once, and yield them in the order of `seeds`.
-
-    An episode depends on its seed alone, through `env.reset(seed=seed)` and `stream(seed, "sampling")`. It does not
-    depend on `num_envs` or on the other seeds.
-
-    Args:
-        make_env: makes one environment; called at most `num_envs` times.
-        task: the game that is played.
-        policy: answers the requests.
-        style: how replies should be written.
-        parts: the texts of the prompt.
-        seeds: one per episode, without duplicates.
-        num_envs: how many environments are played at once, and so the largest batch.
-        should_continue: called with each finished episode. Once it returns False, running episodes are finished and no
-            new ones begin.
-
-    Yields:
-        The episode and its steps.
-
-    Raises:
-        ValueError: `num_envs` is less than 1, or a seed is repeated.
-    """
-    if num_envs < 1:
-        raise ValueError(f"num_envs {num_envs} is less than 1")
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed is repeated: it would give the same episode twice")
-    waiting = iter(seeds)
-    slots: list[Slot] = []
-    played: dict[int, list[Step]] = {}
-    finished: dict[int, tuple[Episode, list[Step]]] = {}
-    turn = 0
-    with ExitStack() as opened:
-        # The range comes first: zip would otherwise take one seed too many from `waiting` and lose it.
-        for _, seed in zip(range(num_envs), waiting, strict=False):
-            env = make_env()
-            opened.callback(env.close)
-            slots.append(Slot(env, task, style, parts, seed, endless=False))
-        while slots:
-            for slot, step in zip(slots, advance(slots, policy), strict=True):
-                assert slot.seed is not None
-                played.setdefault(slot.seed, []).append(step)
-                if step.episode is None:
-                    continue
-                finished[slot.seed] = (step.episode, played.pop(slot.seed))
-                if not should_continue(step.episode):
-                    waiting = iter(())
-                next_seed = next(waiting, None)
-                if next_seed is not None:
-                    slot.start(next_seed)
-            # Towards the end there are fewer seeds than environments, and the batch becomes smaller.
-            slots = [slot for slot in slots if not slot.stopped]
-            # Short episodes finish before longer ones that began earlier: hold them back until their turn.
-            while turn < len(seeds) and seeds[turn] in finished:
-                yield finished.pop(seeds[turn])
-                turn += 1

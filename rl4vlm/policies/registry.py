@@ -63,6 +63,11 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
     return policy
 
 
+def kind_of(name: str) -> str:
+    """The entry of the registries that a name leads to: a scripted policy, or one of `LEARNED` or `REMOTE`."""
+    return name if name in scripted_policies() else checkpoint_of(name)[0]
+
+
 def checkpoint_of(name: str) -> tuple[str, str]:
     """Split a name into its kind (in `LEARNED` or `REMOTE`) and its checkpoint or model.
 

@@ -10,7 +10,8 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.core.seeding import validation_seeds
 from rl4vlm.core.types import Episode, Policy, Step
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.play import Slot, play_episodes
+from rl4vlm.interaction.episodes import play_episodes
+from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo.rollout import Transition
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from rl4vlm.policies.scripted import SolverPolicy
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.sft.wording import Rewording
 from rl4vlm.tasks.registry import get_task
+from rl4vlm.training.increments import games_of, increments
+from rl4vlm.training.store import StateFolder, relevant
 
 STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
@@ -54,7 +58,9 @@ class Demonstration:
     reply: str
 
 
-def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> None:
+def run(
+    *, task: str, style: Style, out: Path, settings: SFTDataSettings, resume_dir: StateFolder | None = None
+) -> None:
     """Write a folder of demonstrations.
 
     Args:
@@ -62,6 +68,8 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
         style: how replies are written.
         out: folder to write. It appears when it is complete; earlier demonstrations there are replaced.
         settings: how many samples, and how they are made.
+        resume_dir: where the state is saved, between two episodes; a killed run continues from there, and writes the
+            same demonstrations as one without interruption. None saves no state.
 
     Raises:
         ValueError: `out` holds something other than demonstrations.
@@ -69,17 +77,47 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
     started = time.monotonic()
     actions: Counter[str] = Counter()
     entries: list[dict[str, Any]] = []
+    saved = 0
+
+    def key(states: StateFolder) -> dict[str, Any]:
+        return states.key(games_of(settings.env), stage=STAGE, task=task, style=style, settings=relevant(settings))
+
+    def new() -> tuple[dict[str, Any], list[Path]]:
+        nonlocal saved
+        images = {entry["image"] for entry in entries[saved:]} - {entry["image"] for entry in entries[:saved]}
+        content = {"entries": entries[saved:], "actions": actions, "rest": player.state(), "seconds": seconds()}
+        saved = len(entries)
+        return content, [folder / image for image in sorted(images)]
+
+    def seconds() -> float:
+        return time.monotonic() - started
+
     with (
+        increments(resume_dir, key, settings.save_minutes) as kept,
         stage_output(out, [STAGE]) as folder,
         progress(settings.samples, f"demonstrations {task} {style}", unit="sample") as bar,
+        closing(Demonstrations(task, style, settings)) as player,
     ):
         (folder / IMAGES).mkdir()
+        states = kept.load()
+        for place, content in states:
+            entries += content["entries"]
+            for image in {entry["image"] for entry in content["entries"] if not (folder / entry["image"]).exists()}:
+                shutil.copyfile(place / Path(image).name, folder / image)
+        if states:
+            player.load_state(content["rest"])
+            actions.update(content["actions"])
+            started -= content["seconds"]
+            saved = len(entries)
+            bar.update(saved)
         # The range comes first: zip would otherwise play one more step before it ends.
-        for number, step in zip(range(settings.samples), demonstrations(task, style, settings), strict=False):
-            image = save_image(folder, step.request.image)
-            entries.append(llava_entry(f"{task}-{style}-{number}", image, step.request.prompt, step.reply.text))
+        for number, step in zip(range(saved, settings.samples), player.steps(), strict=False):
+            name = save_image(folder, step.request.image)
+            entries.append(llava_entry(f"{task}-{style}-{number}", name, step.request.prompt, step.reply.text))
             actions[step.action] += 1
             bar.update(1)
+            if step.episode:
+                kept.on_step(f"sample {len(entries)} of {settings.samples}", new)
         atomic_write_text(folder / DATA, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
         manifest = {
             "task": task,
@@ -97,37 +135,60 @@ def run(*, task: str, style: Style, out: Path, settings: SFTDataSettings) -> Non
             settings={"task": task, "style": style, **vars(settings)},
             seeds={"sft_data": settings.seed},
             inputs={},
-            seconds=time.monotonic() - started,
+            seconds=seconds(),
         )
 
 
-def demonstrations(task_name: str, style: Style, settings: SFTDataSettings) -> Iterator[Step]:
-    """Endless steps of the solver, without those in states that cannot be won, such as an unsolvable Points24 hand.
+class Demonstrations:
+    """The solver at play, endlessly.
 
-    Raises:
-        ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.
+    Args:
+        task_name: the game.
+        style: how replies are written.
+        settings: how it plays.
     """
-    task = get_task(task_name)
-    # The demonstrator may differ from the player in options of the environment, such as which expert is asked.
-    env = make_env(task_name, **{**settings.env, **settings.demonstrator})
-    slot = Slot(env, task, style, override_parts(task.prompt, settings.prompt), settings.seed)
-    # A stream of its own: states and actions are those of demonstrations with one wording.
-    varied = settings.wording == "varied" and style is Style.COT
-    reword = Rewording(task_name, stream(settings.seed, "wording")) if varied else None
-    policy = SolverPolicy(style, settings.action_noise, reword)
-    try:
-        skipped = 0
-        while skipped < MAX_STEPS_WITHOUT_SAMPLE:
-            (step,) = advance([slot], policy)
+
+    def __init__(self, task_name: str, style: Style, settings: SFTDataSettings) -> None:
+        task = get_task(task_name)
+        self._task_name = task_name
+        # The demonstrator may differ from the player in options of the environment, such as which expert is asked.
+        self._env = make_env(task_name, **{**settings.env, **settings.demonstrator})
+        parts = override_parts(task.prompt, settings.prompt)
+        self._slot = Slot(self._env, task, style, parts, settings.seed)
+        # A stream of its own: states and actions are those of demonstrations with one wording.
+        self._words = stream(settings.seed, "wording")
+        varied = settings.wording == "varied" and style is Style.COT
+        self._policy = SolverPolicy(style, settings.action_noise, Rewording(task_name, self._words) if varied else None)
+        self._skipped = 0
+
+    def steps(self) -> Iterator[Step]:
+        """Its steps, without those in states that cannot be won, such as an unsolvable Points24 hand.
+
+        Raises:
+            ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.
+        """
+        while self._skipped < MAX_STEPS_WITHOUT_SAMPLE:
+            (step,) = advance([self._slot], self._policy)
             advised = step.reply.expert_action
             if advised is not None and advised.solvable:
-                skipped = 0
+                self._skipped = 0
                 yield step
             else:
-                skipped += 1
-    finally:
-        env.close()
-    raise ValueError(f"task {task_name!r} had no solvable state in {skipped} steps in a row")
+                self._skipped += 1
+        raise ValueError(f"task {self._task_name!r} had no solvable state in {self._skipped} steps in a row")
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands between two steps, as data that JSON can hold."""
+        return {"slot": self._slot.state(), "words": self._words.bit_generator.state}
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Go to where `state` was called."""
+        self._slot.load_state(saved["slot"])
+        self._words.bit_generator.state = saved["words"]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
 
 
 def save_image(folder: Path, image: np.ndarray) -> str:

@@ -8,27 +8,19 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from signal import Signals
 from typing import Any, ClassVar, Protocol, cast
 
-from rl4vlm.core.files import atomic_write_text, sha256_of
-from rl4vlm.core.lock import locked
+from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import UNFINISHED, publish, stage_output
-from rl4vlm.results.provenance import package_versions
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
-from rl4vlm.training.signals import Interrupted, SignalFlag, watch_signals
-from rl4vlm.training.store import Draft, Part, StateFolder, StateStore
+from rl4vlm.training.signals import SignalFlag, stopped_by, watch_signals
+from rl4vlm.training.store import NUMERICS_ONLY, Draft, Part, StateFolder, StateStore, relevant
 
 FILE = "training.pt"
 MODEL_STATE = "model_state.pt"
 """Weights and moments, nearly all of a state. All processes read this file; with FSDP each has its own part instead."""
-NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
-"""Settings that change a run's results only by the rounding of sums."""
-IRRELEVANT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout", *NUMERICS_ONLY)
-"""Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
-change them without losing the run."""
 
 
 class Resumable(Protocol):
@@ -141,8 +133,7 @@ class ResumeManager:
         asked = next((number for number in state.processes.gather(self._flag.number) if number), None)
         if asked is not None:
             self._save(self._store, state)
-            message = f"stopped by {Signals(asked).name} at {state.position}"
-            raise Interrupted(asked, f"{message}; the same command continues from {self._store.folder}")
+            raise stopped_by(asked, state.position, self._store.folder)
         if state.should_save(self._settings):
             self._save(self._store, state)
 
@@ -247,15 +238,8 @@ def resumable(
     if folder is None:
         yield ResumeManager(None, out, settings, SignalFlag(), started)
         return
-    key = {
-        **run_key,
-        "processes": {"count": state.processes.count, "split": state.processes.split},
-        "settings": {name: value for name, value in vars(settings).items() if name not in IRRELEVANT},
-        # A hub name has no files to digest.
-        "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
-        "code": folder.code,
-        "packages": package_versions(),
-    }
+    processes = {"count": state.processes.count, "split": state.processes.split}
+    key = folder.key(inputs, **run_key, processes=processes, settings=relevant(settings))
     store = StateStore(folder.path, key)
     with watch_signals() as flag:
         manager = ResumeManager(store, out, settings, flag, started)
@@ -287,5 +271,5 @@ def run_folder(out: Path, stage: str, names: Sequence[str], states: StateFolder 
             yield out / UNFINISHED
             return
         if states is not None:
-            opened.enter_context(locked(states.path.with_name(f".{states.path.name}.lock")))
+            opened.enter_context(states.locked())
         yield opened.enter_context(stage_output(out, [stage], names, keep_draft=True))

@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: noted when they arrive, acted on at the next step."""
+"""Signals that ask a run to stop: noted when they arrive, acted on at the next step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -14,11 +15,17 @@ send another one, such as SIGUSR1, earlier."""
 
 
 class Interrupted(Exception):
-    """A signal stopped a training after its state was saved. `code` is the exit code that shells use for the signal."""
+    """A signal stopped a run after its state was saved. `code` is the exit code that shells use for the signal."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.code = 128 + number
+
+
+def stopped_by(number: int, position: str, states: Path) -> Interrupted:
+    """The error of a run that stopped at this position for a signal, and whose state is in this folder."""
+    message = f"stopped by {signal.Signals(number).name} at {position}"
+    return Interrupted(number, f"{message}; the same command continues from {states}")
 
 
 class SignalFlag:

@@ -9,25 +9,61 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, read_json, sha256_of
+from rl4vlm.core.lock import locked
+from rl4vlm.results.provenance import package_versions
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
 KEEP = 2
 """Number of states that are kept: the newest, and the one before it in case the newest is damaged."""
+NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
+"""Settings that change a run's results only by the rounding of sums."""
+IRRELEVANT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout", *NUMERICS_ONLY)
+"""Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
+change them without losing the run."""
 
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Where a run keeps its state, and the digest of each module and data file that it runs (`module_digests`)."""
+    """Where a run keeps its state.
+
+    Attributes:
+        path: the folder.
+        code: returns the digest of each module and data file that the run uses (`module_digests`).
+    """
 
     path: Path
-    code: Mapping[str, str]
+    code: Callable[[], Mapping[str, str]]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock, which lies beside it; see `rl4vlm.core.lock`."""
+        return locked(self.path.with_name(f".{self.path.name}.lock"))
+
+    def key(self, inputs: Mapping[str, Path], **run: Any) -> dict[str, Any]:
+        """The key of a run's states: everything that determines its results.
+
+        Args:
+            inputs: files and folders that the run reads, by name.
+            run: what else identifies the run, such as its stage, task and `relevant` settings.
+        """
+        return {
+            **run,
+            # A hub name has no files to digest.
+            "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
+            "code": self.code(),
+            "packages": package_versions(),
+        }
+
+
+def relevant(settings: Any) -> dict[str, Any]:
+    """The settings of a run by name, without `IRRELEVANT`."""
+    return {name: value for name, value in vars(settings).items() if name not in IRRELEVANT}
 
 
 @dataclass(frozen=True)
@@ -105,11 +141,20 @@ class StateStore:
     Args:
         folder: may hold the states of several runs.
         key: everything that determines the run's results.
+        keep: how many states are kept, `KEEP` or None for all: each then holds only what is new since the one before.
         report: called with each message for the user; the default prints to standard error.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], *, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        *,
+        keep: int | None = KEEP,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = folder
+        self._keep = keep
         self._key = jsonable(key)
         self._home = folder / _digest(self._key)
         self._good: list[Path] = []
@@ -128,6 +173,17 @@ class StateStore:
         if found:
             self._report(f"no state in {self._home} is complete: the run starts from the beginning")
         return None
+
+    def sequence(self) -> list[Path]:
+        """The folders of all states, oldest first, up to the first damaged one. Reports that one and other runs."""
+        self._report_others()
+        self._good = []
+        for folder in self._numbered():
+            if trouble := damage(folder):
+                self._report(f"state {folder} is damaged and not used, nor are those after it: {trouble}")
+                break
+            self._good.append(folder)
+        return [*self._good]
 
     @contextmanager
     def saving(self) -> Iterator[Draft]:
@@ -159,7 +215,9 @@ class StateStore:
                 f"the run's state cannot be saved in {self._home}: {cause.strerror or cause}; "
                 + (f"the state before it is kept, {self._good[-1].name}" if self._good else "there is none before it")
             ) from cause
-        self._good = [*self._good, target][-KEEP:]
+        self._good = [*self._good, target]
+        if self._keep is not None:
+            self._good = self._good[-self._keep :]
         self._prune()
 
     def clear(self) -> None:

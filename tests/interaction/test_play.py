@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Generator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
 from rl4vlm.core.types import Episode, Outcome, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.play import Slot, advance, play_episodes
+from rl4vlm.interaction.episodes import EpisodePlay, play_episodes
+from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.policies.scripted import RandomPolicy
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, FakePolicy, climb_slot
@@ -268,6 +271,45 @@ class TestPlayEpisodes:
         episodes = list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, parts, range(30), 4, should_continue))
         # Four begin at once, and one more after each of the first four that end.
         assert [episode for episode, _ in episodes] == [episode for episode, _ in everything[:8]]
+
+    @pytest.mark.parametrize("turns", [1, 4, 9])
+    def test_continued_from_its_state_it_asks_in_the_same_batches(self, turns: int) -> None:
+        def play() -> EpisodePlay[str]:
+            return EpisodePlay(
+                ClimbEnv, ClimbTask(), Style.COT, ClimbTask.prompt, range(7), 3, lambda step: step.action
+            )
+
+        def act(request: Request) -> str:
+            return (UP, WAIT, NOTHING)[request.rng.integers(3)]
+
+        whole, before, after = FakePolicy(act), FakePolicy(act), FakePolicy(act)
+        expected = [episode for finished in play().turns(whole) for episode in finished]
+        stopped, continued = play(), play()
+        found = [episode for finished in islice(stopped.turns(before), turns) for episode in finished]
+        continued.load_state(json.loads(json.dumps(stopped.state())))
+        found += [episode for finished in continued.turns(after) for episode in finished]
+        assert found == expected
+        asked = [[request.prompt for request in batch] for batch in (*before.batches, *after.batches)]
+        assert asked == [[request.prompt for request in batch] for batch in whole.batches]
+
+    def test_an_episode_that_cannot_be_repeated_begins_again(self, capsys: pytest.CaptureFixture[str]) -> None:
+        class Changing(ClimbEnv):
+            made = 0
+
+            def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+                Changing.made += 1
+                return super().reset(seed=None if seed is None else seed + Changing.made)
+
+        def play() -> EpisodePlay[str]:
+            parts = ClimbTask.prompt
+            return EpisodePlay(Changing, ClimbTask(), Style.COT, parts, [0], 1, lambda step: step.action)
+
+        stopped, continued = play(), play()
+        next(iter(stopped.turns(FakePolicy(WAIT))))
+        continued.load_state(stopped.state())
+        ((episode, actions),) = [one for finished in continued.turns(FakePolicy(UP)) for one in finished]
+        assert actions == ["up"] * episode.length
+        assert "note: the episode of seed 0 begins again: Changing did not come back" in capsys.readouterr().err
 
     @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "repeated"), ([1], 0, "num_envs 0")])
     def test_refuses_what_makes_no_sense(self, seeds: list[int], width: int, what: str) -> None:

@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_once_its_outputs_are_in_place_still_has_them(
         raise SimulatedKill
 
     def train() -> None:
-        states = StateFolder(tmp_path / "states", {})
+        states = StateFolder(tmp_path / "states", dict)
         run(task="NumberLine", out=tmp_path / "out", seed=1, settings=settings, resume_dir=states)
 
     with monkeypatch.context() as patched:

@@ -58,7 +58,7 @@ class Runs:
             out=self.folder / out,
             seed=seed,
             settings=settings,
-            resume_dir=StateFolder(self.state, code or {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, lambda: code or {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 
@@ -282,7 +282,7 @@ def test_the_network_without_language_goes_on_too(tmp_path):
         cnn.run(task="EZPoints", out=tmp_path / out, seed=1, settings=settings, resume_dir=resume_dir)
         return (tmp_path / out / "metrics.jsonl").read_text(), sha256_of(tmp_path / out / "checkpoint")
 
-    resume_dir = StateFolder(tmp_path / "state", {})
+    resume_dir = StateFolder(tmp_path / "state", dict)
     with stop_at(2), pytest.raises(SimulatedKill):
         run("killed", resume_dir)
     assert run("killed", resume_dir) == run("unbroken", None)

@@ -87,7 +87,7 @@ def test_too_few_environments_are_found_before_the_model_is_loaded(tmp_path, mon
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_checkpoint(tiny_checkpoint, tmp_path):
-    wild, resume_dir = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", {"a.py": "1"})
+    wild, resume_dir = replace(SETTINGS, learning_rate=1e30), StateFolder(tmp_path / "state", lambda: {"a.py": "1"})
     place = r"PPO NumberLine cot, update 1, \d+ samples into its optimisation: policy_loss is .*learning_rate"
     with pytest.raises(ValueError, match=place):
         run(

@@ -20,7 +20,7 @@ from rl4vlm.core.files import sha256_of
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.sft import data
-from rl4vlm.sft.data import Demonstration, check_special_tokens, demonstrations, load_samples, run
+from rl4vlm.sft.data import Demonstration, Demonstrations, check_special_tokens, load_samples, run
 from rl4vlm.tasks.registry import get_task
 from tests.fakes import ClimbEnv, ClimbTask
 
@@ -37,7 +37,7 @@ class TestWriting:
     @pytest.mark.parametrize("task", CARD_GAMES)
     def test_what_is_written_is_read_back_and_plays(self, tmp_path: Path, task: str, style: Style) -> None:
         samples = make(tmp_path / "out", task, style)
-        steps = list(islice(demonstrations(task, style, SFTDataSettings()), 20))
+        steps = list(islice(Demonstrations(task, style, SFTDataSettings()).steps(), 20))
         assert len(samples) == len({sample.id for sample in samples}) == 20
         for sample, step in zip(samples, steps, strict=True):
             assert (sample.prompt, sample.reply) == (step.request.prompt, step.reply.text)
@@ -105,7 +105,7 @@ class TestWriting:
             make(tmp_path / "other", env={"rules": "soft"})
 
     def test_every_points24_demonstration_has_a_solution(self) -> None:
-        steps = list(islice(demonstrations("Points24", Style.COT, SFTDataSettings()), 300))
+        steps = list(islice(Demonstrations("Points24", Style.COT, SFTDataSettings()).steps(), 300))
         assert all(step.reply.expert_action and step.reply.expert_action.solvable for step in steps)
         ended = [step.episode for step in steps if step.episode]
         assert len(ended) > 20
@@ -127,7 +127,7 @@ class TestWriting:
         monkeypatch.setattr(data, "get_task", lambda name: ClimbTask())
         monkeypatch.setattr(data, "MAX_STEPS_WITHOUT_SAMPLE", 50)
         with pytest.raises(ValueError, match="'Climb' had no solvable state in 50 steps"):
-            next(demonstrations("Climb", Style.COT, SFTDataSettings()))
+            next(Demonstrations("Climb", Style.COT, SFTDataSettings()).steps())
 
     @pytest.mark.parametrize("settings", [{"samples": 0}, {"action_noise": 1.5}])
     def test_settings_that_make_no_sense_are_named(self, settings: dict[str, Any]) -> None:

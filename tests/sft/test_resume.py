@@ -55,7 +55,7 @@ class Runs:
             init=self.checkpoint,
             out=self.folder / out,
             settings=replace(SETTINGS, **changes),
-            resume_dir=StateFolder(self.state, {"a.py": "1"}) if keep else None,
+            resume_dir=StateFolder(self.state, lambda: {"a.py": "1"}) if keep else None,
         )
         return self.result(out)
 

@@ -123,7 +123,7 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
     data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     wild = replace(SETTINGS, learning_rate=1e30, save_minutes=1e-9)
-    resume_dir = StateFolder(tmp_path / "state", {"a.py": "1"})
+    resume_dir = StateFolder(tmp_path / "state", lambda: {"a.py": "1"})
     place = r"SFT NumberLine-cot, step \d+ of 16: loss is .*learning_rate"
     for _ in range(2):  # a rerun continues from finite numbers
         with pytest.raises(ValueError, match=place):

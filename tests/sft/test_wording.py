@@ -13,7 +13,7 @@ import pytest
 from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.core.types import Step, Style
 from rl4vlm.evaluation.perception import marks
-from rl4vlm.sft.data import demonstrations
+from rl4vlm.sft.data import Demonstrations
 from rl4vlm.sft.wording import GRAMMARS, wordings
 from rl4vlm.tasks.registry import get_task
 
@@ -23,7 +23,7 @@ FIXED = SFTDataSettings(action_noise=0.3)
 
 
 def steps(task: str, settings: SFTDataSettings, count: int = 60) -> list[Step]:
-    return list(islice(demonstrations(task, Style.COT, settings), count))
+    return list(islice(Demonstrations(task, Style.COT, settings).steps(), count))
 
 
 def thoughts(step: Step) -> str:
@@ -74,10 +74,10 @@ def patterns(task: str) -> dict[str, re.Pattern[str]]:
 
 
 def test_without_thoughts_there_is_nothing_to_word() -> None:
-    (step,) = islice(demonstrations("Blackjack", Style.ACTION_ONLY, SFTDataSettings(wording="varied")), 1)
+    (step,) = islice(Demonstrations("Blackjack", Style.ACTION_ONLY, SFTDataSettings(wording="varied")).steps(), 1)
     assert set(json.loads(step.reply.text)) == {"action"}
 
 
 def test_a_task_with_one_wording_is_named() -> None:
     with pytest.raises(ValueError, match="Blackjack has one wording"):
-        next(demonstrations("Blackjack", Style.COT, SFTDataSettings(wording="varied")))
+        next(Demonstrations("Blackjack", Style.COT, SFTDataSettings(wording="varied")).steps())

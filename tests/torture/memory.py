@@ -67,7 +67,7 @@ def updates(model: str, count: int) -> None:
         device="cpu",
     )
     with tempfile.TemporaryDirectory() as folder, on_step_hook(show):
-        states = StateFolder(Path(folder, "state"), {})
+        states = StateFolder(Path(folder, "state"), dict)
         out = Path(folder, "out")
         run(task="NumberLine", style=Style.COT, init=model, out=out, seed=1, settings=settings, resume_dir=states)
 

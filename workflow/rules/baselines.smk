@@ -22,9 +22,10 @@ rule evaluate_scripted:
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "{policy}"),
         out=subpath(output.summary, parent=True),
+        state=f"{RESULTS}/state/eval/{{policy}}-{{task}}{{games}}",
         settings=evaluation_arguments,
     shell:
-        "rl4vlm evaluate {wildcards.policy:q} {wildcards.task:q} --out {params.out:q}"
+        "rl4vlm evaluate {wildcards.policy:q} {wildcards.task:q} --out {params.out:q} --state {params.state:q}"
         " --set {params.settings:q} 2>&1 | tee {log:q}"
 
 

@@ -94,6 +94,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
+    # The folder of the state is no param, by which the cache would tell one folder of results from another.
     shell:
-        "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q}"
+        "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q} --state {output:q}.state"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

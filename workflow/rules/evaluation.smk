@@ -43,11 +43,13 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
             params:
                 code=code_of("rl4vlm.evaluation.run", "{task}", POLICY),
                 out=subpath(output.summary, parent=True),
+                # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
+                state=f"{RESULTS}/state/eval/{KIND}-{RUN}",
                 style=lambda wildcards: wildcards.get("style", "nocot"),
                 settings=checkpoint_evaluation(KIND, FURTHER),
             shell:
                 "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style {params.style:q} --out {params.out:q}"
-                " --set {params.settings:q} 2>&1 | tee {log:q}"
+                " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_kept:
@@ -69,7 +71,8 @@ rule evaluate_kept:
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
         out=subpath(output.summary, parent=True),
+        state=f"{RESULTS}/state/eval_kept/ppo-{PPO_RUN}/{{kept}}",
         settings=lambda wildcards: evaluation(evaluation_settings(config, wildcards.task)),
     shell:
         "rl4vlm evaluate {input.checkpoints:q}/{wildcards.kept:q} {wildcards.task:q} --style {wildcards.style:q}"
-        " --out {params.out:q} --set {params.settings:q} 2>&1 | tee {log:q}"
+        " --out {params.out:q} --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"

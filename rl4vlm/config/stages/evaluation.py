@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from rl4vlm.config.fields import Attention, Count, Device, DType, Natural, Quantization, Weight, settings
+from rl4vlm.config.stages.training import SavedByTime
 from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
 
 
@@ -47,7 +48,7 @@ class PlaySettings:
 
 
 @settings
-class EvaluationSettings(PlaySettings):
+class EvaluationSettings(PlaySettings, SavedByTime):
     """Held-out evaluation."""
 
     episodes: Count = 200

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rl4vlm.config.fields import Count, Natural, Pattern, Positive, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
-from rl4vlm.config.stages.training import RunSettings
+from rl4vlm.config.stages.training import RunSettings, SavedByTime
 
 
 @settings
-class SFTSettings(BackboneSettings, RunSettings):
+class SFTSettings(BackboneSettings, RunSettings, SavedByTime):
     """Supervised fine-tuning; the defaults are the paper's (LLaVA's recipe)."""
 
     epochs: Count = 1
@@ -35,6 +35,3 @@ class SFTSettings(BackboneSettings, RunSettings):
     """A regular expression that must match the whole name of a parameter: those stay as they are."""
     tf32: bool = False
     """Let a GPU multiply float32 matrices in TF32: several times faster, with 11 of 24 bits of each factor."""
-    save_minutes: Positive = 30.0
-    """Minutes between two saves of the run's state, from which a killed run resumes. A run saves its state only if it
-    has a folder for it (`--state`)."""

@@ -6,10 +6,11 @@ from dataclasses import field
 from typing import Any, Literal
 
 from rl4vlm.config.fields import Count, Natural, Share, settings
+from rl4vlm.config.stages.training import SavedByTime
 
 
 @settings
-class SFTDataSettings:
+class SFTDataSettings(SavedByTime):
     """How demonstrations are made."""
 
     samples: Count = 20_000

@@ -8,6 +8,15 @@ from rl4vlm.config.fields import Device, Positive, settings
 
 
 @settings
+class SavedByTime:
+    """How often a run saves its state."""
+
+    save_minutes: Positive = 30.0
+    """Minutes between two saves of the run's state, from which a killed run resumes. A run saves its state only if it
+    has a folder for it (`--state`)."""
+
+
+@settings
 class RunSettings:
     """Where and how a training runs; none of it changes the result."""
 

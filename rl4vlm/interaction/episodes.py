@@ -1,0 +1,157 @@
+"""One episode per seed, several at once: what evaluation plays, and PPO's validation."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any, Generic, TypeVar
+
+from rl4vlm.core.types import Episode, GameEnv, Policy, PromptParts, Step, Style
+from rl4vlm.interaction.play import Slot, advance
+from rl4vlm.tasks.base import Task
+
+Kept = TypeVar("Kept")
+"""What is kept of a step."""
+
+
+class EpisodePlay(Generic[Kept]):
+    """Plays one episode per seed, up to `num_envs` of them at once.
+
+    An episode depends on its seed alone, through `env.reset(seed=seed)` and `stream(seed, "sampling")`. It does not
+    depend on `num_envs` or on the other seeds, except for what shapes of batches do to a model's rounding. A play that
+    continues from its `state` has the same batches as one without interruption, so its replies are the same, too.
+
+    Args:
+        make_env: makes one environment; called at most `num_envs` times.
+        task: the game that is played.
+        style: how replies should be written.
+        parts: the texts of the prompt.
+        seeds: one per episode, without duplicates.
+        num_envs: how many environments are played at once, and so the largest batch.
+        keep: what to keep of each step. Whole steps with their images need much memory.
+
+    Raises:
+        ValueError: `num_envs` is less than 1, or a seed is repeated.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], GameEnv],
+        task: Task,
+        style: Style,
+        parts: PromptParts,
+        seeds: Sequence[int],
+        num_envs: int,
+        keep: Callable[[Step], Kept],
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs {num_envs} is less than 1")
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is repeated: it would give the same episode twice")
+        self._new_slot = lambda env, seed: Slot(env, task, style, parts, seed, endless=False)
+        self._make_env, self._num_envs, self._keep = make_env, num_envs, keep
+        self._waiting = deque(seeds)
+        self._unreturned = deque(seeds)
+        self._slots: list[Slot] = []
+        self._resumed: deque[Mapping[str, Any]] = deque()
+        # By seed: the steps of running episodes, and of finished ones until it is their turn.
+        self._steps: dict[int, list[Kept]] = {}
+        self._finished: dict[int, Episode] = {}
+
+    def turns(
+        self, policy: Policy, should_continue: Callable[[Episode], bool] = lambda _: True
+    ) -> Iterator[list[tuple[Episode, list[Kept]]]]:
+        """Play to the end, one step of all environments at a time.
+
+        Args:
+            policy: answers the requests.
+            should_continue: called with each finished episode. Once it returns False, running episodes are finished
+                and no new ones begin.
+
+        Yields:
+            After each step, the episodes (with what is kept of their steps) that are finished and whose turn has come
+            in the order of the seeds.
+        """
+        with ExitStack() as opened:
+            while len(self._slots) < self._num_envs and (self._resumed or self._waiting):
+                env = self._make_env()
+                opened.callback(env.close)
+                resumed = self._resumed.popleft() if self._resumed else None
+                seed = resumed["seed"] if resumed else self._waiting.popleft()
+                slot = self._new_slot(env, seed)
+                self._slots.append(slot)
+                if resumed:
+                    self._load_slot(slot, seed, resumed)
+            while self._slots:
+                for slot, step in zip(self._slots, advance(self._slots, policy), strict=True):
+                    assert slot.seed is not None
+                    self._steps.setdefault(slot.seed, []).append(self._keep(step))
+                    if step.episode is None:
+                        continue
+                    self._finished[slot.seed] = step.episode
+                    if not should_continue(step.episode):
+                        self._waiting.clear()
+                    if self._waiting:
+                        slot.start(self._waiting.popleft())
+                # Towards the end there are fewer seeds than environments, and the batch becomes smaller.
+                self._slots = [slot for slot in self._slots if not slot.stopped]
+                yield self._returned()
+
+    def _returned(self) -> list[tuple[Episode, list[Kept]]]:
+        """The finished episodes whose turn it is. Short ones wait for longer ones that began earlier."""
+        found = []
+        while self._unreturned and self._unreturned[0] in self._finished:
+            seed = self._unreturned.popleft()
+            found.append((self._finished.pop(seed), self._steps.pop(seed)))
+        return found
+
+    def _load_slot(self, slot: Slot, seed: int, saved: Mapping[str, Any]) -> None:
+        try:
+            slot.load_state(saved)
+        except ValueError as error:
+            print(f"note: the episode of seed {seed} begins again: {error}", file=sys.stderr)
+            slot.start(seed)
+            self._steps[seed] = []
+
+    def state(self) -> dict[str, Any]:
+        """What is left to play between two turns, as data that JSON can hold if what is kept of steps is such data.
+
+        Episodes that `turns` has yielded are not in it.
+        """
+        return {
+            "waiting": [*self._waiting],
+            "unreturned": [*self._unreturned],
+            "running": [slot.state() for slot in self._slots],
+            "steps": [*self._steps.items()],
+            "finished": [asdict(episode) for episode in self._finished.values()],
+        }
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Continue from `state`, in a play of the same seeds that has not begun.
+
+        Running episodes are begun and their actions repeated. One whose environment comes out elsewhere, as a simulator
+        may, is played again from its beginning, with a note.
+        """
+        self._waiting, self._unreturned = deque(saved["waiting"]), deque(saved["unreturned"])
+        self._resumed = deque(saved["running"])
+        self._steps = {seed: [*steps] for seed, steps in saved["steps"]}
+        self._finished = {episode["seed"]: Episode(**episode) for episode in saved["finished"]}
+
+
+def play_episodes(
+    make_env: Callable[[], GameEnv],
+    task: Task,
+    policy: Policy,
+    style: Style,
+    parts: PromptParts,
+    seeds: Sequence[int],
+    num_envs: int,
+    should_continue: Callable[[Episode], bool] = lambda _: True,
+) -> Iterator[tuple[Episode, list[Step]]]:
+    """Play one episode per seed, and yield each with its steps, in the order of `seeds`; see `EpisodePlay`."""
+    play = EpisodePlay(make_env, task, style, parts, seeds, num_envs, keep=lambda step: step)
+    for finished in play.turns(policy, should_continue):
+        yield from finished
