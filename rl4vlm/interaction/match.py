@@ -15,7 +15,8 @@ from rl4vlm.interaction.plain import plain
 
 QUOTES = "\"'`“”„‟‘’‚‛«»"  # noqa: RUF001
 _FINAL_PUNCTUATION = ".,;:!?…。，、；：！？"  # noqa: RUF001
-_EMPHASIS = re.compile(r"(?P<marks>\*{1,3}|_{1,3})(?!\s)(?P<inner>[^*]+|\*)(?<!\s)(?P=marks)[.,;:!?]*")
+_EMPHASIS = re.compile(r"(\*{1,3})(?!\s)([^*]+|\*)(?<!\s)\1[.,;:!?]*")
+_UNDERSCORED = re.compile(r"(?<!\w)(_{1,3})(?!\s)([^_]+)(?<!\s)\1(?!\w)")
 _TAG = re.compile(r"</?(?:b|i|u|em|strong|code|span|p|br)\s?/?>")
 _LATEX = re.compile(r"\\{1,2}(times|cdot|div)(?![a-z])")
 
@@ -48,11 +49,11 @@ def actions_in(value: str, actions: Sequence[str], aliases: Mapping[str, str] = 
 
 
 def _unmarked(value: str) -> str:
-    # The slash of a tag is no operator, and neither are asterisks or underscores around the whole value. So the three
+    # The slash of a tag is no operator, and neither are asterisks around the whole value. So the three
     # or five asterisks that `*\\times*` and `**\\times**` have become are one, emphasised; two or four are none.
-    text = _TAG.sub(" ", _normalised(value))
+    text = _UNDERSCORED.sub(r"\2", _TAG.sub(" ", _normalised(value)))
     emphasised = _EMPHASIS.fullmatch(text)
-    return emphasised["inner"] if emphasised else text
+    return emphasised[2] if emphasised else text
 
 
 def _normalised(text: str) -> str:

@@ -125,6 +125,7 @@ class TestTheValue:
             "**hit**",
             "__hit__",
             "_I hit_.",
+            "__hit__ because it is _late_",
             "\n\n  hit",
             "hit\n```\nI would not stand",
             "hit} stand",
