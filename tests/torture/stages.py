@@ -21,7 +21,7 @@ from rl4vlm.figures.assets import CLOSING, OPENING
 from rl4vlm.results.names import FIGURES
 from rl4vlm.results.tables import build_tables
 from rl4vlm.sft.data import run as make_data
-from tests.launch import FORK_SERVER
+from tests.launch import FORK_SERVER, write_to
 from tests.results.synthetic import make_results, write_json
 
 TRAINED = "--state {work}/state --set device=cpu learning_rate=0.001"
@@ -75,11 +75,8 @@ class Running:
 
 
 def _run(writer: Connection, words: list[str], most_bytes: int | None) -> None:
-    for stream in (1, 2):
-        os.dup2(writer.fileno(), stream)
+    write_to(writer.fileno(), writer.fileno())
     writer.close()
-    # The server's own streams may be files, which can seek.
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     sys.exit(main(words))
