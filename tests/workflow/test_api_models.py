@@ -12,7 +12,6 @@ import yaml
 from tests.policies.api.endpoint import Endpoint, completion, serving
 from tests.workflow.conftest import Workspace
 
-pytestmark = pytest.mark.xdist_group("dag")
 TARGET = "results/smoke/eval/api-mine-NumberLine/summary.json"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.cli import main
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
 from rl4vlm.evaluation.run import run
 from rl4vlm.policies.api.client import ApiError
+from tests.launch import Launched
 from tests.policies.api.endpoint import KEY, Endpoint, completion, serving
 
 
@@ -146,26 +146,24 @@ def test_a_killed_run_continues_where_it_was(tmp_path: Path) -> None:
     def command(folder: str, endpoint: Endpoint) -> list[str]:
         api = {"model": "m", "base_url": endpoint.url, "cache": str(tmp_path / folder / "cache"), "concurrency": 2}
         words = setting_words({"episodes": 8, "num_envs": 2, "temperature": 0.0, "api": api})
-        start = "import sys; from rl4vlm.cli import main; sys.exit(main(sys.argv[1:]))"
-        out = str(tmp_path / folder)
-        return [sys.executable, "-c", start, "evaluate", "api:model", "NumberLine", "--out", out, "--set", *words]
+        return ["evaluate", "api:model", "NumberLine", "--out", str(tmp_path / folder), "--set", *words]
 
     with serving(Endpoint(*[None] * 7, *["hang"] * 100, say=forward)) as endpoint:
-        process = subprocess.Popen(command("killed", endpoint), stderr=subprocess.DEVNULL)
+        (process,) = Launched(tmp_path, None, main, command("killed", endpoint), count=1).processes
         try:
             wait_for(lambda: len(endpoint.asked) >= 8)
             wait_for(lambda: len(list((tmp_path / "killed" / "cache").rglob("[!.]*.json"))) == 7)
         finally:
             process.kill()
-            process.wait()
+            process.join()
         assert not (tmp_path / "killed" / "summary.json").exists()
         endpoint.plan = []
         before = [json.dumps(body) for body in endpoint.answered]
-        subprocess.run(command("killed", endpoint), check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        assert main(command("killed", endpoint)) == 0
         after = [json.dumps(body) for body in endpoint.answered[7:]]
         assert len(before) == 7
         assert not set(before) & set(after)
-        subprocess.run(command("fresh", endpoint), check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        assert main(command("fresh", endpoint)) == 0
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "fresh")
 
 
