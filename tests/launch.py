@@ -124,6 +124,7 @@ def write_to(out: int, error: int) -> None:
 
 def _run(environment: Mapping[str, str], log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
+    log.write_bytes(b"")
     _call([log, log], function, arguments)
 
 

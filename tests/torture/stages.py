@@ -25,7 +25,7 @@ from tests.launch import FORK_SERVER, write_to
 from tests.results.synthetic import make_results, write_json
 
 TRAINED = "--state {work}/state --set device=cpu learning_rate=0.001"
-PLAYED = f"{TRAINED} num_envs=4 num_steps=16 ppo_epochs=2 minibatch_size=8 total_env_steps=128"
+PLAYED = f"{TRAINED} num_envs=4 num_steps=8 ppo_epochs=2 minibatch_size=8 total_env_steps=64"
 BASE_MODEL = (
     "steps=2 batch_size=4 corpus=20 probe=2 pretrain_tasks=[NumberLine] sizes.vocabulary=400 sizes.image_size=60 "
     "sizes.patch=15 sizes.width=32 sizes.vision_layers=1 sizes.language_layers=1 sizes.heads=2 sizes.mlp=64"
