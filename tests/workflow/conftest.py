@@ -6,10 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from filecmp import cmpfiles
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ class Job:
 
     rule: str
     wildcards: str = ""
+
+
+def jobs_of(shown: str) -> list[Job]:
+    """The jobs in what a dry run prints, without `all`."""
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", shown, flags=re.MULTILINE)
+    jobs = []
+    for rule, details in blocks:
+        wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
+        # The method itself and the first set of games have empty names.
+        jobs.append(Job(rule, re.sub(r", (variant|games)=(?=,|$)", "", wildcards[1]) if wildcards else ""))
+    return sorted(job for job in jobs if job.rule != "all")
 
 
 class Workspace:
@@ -80,13 +92,7 @@ class Workspace:
         """The jobs that a dry run lists, without `all`."""
         done = self.snakemake("--dry-run", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
-        jobs = []
-        for rule, details in blocks:
-            wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
-            # The method itself and the first set of games have empty names.
-            jobs.append(Job(rule, re.sub(r", (variant|games)=(?=,|$)", "", wildcards[1]) if wildcards else ""))
-        return sorted(job for job in jobs if job.rule != "all")
+        return jobs_of(done.stdout)
 
     def pretend_finished(self) -> None:
         """Write a line of text into every output, and let Snakemake record all outputs as made."""
@@ -129,6 +135,19 @@ class Workspace:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy in which nothing has run yet."""
     return Workspace(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def plan(workspace: Workspace) -> Callable[..., str]:
+    """What a dry run with some words prints, commands included. The same words are planned once."""
+
+    @cache
+    def planned(*words: str) -> str:
+        done = workspace.snakemake("--dry-run", "-p", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return planned
 
 
 @pytest.fixture(scope="session")
