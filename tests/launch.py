@@ -62,7 +62,7 @@ def run_forked(
         process.start()
         process.join()
         assert process.exitcode is not None
-        return subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
+        return subprocess.CompletedProcess(function.__name__, process.exitcode, *(file.read_text() for file in files))
 
 
 class Launched:

@@ -77,7 +77,7 @@ def _job_server() -> Iterator[str]:
 def _serve_jobs(listener: socket.socket, parent: int) -> None:
     """Fork a process per job until the parent has ended, which holds the other end of a pipe."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that jobs leave no zombies
-    while parent not in select.select([listener, parent], [], [])[0]:
+    while parent not in select.select([listener.fileno(), parent], [], [])[0]:
         asking, _ = listener.accept()
         if os.fork() == 0:
             _run_job(asking)
