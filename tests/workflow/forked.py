@@ -97,7 +97,10 @@ def _run_job(asking: socket.socket) -> None:
         write_to(*streams[1:])
         code = importlib.import_module("rl4vlm.cli").main(words)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, int):
+            code = end.code
+        else:
+            print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
