@@ -20,6 +20,15 @@ TEXTS = [
 ] * 20
 
 
+# Folders whose files take longest. `make test` gives a whole file to one process; a long one that comes last would run
+# alone.
+LONGEST = ("tests/workflow/", "tests/torture/", "tests/ppo/", "tests/policies/api/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny LLaVA with random weights."""

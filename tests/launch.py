@@ -1,6 +1,7 @@
-"""Launch several training processes in a test, without the seconds that `accelerate launch` takes.
+"""Launch processes in a test, without the seconds that imports and `accelerate launch` take.
 
-They are forked from a server that has imported the libraries, with the environment variables of a launcher.
+They are forked from a server that has imported the libraries. Processes that train together get the environment
+variables of a launcher.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
@@ -23,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PRELOADED = [
     *("rl4vlm.ppo.train", "rl4vlm.ppo.cnn", "rl4vlm.sft.train", "rl4vlm.sft.data", "rl4vlm.base_model.pretrain"),
     *("rl4vlm.cli", "rl4vlm.evaluation.run", "rl4vlm.policies.vlm", "rl4vlm.results.tables", "rl4vlm.gallery.build"),
-    *("rl4vlm.figures.assets", "rl4vlm.figures.lambda_ablation"),
+    *("rl4vlm.figures.assets", "rl4vlm.figures.lambda_ablation", "tests.workflow.forked"),
 ]
 FORK_SERVER = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(PRELOADED)
@@ -37,6 +40,29 @@ def launcher_environment(strategy: str) -> dict[str, str]:
     arguments, *_ = with_config(launch_command_parser().parse_args(words))
     environment = prepare_multi_gpu_env(arguments)
     return {name: str(value) for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+def run_forked(
+    function: Callable[..., Any], *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    """Run a function in a process of its own, as `subprocess.run` runs a command.
+
+    Args:
+        function: may return an exit code.
+        arguments: of the function.
+        cwd: the process's working directory.
+        environment: all environment variables of the process.
+
+    Returns:
+        The exit code (after a signal: its number, negative), and what was written to standard output and error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("out", "error")]
+        process = FORK_SERVER.Process(target=_run_in, args=(cwd, dict(environment), files, function, arguments))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(function.__name__, process.exitcode, *(file.read_text() for file in files))
 
 
 class Launched:
@@ -84,12 +110,40 @@ class Launched:
         assert set(self.wait()) == {0}, self.output()
 
 
+def write_to(out: int, error: int) -> None:
+    """Let standard output and error of this process be these file descriptors.
+
+    Output of C++ libraries and of further processes goes there, too.
+    """
+    for stream, descriptor in ((1, out), (2, error)):
+        os.dup2(descriptor, stream)
+    # The streams of the process that was forked may have another encoding, or be files, which can seek.
+    streams = (open(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = streams
+
+
 def _run(environment: Mapping[str, str], log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
-    # At the level of file descriptors, so that output of C++ libraries goes to the file, too.
-    with log.open("wb") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    log.write_bytes(b"")
+    _call([log, log], function, arguments)
+
+
+def _run_in(
+    cwd: Path,
+    environment: Mapping[str, str],
+    files: list[Path],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    _call(files, function, arguments)
+
+
+def _call(files: list[Path], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    with files[0].open("ab") as out, files[1].open("ab") as error:
+        write_to(out.fileno(), error.fileno())
     try:
         code = function(*arguments)
     except Exception:

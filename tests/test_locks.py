@@ -105,6 +105,19 @@ def test_the_installed_environment_is_the_cpu_lock() -> None:
     assert {name: version(name).split("+")[0] for name in wanted} == wanted
 
 
+parsed = cache(Requirement)
+
+
+@cache
+def needs_of(package: str) -> tuple[SpecifierSet, list[str]]:
+    """The Pythons that an installed package is for, and its requirements; neither limits one that is not installed."""
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:
+        return SpecifierSet(), []
+    return SpecifierSet(found.metadata["Requires-Python"] or ""), found.requires or []
+
+
 def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
     """Requirements that a lock does not satisfy under a version of Python.
 
@@ -118,7 +131,7 @@ def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
     seen, problems = set(todo), []
     while todo:
         by, line, extra = todo.pop()
-        wanted = Requirement(line)
+        wanted = parsed(line)
         where = LINUX | {"python_version": python, "python_full_version": f"{python}.9", "extra": extra}
         if wanted.marker is not None and not wanted.marker.evaluate(where):
             continue
@@ -126,13 +139,10 @@ def unmet(lock: str, python: str, *, without: str = "") -> list[str]:
         if name not in held or not wanted.specifier.contains(held[name], prereleases=True):
             problems.append(f"{by} needs {line}, not {held.get(name)}")
             continue
-        try:
-            package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        if not SpecifierSet(package.metadata["Requires-Python"] or "").contains(f"{python}.9"):
+        pythons, needs = needs_of(name)
+        if not pythons.contains(f"{python}.9"):
             problems.append(f"{name} is not for Python {python}")
-        found = {(name, need, wished) for need in package.requires or () for wished in ("", *wanted.extras)} - seen
+        found = {(name, need, wished) for need in needs for wished in ("", *wanted.extras)} - seen
         seen |= found
         todo += found
     return sorted(problems)

@@ -62,6 +62,11 @@ JSON = st.recursive(
 )
 
 
+@dataclass(frozen=True)
+class One:
+    value: Any = None
+
+
 class TestSettings:
     def test_words_set_what_they_name_and_nothing_else(self) -> None:
         words = [
@@ -112,10 +117,6 @@ class TestSettings:
     @hypothesis_settings(deadline=None)
     @given(value=JSON)
     def test_any_value_goes_through_the_command_line_unchanged(self, value: Any) -> None:
-        @dataclass(frozen=True)
-        class One:
-            value: Any = None
-
         assert parse_settings(One, setting_words({"value": value})).value == value
 
     def test_a_real_shell_passes_them_on(self) -> None:

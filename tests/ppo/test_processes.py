@@ -45,10 +45,13 @@ def launcher_command(*command: object, processes: int = 2) -> list[str]:
     return [str(word) for word in [*launcher, *command]]
 
 
-def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
-    """Three rollouts of eleven sampled replies each, with made-up advantages."""
+@pytest.fixture(scope="module")
+def stored(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, and three rollouts of eleven sampled replies each, with made-up advantages."""
+    folder = tmp_path_factory.mktemp("stored")
+    shutil.copytree(tiny_checkpoint, folder / "checkpoint")
     torch.manual_seed(0)
-    model = ActorCritic.load(checkpoint, temperature=1.0, max_new_tokens=24, value_sizes=(16,))
+    model = ActorCritic.load(tiny_checkpoint, temperature=1.0, max_new_tokens=24, value_sizes=(16,))
     rng = np.random.default_rng(0)
     slots = [climb_slot(seed) for seed in range(11)]
     made = []
@@ -59,7 +62,8 @@ def stored_rollouts(checkpoint: Path) -> list[list[Sample]]:
         made.append(
             [Sample(reply.replay_item, float(rng.normal()), reply.replay_item.value + 0.3) for reply in replies]
         )
-    return made
+    torch.save(made, folder / "rollouts.pt")
+    return folder
 
 
 def alone_and_together(strategy: str, folder: Path, work: Callable[..., None], *arguments: object) -> list[dict]:
@@ -84,20 +88,16 @@ def same_weights(alone: dict, together: dict, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_equal_one_in_float64(strategy, tiny_checkpoint, tmp_path):
-    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    alone, together = alone_and_together(strategy, tmp_path, process_work.update)
+def test_two_processes_equal_one_in_float64(strategy, tiny_checkpoint, stored):
+    alone, together = alone_and_together(strategy, stored, process_work.update)
     same_weights(alone, together, tiny_checkpoint)
     for one, two in zip(alone["measured"], together["measured"], strict=True):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(strategy, tiny_checkpoint, tmp_path):
-    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-    torch.save(stored_rollouts(tiny_checkpoint), tmp_path / "rollouts.pt")
-    alone, together = alone_and_together(strategy, tmp_path, process_work.update_in_bfloat16)
+def test_in_bfloat16_all_processes_compare_with_what_each_scored_again(strategy, stored):
+    alone, together = alone_and_together(strategy, stored, process_work.update_in_bfloat16)
     for one in (alone, together):
         assert one["measured"]["first_ratio_error"] < 1e-3
         assert one["measured"]["rescored_gap"] > 1e-5

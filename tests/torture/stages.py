@@ -21,11 +21,11 @@ from rl4vlm.figures.assets import CLOSING, OPENING
 from rl4vlm.results.names import FIGURES
 from rl4vlm.results.tables import build_tables
 from rl4vlm.sft.data import run as make_data
-from tests.launch import FORK_SERVER
+from tests.launch import FORK_SERVER, write_to
 from tests.results.synthetic import make_results, write_json
 
 TRAINED = "--state {work}/state --set device=cpu learning_rate=0.001"
-PLAYED = f"{TRAINED} num_envs=4 num_steps=16 ppo_epochs=2 minibatch_size=8 total_env_steps=128"
+PLAYED = f"{TRAINED} num_envs=4 num_steps=8 ppo_epochs=2 minibatch_size=8 total_env_steps=64"
 BASE_MODEL = (
     "steps=2 batch_size=4 corpus=20 probe=2 pretrain_tasks=[NumberLine] sizes.vocabulary=400 sizes.image_size=60 "
     "sizes.patch=15 sizes.width=32 sizes.vision_layers=1 sizes.language_layers=1 sizes.heads=2 sizes.mlp=64"
@@ -75,11 +75,8 @@ class Running:
 
 
 def _run(writer: Connection, words: list[str], most_bytes: int | None) -> None:
-    for stream in (1, 2):
-        os.dup2(writer.fileno(), stream)
+    write_to(writer.fileno(), writer.fileno())
     writer.close()
-    # The server's own streams may be files, which can seek.
-    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     sys.exit(main(words))

@@ -6,15 +6,19 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from filecmp import cmpfiles
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+import rl4vlm
+from tests.launch import ROOT, run_forked
+from tests.workflow.forked import run_snakemake
+
 COPIED = ("Snakefile", "workflow", "config", "profiles", "rl4vlm")
 FOLDER_OUTPUTS = re.compile(r".*(/base_model/[^/]+|/checkpoint|/sft_data/[^/]+|/alfworld_games)")
 
@@ -25,6 +29,17 @@ class Job:
 
     rule: str
     wildcards: str = ""
+
+
+def jobs_of(shown: str) -> list[Job]:
+    """The jobs in what a dry run prints, without `all`."""
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", shown, flags=re.MULTILINE)
+    jobs = []
+    for rule, details in blocks:
+        wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
+        # The method itself and the first set of games have empty names.
+        jobs.append(Job(rule, re.sub(r", (variant|games)=(?=,|$)", "", wildcards[1]) if wildcards else ""))
+    return sorted(job for job in jobs if job.rule != "all")
 
 
 class Workspace:
@@ -41,7 +56,7 @@ class Workspace:
                 shutil.copy2(source, folder / name)
 
     def snakemake(
-        self, *arguments: str, profile: str = "none", pythonpath: Path | None = None
+        self, *arguments: str, profile: str = "none", pythonpath: Path | None = None, fork_jobs: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in this folder, with this copy of the package; without a profile by default.
 
@@ -49,28 +64,35 @@ class Workspace:
             arguments: words of the command line.
             profile: folder of the workflow profile.
             pythonpath: a folder of further packages.
+            fork_jobs: start no interpreter for the jobs, either (`tests.workflow.forked`).
         """
-        path = os.pathsep.join(str(item) for item in (self.folder, pythonpath) if item)
-        return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--workflow-profile", profile],
+        path = [str(item) for item in (self.folder, pythonpath) if item]
+        return run_forked(
+            run_snakemake,
+            ["--cores", "1", *arguments, "--workflow-profile", profile],
+            path if pythonpath or self.is_edited() else [],
+            fork_jobs,
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
+
+    def is_edited(self) -> bool:
+        """Whether this copy of the package differs from the one that was imported here."""
+        package = Path(rl4vlm.__file__).parent
+        folders = (package, self.folder / "rl4vlm")
+        files = {
+            file.relative_to(folder)
+            for folder in folders
+            for file in folder.rglob("*")
+            if file.is_file() and file.suffix != ".pyc"
+        }
+        return len(cmpfiles(*folders, map(str, files))[0]) < len(files)
 
     def planned(self, *arguments: str) -> list[Job]:
         """The jobs that a dry run lists, without `all`."""
         done = self.snakemake("--dry-run", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
-        jobs = []
-        for rule, details in blocks:
-            wildcards = re.search(r"^ {4}wildcards: (.*)$", details, flags=re.MULTILINE)
-            # The method itself and the first set of games have empty names.
-            jobs.append(Job(rule, re.sub(r", (variant|games)=(?=,|$)", "", wildcards[1]) if wildcards else ""))
-        return sorted(job for job in jobs if job.rule != "all")
+        return jobs_of(done.stdout)
 
     def pretend_finished(self) -> None:
         """Write a line of text into every output, and let Snakemake record all outputs as made."""
@@ -113,6 +135,19 @@ class Workspace:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy in which nothing has run yet."""
     return Workspace(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def plan(workspace: Workspace) -> Callable[..., str]:
+    """What a dry run with some words prints, commands included. The same words are planned once."""
+
+    @cache
+    def planned(*words: str) -> str:
+        done = workspace.snakemake("--dry-run", "-p", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return planned
 
 
 @pytest.fixture(scope="session")

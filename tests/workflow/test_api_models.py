@@ -12,7 +12,6 @@ import yaml
 from tests.policies.api.endpoint import Endpoint, completion, serving
 from tests.workflow.conftest import Workspace
 
-pytestmark = pytest.mark.xdist_group("dag")
 TARGET = "results/smoke/eval/api-mine-NumberLine/summary.json"
 
 
@@ -53,7 +52,7 @@ def test_asked_for_by_name_without_a_key_it_names_the_variable(workspace: Worksp
 def test_with_a_key_it_is_evaluated(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MADE_UP_KEY", "secret")
     with serving(Endpoint(say=lambda body: completion('{"action": "+"}'))) as endpoint:
-        done = workspace.snakemake(TARGET, *overlays(workspace, endpoint.url))
+        done = workspace.snakemake(TARGET, *overlays(workspace, endpoint.url), fork_jobs=True)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((workspace.folder / TARGET).read_text())
     assert (summary["method"], summary["kind"], summary["episodes"]) == ("Mine", "api", 4)

@@ -29,7 +29,7 @@ class Sharing:
         return [*targets, "--configfile", "config/smoke.yaml", *overlays, "--config", f"results_dir=results/{name}"]
 
     def run(self, name: str, *overlays: str) -> tuple[int, str]:
-        done = self.space.snakemake(*self.arguments(name, *overlays), "--cache", "--keep-going")
+        done = self.space.snakemake(*self.arguments(name, *overlays), "--cache", "--keep-going", fork_jobs=True)
         return done.returncode, done.stdout + done.stderr
 
 

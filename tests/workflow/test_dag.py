@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rl4vlm.config.load import load_config
 from rl4vlm.results.expected import expected_files
-from tests.workflow.conftest import Job, Workspace
+from tests.workflow.conftest import Job, Workspace, jobs_of
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
 # ALFWorld, the fifth, is evaluated on two sets of games.
@@ -60,8 +61,9 @@ MADE = {"alfworld_games": 1, "shipped_model": 2}
         ),
     ],
 )
-def test_jobs_by_rule(workspace: Workspace, config: str, jobs: dict[str, int]) -> None:
-    assert Counter(job.rule for job in workspace.planned("--configfile", f"config/{config}")) == jobs
+def test_jobs_by_rule(plan: Callable[..., str], config: str, jobs: dict[str, int]) -> None:
+    overlays = () if config == "config.yaml" else ("--configfile", f"config/{config}")
+    assert Counter(job.rule for job in jobs_of(plan(*overlays))) == jobs
 
 
 @pytest.mark.parametrize("config", ["config.yaml", "smoke.yaml", "ablations.yaml"])
@@ -93,15 +95,14 @@ def test_no_command_names_a_folder_of_this_machine(workspace: Workspace) -> None
     assert not any(str(workspace.folder) in command for command in commands)
 
 
-def test_every_job_is_one_command_with_a_log_and_a_benchmark(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "--printshellcmds")
-    commands = re.findall(r"^Shell command: (?!None)(.*)$", done.stdout, flags=re.MULTILINE)
+def test_every_job_is_one_command_with_a_log_and_a_benchmark(plan: Callable[..., str]) -> None:
+    commands = re.findall(r"^Shell command: (?!None)(.*)$", plan(), flags=re.MULTILINE)
     assert len(commands) == sum((FULL | MADE).values())
     for command in commands:
         assert re.fullmatch(r"rl4vlm [a-z-]+ [^|;&]* 2>&1 \| tee results/logs/\S+\.log", command), command
     # What may come out of a cache has no time of its own to report.
     cached = FULL["sft_data"] + MADE["shipped_model"]
-    assert done.stdout.count("    benchmark: results/benchmarks/") == len(commands) - cached
+    assert plan().count("    benchmark: results/benchmarks/") == len(commands) - cached
 
 
 def test_a_variant_has_its_own_settings_and_its_own_warm_start_only_if_it_changes_it(workspace: Workspace) -> None:
@@ -128,24 +129,21 @@ def test_a_variant_has_its_own_settings_and_its_own_warm_start_only_if_it_change
     assert "+" not in gallery
 
 
-def test_jobs_carry_their_resources(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "--configfile", "config/paper.yaml", "--until", "ppo")
+def test_jobs_carry_their_resources(plan: Callable[..., str]) -> None:
+    shown = plan("--configfile", "config/paper.yaml")
     (resources,) = {
         line.split(": ", 1)[1]
-        for block in re.findall(r"^rule ppo:\n((?: {4}.*\n)*)", done.stdout, flags=re.MULTILINE)
+        for block in re.findall(r"^rule ppo:\n((?: {4}.*\n)*)", shown, flags=re.MULTILINE)
         for line in block.splitlines()
         if line.startswith("    resources:")
     }
     assert {"gpu=1", "mem_mb=128000", "runtime=7200"} <= set(resources.split(", "))
 
 
-def test_the_papers_jobs(workspace: Workspace) -> None:
+def test_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None:
     """One dry run at the paper's scale: nothing to start from is missing, and what is trained is the paper's."""
-    done = workspace.snakemake("--dry-run", "-p", "--configfile", "config/paper.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    blocks = re.findall(
-        r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)(?:Shell command: (.*))?", done.stdout, flags=re.MULTILINE
-    )
+    shown = plan("--configfile", "config/paper.yaml")
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)(?:Shell command: (.*))?", shown, flags=re.MULTILINE)
     gpus = {rule: set(re.findall(r"gpu=(\d)", details)) for rule, details, _ in blocks}
     assert all(gpus[rule] == {"1"} for rule in ("sft", "ppo", "evaluate_sft", "evaluate_ppo"))
     assert all(gpus[rule] == {"0"} for rule in ("sft_data", "evaluate_scripted", "tables", "training_curves"))
@@ -232,9 +230,8 @@ def test_what_an_earlier_base_model_read_is_no_result_of_another(workspace: Work
     assert "perception.json" not in done.stdout
 
 
-def test_the_base_models_perception_is_named_where_it_is_made(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--until", "tables", "perception")
-    commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure) .*)$", done.stdout, flags=re.MULTILINE)
+def test_the_base_models_perception_is_named_where_it_is_made(plan: Callable[..., str]) -> None:
+    commands = re.findall(r"^Shell command: (rl4vlm (?:tables|figure perception) .*)$", plan(), flags=re.MULTILINE)
     assert len(commands) == 2
     files = dict.fromkeys(CARD_TASKS, "cards") | {"ALFWorld": "alfworld"}
     words = [f"{task}=results/base_model/{name}/perception.json" for task, name in files.items()]
@@ -242,11 +239,8 @@ def test_the_base_models_perception_is_named_where_it_is_made(workspace: Workspa
     assert all(f"{read} --out" in command for command in commands)
 
 
-def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--until", "evaluate_cnn", "evaluate_cnn_also_unseen")
-    found = re.findall(
-        r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", done.stdout, re.MULTILINE
-    )
+def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(plan: Callable[..., str]) -> None:
+    found = re.findall(r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", plan(), re.MULTILINE)
     settings = {run: dict(word.partition("=")[::2] for word in shlex.split(words)) for run, words in found}
     assert set(settings) == {f"{task}-seed1/checkpoint" for task in (*CARD_TASKS, "ALFWorld")}
     hands = settings["Blackjack-seed1/checkpoint"]
@@ -260,10 +254,9 @@ def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:
     assert Counter(job.rule for job in jobs)["evaluate_cnn"] == TASKS - 2
 
 
-def test_the_shipped_models_are_copied(workspace: Workspace) -> None:
-    done = workspace.snakemake("--dry-run", "-p", "--until", "shipped_model")
+def test_the_shipped_models_are_copied(plan: Callable[..., str]) -> None:
     for name in ("cards", "alfworld"):
-        assert f"--out results/base_model/{name} --copy workflow/resources/base_model/{name}" in done.stdout
+        assert f"--out results/base_model/{name} --copy workflow/resources/base_model/{name}" in plan()
 
 
 def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:

@@ -18,7 +18,7 @@ OVERLAYS = ("--configfile", "config/smoke.yaml", str(PACKAGE / "config.yaml"))
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     space = Workspace(tmp_path_factory.mktemp("external"))
-    done = space.snakemake(*OVERLAYS, profile="profiles/default", pythonpath=PACKAGE)
+    done = space.snakemake(*OVERLAYS, profile="profiles/default", pythonpath=PACKAGE, fork_jobs=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return space
 

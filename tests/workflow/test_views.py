@@ -7,11 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.workflow.conftest import ROOT, Workspace
-
-pytestmark = pytest.mark.xdist_group("dag")
 
 
 def links(mermaid: str) -> set[tuple[str, str]]:
