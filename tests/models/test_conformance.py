@@ -35,6 +35,8 @@ SIZES = ((300, 300), (150, 300), (300, 300))
 PROJECT = "Llava (tiny)"
 APART = {"Qwen2.5-VL", "Qwen3-VL", "Gemma3"}
 """Families whose positions or masks do not let replies share a prompt (docs/backbones.md)."""
+NOT_COMPILED = {"Idefics3", "SmolVLM", "Gemma3"}
+"""Families whose passes for single tokens cannot be compiled (docs/backbones.md)."""
 
 
 @pytest.fixture(scope="module", params=[PROJECT, *FAMILIES])
@@ -143,6 +145,23 @@ def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypat
         assert one.ids.tolist() == other.ids.tolist()
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
         assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+def test_a_static_cache_changes_no_reply(family: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With padding, equal prompts, smaller batches than before, and prompts read in parts; or it is refused."""
+    if family in NOT_COMPILED:
+        with pytest.raises(ValueError, match=rf"kv_cache 'static' is not possible with {family}ForCond"):
+            load(checkpoint, kv_cache="static")
+        return
+    dynamic, static = load(checkpoint), load(checkpoint, kv_cache="static")
+    prompts = encoded(dynamic)
+    for tokens, batch in ((4096, prompts), (4096, [prompts[1], *prompts[:2]]), (4096, prompts[2:]), (1, prompts)):
+        monkeypatch.setattr(actor_critic, "PROMPT_TOKENS", tokens)
+        replies = [model.generate(batch, streams()[: len(batch)]) for model in (dynamic, static)]
+        for one, other in zip(*replies, strict=True):
+            assert one.ids.tolist() == other.ids.tolist()
+            torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+            assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
