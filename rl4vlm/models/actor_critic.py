@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.models.decoding import Writer, reply_lengths, use_static_cache
+from rl4vlm.models.devices import to_device
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.kv_cache import ReusedCache, concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
@@ -87,7 +88,8 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     # The token at position t is predicted at t - 1: the first token of every reply by the prompt's last token, each
     # other one by the reply token before it. Logits of the prompt's other tokens are never read, and would be most of
     # the output head's work. The critic reads the state of the prompt's last token.
-    kept = torch.cat([replies.new_tensor([batch.prompt_length - 1]), replies[:, :-1].flatten()])
+    last = torch.arange(batch.prompt_length - 1, batch.prompt_length, device=batch.reply_ids.device)
+    kept = torch.cat([last, replies[:, :-1].flatten()])
     own = counts_positions(bare)
     inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
     if len(replies) > 1:
@@ -198,12 +200,11 @@ class ActorCritic(nn.Module):
         count, length = len(prompts), max(len(prompt.input_ids) for prompt in prompts)
         static = use_static_cache(self.model, self.kv_cache)
         # A smaller batch is filled up by its first prompt, with the same numbers and thus the same reply.
-        filled = [*range(count), *[0] * (self.reused_cache.rows(count) - count)] if static else range(count)
+        filled = [*range(count), *[0] * (self.reused_cache.rows(count) - count if static else 0)]
         prompts = [prompts[row] for row in filled]
         tokens = length + self.max_new_tokens
-        cache: Cache = (
-            self.reused_cache.emptied(len(filled), tokens) if static else preallocated_cache(self.model.config, tokens)
-        )
+        fixed = self.reused_cache.emptied(len(filled), tokens) if static else None
+        cache: Cache = preallocated_cache(self.model.config, tokens) if fixed is None else fixed
         shown, rows = distinct(prompts) if self.share_prompts else (prompts, list(range(len(prompts))))
         apart = len(shown) < len(prompts) or len(prompts) * length > PROMPT_TOKENS
         # With token marks (`Encoded.marks`) a prompt's tokens also see later ones. Its last token must then be read
@@ -215,7 +216,7 @@ class ActorCritic(nn.Module):
             prompts = [replace(prompt, images={}) for prompt in prompts]
         # `generate` counts positions from the attention mask, as `collate` does.
         inputs = {name: tensor for name, tensor in self._collated(prompts).inputs.items() if name != "position_ids"}
-        uniform = uniforms(rngs, self.max_new_tokens)[filled].to(self.device) if self.temperature else None
+        uniform = to_device(uniforms(rngs, self.max_new_tokens)[filled], self.device) if self.temperature else None
         sampler = Sampler(uniform, self.suppressed, self.scoring_temperature)
         writer = Writer(sampler, read=apart)
         ids = self.model.generate(
@@ -253,7 +254,7 @@ class ActorCritic(nn.Module):
 
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""
-        rows = None
+        prompts, rows = [self.encoder.whole(prompt) for prompt in prompts], None
         # A shared row needs a mask of its own, in place of the one that the model makes from token marks.
         shared = self.share_prompts and self._keeps_all_keys and takes_any_mask(self.model)
         if shared and not any(prompt.marks for prompt in prompts):

@@ -53,7 +53,8 @@ class Writer:
             inputs: further inputs of the model, with the cache.
         """
         # The loop stops by itself, and the sampler is its only logits processor.
-        inputs = {name: given for name, given in inputs.items() if name not in ("logits_processor", "stopping_criteria")}
+        for unused in ("logits_processor", "stopping_criteria"):
+            del inputs[unused]
         static = isinstance(inputs["past_key_values"], StaticCache)
         device = input_ids.device
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=device)

@@ -100,10 +100,10 @@ def concat_caches(parts: Sequence[DynamicCache], rows: Sequence[int], cache: Cac
         rows: for each row of `cache`, the number of the row that it copies; several may copy the same one.
         cache: what is filled.
     """
+    chosen = torch.tensor(rows, device=parts[0].layers[0].keys.device)
     for index, layer in enumerate(cache.layers):
         states = [part.layers[index] for part in parts]
         keys, values = torch.cat([one.keys for one in states]), torch.cat([one.values for one in states])
-        chosen = torch.tensor(rows, device=keys.device)
         layer.update(keys.index_select(0, chosen), values.index_select(0, chosen))
         for part in parts:
             part.layers[index] = DynamicLayer()  # frees its tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,17 @@ def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Pat
         (scored, played), (scored_apart, played_apart) = seen
         assert scored < 0.6 * scored_apart
         assert played < 0.34 * played_apart  # two distinct prompts of six
+
+
+def test_prompts_that_were_sent_are_scored_the_same(checkpoint: Path) -> None:
+    model, elsewhere = load(checkpoint), load(checkpoint)
+    prompts, replies = encoded(model), [model.encoder.reply("go up")] * 3
+    for prompt in prompts:
+        pixels = {name: torch.cat([tensor] * 50) for name, tensor in prompt.images.items()}
+        assert not pickle.loads(pickle.dumps(replace(prompt, images=pixels))).images  # large ones are left out
+    sent = [replace(prompt, images={}) for prompt in prompts]
+    with torch.no_grad():
+        assert torch.equal(elsewhere.score(sent, replies).logprobs, model.score(prompts, replies).logprobs)
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:
