@@ -50,7 +50,8 @@ def test_a_server_takes_a_gpu_that_no_other_job_has(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(devices, "_claimed", {})
+    claimed: dict[int, Any] = {}
+    monkeypatch.setattr(devices, "_claimed", claimed)
     started: list[list[str]] = []
 
     def spawn(command: list[str], **_: Any) -> None:
@@ -62,7 +63,9 @@ def test_a_server_takes_a_gpu_that_no_other_job_has(tmp_path: Path, monkeypatch:
     other = claim_gpus(["0", "1"])
     with pytest.raises(OSError, match="not started here"):
         Server(tmp_path / "checkpoint", dtype="float32", device="auto").start()
-    assert [*other] == [0]
+    for file in (*other.values(), *claimed.values()):
+        file.close()
+    assert (*other, *claimed) == (0, 1)
     assert started[0][-2:] == ["--device", "cuda:1"]
 
 
