@@ -88,7 +88,7 @@ def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], No
         for dtype in ("float32", "bfloat16"):
             guarded("correctness", partial(correctness, "llava-23m" if large else "llava-test", dtype, device))
     # On a CPU a few choices are enough to test the script.
-    asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 3, -1)]
+    asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 2, 4, -1)]
     if "throughput" not in parts:
         asked = asked[: bool({"memory", "profile"} & {*parts})]
     tables = arguments.out / TABLES if "profile" in parts else None

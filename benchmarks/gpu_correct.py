@@ -78,11 +78,12 @@ def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[s
         device=device.type,
     )
     prompts = some_prompts(model, settings)
-    replies = model.generate(prompts, [np.random.default_rng(seed) for seed in range(len(prompts))])
-    scored = _scored(model, prompts, replies)
-    yield result("log-probs of generation and of score", _apart(replies, scored), LIMITS[dtype])
-    by_transformers = by_hand(model, prompts, replies)
-    yield result("log-probs of generation and of transformers alone", _apart(replies, by_transformers), LIMITS[dtype])
+    for model.kv_cache in ("dynamic", "static"):
+        replies = model.generate(prompts, [np.random.default_rng(seed) for seed in range(len(prompts))])
+        for way, others in {"score": _scored, "transformers alone": by_hand}.items():
+            apart = _apart(replies, others(model, prompts, replies))
+            yield result(f"log-probs of generation ({model.kv_cache} cache) and of {way}", apart, LIMITS[dtype])
+    model.kv_cache = None
 
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     start = {name: weight.clone() for name, weight in trained_tensors(model).items()}

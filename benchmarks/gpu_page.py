@@ -107,14 +107,20 @@ def _memory(lines: Sequence[Line]) -> list[str]:
 
 def _playing(lines: Sequence[Line]) -> list[str]:
     rows = [
-        (*_weights(one), one["choice"]["num_envs"], _number(one.get("played_per_s")), _number(one.get("tokens_per_s")))
+        (
+            *_weights(one),
+            *(one["choice"][name] for name in ("kv_cache", "num_envs")),
+            *(_number(one.get(name)) for name in ("played_per_s", "tokens_per_s")),
+        )
         for one in _measured(lines, "play")
     ]
-    return _table(("dtype", "LoRA", "attention", "environments", "steps/s", "tokens/s"), rows)
+    return _table(("dtype", "LoRA", "attention", "cache", "environments", "steps/s", "tokens/s"), rows)
 
 
 def _learning(lines: Sequence[Line]) -> list[str]:
+    # Of two caches, the hours are those with the faster one.
     plays = [one for one in _measured(lines, "play") if "played_per_s" in one]
+    plays.sort(key=lambda one: float(one["played_per_s"]))
     counts = sorted({one["choice"]["num_envs"] for one in plays})
     rows = []
     for one in _measured(lines, "learn"):
@@ -130,7 +136,8 @@ def _learning(lines: Sequence[Line]) -> list[str]:
     made = _table((*columns, *(f"hours, {count} environments" for count in counts)), rows)
     told = (
         "An empty cell: out of memory, or not measured. Options of `rl4vlm memory`: `--played-per-second` is steps/s "
-        "of the table above; `--scored-per-second` and `--trained-per-second` are scored/s and trained/s."
+        "of the table above; `--scored-per-second` and `--trained-per-second` are scored/s and trained/s. Hours are "
+        "without `importance_cap`: in float32 it adds a pass that scores each sample again; below, hours include it."
     )
     return made and [*made, "", told]
 

@@ -18,9 +18,10 @@ from benchmarks.backbones import build, config_of
 from benchmarks.modes import Mode, Settings, tokens_of
 from benchmarks.rates import Phase, per_sample
 from benchmarks.throughput import profiled
-from rl4vlm.config.fields import DType
+from rl4vlm.config.fields import DType, KVCache
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.models.kv_cache import ReusedCache
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.memory import Memory, estimate_of
 from rl4vlm.ppo.rollout import Sample
@@ -41,11 +42,12 @@ class Choice:
     num_envs: int = 64
     micro_batch_size: int = 1
     gradient_checkpointing: bool = True
+    kv_cache: KVCache = "dynamic"
 
     @property
     def played(self) -> tuple[Any, ...]:
         """The settings that the speed of playing depends on, for one model."""
-        return "play", self.attention, self.num_envs
+        return "play", self.attention, self.num_envs, self.kv_cache
 
     @property
     def learned(self) -> tuple[Any, ...]:
@@ -60,7 +62,9 @@ BASE = Choice()
 def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
     """The choices to measure, the most important first; those of one model stand together."""
     base = replace(BASE, lora_rank=rank, num_envs=num_envs)
-    found = [base, replace(base, num_envs=2), replace(base, micro_batch_size=4)]
+    # A static cache has passes compiled, which takes time: only once, unless there is more.
+    static = [replace(base, kv_cache="static", num_envs=count) for count in ([num_envs, 2] if more else [num_envs])]
+    found = [base, replace(base, num_envs=2), *static, replace(base, micro_batch_size=4)]
     found += [replace(base, micro_batch_size=size, gradient_checkpointing=False) for size in (4, 8, 16)]
     other = ["eager", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
     found += [replace(base, attention=name, micro_batch_size=4) for name in other]
@@ -166,9 +170,13 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
         The samples, or those of `before` if they are more; and the rates and peak of the measurement.
     """
     found = [before]
+    mode.model.kv_cache = choice.kv_cache
+    # The last choice's, whose size may differ.
+    mode.model.reused_cache = ReusedCache(mode.model.model.config)
 
     def measured() -> dict[str, Any]:
-        mode.model.max_new_tokens = WARM_UP_TOKENS
+        # A static cache has its size from the start, and passes are compiled for it.
+        mode.model.max_new_tokens = tokens if choice.kv_cache == "static" else WARM_UP_TOKENS
         mode.play()
         mode.model.max_new_tokens = tokens
         samples, phase = mode.play()

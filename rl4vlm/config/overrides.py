@@ -42,8 +42,10 @@ def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
     wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
     if nodes == 1:
+        # The launcher has the GPUs for as long as it runs. Several nodes are SLURM's, which hands them out itself.
+        claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] else []
         # Port 0 is any free port, so that several trainings can run on one machine.
-        return [*wait, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
+        return [*wait, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
     # One launcher per node. When one fails, SLURM ends the others, which would wait for it in vain.
     step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={asked['threads']}"]
     step += [f"--gpus-per-node={asked['gpu'] // nodes}"] if asked["gpu"] else []

@@ -1,14 +1,86 @@
-"""How many GPUs this machine shows, without loading a model library."""
+"""The GPUs that this machine shows, and which job has which, without loading a model library.
+
+`python -m rl4vlm.core.gpus COUNT COMMAND...` runs a command on GPUs that no other job has.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def visible_gpus(devices: Path = Path("/dev")) -> int:
-    """Number of NVIDIA GPUs that a process may use: those of `CUDA_VISIBLE_DEVICES`, or all that `/dev` has."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
+    """Names of the NVIDIA GPUs that a process may use: those of `CUDA_VISIBLE_DEVICES`, or all that `/dev` has."""
+    shown = os.environ.get(VISIBLE)
     if shown is not None:
-        return sum(bool(part.strip()) for part in shown.split(","))
-    return len(list(devices.glob("nvidia[0-9]*")))
+        return [part.strip() for part in shown.split(",") if part.strip()]
+    return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
+
+
+def claim_gpus(names: Sequence[str], count: int = 1) -> dict[int, IO[str]]:
+    """Claim `count` of the GPUs with these names for as long as this process lives, or those that it becomes by `exec`.
+
+    If too few are free, wait until processes that hold some end.
+
+    Returns:
+        Lock files to keep open, by the index of their GPU among `names`.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if count > len(names):
+        raise ValueError(f"{count} GPUs are asked for, but there are {len(names)}")
+    # SLURM hands out GPUs itself, and may number those of each job from 0.
+    job = os.environ.get("SLURM_JOB_ID", "")
+    folder = Path(tempfile.gettempdir(), f"rl4vlm-gpus-{os.getuid()}-{job}")
+    folder.mkdir(exist_ok=True)
+    claimed: dict[int, IO[str]] = {}
+    waiting = False
+    # One at a time collects GPUs: two that need several would wait for each other's.
+    with (folder / "turn").open("a") as turn:
+        while True:
+            for index, name in enumerate(names if _lock(turn) else ()):
+                if len(claimed) < count and index not in claimed:
+                    file = (folder / f"{name.replace('/', '_')}.lock").open("a")
+                    if _lock(file):
+                        claimed[index] = file
+                    else:
+                        file.close()
+            if len(claimed) == count:
+                return claimed
+            if not waiting:
+                used = f"{len(names)} GPUs, of which {count} are needed, are in use by other rl4vlm processes"
+                print(f"{used}: waiting (device=cuda shares the first)", file=sys.stderr, flush=True)
+                waiting = True
+            time.sleep(1)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file, if nobody else has. The system releases it when all processes that have it open end, however."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def main(count: str, *command: str) -> None:
+    """Become `command`, which sees `count` GPUs that no other job has. On a machine that shows none, it sees none."""
+    if names := shown_gpus():
+        claimed = claim_gpus(names, int(count))
+        for file in claimed.values():
+            os.set_inheritable(file.fileno(), True)
+        os.environ[VISIBLE] = ",".join(names[index] for index in sorted(claimed))
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -5,8 +5,7 @@ Legend: B samples, N rows, K tokens of a row that predict reply tokens, R reply 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl4vlm.models.decoding import Writer, reply_lengths, use_static_cache
+from rl4vlm.models.devices import to_device
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
-from rl4vlm.models.kv_cache import concat_caches, preallocated_cache
+from rl4vlm.models.kv_cache import ReusedCache, concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
+from rl4vlm.models.output_head import first_head_input
 from rl4vlm.models.sampling import Sampler, policy_log_probs, uniforms
 from rl4vlm.models.shared_prompts import (
     attention_mask,
-    can_share_rows,
     counts_positions,
     distinct,
     keeps_all_keys,
     shared_rows,
+    takes_any_mask,
 )
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
@@ -86,7 +88,8 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     # The token at position t is predicted at t - 1: the first token of every reply by the prompt's last token, each
     # other one by the reply token before it. Logits of the prompt's other tokens are never read, and would be most of
     # the output head's work. The critic reads the state of the prompt's last token.
-    kept = torch.cat([replies.new_tensor([batch.prompt_length - 1]), replies[:, :-1].flatten()])
+    last = torch.arange(batch.prompt_length - 1, batch.prompt_length, device=batch.reply_ids.device)
+    kept = torch.cat([last, replies[:, :-1].flatten()])
     own = counts_positions(bare)
     inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
     if len(replies) > 1:
@@ -122,26 +125,6 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     return model if isinstance(model, PreTrainedModel) else model.module
 
 
-@contextmanager
-def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collect the first input (B, rows, D) of the output head: the final hidden states, after the last norm.
-
-    `output_hidden_states=True` would give the same, but would keep the states of every layer in memory.
-    """
-    seen: list[torch.Tensor] = []
-
-    def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        # While generating, the first call is the prompt's; each further one is for a new token.
-        if not seen:
-            seen.append(args[0])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 class ActorCritic(nn.Module):
     """A backbone with a value head.
 
@@ -151,9 +134,13 @@ class ActorCritic(nn.Module):
         temperature: sampling temperature, part of the policy. 0 decodes greedily and scores at temperature 1.
         max_new_tokens: longest reply, in tokens.
         detach_value: whether gradients of the values stop at the value head.
+        kv_cache: `static`, `dynamic`, or None (`decoding.use_static_cache`).
 
     Attributes:
         share_prompts: whether equal prompts of a batch pass through the model once (`shared_prompts`).
+
+    Raises:
+        ValueError: the model does not work with this `kv_cache`.
     """
 
     suppressed: torch.Tensor
@@ -168,6 +155,7 @@ class ActorCritic(nn.Module):
         temperature: float,
         max_new_tokens: int,
         detach_value: bool = False,
+        kv_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.model: PreTrainedModel = backbone.model
@@ -178,6 +166,10 @@ class ActorCritic(nn.Module):
         self.max_new_tokens = max_new_tokens
         self.detach_value = detach_value
         self.share_prompts = True
+        self.kv_cache = kv_cache
+        use_static_cache(self.model, kv_cache)  # raises early
+        self.reused_cache = ReusedCache(self.model.config)
+        self._keeps_all_keys = keeps_all_keys(self.model)
         suppressed = self.encoder.suppressed_ids(self.model.get_output_embeddings().out_features)
         # A buffer moves to another device with the model. Not persistent: it is made from the tokenizer at each start.
         self.register_buffer("suppressed", suppressed, persistent=False)
@@ -205,36 +197,43 @@ class ActorCritic(nn.Module):
             One reply per prompt.
         """
         self.eval()
-        length = max(len(prompt.input_ids) for prompt in prompts)
-        cache = preallocated_cache(self.model.config, length + self.max_new_tokens)
-        shown, rows = distinct(prompts) if self.share_prompts else (list(prompts), list(range(len(prompts))))
+        count, length = len(prompts), max(len(prompt.input_ids) for prompt in prompts)
+        static = use_static_cache(self.model, self.kv_cache)
+        # A smaller batch is filled up by its first prompt, with the same numbers and thus the same reply.
+        filled = [*range(count), *[0] * (self.reused_cache.rows(count) - count if static else 0)]
+        prompts = [prompts[row] for row in filled]
+        tokens = length + self.max_new_tokens
+        fixed = self.reused_cache.emptied(len(filled), tokens) if static else None
+        cache: Cache = preallocated_cache(self.model.config, tokens) if fixed is None else fixed
+        shown, rows = distinct(prompts) if self.share_prompts else (prompts, list(range(len(prompts))))
         apart = len(shown) < len(prompts) or len(prompts) * length > PROMPT_TOKENS
         # With token marks (`Encoded.marks`) a prompt's tokens also see later ones. Its last token must then be read
         # together with the others, and `_prefill` leaves it out.
-        if apart and keeps_all_keys(self.model) and not any(prompt.marks for prompt in prompts):
-            cache = self._prefill(shown, rows, length)
+        apart = apart and self._keeps_all_keys and not any(prompt.marks for prompt in prompts)
+        if apart:
+            self._prefill(shown, rows, length, cache)
             # The images are in the cache; only each prompt's last token is still to be read.
             prompts = [replace(prompt, images={}) for prompt in prompts]
         # `generate` counts positions from the attention mask, as `collate` does.
         inputs = {name: tensor for name, tensor in self._collated(prompts).inputs.items() if name != "position_ids"}
-        uniform = uniforms(rngs, self.max_new_tokens).to(self.device) if self.temperature else None
+        uniform = to_device(uniforms(rngs, self.max_new_tokens)[filled], self.device) if self.temperature else None
         sampler = Sampler(uniform, self.suppressed, self.scoring_temperature)
-        with first_head_input(self.model) as seen:
-            ids = self.model.generate(
-                **inputs,
-                past_key_values=cache,
-                do_sample=False,  # the sampler above draws
-                max_new_tokens=self.max_new_tokens,
-                logits_processor=LogitsProcessorList([sampler]),
-                eos_token_id=self.encoder.eos_id,
-                pad_token_id=self.encoder.pad_id,
-                # The sampler suppresses tokens already; by the model's own config, `generate` would do so once more.
-                suppress_tokens=None,
-            )[:, length:]
-        values = self.value_head(seen[0][:, -1]).cpu()  # prompts are padded left: the last column is their end
+        writer = Writer(sampler, read=apart)
+        ids = self.model.generate(
+            **inputs,
+            past_key_values=cache,
+            custom_generate=writer,
+            do_sample=False,  # the sampler draws
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=self.encoder.eos_id,
+            pad_token_id=self.encoder.pad_id,
+            # The sampler suppresses tokens already; by the model's own config, `generate` would do so once more.
+            suppress_tokens=None,
+        )[:count, length:]
+        values = self.value_head(writer.last_prompt).cpu()
         logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
         ids = ids.cpu()
-        lengths = self._lengths(ids)
+        lengths = reply_lengths(ids, self.encoder.eos_id)
         # Cloned: a view would keep the whole batch in memory for as long as one reply is stored.
         return [
             Generated(ids[row, :n].clone(), logprobs[row, :n].clone(), float(values[row]))
@@ -255,9 +254,10 @@ class ActorCritic(nn.Module):
 
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""
-        rows = None
+        prompts, rows = [self.encoder.whole(prompt) for prompt in prompts], None
         # A shared row needs a mask of its own, in place of the one that the model makes from token marks.
-        if self.share_prompts and can_share_rows(self.model) and not any(prompt.marks for prompt in prompts):
+        shared = self.share_prompts and self._keeps_all_keys and takes_any_mask(self.model)
+        if shared and not any(prompt.marks for prompt in prompts):
             rows = shared_rows(prompts, replies, self.model.get_output_embeddings().in_features)
         batch = collate(prompts, replies, self.encoder.pad_id, self.device, rows=rows)
         checkpoint_layers(self.model)
@@ -290,6 +290,7 @@ class ActorCritic(nn.Module):
         device: torch.device | None = None,
         gradient_checkpointing: bool = False,
         detach_value: bool = False,
+        kv_cache: str | None = None,
         **options: Any,
     ) -> ActorCritic:
         """Load a checkpoint, with the value head beside it if there is one.
@@ -302,13 +303,21 @@ class ActorCritic(nn.Module):
             device: where to put the model; None leaves it on the CPU.
             gradient_checkpointing: recompute each layer's activations in the backward pass instead of storing them.
             detach_value: whether gradients of the values stop at the value head.
+            kv_cache: `static`, `dynamic`, or None, as for the class.
             options: further arguments of `load_backbone`.
         """
         backbone = load_backbone(source, **options)
         stored = Path(source) / VALUE_FILE
         width = backbone.model.get_output_embeddings().in_features
         head = ValueHead.load(Path(source)) if stored.is_file() else ValueHead(width, value_sizes)
-        model = cls(backbone, head, temperature=temperature, max_new_tokens=max_new_tokens, detach_value=detach_value)
+        model = cls(
+            backbone,
+            head,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            detach_value=detach_value,
+            kv_cache=kv_cache,
+        )
         if gradient_checkpointing:
             backbone.model.activation_checkpointing_enable()
         return model.to(device) if device is not None else model
@@ -318,8 +327,8 @@ class ActorCritic(nn.Module):
         no_replies = [torch.empty(0, dtype=torch.long)] * len(prompts)
         return collate(prompts, no_replies, self.encoder.pad_id, self.device, prompt_length)
 
-    def _prefill(self, prompts: Sequence[Encoded], rows: Sequence[int], length: int) -> DynamicCache:
-        """Keys and values of prompts padded to `length` tokens, with capacity for the replies.
+    def _prefill(self, prompts: Sequence[Encoded], rows: Sequence[int], length: int, cache: Cache) -> None:
+        """Fill an empty cache with the keys and values of prompts padded to `length` tokens, but for the last token.
 
         The last token is left to `generate`, which needs its logits.
 
@@ -327,21 +336,15 @@ class ActorCritic(nn.Module):
             prompts: distinct prompts.
             rows: for each row of the cache, the index of its prompt.
             length: tokens of the longest prompt.
+            cache: has capacity for the replies.
         """
         size = max(1, PROMPT_TOKENS // length)
-        caches = []
+        parts = []
         for start in range(0, len(prompts), size):
             inputs = self._collated(prompts[start : start + size], length).inputs
             inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask", "position_ids")}
-            cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            part = DynamicCache(config=self.model.config.get_text_config(decoder=True))
             # The logits are not used: compute those of one token, the fewest that a model allows.
-            self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            caches.append(cache)
-        return concat_caches(caches, rows, self.model.config, length + self.max_new_tokens)
-
-    def _lengths(self, ids: torch.Tensor) -> list[int]:
-        """Number of tokens in each row of (B, R), up to and with its first end token."""
-        ended = (ids == self.encoder.eos_id).int()
-        # argmax returns the first maximum: the first end token.
-        first = torch.where(ended.any(-1), ended.argmax(-1) + 1, ids.shape[1])
-        return first.tolist()
+            self.model(**inputs, past_key_values=part, use_cache=True, logits_to_keep=1)
+            parts.append(part)
+        concat_caches(parts, rows, cache)

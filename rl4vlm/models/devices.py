@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import IO
 
 import torch
 
+from rl4vlm.core.gpus import claim_gpus, shown_gpus
+
 _claimed: dict[int, IO[str]] = {}
-"""The lock files of the GPUs that this process has claimed, by their index."""
+"""The lock file of the GPU that this process has claimed, by its index."""
 
 
 def choose_device(name: str) -> torch.device:
     """The torch device for a name.
 
-    `auto` is a GPU that no other process has claimed in this way, for as long as this process lives; without a GPU, the
-    CPU. One of several launched processes gets `cuda`, and takes the GPU of its local rank.
+    `auto` is a GPU that no other job has claimed, for as long as this process lives; without a GPU, the CPU. One of
+    several launched processes gets `cuda`, and takes the GPU of its local rank; their launcher claims the GPUs
+    (`rl4vlm.core.gpus`).
 
     Raises:
         ValueError: torch does not know the name, or there is no such GPU.
@@ -29,7 +27,7 @@ def choose_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        return torch.device("cuda") if launched else torch.device("cuda", claim_gpu(torch.cuda.device_count()))
+        return torch.device("cuda") if launched else torch.device("cuda", _claimed_gpu(torch.cuda.device_count()))
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -39,32 +37,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def claim_gpu(count: int) -> int:
-    """Claim one of `count` GPUs for this process, the same one at each call, and return its index.
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor from the CPU. A copy to a GPU is queued from pinned memory, and nobody waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
-    If all are claimed, wait until a process that holds one ends.
-    """
-    if _claimed:
-        return next(iter(_claimed))
-    # A scheduler may show each job other GPUs: the locks are named after the machine's own names.
-    shown = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    names = shown if len(shown) == count else [str(index) for index in range(count)]
-    folder = Path(tempfile.gettempdir(), f"rl4vlm-gpus-{os.getuid()}")
-    folder.mkdir(exist_ok=True)
-    waiting = False
-    while True:
-        for index, name in enumerate(names):
-            file = (folder / f"{name.replace('/', '_')}.lock").open("a")
-            try:
-                # The system releases the lock when the process ends, however it ends.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.close()
-            else:
-                _claimed[index] = file
-                return index
-        if not waiting:
-            message = f"all {count} GPUs are in use by other rl4vlm processes: waiting (device=cuda shares the first)"
-            print(message, file=sys.stderr, flush=True)
-            waiting = True
-        time.sleep(1)
+
+def _claimed_gpu(count: int) -> int:
+    """The index of a GPU among `count` that this process has to itself, the same one at each call."""
+    if not _claimed:
+        # A scheduler may show each job other GPUs: the locks are named after the machine's own names.
+        names = shown_gpus()
+        _claimed.update(claim_gpus(names if len(names) == count else list(map(str, range(count)))))
+    return next(iter(_claimed))

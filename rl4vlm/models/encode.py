@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch.nn.functional import pad
 from transformers import CLIPImageProcessorPil, LlavaProcessor, ProcessorMixin
+
+from rl4vlm.models.devices import to_device
 
 IGNORED_LABEL = -100
 PADDING, PROMPT = -1, 0
@@ -36,11 +39,20 @@ class Encoded:
         input_ids: token ids (P,) int64, with one placeholder per image token.
         images: the model's image inputs, such as pixel values.
         marks: further inputs (P,) with a number per token, such as Gemma's `token_type_ids`.
+        source: what was encoded, an image (H, W, 3) uint8 and a prompt.
     """
 
     input_ids: torch.Tensor
     images: Mapping[str, torch.Tensor]
     marks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    source: tuple[torch.Tensor, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is saved and sent to other processes: the image in place of pixel values, which take several times as
+        many bytes. `Encoder.whole` makes them again."""
+        pixels = sum(tensor.nbytes for tensor in self.images.values())
+        images = {} if self.source is not None and self.source[0].nbytes < pixels else self.images
+        return {**vars(self), "key": self.key, "images": images}
 
     @cached_property
     def key(self) -> str:
@@ -174,14 +186,22 @@ class Encoder:
             self._cache.move_to_end(key)
         return found
 
+    def whole(self, prompt: Encoded) -> Encoded:
+        """A prompt that may have been saved or sent, with its image inputs. They are computed once per process."""
+        if not prompt.images and prompt.source is not None:
+            image, text = prompt.source
+            vars(prompt)["images"] = self.prompt(image.numpy(), text).images  # it is frozen for others
+        return prompt
+
     def _encode(self, image: np.ndarray, prompt: str) -> Encoded:
+        source = torch.tensor(image), prompt
         chat = self.chat(prompt)
         # Some templates write the BOS token themselves; the tokenizer must not add a second one.
         begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
         # A prompt that itself contains the image's placeholder is left to the processor, which refuses it.
         if self.fast and chat.count(self.fast.placeholder) == 1:
             ids = self.fast.input_ids(chat, add_special_tokens=not begun)
-            return Encoded(ids, {"pixel_values": self.fast.pixel_values(image)})
+            return Encoded(ids, {"pixel_values": self.fast.pixel_values(image)}, source=source)
         inputs = self.processor(
             text=[chat], images=[Image.fromarray(image)], return_tensors="pt", add_special_tokens=not begun
         )
@@ -191,7 +211,7 @@ class Encoder:
         # Each family has its own names for inputs per token, so they are recognised by their shape.
         marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
         images = {name: tensor for name, tensor in inputs.items() if name not in marks}
-        return Encoded(ids[0], images, marks)
+        return Encoded(ids[0], images, marks, source)
 
     def reply(self, text: str) -> torch.Tensor:
         """Token ids (R,) int64 of a reply, with the end token."""
@@ -283,8 +303,8 @@ def collate(
         for name in shown[0].marks
     }
     inputs = {"input_ids": ids, "attention_mask": (parts != PADDING).long(), "position_ids": positions}
-    inputs = {name: tensor.to(device) for name, tensor in {**inputs, **marks, **images}.items()}
-    parts, (row_B, slot_B) = parts.to(device), places.to(device)
+    inputs = {name: to_device(tensor, device) for name, tensor in {**inputs, **marks, **images}.items()}
+    parts, (row_B, slot_B) = to_device(parts, device), to_device(places, device)
     reply_ids, reply_parts = (
         tokens[:, longest:].unflatten(1, (slots, width))[row_B, slot_B] for tokens in (inputs["input_ids"], parts)
     )

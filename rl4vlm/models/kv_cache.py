@@ -3,9 +3,10 @@
 Transformers' DynamicCache concatenates: each new token copies the keys and values of all earlier ones. With many
 environments and hundreds of image tokens that is most of the time of a reply (docs/throughput.md).
 
-Transformers' StaticCache copies nothing either, but attention then runs over its unused positions too. Replies had the
-same tokens, but log-probabilities that differ in their last bits, and they were no faster: on one CPU core 2.9 s with
-this cache, 3.1 s with StaticCache and 5.2 s with DynamicCache (`python -m benchmarks.kv_caches`).
+Transformers' StaticCache copies nothing either, but attention then runs over its unused positions too. Replies have the
+same tokens, but log-probabilities that differ in their last bits, and they are no faster on a CPU: on one core 2.9 s
+with this cache, 3.1 s with StaticCache and 5.2 s with DynamicCache (`python -m benchmarks.kv_caches`). On a GPU its
+passes can be compiled, since they all have one shape (`decoding`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, PreTrainedConfig, StaticCache
 from transformers.cache_utils import DynamicLayer
 
 
@@ -59,25 +60,50 @@ def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
     return cache
 
 
-def concat_caches(
-    parts: Sequence[DynamicCache], rows: Sequence[int], config: PreTrainedConfig, capacity: int
-) -> DynamicCache:
-    """Gather rows of several caches with equally many tokens into a new cache of `capacity` tokens.
+class ReusedCache:
+    """One static cache for all batches of a model.
+
+    CUDA graphs hold the addresses of what they read and write. A new cache for each batch would have them recorded
+    again, and torch gives up after 128 times. So the same cache is emptied and used again. It stays in memory between
+    batches, and grows if a batch has more rows or longer prompts than any before.
+    """
+
+    STEP = 64
+    """Its capacity is a multiple of this many tokens, so that it seldom grows."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self._config = config.get_text_config(decoder=True)
+        self._cache: StaticCache | None = None
+        self._rows = self._capacity = 0
+
+    def rows(self, needed: int) -> int:
+        """How many rows a batch must have that needs `needed`."""
+        return max(needed, self._rows)
+
+    def emptied(self, rows: int, tokens: int) -> StaticCache:
+        """The cache without content, for `rows(needed)` rows of at most `tokens` tokens."""
+        if self._cache is None or rows > self._rows or tokens > self._capacity:
+            self._rows, self._capacity = rows, max(self._capacity, -(-tokens // self.STEP) * self.STEP)
+            self._cache = StaticCache(config=self._config, max_cache_len=self._capacity)
+        else:
+            self._cache.reset()
+        return self._cache
+
+
+def concat_caches(parts: Sequence[DynamicCache], rows: Sequence[int], cache: Cache) -> None:
+    """Gather rows of several caches with equally many tokens into another, empty one.
 
     `parts` are emptied on the way: otherwise all keys and values would be in memory twice.
 
     Args:
         parts: the caches; their rows are numbered through.
-        rows: for each row of the new cache, the number of the row that it copies; several may copy the same one.
-        config: the model's.
-        capacity: prompt and reply tokens that a row of the new cache has room for.
+        rows: for each row of `cache`, the number of the row that it copies; several may copy the same one.
+        cache: what is filled.
     """
-    cache = preallocated_cache(config, capacity)
+    chosen = torch.tensor(rows, device=parts[0].layers[0].keys.device)
     for index, layer in enumerate(cache.layers):
         states = [part.layers[index] for part in parts]
         keys, values = torch.cat([one.keys for one in states]), torch.cat([one.values for one in states])
-        chosen = torch.tensor(rows, device=keys.device)
         layer.update(keys.index_select(0, chosen), values.index_select(0, chosen))
         for part in parts:
             part.layers[index] = DynamicLayer()  # frees its tensors
-    return cache

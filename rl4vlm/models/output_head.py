@@ -1,6 +1,9 @@
-"""Logits in float32 from a model whose weights are coarser."""
+"""The output head: logits in float32 from a model whose weights are coarser, and the states that it sees."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -26,3 +29,22 @@ def use_float32_head(model: PreTrainedModel) -> None:
     # The class alone changes: weights, their names, ties and saved checkpoints stay what they are.
     if type(head) is nn.Linear and head.weight.itemsize < torch.float32.itemsize:
         head.__class__ = Float32Head
+
+
+@contextmanager
+def first_head_input(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Collect the first input (B, rows, D) of the output head: the final hidden states, after the last norm.
+
+    `output_hidden_states=True` would give the same, but would keep the states of every layer in memory.
+    """
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if not seen:
+            seen.append(args[0])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
 
 
 def policy_log_probs(logits: torch.Tensor, suppressed: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -46,29 +45,32 @@ def sample(logprobs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, below_one * cumulative[:, -1:], right=True)
 
 
-class Sampler(LogitsProcessor):
-    """Samples from the policy inside transformers' greedy search, and records log-probabilities.
+class Sampler:
+    """Samples the replies of a batch, token by token, and records log-probabilities.
 
-    It draws a token and leaves only that one possible, so that greedy search must take it. Transformers' own sampling
-    uses one global generator for the batch, with which a row's reply would depend on the other rows.
+    Transformers' own sampling uses one global generator for the batch, with which a row's reply would depend on the
+    other rows.
 
     Args:
         uniform: one number per row and token (B, R) float64, drawn beforehand; None decodes greedily.
         suppressed: ids that are never sampled.
         temperature: of the policy.
+
+    Attributes:
+        logprobs: log-probabilities (B,) float32 of the tokens drawn so far.
     """
 
     def __init__(self, uniform: torch.Tensor | None, suppressed: torch.Tensor, temperature: float) -> None:
         self.uniform, self.suppressed, self.temperature = uniform, suppressed, temperature
         self.logprobs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        logprobs = policy_log_probs(scores, self.suppressed, self.temperature)
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next tokens (B,) int64, for logits (B, V)."""
+        logprobs = policy_log_probs(logits, self.suppressed, self.temperature)
         if self.uniform is None:
             chosen = logprobs.argmax(-1, keepdim=True)
         else:
             token = len(self.logprobs)  # how many tokens were generated before this one
             chosen = sample(logprobs, self.uniform[:, token : token + 1])
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
-        # Greedy search takes the largest score, which is now the chosen token's.
-        return torch.full_like(logprobs, -torch.inf).scatter_(-1, chosen, 0.0)
+        return chosen.squeeze(-1)

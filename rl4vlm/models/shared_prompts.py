@@ -37,10 +37,10 @@ def keeps_all_keys(model: PreTrainedModel) -> bool:
     return all(type(layer) is DynamicLayer for layer in layers) and not counts_positions(model)
 
 
-def can_share_rows(model: PreTrainedModel) -> bool:
-    """Whether replies can share a row: the model must take any attention mask, and positions from outside."""
+def takes_any_mask(model: PreTrainedModel) -> bool:
+    """Whether a model's attention takes any mask, as rows of several replies need."""
     # FlashAttention takes no arbitrary mask, and the other implementations want theirs in another form.
-    return keeps_all_keys(model) and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
+    return bool(model.config.get_text_config(decoder=True)._attn_implementation == "sdpa")
 
 
 def distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], list[int]]:

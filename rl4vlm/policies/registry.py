@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.stages.evaluation import VLM_OPTIONS
 from rl4vlm.core.types import Policy, Style
 
 LEARNED: dict[str, str] = {
@@ -24,9 +25,6 @@ REMOTE: dict[str, str] = {
     "served": "rl4vlm.policies.api.served:ServedPolicy",
 }
 """Policies that send requests over HTTP, loaded with `load(model_or_checkpoint, api=settings, **options)`."""
-
-VLM_OPTIONS = ("quantize", "one_view")
-"""Options that only a vision-language model has. They are passed only if they are set."""
 
 
 def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None, **options: Any) -> Policy:

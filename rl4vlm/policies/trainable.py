@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rl4vlm.core.types import Policy, Reply, Request
+from rl4vlm.models.devices import to_device
 
 
 class ReplayItem(Protocol):
@@ -107,4 +108,4 @@ class TrainablePolicy(Protocol):
 
 def column(numbers: Sequence[float], like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Numbers as a tensor (B,) on the device of `like`, and of its dtype unless another is given."""
-    return torch.tensor(numbers, dtype=dtype or like.dtype, device=like.device)
+    return to_device(torch.tensor(numbers, dtype=dtype or like.dtype), like.device)

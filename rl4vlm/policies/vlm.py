@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
-from rl4vlm.models.devices import choose_device
+from rl4vlm.models.devices import choose_device, to_device
 from rl4vlm.models.encode import Encoded
 from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.policies.trainable import Rescored, column
@@ -92,6 +92,7 @@ class VLMPolicy:
         dtype: str = "float32",
         quantize: str | None = None,
         attn_implementation: str | None = None,
+        kv_cache: str | None = None,
         one_view: bool = False,
     ) -> VLMPolicy:
         """Load a policy from a checkpoint folder or a Hugging Face name.
@@ -104,6 +105,7 @@ class VLMPolicy:
             dtype: as in `load_backbone`, like the next three.
             quantize: see there.
             attn_implementation: see there.
+            kv_cache: as for `ActorCritic`.
             one_view: see there.
         """
         model = ActorCritic.load(
@@ -113,6 +115,7 @@ class VLMPolicy:
             dtype=dtype,
             quantize=quantize,
             attn_implementation=attn_implementation,
+            kv_cache=kv_cache,
             one_view=one_view,
             device=choose_device(device),
         )
@@ -141,12 +144,13 @@ class VLMPolicy:
     def rescore(self, model: nn.Module, items: Sequence[VLMReplayItem]) -> Rescored:
         """Score stored replies with `model`, an `ActorCritic` or a data-parallel wrapper of one."""
         scores = model([item.prompt for item in items], [item.ids for item in items])
-        start_B = torch.tensor([item.action_start for item in items], device=scores.values.device)
+        device = scores.values.device
+        start_B = column([item.action_start for item in items], scores.values, torch.long)
         counted_BR = scores.mask.clone()
         counted_BR[:, : self.dropped_tokens] = False
         thoughts_B, action_B = split_log_probs(scores.logprobs, counted_BR, start_B)
         references = [item.reference_logprobs for item in items if item.reference_logprobs is not None]
-        sampled_BR = pad_sequence([item.logprobs for item in items], batch_first=True).to(scores.logprobs.device)
+        sampled_BR = to_device(pad_sequence([item.logprobs for item in items], batch_first=True), device)
         return Rescored(
             logprob_thoughts=thoughts_B,
             logprob_action=action_B,
@@ -157,7 +161,7 @@ class VLMPolicy:
             old_value=column([item.value for item in items], scores.values),
             # The mean over a reply's tokens: a sum would reward long replies.
             entropy=scores.entropy.sum(-1) / scores.mask.sum(-1),
-            reference_log_ratio=pad_sequence(references, batch_first=True).to(scores.logprobs.device) - scores.logprobs
+            reference_log_ratio=to_device(pad_sequence(references, batch_first=True), device) - scores.logprobs
             if references
             else None,
             tokens=scores.mask.sum(-1),

@@ -57,6 +57,7 @@ def run(
             value_sizes=settings.value_sizes,
             gradient_checkpointing=settings.gradient_checkpointing,
             detach_value=settings.detach_value,
+            kv_cache=settings.kv_cache,
             **settings.loading,
         )
         if settings.defects.dropout:

@@ -119,8 +119,8 @@ def optimiser_steps(
         if progress.order is None:
             progress.order = rng.permutation(len(samples))
         # Before the first optimiser step: old log-probabilities must come from the weights that played.
-        inexact = below_float32(policy_optimizer.policy.model) or settings.importance_cap is not None
-        if progress.seen == 0 and progress.old is None and inexact:
+        again = settings.scores_again(below_float32=below_float32(policy_optimizer.policy.model))
+        if progress.seen == 0 and progress.old is None and again:
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
             warn_of_prob_error(token_mult_prob_error(progress.old), policy_optimizer.accelerator)
             first = progress.order[: settings.minibatch_size]

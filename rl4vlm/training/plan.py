@@ -130,7 +130,9 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
         StageNeeds(
             "ppo",
             sum(run.task == task for run in ppo_runs(config)),
-            max(in_ppo.training, in_ppo.playing) + (in_ppo.weights if ppo.kl_coef else 0),
+            # A static cache (`kv_cache`) keeps its place during updates.
+            max(in_ppo.training + in_ppo.cache * (ppo.kv_cache != "dynamic"), in_ppo.playing)
+            + (in_ppo.weights if ppo.kl_coef else 0),
             states * in_ppo.state,
             policies,
             _ppo_hours(ppo, rates),
@@ -140,8 +142,7 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
 
 
 def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:
-    # Below float32, a rollout is scored again before its update.
-    again = ppo.dtype != "float32"
+    again = ppo.scores_again(below_float32=ppo.dtype == "bfloat16" or ppo.quantize is not None)
     if rates.played is None or rates.trained is None or (again and rates.scored is None):
         return f"{ppo.total_env_steps:,} x (1/played + {'1/scored + ' if again else ''}{ppo.ppo_epochs}/trained)"
     rescoring = 1 / rates.scored if again and rates.scored else 0.0

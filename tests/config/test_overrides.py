@@ -164,7 +164,8 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
     config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 1}}, "accelerate": "my files/ddp.yaml"}
     assert training_command(config, "sft") == ["rl4vlm"]
     words = training_command(config, "ppo")
-    assert words[:4] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", "accelerate", "launch"]
+    claim = ["python", "-m", "rl4vlm.core.gpus", "2"]
+    assert words[:8] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", *claim, "accelerate", "launch"]
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-1] == "rl4vlm"

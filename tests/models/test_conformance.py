@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ SIZES = ((300, 300), (150, 300), (300, 300))
 PROJECT = "Llava (tiny)"
 APART = {"Qwen2.5-VL", "Qwen3-VL", "Gemma3"}
 """Families whose positions or masks do not let replies share a prompt (docs/backbones.md)."""
+NOT_COMPILED = {"Idefics3", "SmolVLM", "Gemma3"}
+"""Families whose passes for single tokens cannot be compiled (docs/backbones.md)."""
 
 
 @pytest.fixture(scope="module", params=[PROJECT, *FAMILIES])
@@ -145,6 +148,23 @@ def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypat
         assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
+def test_a_static_cache_changes_no_reply(family: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With padding, equal prompts, smaller batches than before, and prompts read in parts; or it is refused."""
+    if family in NOT_COMPILED:
+        with pytest.raises(ValueError, match=rf"kv_cache 'static' is not possible with {family}ForCond"):
+            load(checkpoint, kv_cache="static")
+        return
+    dynamic, static = load(checkpoint), load(checkpoint, kv_cache="static")
+    prompts = encoded(dynamic)
+    for tokens, batch in ((4096, prompts), (4096, [prompts[1], *prompts[:2]]), (4096, prompts[2:]), (1, prompts)):
+        monkeypatch.setattr(actor_critic, "PROMPT_TOKENS", tokens)
+        replies = [model.generate(batch, streams()[: len(batch)]) for model in (dynamic, static)]
+        for one, other in zip(*replies, strict=True):
+            assert one.ids.tolist() == other.ids.tolist()
+            torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+            assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Path, checkpointing: bool) -> None:
     """Log-probabilities, entropies, values and gradients are those of each reply alone; so are sampled replies."""
@@ -183,6 +203,17 @@ def test_equal_prompts_pass_once_and_change_nothing(family: str, checkpoint: Pat
         (scored, played), (scored_apart, played_apart) = seen
         assert scored < 0.6 * scored_apart
         assert played < 0.34 * played_apart  # two distinct prompts of six
+
+
+def test_prompts_that_were_sent_are_scored_the_same(checkpoint: Path) -> None:
+    model, elsewhere = load(checkpoint), load(checkpoint)
+    prompts, replies = encoded(model), [model.encoder.reply("go up")] * 3
+    for prompt in prompts:
+        pixels = {name: torch.cat([tensor] * 50) for name, tensor in prompt.images.items()}
+        assert not pickle.loads(pickle.dumps(replace(prompt, images=pixels))).images  # large ones are left out
+    sent = [replace(prompt, images={}) for prompt in prompts]
+    with torch.no_grad():
+        assert torch.equal(elsewhere.score(sent, replies).logprobs, model.score(prompts, replies).logprobs)
 
 
 def test_the_score_is_that_of_the_model_called_by_hand(checkpoint: Path) -> None:

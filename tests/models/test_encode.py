@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,24 @@ def test_the_fast_path_gives_the_processors_bytes(tiny_checkpoint: Path) -> None
         assert encoded.images["pixel_values"].dtype == theirs["pixel_values"].dtype
         assert torch.equal(encoded.images["pixel_values"], theirs["pixel_values"])
         assert torch.equal(encoded.input_ids, theirs["input_ids"][0])
+
+
+def test_an_image_is_sent_as_bytes_and_processed_once_where_it_arrives(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = load_backbone(tiny_checkpoint).processor
+    prompt = Encoder(processor).prompt(IMAGES[0, :60, :60], "What is it?")
+    sent = pickle.dumps([prompt, prompt])
+    assert len(sent) < 0.4 * prompt.images["pixel_values"].nbytes
+    one, two = pickle.loads(sent)
+    assert one is two
+    assert one.key == prompt.key
+    there = Encoder(processor)
+    assert torch.equal(there.whole(one).images["pixel_values"], prompt.images["pixel_values"])
+    monkeypatch.setattr(there, "_encode", None)
+    assert there.whole(two).images is one.images
+    # Its pixel values are fewer bytes.
+    assert pickle.loads(pickle.dumps(Encoder(processor).prompt(IMAGES[0], "What is it?"))).images
 
 
 @pytest.mark.parametrize("change", [{"do_center_crop": True}, {"size": {"shortest_edge": 60}}, {"do_resize": False}])

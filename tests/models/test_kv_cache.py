@@ -63,7 +63,8 @@ def test_rows_of_parts_are_joined_and_can_grow() -> None:
     for index in range(2):
         for number, part in enumerate(parts):
             part.update(*states(5, 10 * index + number), index)
-    cache = concat_caches(parts, [2, 3, 4, 5, 2, 3], config, capacity=8)
+    cache = preallocated_cache(config, 8)
+    concat_caches(parts, [2, 3, 4, 5, 2, 3], cache)
     assert cache.get_seq_length() == 5
     keys, values = cache.update(*(torch.cat([one] * 3) for one in states(1, 7)), 1)
     assert keys.shape == values.shape == (6, 3, 6, 4)

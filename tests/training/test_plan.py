@@ -39,7 +39,7 @@ def test_sizes_and_formulas_of_the_papers_config(config: dict[str, Any]) -> None
     ppo = estimate(SHAPE, MemorySettings(num_envs=2))
     assert found["ppo"][1:] == [
         "4",
-        f"{max(ppo.training, ppo.playing) / 1e9:.1f}",
+        f"{(ppo.training + ppo.cache) / 1e9:.1f}",
         f"{3 * ppo.state / 1e9:.1f}",
         f"{4 * 4 * ppo.trainable / 1e9:.1f}",
         "30,000 x (1/played + 1/scored + 4/trained)",
@@ -54,3 +54,14 @@ def test_rates_make_hours(config: dict[str, Any]) -> None:
     # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.
     assert found["ppo"][-1] == "9.6"
     assert found["sft"][-1] == "2.8"
+
+
+@pytest.mark.parametrize(
+    ("changed", "passes"),
+    [({"dtype": "float32"}, 0), ({"dtype": "float32", "importance_cap": 2.0}, 1), ({"importance_cap": 2.0}, 1)],
+)
+def test_a_pass_that_scores_again_is_counted_once(changed: dict[str, Any], passes: int) -> None:
+    """It is made below float32, and for importance weights."""
+    laid = {"tasks": ["NumberLine"], "ablations": None, "ppo": {"defaults": changed}}
+    hours = rows(plan(laid_over("paper", laid), SHAPE, Rates()))["ppo"][-1]
+    assert hours.count("1/scored") == passes

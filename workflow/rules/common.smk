@@ -36,7 +36,7 @@ from rl4vlm.config.runs import (
     start_of,
 )
 from rl4vlm.config.schema import STAGES
-from rl4vlm.core.gpus import visible_gpus
+from rl4vlm.core.gpus import shown_gpus
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
@@ -73,9 +73,9 @@ os.environ.update(
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
 
 # As many jobs with a GPU at a time as this machine shows, unless `--resources gpu=N` says otherwise; each takes one that is
-# free (`rl4vlm.models.devices`). Where none is shown, one job at a time.
+# free (`rl4vlm.core.gpus`). Where none is shown, one job at a time.
 if "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", max(1, visible_gpus()))
+    workflow.register_resource("gpu", max(1, len(shown_gpus())))
 
 # Compute nodes may have no network. All that a job there reads is a local file by then, so it need not ask the hub.
 if workflow.remote_exec:

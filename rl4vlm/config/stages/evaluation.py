@@ -7,9 +7,12 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Attention, Count, Device, DType, Natural, Quantization, Weight, settings
+from rl4vlm.config.fields import Attention, Count, Device, DType, KVCache, Natural, Quantization, Weight, settings
 from rl4vlm.config.stages.training import SavedByTime
 from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
+
+VLM_OPTIONS = ("quantize", "attn_implementation", "kv_cache", "one_view")
+"""Settings that only a vision-language model has. They are passed to a policy only if they are set."""
 
 
 @settings
@@ -26,6 +29,8 @@ class PlaySettings:
     """Store the weights in 4 or 8 bits (needs the extra `quantized`)."""
     attn_implementation: Attention | None = None
     """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
+    kv_cache: KVCache | None = None
+    """Whether keys and values have a fixed size while a reply is written, as `kv_cache` of `ppo`."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
     device: Device = "auto"
@@ -41,10 +46,7 @@ class PlaySettings:
     def loading(self) -> dict[str, Any]:
         """The keyword arguments of `make_policy`."""
         always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
-        # Only a vision-language model takes these: they are passed only if they are set.
-        return always | {
-            name: getattr(self, name) for name in ("quantize", "attn_implementation", "one_view") if getattr(self, name)
-        }
+        return always | {name: getattr(self, name) for name in VLM_OPTIONS if getattr(self, name)}
 
 
 @settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from rl4vlm.config.fields import Count, Natural, Share, Weight, settings
+from rl4vlm.config.fields import Count, KVCache, Natural, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 
@@ -34,6 +34,11 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     """The paper's lambda (section 4.3): weight of the thoughts in the log-probability of an action."""
     max_new_tokens: Count = 256
     """Longest reply, in tokens."""
+    kv_cache: KVCache | None = None
+    """Whether the keys and values of prompt and reply have a fixed size (`static`) while a reply is written, or grow
+    (`dynamic`). Passes of one shape can be compiled, with CUDA graphs: null is static on a GPU, if the model's class
+    allows it (docs/backbones.md) and FSDP does not shard it, and dynamic elsewhere. It changes speed, memory, and
+    rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
     detach_value: bool = False

@@ -133,6 +133,14 @@ class TrainingSettings(RunSettings):
         names = [kept_after(update) for update in range(every, self.updates, every)] if every else []
         return [*names, BEST] if every and self.validation_every else names
 
+    def scores_again(self, *, below_float32: bool) -> bool:
+        """Whether each rollout is scored again before its update.
+
+        Args:
+            below_float32: whether some weights take less than four bytes.
+        """
+        return below_float32 or self.importance_cap is not None
+
     @property
     def steps_per_env(self) -> int:
         """Steps of each environment in a rollout."""

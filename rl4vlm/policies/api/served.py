@@ -44,12 +44,18 @@ class Server:
         self.checkpoint = checkpoint
         self.model = f"checkpoint-{digest[:16]}"
         self.dtype = dtype
-        self._options = ["--dtype", dtype, "--device", device]
+        self.device = device
         self._open = ExitStack()
         self.port = 0
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises ValueError with its output if it does not."""
+        """Start the server and wait until it answers. Raises ValueError with its output if it does not.
+
+        Its GPU is claimed by this process: the server would take all that it sees.
+        """
+        from rl4vlm.models.devices import choose_device
+
+        self.device = str(choose_device(self.device))
         folder = self._open.enter_context(scratch_folder("rl4vlm-serve-"))
         self._lay_out(folder / self.model)
         try:
@@ -86,7 +92,7 @@ class Server:
         command = [sys.executable, "-m", serve.__name__, self.model]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, "--host", HOST, "--port", str(self.port), *self._options],
+                [*command, "--host", HOST, "--port", str(self.port), "--dtype", self.dtype, "--device", self.device],
                 cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=output,

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.gpus import claim_gpus
 from rl4vlm.core.types import Style
 from rl4vlm.evaluation.run import run
+from rl4vlm.models import devices
 from rl4vlm.policies.api.served import HOST, Server
 from tests.conftest import TEXTS
 
@@ -42,6 +44,29 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("talkative")
     backbone.save(folder)
     return folder
+
+
+def test_a_server_takes_a_gpu_that_no_other_job_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    claimed: dict[int, Any] = {}
+    monkeypatch.setattr(devices, "_claimed", claimed)
+    started: list[list[str]] = []
+
+    def spawn(command: list[str], **_: Any) -> None:
+        started.append(command)
+        raise OSError("not started here")
+
+    monkeypatch.setattr(subprocess, "Popen", spawn)
+    (tmp_path / "checkpoint").mkdir()
+    other = claim_gpus(["0", "1"])
+    with pytest.raises(OSError, match="not started here"):
+        Server(tmp_path / "checkpoint", dtype="float32", device="auto").start()
+    for file in (*other.values(), *claimed.values()):
+        file.close()
+    assert (*other, *claimed) == (0, 1)
+    assert started[0][-2:] == ["--device", "cuda:1"]
 
 
 def played(policy: str, out: Path, cache: Path) -> tuple[dict[str, Any], list[list[tuple[str, str]]]]:

@@ -1,0 +1,123 @@
+"""Writing replies token by token.
+
+It takes the place of the loop of transformers, which reads a number from the GPU after each token: the processor then
+waits for the GPU, and the GPU for the processor.
+
+Legend: B rows, L prompt length, R reply length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from transformers import CompileConfig, GenerationConfig, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer
+
+from rl4vlm.models.output_head import first_head_input
+from rl4vlm.models.sampling import Sampler
+
+CHECK_EVERY = {"cpu": 1, "cuda": 8}
+"""By type of device, tokens between two looks at whether all replies have ended; a GPU must be waited for."""
+COMPILED_ON = ("cuda",)
+"""Types of devices on which the passes for single tokens are compiled."""
+COMPILED = CompileConfig(dynamic=False)
+"""Torch's compiler with CUDA graphs (its mode `reduce-overhead`), for the very shapes that it sees."""
+
+
+class Writer:
+    """Passed to transformers' `generate`, it writes replies, and keeps what was computed on the way.
+
+    Args:
+        sampler: draws the tokens.
+        read: whether the cache holds the prompts but for their last token.
+
+    Attributes:
+        last_prompt: the final hidden states (B, D) of the prompts' last tokens, once replies are written.
+    """
+
+    def __init__(self, sampler: Sampler, *, read: bool) -> None:
+        self.sampler, self.read = sampler, read
+        self.last_prompt = torch.empty(0)
+
+    def __call__(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, generation_config: GenerationConfig, **inputs: Any
+    ) -> torch.Tensor:
+        """Token ids (B, L + R) of prompts and replies; R may be more than the longest reply needs.
+
+        Args:
+            model: the backbone.
+            input_ids: the prompts (B, L).
+            generation_config: says the longest reply, and the ids that end and pad one.
+            inputs: further inputs of the model, with the cache.
+        """
+        # The loop stops by itself, and the sampler is its only logits processor.
+        for unused in ("logits_processor", "stopping_criteria"):
+            del inputs[unused]
+        static = isinstance(inputs["past_key_values"], StaticCache)
+        device = input_ids.device
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=device)
+        forward = model.__call__
+        for token in range(generation_config.max_new_tokens):
+            alone = token > 0 or self.read
+            ready = model.prepare_inputs_for_generation(
+                input_ids, next_sequence_length=1 if alone else None, is_first_iteration=token == 0, **inputs
+            )
+            if token == 0:
+                with first_head_input(model) as seen:
+                    outputs = forward(**ready, return_dict=True)
+                self.last_prompt = seen[0][:, -1]  # prompts are padded left: the last column is their end
+                # The first pass has another shape, and the hook.
+                if static and device.type in COMPILED_ON:
+                    forward = model.get_compiled_call(COMPILED)
+            else:
+                outputs = forward(**ready, return_dict=True)
+            inputs = model._update_model_kwargs_for_generation(outputs, inputs)
+            chosen = self.sampler(outputs.logits[:, -1]).masked_fill(ended, generation_config.pad_token_id)
+            # A compiled pass writes its outputs where those of the last one were.
+            del outputs
+            input_ids = torch.cat([input_ids, chosen.unsqueeze(-1)], dim=-1)
+            ended |= chosen == generation_config.eos_token_id
+            if (token + 1) % CHECK_EVERY.get(device.type, 1) == 0 and bool(ended.all()):
+                break
+        return input_ids
+
+
+def reply_lengths(ids: torch.Tensor, eos_id: int) -> list[int]:
+    """Number of tokens in each row of (B, R), up to and with its first end token."""
+    ended = (ids == eos_id).int()
+    # argmax returns the first maximum: the first end token.
+    first = torch.where(ended.any(-1), ended.argmax(-1) + 1, ids.shape[1])
+    return first.tolist()
+
+
+def decodes_static(model: PreTrainedModel) -> bool:
+    """Whether a model's pass for a single further token can be compiled, with a static cache."""
+    text = model.config.get_text_config(decoder=True)
+    # Layers with a sliding window count their tokens in Python: such a pass differs from token to token.
+    plain = all(type(layer) is StaticLayer for layer in StaticCache(text, max_cache_len=1).layers)
+    quantizer = getattr(model, "hf_quantizer", None)
+    return bool(
+        model._can_compile_fullgraph
+        and plain
+        and text._attn_implementation in ("sdpa", "eager")  # FlashAttention cannot
+        and (quantizer is None or quantizer.is_compileable)
+    )
+
+
+def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
+    """Whether replies are written with a static cache: as asked, or for None where passes are compiled.
+
+    Raises:
+        ValueError: it is asked for, but this model's passes cannot be compiled.
+    """
+    if asked == "static" and not decodes_static(model):
+        raise ValueError(
+            f"kv_cache 'static' is not possible with {type(model).__name__} and its attention "
+            f"({model.config.get_text_config(decoder=True)._attn_implementation}): leave kv_cache out"
+        )
+    if asked is not None or model.device.type not in COMPILED_ON:
+        return asked == "static"
+    # The layers of FSDP gather their weights in hooks.
+    return decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())
