@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -134,7 +135,7 @@ def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         name.replace(".base_layer.", "."): weight for name, weight in model.state_dict().items() if "lora_" not in name
     }
     for above, layer in model.named_modules():
-        if isinstance(layer, BaseTunerLayer):
+        if isinstance(layer, LoraLayer):
             # An adapter on a matrix outside of a linear layer knows its name.
             name = f"{above}.{getattr(layer, 'parameter_name', 'weight')}"
             product = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)

@@ -83,6 +83,7 @@ class VLLMEngine:
             generation_config="vllm",
             enforce_eager=model.device.type == "cpu",  # compiling takes minutes there
             limit_mm_per_prompt={"image": 1},
+            max_model_len=-1,  # as far as the cache reaches
             kv_cache_memory_bytes=int(cache_gb * 1e9),
         )
 

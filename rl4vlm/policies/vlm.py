@@ -139,7 +139,7 @@ class VLMPolicy:
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
         prompts = self._prompts(requests)
-        generated = self._generate(requests, prompts)
+        generated = self._sample(requests, prompts)
         if self.scored_prompt is not None:
             prompts = self._prompts([replace(request, prompt=self.scored_prompt) for request in requests])
         references = self._reference_logprobs(prompts, generated)
@@ -183,7 +183,7 @@ class VLMPolicy:
     def _prompts(self, requests: Sequence[Request]) -> list[Encoded]:
         return [self.model.encoder.prompt(request.image, request.prompt) for request in requests]
 
-    def _generate(self, requests: Sequence[Request], prompts: Sequence[Encoded]) -> list[Generated]:
+    def _sample(self, requests: Sequence[Request], prompts: Sequence[Encoded]) -> list[Generated]:
         # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
         rngs = [request.rng for request in requests]
         if self.engine is None:

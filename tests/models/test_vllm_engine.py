@@ -123,8 +123,8 @@ def test_ppo_trains_with_it(tmp_path: Path) -> None:
         "engine=vllm engine_cache_gb=0.1 importance_cap=2 total_env_steps=32 num_envs=4 num_steps=16 ppo_epochs=1 "
         "minibatch_size=8 micro_batch_size=8 max_new_tokens=16 learning_rate=1e-4 device=cpu lora.rank=2"
     )
-    command = ["ppo", "--task", "NumberLine", "--init", BASE, "--seed", "1", "--out", tmp_path / "out", "--set"]
-    subprocess.run([Path(sys.executable).with_name("rl4vlm"), *command, *settings.split()], check=True)
+    words = f"ppo --task NumberLine --init {BASE} --seed 1 --out {tmp_path}/out --set {settings}"
+    subprocess.run([Path(sys.executable).with_name("rl4vlm"), *words.split()], check=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [1, 2]
     for line in lines:

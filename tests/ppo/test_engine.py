@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,21 +24,23 @@ ENGINE = replace(SETTINGS, engine="vllm", importance_cap=2.0, validation_every=1
 
 
 class StandIn:
-    """Plays with the weights that it was given last, on a copy of the model."""
+    """Keeps what it is given, and lets the learner itself reply."""
+
+    made: StandIn
+    learner: ActorCritic
 
     def __init__(self, model: Any, encoder: Any, suppressed: torch.Tensor, **options: Any) -> None:
-        self.options, self.updates = options, []
+        self.options = options
+        self.heads: list[torch.Tensor] = []
         StandIn.made = self
 
     def update(self, model: Any) -> None:
-        self.updates.append({name: weight.clone() for name, weight in hub_weights(model).items()})
-        self.model = model
+        self.heads.append(hub_weights(model)["lm_head.weight"].clone())
 
     def generate(self, images: Any, texts: Any, prompts: Any, rngs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        learner = StandIn.learner
-        replies = learner.generate(prompts, rngs)
-        # Every reply is said to be twice as likely as it is.
-        return [(reply.ids, reply.logprobs + torch.eye(len(reply.ids))[0] * 0.6931) for reply in replies]
+        # Every reply is said to be twice as likely as it is, at its first token.
+        replies = self.learner.generate(prompts, rngs)
+        return [(reply.ids, reply.logprobs + math.log(2) * torch.eye(len(reply.ids))[0]) for reply in replies]
 
 
 @pytest.fixture
@@ -60,15 +63,13 @@ def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=ENGINE)
     assert engine.made.options == {"temperature": 1.0, "max_new_tokens": 12, "cache_gb": 8.0}
     # Before each of two rollouts, and before the validation after each.
-    first, *later = engine.made.updates
-    assert len(later) == 3
-    head = [weights["lm_head.weight"] for weights in (first, *later)]
-    assert not torch.equal(head[0], head[1])
-    assert torch.equal(head[1], head[2])
-    assert torch.equal(head[3], StandIn.learner.model.get_output_embeddings().weight)
+    first, validated, second, last = engine.made.heads
+    assert not torch.equal(first, validated)
+    assert torch.equal(validated, second)
+    assert torch.equal(last, engine.learner.model.get_output_embeddings().weight)
     for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
         assert line["effective_sample_size"] == pytest.approx(1, abs=1e-4)
-        # exp(0.69) at one of a reply's tokens, 1 at the others.
+        # 2 at one of a reply's tokens, 1 at the others.
         assert line["token_mult_prob_error"] == pytest.approx(1 + 1 / line["reply_tokens"], rel=1e-3)
 
 
