@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -135,10 +134,10 @@ def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         name.replace(".base_layer.", "."): weight for name, weight in model.state_dict().items() if "lora_" not in name
     }
     for above, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, BaseTunerLayer):
             # An adapter on a matrix outside of a linear layer knows its name.
             name = f"{above}.{getattr(layer, 'parameter_name', 'weight')}"
-            product = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+            product = sum(layer.get_delta_weight(one) for one in layer.active_adapters)  # type: ignore[attr-defined]
             weights[name] = (weights[name].float() + product).to(weights[name].dtype)
     return weights
 
