@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
-from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class VLLMEngine:
 
         self.encoder = encoder
         allowed = torch.ones(model.get_output_embeddings().out_features, dtype=torch.bool)
-        allowed[suppressed] = False
+        allowed[suppressed.cpu()] = False
         self._sampling = SamplingParams(
             temperature=temperature,
             max_tokens=max_new_tokens,
@@ -69,19 +69,23 @@ class VLLMEngine:
             stop_token_ids=[encoder.eos_id],
             detokenize=False,
         )
-        self._folder = TemporaryDirectory(prefix="rl4vlm-vllm-")
+        folder = TemporaryDirectory(prefix="rl4vlm-vllm-")
+        finalize(self, folder.cleanup)
         config = deepcopy(model.config)
         config.architectures = [type(model).__name__]
-        config.save_pretrained(self._folder.name)
-        encoder.processor.save_pretrained(self._folder.name)
+        config.save_pretrained(folder.name)
+        encoder.processor.save_pretrained(folder.name)
+        on_cpu = model.device.type == "cpu"
         self._llm = LLM(
-            self._folder.name,
+            folder.name,
             dtype=model.dtype,
             load_format="dummy",  # the weights come from `update`
             hf_overrides={"head_dtype": "float32"},  # as in `output_head`
             logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
             generation_config="vllm",
-            enforce_eager=model.device.type == "cpu",  # compiling takes minutes there
+            enforce_eager=on_cpu,  # compiling takes minutes there
+            # Where a prompt is split over two steps, vLLM rewinds the reply's generator, which torch cannot on a CPU.
+            enable_chunked_prefill=not on_cpu,
             limit_mm_per_prompt={"image": 1},
             max_model_len=-1,  # as far as the cache reaches
             kv_cache_memory_bytes=int(cache_gb * 1e9),
@@ -90,11 +94,11 @@ class VLLMEngine:
     @torch.no_grad()
     def update(self, model: PreTrainedModel) -> None:
         """Copy the model's weights, with its adapters merged."""
-        self.reload(weights_iterator=iter(hub_weights(model).items()))
+        self.reload(hub_weights(model))
 
-    def reload(self, **source: Any) -> None:
-        """Take weights from a `weights_iterator` or the folder `weights_path`, and drop what the last ones computed."""
-        self._llm.collective_rpc("reload_weights", kwargs=source)
+    def reload(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take weights by their names on the hub, and drop what the last ones computed."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         self._llm.reset_prefix_cache()
         self._llm.reset_mm_cache()
         self._llm.llm_engine.reset_encoder_cache()
