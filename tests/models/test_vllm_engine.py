@@ -76,7 +76,7 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if one_view:
         source = tmp_path_factory.mktemp("llava-next")
         write_llava_next(source, head_dim=32)  # vLLM has no smaller heads on a CPU
-    lora = LoraSettings(rank=2)
+    lora = LoraSettings(rank=2, alpha=2)
     model = ActorCritic.load(source, temperature=0.7, max_new_tokens=24, lora=lora, one_view=one_view)
     change(model, 0.02)
     return Played(model)
