@@ -55,7 +55,7 @@ class VLLMEngine:
         # Read when vLLM is imported. A process of its own could not take weights from this one.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # on a CPU it warns at every image
         from vllm import LLM, SamplingParams
 
         self.encoder = encoder
