@@ -17,8 +17,12 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
+# vLLM needs an older transformers than the pins, so it has an environment of its own.
+VLLM := .venv-vllm
+TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
+
 .PHONY: reproduce seeds lambda ablations smoke base-models test test-long test-cluster test-alfworld test-gallery \
-	test-image test-resume test-sharing torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
+	test-image test-resume test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -73,6 +77,19 @@ test-sharing: $(INSTALLED)
 # Builds the image on a substitute base and runs it, as root. Needs: apt-get install buildah mmdebstrap
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
+
+# Plays with vLLM on the CPU, in an environment that it makes in .venv-vllm (4 GB). Compiling parts of vLLM with g++ would
+# take longer than all else, and where a compilation was slow, torch took other settings for it and it failed.
+test-vllm: $(VLLM)/.installed
+	PYTHONPATH=tests/engine_environment TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m long tests/models/test_vllm_engine.py
+
+$(VLLM)/.installed: requirements/vllm.txt
+	test -x $(VLLM)/bin/pip || $(PYTHON) -m venv $(VLLM)
+	@{ $(VLLM)/bin/pip install --no-deps --retries 1 --timeout 15 $(TORCH_INDEX:%=--extra-index-url %) $(TORCH) $(TORCHVISION) && \
+		$(VLLM)/bin/pip install --no-deps --require-hashes -r requirements/vllm.txt; } || \
+		{ echo "test-vllm: vLLM cannot be installed here; nothing was tested" >&2; exit 1; }
+	$(VLLM)/bin/pip install --no-deps --no-build-isolation -e .
+	touch $@
 
 # Tries to break the project for hours, and writes docs/reliability.md. RL4VLM_TORTURE=0.1 makes it a tenth as long.
 RL4VLM_TORTURE ?= 1
@@ -148,7 +165,9 @@ clean-smoke:
 setup: $(INSTALLED)
 
 # Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch. The
-# third has what ALFWorld on AI2-THOR needs beside the CUDA lock; its old werkzeug takes the place of that lock's.
+# third has what ALFWorld on AI2-THOR needs beside the CUDA lock; its old werkzeug takes the place of that lock's. The
+# fourth is the environment of `test-vllm`, without what goes with the CPU's torch.
+TORCHES := torch torchvision torchaudio torchcodec
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) pyproject.toml --all-extras --output-file requirements/cuda.txt
 	$(BIN)/$(COMPILE) pyproject.toml --extra alfworld --extra dev --extra docs --extra slurm --extra smolvlm \
@@ -159,6 +178,9 @@ lock: $(INSTALLED)
 		--constraints .thor-constraints $$(sed 's/==.*//; s/^/--no-emit-package /' .thor-constraints) \
 		--output-file requirements/thor.txt
 	rm .thor-constraints
+	$(BIN)/$(COMPILE) pyproject.toml requirements/vllm.in --extra dev --overrides requirements/vllm-overrides.in \
+		--config-file requirements/cpu-torch.toml $(TORCHES:%=--no-emit-package %) \
+		--output-file requirements/vllm.txt
 
 # If PYTHON is given but .venv has another version, stop instead of silently using that one.
 ifneq ($(origin PYTHON),file)

@@ -53,8 +53,9 @@ def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], No
     # Imported here, since `main` must first say which packages are missing.
     import torch
 
-    from benchmarks.gpu_correct import accept_older_names, correctness
+    from benchmarks.gpu_correct import correctness
     from benchmarks.gpu_speed import choices, measure
+    from rl4vlm.models.older_transformers import accept_older_names
     from rl4vlm.results.provenance import code_revision, hardware
 
     accept_older_names()

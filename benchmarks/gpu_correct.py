@@ -6,13 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from benchmarks.backbones import build
 from benchmarks.modes import THOUGHT_PROB_COEF, vlm_item
@@ -47,14 +45,6 @@ MODEL_PARTS = ("vision_tower.", "projector.", "language_model.", "value_head.")
 
 class Killed(Exception):
     """Raised in place of killing the process."""
-
-
-def accept_older_names() -> None:
-    """Support older versions of transformers: they say `gradient` in place of `activation` in these methods' names."""
-    for name in ("activation_checkpointing_enable", "activation_checkpointing_disable", "is_activation_checkpointing"):
-        if not hasattr(PreTrainedModel, name):
-            older = getattr_static(PreTrainedModel, name.replace("activation", "gradient"))
-            setattr(PreTrainedModel, name, older)
 
 
 def correctness(shape: str, dtype: str, device: torch.device) -> Iterator[dict[str, Any]]:

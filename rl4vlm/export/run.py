@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightTransform
-
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import stage_output
+from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
 from rl4vlm.results.origin import origin_of_run
@@ -65,23 +62,6 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         hub = HfApi()
         hub.create_repo(push, private=True, exist_ok=True)
         hub.upload_folder(repo_id=push, folder_path=out)
-
-
-def use_hub_names(model: PreTrainedModel) -> None:
-    """Make `save_pretrained` name weights as on the hub: vLLM reads these names only, transformers also its own.
-
-    Transformers 5 drops a part of the names in some vision towers (`vision_model` in those of CLIP and SigLIP), and
-    restores it only if the model was loaded from a checkpoint that has it. `get_model_conversion_mapping` lists the
-    classes of such towers.
-    """
-    every = get_model_conversion_mapping(model, add_legacy=False)
-    # The conversions that loading the checkpoint used. A model that was not loaded has None, and `save_pretrained`
-    # would then apply all conversions but those of prefixes.
-    used: list[WeightTransform] | None = getattr(model, "_weight_conversions", None)
-    if used is None:
-        model._weight_conversions = every
-    elif not any(isinstance(one, PrefixChange) for one in used):
-        model._weight_conversions = [*used, *(one for one in every if isinstance(one, PrefixChange))]
 
 
 def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], where: Path) -> str:

@@ -196,8 +196,7 @@ class Encoder:
     def _encode(self, image: np.ndarray, prompt: str) -> Encoded:
         source = torch.tensor(image), prompt
         chat = self.chat(prompt)
-        # Some templates write the BOS token themselves; the tokenizer must not add a second one.
-        begun = self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
+        begun = self._begun(chat)
         # A prompt that itself contains the image's placeholder is left to the processor, which refuses it.
         if self.fast and chat.count(self.fast.placeholder) == 1:
             ids = self.fast.input_ids(chat, add_special_tokens=not begun)
@@ -212,6 +211,16 @@ class Encoder:
         marks = {name: tensor[0] for name, tensor in inputs.items() if tensor.shape == ids.shape}
         images = {name: tensor for name, tensor in inputs.items() if name not in marks}
         return Encoded(ids[0], images, marks, source)
+
+    def _begun(self, chat: str) -> bool:
+        """Whether the template wrote the BOS token itself; the tokenizer must not add a second one."""
+        return self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
+
+    def unexpanded(self, prompt: str) -> list[int]:
+        """Token ids of a prompt with one placeholder for its image, for programs that expand it themselves."""
+        chat = self.chat(prompt)
+        ids: list[int] = self.tokenizer(chat, add_special_tokens=not self._begun(chat))["input_ids"]
+        return ids
 
     def reply(self, text: str) -> torch.Tensor:
         """Token ids (R,) int64 of a reply, with the end token."""

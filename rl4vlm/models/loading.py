@@ -32,6 +32,7 @@ from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.older_transformers import accept_older_names
 from rl4vlm.models.output_head import use_float32_head
 from rl4vlm.models.weights import check_finite_weights, check_readable, check_whole, saving
 
@@ -113,8 +114,7 @@ def load_backbone(
         quantize: `4bit` or `8bit` quantises the weights of linear layers with bitsandbytes. They are then frozen, but
             adapters on them can be trained (QLoRA, Dettmers et al. 2023).
         attn_implementation: how attention is computed, as transformers calls it; None is its choice.
-        one_view: encode each image once, without a grid of further views. The paper's LLaVA-1.6 sees one view of
-            336x336 pixels, 576 tokens.
+        one_view: encode each image once, without a grid of views. The paper's LLaVA-1.6 sees one of 336x336 pixels.
         lora: adapters to train. If the checkpoint has adapters, they must have these settings.
         model_options: further arguments of `from_pretrained`.
 
@@ -122,6 +122,7 @@ def load_backbone(
         ValueError: an argument is unknown, there is no checkpoint at `source`, it is damaged, some of its weights are
             missing, not finite or have another shape, or its processor needs a package that is not installed.
     """
+    accept_older_names()
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if quantize is not None:
@@ -180,8 +181,7 @@ def name_code_of_its_own(error: Exception, source: str | Path) -> None:
 def _keep_gradients(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs.
 
-    It repacks a layer when the layer first runs in evaluation mode, which PPO trains in. From then on no gradient
-    passes through the layer.
+    It repacks a layer when that first runs in evaluation mode, which PPO trains in. No gradient passes through it then.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

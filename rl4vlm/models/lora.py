@@ -124,6 +124,24 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state dict that a model would have if its adapters were merged; the model stays as it is.
+
+    A product is smaller than the steps of a bfloat16 weight, so it is added in float32, and the sum is rounded once.
+    Weights without an adapter are not copied.
+    """
+    weights = {
+        name.replace(".base_layer.", "."): weight for name, weight in model.state_dict().items() if "lora_" not in name
+    }
+    for above, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            # An adapter on a matrix outside of a linear layer knows its name.
+            name = f"{above}.{getattr(layer, 'parameter_name', 'weight')}"
+            product = sum(layer.get_delta_weight(one) for one in layer.active_adapters)  # type: ignore[attr-defined]
+            weights[name] = (weights[name].float() + product).to(weights[name].dtype)
+    return weights
+
+
 def target_layers(model: PreTrainedModel, targets: str) -> list[str]:
     """Names of the linear layers that `targets` matches. Raises ValueError if there is none."""
     linear = list(_linear_layers(model))

@@ -58,6 +58,9 @@ class CNNPolicy:
         """The policy itself: it does no work that only training needs."""
         return self
 
+    def sync(self) -> None:
+        """Nothing: it plays with the weights that learn."""
+
     @classmethod
     def load(
         cls,

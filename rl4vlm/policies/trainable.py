@@ -84,6 +84,10 @@ class TrainablePolicy(Protocol):
         needs."""
         ...
 
+    def sync(self) -> None:
+        """Before play, whenever the model's weights may have changed: a policy that plays with a copy renews it."""
+        ...
+
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply per request, each with a `replay_item`."""
         ...

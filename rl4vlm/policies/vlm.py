@@ -20,6 +20,7 @@ from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.devices import choose_device, to_device
 from rl4vlm.models.encode import Encoded
 from rl4vlm.models.value_head import FILE as VALUE_FILE
+from rl4vlm.models.vllm_engine import VLLMEngine
 from rl4vlm.policies.trainable import Rescored, column
 
 
@@ -62,6 +63,7 @@ class VLMPolicy:
         critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
         scored_prompt: a prompt under which all replies are scored again, instead of their own; see `DefectSettings`.
         dropped_tokens: tokens at the start of a reply that its log-probability leaves out; see there.
+        engine: what samples the replies in the model's place, after `sync`.
     """
 
     replay_types = (VLMReplayItem, Encoded)
@@ -74,12 +76,14 @@ class VLMPolicy:
         critic: bool = True,
         scored_prompt: str | None = None,
         dropped_tokens: int = 0,
+        engine: VLLMEngine | None = None,
     ) -> None:
         self.model = model
         self.reference = reference
         self.critic = critic
         self.scored_prompt = scored_prompt
         self.dropped_tokens = dropped_tokens
+        self.engine = engine
 
     @classmethod
     def load(
@@ -125,13 +129,17 @@ class VLMPolicy:
     @property
     def player(self) -> VLMPolicy:
         """The same weights without the reference, which would score every reply again."""
-        return VLMPolicy(self.model, critic=self.critic)
+        return VLMPolicy(self.model, critic=self.critic, engine=self.engine)
+
+    def sync(self) -> None:
+        """Give the engine, if there is one, the model's weights."""
+        if self.engine is not None:
+            self.engine.update(self.model.model)
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         """One sampled reply per request, each with its log-probabilities, value and `VLMReplayItem`."""
         prompts = self._prompts(requests)
-        # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
-        generated = self.model.generate(prompts, [request.rng for request in requests])
+        generated = self._sample(requests, prompts)
         if self.scored_prompt is not None:
             prompts = self._prompts([replace(request, prompt=self.scored_prompt) for request in requests])
         references = self._reference_logprobs(prompts, generated)
@@ -174,6 +182,16 @@ class VLMPolicy:
 
     def _prompts(self, requests: Sequence[Request]) -> list[Encoded]:
         return [self.model.encoder.prompt(request.image, request.prompt) for request in requests]
+
+    def _sample(self, requests: Sequence[Request], prompts: Sequence[Encoded]) -> list[Generated]:
+        # Each row draws from its own environment's stream, so a reply does not depend on what else is in the batch.
+        rngs = [request.rng for request in requests]
+        if self.engine is None:
+            return self.model.generate(prompts, rngs)
+        images, texts = [request.image for request in requests], [request.prompt for request in requests]
+        replies = self.engine.generate(images, texts, prompts, rngs)
+        values = self.model.values(prompts)
+        return [Generated(*reply, float(value)) for reply, value in zip(replies, values, strict=True)]
 
     @torch.no_grad()
     def _reference_logprobs(

@@ -22,7 +22,7 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.trainable import TrainablePolicy
 from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
-from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
+from rl4vlm.ppo.policy_optimizer import PolicyOptimizer, ready_to_play
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.success import RecentEpisodes, validate
@@ -30,7 +30,7 @@ from rl4vlm.ppo.update import optimiser_steps
 from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.fsdp import full_weights_on_main, prepare, unsharded_for_generation
+from rl4vlm.training.fsdp import full_weights_on_main, prepare
 from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
@@ -67,7 +67,7 @@ def train(
         ValueError: losses or weights are not finite after an optimiser step. They are not saved.
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
-    policy, model, accelerator = policy_optimizer.policy, policy_optimizer.model, policy_optimizer.accelerator
+    policy, accelerator = policy_optimizer.policy, policy_optimizer.accelerator
     if state.update == 1 and processes.is_main:
         forget_kept(out)
     # A resumed run appends: the resume manager has restored the lines of earlier updates.
@@ -86,8 +86,7 @@ def train(
             rollout_started = time.monotonic()
             # 1. Play one rollout with the current policy. A run resumed during the optimisation has it already.
             if state.rollout is None:
-                # Under FSDP, gather the weights once per rollout, not once per token.
-                with unsharded_for_generation(model, accelerator):
+                with ready_to_play(policy_optimizer):
                     while len(state.steps) < settings.steps_per_env:
                         state.steps.append(rollout_step(slots, policy, settings))
                         bar.update(settings.num_envs)
@@ -307,7 +306,7 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
             if processes.is_main and number < settings.logged_episodes:
                 track.episode(f"validation_episode_{number + 1}", steps, state.update * settings.num_steps)
 
-        with unsharded_for_generation(learner.model, learner.accelerator):
+        with ready_to_play(learner):
             own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, show)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}

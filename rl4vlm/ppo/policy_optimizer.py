@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from rl4vlm.policies.trainable import TrainablePolicy
+from rl4vlm.training.fsdp import unsharded_for_generation
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,12 @@ class PolicyOptimizer:
     accelerator: Accelerator
     thought_prob_coef: float
     kl_coef: float = 0.0
+
+
+@contextmanager
+def ready_to_play(learner: PolicyOptimizer) -> Iterator[None]:
+    """Inside the block the policy plays with the learned weights. All processes must enter it together."""
+    # Under FSDP, gather the weights once per rollout, not once per token.
+    with unsharded_for_generation(learner.model, learner.accelerator):
+        learner.policy.sync()
+        yield

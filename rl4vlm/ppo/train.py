@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
 from rl4vlm.config.stages.ppo import PPOSettings
@@ -14,6 +15,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
+from rl4vlm.models.vllm_engine import VLLMEngine, check_vllm
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
 from rl4vlm.training.accelerator import accelerator_on
@@ -48,6 +50,8 @@ def run(
     set_seed(seed)
     with run_folder(out, "ppo", PPO_OUTPUTS, resume_dir) as folder:
         accelerator = accelerator_on(settings.device, settings.process_timeout)
+        if settings.engine == "vllm":
+            check_engine(accelerator)
         # Raises if there are too few environments. So call it before the model is loaded, which takes minutes.
         indices = local_env_indices(settings.num_envs, accelerator)
         model = ActorCritic.load(
@@ -71,6 +75,7 @@ def run(
                 reference,
                 scored_prompt=first_prompt(slots) if settings.defects.first_prompt else None,
                 dropped_tokens=settings.defects.dropped_tokens,
+                engine=_engine(model.to(accelerator.device), settings) if settings.engine == "vllm" else None,
             ),
             slots,
             accelerator,
@@ -98,6 +103,26 @@ def first_prompt(slots: Sequence[Slot]) -> str:
     """The prompt of the run's first environment, which the main process plays. Every process must call this."""
     prompts: list[str] = broadcast_object_list([slots[0].request.prompt])
     return prompts[0]
+
+
+def check_engine(accelerator: Accelerator) -> None:
+    """Raise ValueError if vLLM cannot play beside what this process trains."""
+    check_vllm()
+    if accelerator.num_processes > 1:
+        raise ValueError("engine vllm plays in one process: resources.ppo.processes is 1 then")
+    if accelerator.device.index:
+        raise ValueError(f"engine vllm takes the first GPU, not {accelerator.device}: choose with CUDA_VISIBLE_DEVICES")
+
+
+def _engine(model: ActorCritic, settings: PPOSettings) -> VLLMEngine:
+    return VLLMEngine(
+        model.model,
+        model.encoder,
+        model.suppressed,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        cache_gb=settings.engine_cache_gb,
+    )
 
 
 def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:

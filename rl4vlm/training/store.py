@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 KEY = "key.json"
 KEEP = 2
 """Number of states that are kept: the newest, and the one before it in case the newest is damaged."""
-NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing")
+NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing", "engine_cache_gb")
 """Settings that change a run's results only by the rounding of sums."""
 IRRELEVANT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout", *NUMERICS_ONLY)
 """Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can

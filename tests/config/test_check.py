@@ -209,6 +209,11 @@ def test_a_file_for_several_processes_must_be_there() -> None:
     [
         ("ppo.defaults.loggers", ["wandb"], "ppo for NumberLine: loggers=wandb needs wandb; .*extra 'wandb'"),
         ("evaluation.defaults.quantize", "4bit", "evaluation for NumberLine: quantize=4bit needs bitsandbytes"),
+        (
+            "ppo.defaults",
+            {"engine": "vllm", "importance_cap": 2},
+            "ppo for NumberLine: engine=vllm needs vllm and an environment",
+        ),
     ],
 )
 def test_a_package_that_jobs_would_not_find_is_named(place: str, value: Any, said: str) -> None:

@@ -20,7 +20,8 @@ from transformers import (
 
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.output import output_checksums
-from rl4vlm.export.run import run, use_hub_names
+from rl4vlm.export.run import run
+from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import merge
 from tests.models.families import write_llava_next

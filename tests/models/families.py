@@ -123,7 +123,7 @@ def chat(before: str, image: str, after: str) -> str:
     )
 
 
-def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
+def write_llava_next(folder: Path, side: int = 28, patch: int = 14, head_dim: int | None = None) -> None:
     """LLaVA-1.6 with Mistral: views in a grid and of the whole, newlines between rows; its template writes no <s>."""
     tokens = tokenizer(
         ["<unk>", "<s>", "</s>", "<image>", "<pad>"], end="</s>", pad="<pad>", begin="<s>", image_token="<image>"
@@ -133,6 +133,7 @@ def write_llava_next(folder: Path, side: int = 28, patch: int = 14) -> None:
         vision_config=CLIPVisionConfig(**VISION, image_size=side, patch_size=patch, projection_dim=WIDTH),
         text_config=MistralConfig(
             **TEXT,
+            head_dim=head_dim,
             sliding_window=None,  # as of Mistral 0.2
             vocab_size=len(tokens),
             eos_token_id=tokens.eos_token_id,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
 
-from rl4vlm.config.fields import Count, KVCache, Natural, Share, Weight, settings
+from pydantic import model_validator
+
+from rl4vlm.config.fields import Count, KVCache, Natural, Positive, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 
@@ -41,6 +44,11 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples the replies. `vllm` (docs/install.md) plays with a second copy of the weights, which it gets before
+    every rollout. It rounds differently from the model that learns, so it needs `importance_cap`."""
+    engine_cache_gb: Positive = 8.0
+    """Memory for the keys and values of `engine: vllm`, in GB."""
     detach_value: bool = False
     """Whether the value loss trains the value head alone, and leaves the weights that it shares with the policy."""
     kl_coef: Weight = 0.0
@@ -50,3 +58,12 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     """Defects of the public code, for an ablation."""
     prompt: dict[str, str] = field(default_factory=dict)
     """Texts that replace parts of the task's prompt; in a config, `task_options` sets them."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> PPOSettings:
+        if self.engine == "vllm":
+            if self.importance_cap is None:
+                raise ValueError("engine vllm needs importance_cap, such as 2: it rounds differently when it plays")
+            if self.quantize is not None or self.defects.dropout:
+                raise ValueError("engine vllm plays neither with quantize nor with defects.dropout")
+        return self

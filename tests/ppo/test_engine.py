@@ -1,0 +1,108 @@
+"""PPO with an engine that plays in the model's place; a stand-in for vLLM, which `make test-vllm` tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rl4vlm.core.types import Style
+from rl4vlm.models import vllm_engine
+from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.hub_names import hub_weights
+from rl4vlm.ppo import train
+from rl4vlm.ppo.train import check_engine, run
+from tests.ppo.test_train import SETTINGS
+
+ENGINE = replace(SETTINGS, engine="vllm", importance_cap=2.0, validation_every=1, validation_episodes=2)
+
+
+class StandIn:
+    """Keeps what it is given, and lets the learner itself reply."""
+
+    made: StandIn
+    learner: ActorCritic
+
+    def __init__(self, model: Any, encoder: Any, suppressed: torch.Tensor, **options: Any) -> None:
+        self.options = options
+        self.heads: list[torch.Tensor] = []
+        StandIn.made = self
+
+    def update(self, model: Any) -> None:
+        self.heads.append(hub_weights(model)["lm_head.weight"].clone())
+
+    def generate(self, images: Any, texts: Any, prompts: Any, rngs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        # Every reply is said to be twice as likely as it is, at its first token.
+        replies = self.learner.generate(prompts, rngs)
+        return [(reply.ids, reply.logprobs + math.log(2) * torch.eye(len(reply.ids))[0]) for reply in replies]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    monkeypatch.setattr(train, "VLLMEngine", StandIn)
+    monkeypatch.setattr(train, "check_vllm", lambda: None)
+    load = ActorCritic.load
+
+    def keep(*args: Any, **options: Any) -> ActorCritic:
+        StandIn.learner = load(*args, **options)
+        return StandIn.learner
+
+    monkeypatch.setattr(ActorCritic, "load", keep)
+    return StandIn
+
+
+def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
+    engine: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=ENGINE)
+    assert engine.made.options == {"temperature": 1.0, "max_new_tokens": 12, "cache_gb": 8.0}
+    # Before each of two rollouts, and before the validation after each.
+    first, validated, second, last = engine.made.heads
+    assert not torch.equal(first, validated)
+    assert torch.equal(validated, second)
+    assert torch.equal(last, engine.learner.model.get_output_embeddings().weight)
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        assert line["effective_sample_size"] == pytest.approx(1, abs=1e-4)
+        # 2 at one of a reply's tokens, 1 at the others.
+        assert line["token_mult_prob_error"] == pytest.approx(1 + 1 / line["reply_tokens"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"importance_cap": None}, "needs importance_cap"),
+        ({"defects": {"dropout": 0.1}}, r"neither with quantize nor with defects\.dropout"),
+    ],
+)
+def test_settings_that_vllm_cannot_play_with_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(ENGINE, **changes)
+
+
+def accelerator(processes: int = 1, device: str = "cpu") -> Any:
+    return SimpleNamespace(num_processes=processes, device=torch.device(device))
+
+
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [(accelerator(2), "in one process"), (accelerator(device="cuda:1"), "takes the first GPU, not cuda:1")],
+)
+def test_what_vllm_cannot_play_beside_is_refused(on: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda package: object())
+    with pytest.raises(ValueError, match=said):
+        check_engine(on)
+    check_engine(accelerator(device="cuda:0"))
+
+
+def test_without_vllm_it_is_asked_for_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=r"needs vllm, which is not installed: docs/install\.md"):
+        run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path / "out", seed=1, settings=ENGINE)
