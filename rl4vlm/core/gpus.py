@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +22,8 @@ def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
     """Names of the NVIDIA GPUs that a process may use: those of `CUDA_VISIBLE_DEVICES`, or all that `/dev` has."""
     shown = os.environ.get(VISIBLE)
     if shown is not None:
-        return [part.strip() for part in shown.split(",") if part.strip()]
+        # CUDA stops at an invalid index; -1 is what people write to hide all GPUs.
+        return [*takewhile("-1".__ne__, (part.strip() for part in shown.split(",") if part.strip()))]
     return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
 
 

@@ -175,11 +175,13 @@ class StateStore:
         return None
 
     def sequence(self) -> list[Path]:
-        """The folders of all states, oldest first, up to the first damaged one. Reports that one and other runs."""
+        """The folders of all states, oldest first, up to the first damaged one or the first gap, as an interrupted
+        `clear` leaves. Reports that and other runs."""
         self._report_others()
         self._good = []
         for folder in self._numbered():
-            if trouble := damage(folder):
+            gap = _read_json(folder / MANIFEST).get("after") != self._newest_good
+            if trouble := damage(folder) or ("the state before it is missing" if gap else None):
                 self._report(f"state {folder} is damaged and not used, nor are those after it: {trouble}")
                 break
             self._good.append(folder)
@@ -205,7 +207,8 @@ class StateStore:
                 yield draft
                 # The manifest comes last, so a state without one is incomplete.
                 parts = jsonable(sorted(draft.parts, key=lambda part: part.name))
-                atomic_write_text(folder / MANIFEST, json.dumps({"parts": parts}, indent=2) + "\n")
+                manifest = {"parts": parts, **({} if self._keep else {"after": self._newest_good})}
+                atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         except Exception as error:
             # What torch.save raises instead of an OSError may hide one, which the draft has noted.
             cause = error if isinstance(error, OSError) else draft and draft.error
@@ -213,7 +216,7 @@ class StateStore:
                 raise
             raise ValueError(
                 f"the run's state cannot be saved in {self._home}: {cause.strerror or cause}; "
-                + (f"the state before it is kept, {self._good[-1].name}" if self._good else "there is none before it")
+                + (f"the state before it is kept, {self._newest_good}" if self._good else "there is none before it")
             ) from cause
         self._good = [*self._good, target]
         if self._keep is not None:
@@ -230,6 +233,10 @@ class StateStore:
         # Leave nothing behind, unless other runs have states here.
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    @property
+    def _newest_good(self) -> str | None:
+        return self._good[-1].name if self._good else None
 
     def _numbered(self) -> list[Path]:
         if not self._home.is_dir():

@@ -17,7 +17,7 @@ def test_gpus_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / name).touch()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert shown_gpus(tmp_path) == ["0", "1", "2"]
-    for shown, count in {"": 0, "2": 1, "0, 3": 2, "GPU-8932f937,MIG-1": 2}.items():
+    for shown, count in {"": 0, "-1": 0, "2": 1, "1,-1,0": 1, "0, 3": 2, "GPU-8932f937,MIG-1": 2}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
         assert len(shown_gpus(tmp_path)) == count
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -142,6 +143,22 @@ def test_a_damaged_state_is_not_used(runs: Runs, undisturbed: Runs, capsys: pyte
     said = capsys.readouterr().err
     assert f"state {second} is damaged and not used, nor are those after it: {increments.FILE} has" in said
     assert f"continuing from {first}: " in said
+
+
+def test_states_after_a_missing_one_are_not_used(
+    runs: Runs, undisturbed: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupted removal of states leaves some of them, in any order."""
+    runs.killed(4)
+    first, second, third = runs.states()
+    rmtree(second)
+    runs.killed(2)  # its new state comes after the first one
+    rmtree(first)
+    assert runs.run() == undisturbed.result()
+    said = capsys.readouterr().err
+    assert f"state {third} is damaged and not used, nor are those after it: the state before it is missing" in said
+    assert f"continuing from {first}: " in said
+    assert said.count("continuing from") == 1
 
 
 def test_a_short_run_saves_nothing_and_digests_nothing(runs: Runs) -> None:
