@@ -43,7 +43,7 @@ def test_a_job_gets_all_its_gpus_or_waits(tmp_path: Path, monkeypatch: pytest.Mo
         assert seen(jobs[0]) == "4,5"
         jobs.append(start(2))
         assert jobs[1].stderr
-        assert jobs[1].stderr.readline().startswith("3 GPUs, of which 2 are needed, are in use")
+        assert jobs[1].stderr.readline().startswith("other rl4vlm processes use too many of the 3 GPUs: waiting for 2 ")
         # The second job has the third GPU, and nobody gets between it and its next one.
         jobs.append(start(1))
         jobs[0].kill()

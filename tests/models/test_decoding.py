@@ -1,4 +1,4 @@
-"""Replies are those of transformers' own loop, however often its end is looked for, and with compiled passes."""
+"""Replies equal those of transformers' loop, however often the end is checked for, and with compiled passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM itself: it must play as the model that learns. `make test-vllm` runs this in an environment of its own."""
+"""vLLM itself must sample from the trained model's policy. `make test-vllm` runs this in a separate environment."""
 
 from __future__ import annotations
 

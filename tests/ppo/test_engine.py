@@ -57,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     return StandIn
 
 
-def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
+def test_the_engine_plays_with_the_current_weights_and_its_mismatch_is_measured(
     engine: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=ENGINE)
@@ -80,7 +80,7 @@ def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
         ({"defects": {"dropout": 0.1}}, r"neither with quantize nor with defects\.dropout"),
     ],
 )
-def test_settings_that_vllm_cannot_play_with_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_settings_that_vllm_does_not_support_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         replace(ENGINE, **changes)
 
@@ -93,16 +93,16 @@ def accelerator(processes: int = 1, device: str = "cpu") -> Any:
     ("on", "said"),
     [(accelerator(2), "in one process"), (accelerator(device="cuda:1"), "takes the first GPU, not cuda:1")],
 )
-def test_what_vllm_cannot_play_beside_is_refused(on: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_and_other_gpus_than_the_first_are_refused(
+    on: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda package: object())
     with pytest.raises(ValueError, match=said):
         check_engine(on)
     check_engine(accelerator(device="cuda:0"))
 
 
-def test_without_vllm_it_is_asked_for_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_vllm_is_reported_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"needs vllm, which is not installed: docs/install\.md"):
         run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path / "out", seed=1, settings=ENGINE)
