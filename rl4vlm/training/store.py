@@ -175,7 +175,7 @@ class StateStore:
         return None
 
     def sequence(self) -> list[Path]:
-        """The folders of all states, oldest first, up to the first damaged one. That one and other runs are reported."""
+        """The folders of all states, oldest first, up to the first damaged one. Reports it, and other runs."""
         self._report_others()
         self._good = []
         for folder in self._numbered():

@@ -1,4 +1,4 @@
-"""PPO with an engine that plays in the model's place; a stand-in for vLLM, which `make test-vllm` tests."""
+"""PPO with an engine that samples in place of the model: here a stand-in for vLLM, which `make test-vllm` tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINE = replace(SETTINGS, engine="vllm", importance_cap=2.0, validation_every=1
 
 
 class StandIn:
-    """Keeps what it is given, and lets the learner itself reply."""
+    """Records what it is given, and samples from the trained model itself."""
 
     made: StandIn
     learner: ActorCritic
@@ -38,7 +38,7 @@ class StandIn:
         self.heads.append(hub_weights(model)["lm_head.weight"].clone())
 
     def generate(self, images: Any, texts: Any, prompts: Any, rngs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        # Every reply is said to be twice as likely as it is, at its first token.
+        # Report twice the probability for the first token of every reply.
         replies = self.learner.generate(prompts, rngs)
         return [(reply.ids, reply.logprobs + math.log(2) * torch.eye(len(reply.ids))[0]) for reply in replies]
 
@@ -69,7 +69,7 @@ def test_the_engine_plays_with_the_current_weights_and_its_mismatch_is_measured(
     assert torch.equal(last, engine.learner.model.get_output_embeddings().weight)
     for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
         assert line["effective_sample_size"] == pytest.approx(1, abs=1e-4)
-        # 2 at one of a reply's tokens, 1 at the others.
+        # The error is 2 for one of a reply's tokens, and 1 for the others.
         assert line["token_mult_prob_error"] == pytest.approx(1 + 1 / line["reply_tokens"], rel=1e-3)
 
 
