@@ -17,7 +17,7 @@ JOBS ?= 2
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
-# vLLM needs an older transformers than the pins, so it has an environment of its own.
+# vLLM needs an older transformers than pyproject.toml pins, so it gets a separate environment.
 VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
@@ -78,8 +78,8 @@ test-sharing: $(INSTALLED)
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
 
-# Plays with vLLM on the CPU, in an environment that it makes in .venv-vllm (4 GB). Compiling parts of vLLM with g++ would
-# take longer than all else, and where a compilation was slow, torch took other settings for it and it failed.
+# Tests vLLM on the CPU, in an environment that it creates in .venv-vllm (4 GB). Compiling is turned off: it would take
+# longer than all the tests, and it failed on a busy machine (docs/log.md).
 test-vllm: $(VLLM)/.installed
 	PYTHONPATH=tests/engine_environment TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m long tests/models/test_vllm_engine.py
 
@@ -166,7 +166,7 @@ setup: $(INSTALLED)
 
 # Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch. The
 # third has what ALFWorld on AI2-THOR needs beside the CUDA lock; its old werkzeug takes the place of that lock's. The
-# fourth is the environment of `test-vllm`, without what goes with the CPU's torch.
+# fourth is the environment of `test-vllm`, without torch and the packages built for it, which have another index.
 TORCHES := torch torchvision torchaudio torchcodec
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) pyproject.toml --all-extras --output-file requirements/cuda.txt

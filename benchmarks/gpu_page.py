@@ -118,7 +118,7 @@ def _playing(lines: Sequence[Line]) -> list[str]:
 
 
 def _learning(lines: Sequence[Line]) -> list[str]:
-    # Of two caches, the hours are those with the faster one.
+    # Of two kinds of cache, the hours are computed with the faster one, which comes last.
     plays = [one for one in _measured(lines, "play") if "played_per_s" in one]
     plays.sort(key=lambda one: float(one["played_per_s"]))
     counts = sorted({one["choice"]["num_envs"] for one in plays})

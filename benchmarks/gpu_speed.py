@@ -62,7 +62,7 @@ BASE = Choice()
 def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
     """The choices to measure, the most important first; those of one model stand together."""
     base = replace(BASE, lora_rank=rank, num_envs=num_envs)
-    # A static cache has passes compiled, which takes time: only once, unless there is more.
+    # With a static cache passes are compiled, which takes time: measure it once, unless `more`.
     static = [replace(base, kv_cache="static", num_envs=count) for count in ([num_envs, 2] if more else [num_envs])]
     found = [base, replace(base, num_envs=2), *static, replace(base, micro_batch_size=4)]
     found += [replace(base, micro_batch_size=size, gradient_checkpointing=False) for size in (4, 8, 16)]
@@ -171,7 +171,7 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
     """
     found = [before]
     mode.model.kv_cache = choice.kv_cache
-    # The last choice's, whose size may differ.
+    # Drop the last choice's cache, whose size may differ.
     mode.model.reused_cache = ReusedCache(mode.model.model.config)
 
     def measured() -> dict[str, Any]:

@@ -45,7 +45,7 @@ def launcher_environment(strategy: str) -> dict[str, str]:
 def run_forked(
     function: Callable[..., Any], *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """Run a function in a process of its own, as `subprocess.run` runs a command.
+    """Run a function in a forked process, as `subprocess.run` runs a command.
 
     Args:
         function: may return an exit code.
@@ -111,13 +111,13 @@ class Launched:
 
 
 def write_to(out: int, error: int) -> None:
-    """Let standard output and error of this process be these file descriptors.
+    """Redirect standard output and error of this process to these file descriptors.
 
-    Output of C++ libraries and of further processes goes there, too.
+    Output of C++ libraries and of child processes goes there, too.
     """
     for stream, descriptor in ((1, out), (2, error)):
         os.dup2(descriptor, stream)
-    # The streams of the process that was forked may have another encoding, or be files, which can seek.
+    # New stream objects: those inherited from the forking process may have another encoding, or be seekable files.
     streams = (open(stream, "w", buffering=1, encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
     sys.stdout, sys.stderr = streams
 

@@ -119,7 +119,7 @@ parsed = cache(Requirement)
 
 @cache
 def needs_of(package: str) -> tuple[SpecifierSet, list[str]]:
-    """The Pythons that an installed package is for, and its requirements; neither limits one that is not installed."""
+    """The Python versions and requirements of an installed package; no limits if it is not installed."""
     try:
         found = distribution(package)
     except PackageNotFoundError:

@@ -261,9 +261,9 @@ def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool
                 if not installed(package):
                     where = f"it comes with this package's extra {extra!r} (pip install -e '.[{extra}]')"
                     yield f"{stage} for {task}: {said} needs {package}; {where}"
-            # No extra: its pins and this package's exclude each other.
+            # vLLM is no extra of this package, because their pinned requirements conflict.
             if settings.get("engine") == "vllm" and not installed("vllm"):
-                yield f"{stage} for {task}: engine=vllm needs vllm and an environment of its own (docs/install.md)"
+                yield f"{stage} for {task}: engine=vllm needs vllm, in a separate environment (docs/install.md)"
 
 
 def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
@@ -290,4 +290,4 @@ def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
                 f"process needs an environment (ppo.defaults.num_envs, ppo.per_task.{task}.num_envs)"
             )
         if processes > 1 and settings.get("engine") == "vllm":
-            yield f"ppo for {task}: engine=vllm plays in one process, and resources.ppo.processes is {processes}"
+            yield f"ppo for {task}: engine=vllm works in one process, but resources.ppo.processes is {processes}"

@@ -42,7 +42,7 @@ def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
     wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
     if nodes == 1:
-        # The launcher has the GPUs for as long as it runs. Several nodes are SLURM's, which hands them out itself.
+        # The launcher holds the GPUs for as long as it runs. On several nodes SLURM assigns them, so none are claimed.
         claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] else []
         # Port 0 is any free port, so that several trainings can run on one machine.
         return [*wait, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]

@@ -1,4 +1,4 @@
-"""The GPUs that this machine shows, and which job has which, without loading a model library.
+"""Which GPUs a process may use, and locks that give each job GPUs of its own. Loads no model library.
 
 `python -m rl4vlm.core.gpus COUNT COMMAND...` runs a command on GPUs that no other job has.
 """
@@ -28,25 +28,26 @@ def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
 
 
 def claim_gpus(names: Sequence[str], count: int = 1) -> dict[int, IO[str]]:
-    """Claim `count` of the GPUs with these names for as long as this process lives, or those that it becomes by `exec`.
+    """Claim `count` of the GPUs with these names; if too few are free, wait until other jobs end.
 
-    If too few are free, wait until processes that hold some end.
+    A claim lasts until its lock file is closed, at the latest until this process ends. It outlives `exec` if the file
+    is inheritable.
 
     Returns:
         Lock files to keep open, by the index of their GPU among `names`.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: `names` has fewer than `count` GPUs.
     """
     if count > len(names):
         raise ValueError(f"{count} GPUs are asked for, but there are {len(names)}")
-    # SLURM hands out GPUs itself, and may number those of each job from 0.
+    # SLURM assigns GPUs itself, and may number those of each job from 0: two jobs may use the same name.
     job = os.environ.get("SLURM_JOB_ID", "")
     folder = Path(tempfile.gettempdir(), f"rl4vlm-gpus-{os.getuid()}-{job}")
     folder.mkdir(exist_ok=True)
     claimed: dict[int, IO[str]] = {}
     waiting = False
-    # One at a time collects GPUs: two that need several would wait for each other's.
+    # Only one process collects GPUs at a time: two that need several could each hold what the other waits for.
     with (folder / "turn").open("a") as turn:
         while True:
             for index, name in enumerate(names if _lock(turn) else ()):
@@ -59,14 +60,14 @@ def claim_gpus(names: Sequence[str], count: int = 1) -> dict[int, IO[str]]:
             if len(claimed) == count:
                 return claimed
             if not waiting:
-                used = f"{len(names)} GPUs, of which {count} are needed, are in use by other rl4vlm processes"
-                print(f"{used}: waiting (device=cuda shares the first)", file=sys.stderr, flush=True)
+                used = f"other rl4vlm processes use too many of the {len(names)} GPUs"
+                print(f"{used}: waiting for {count} (device=cuda shares the first)", file=sys.stderr, flush=True)
                 waiting = True
             time.sleep(1)
 
 
 def _lock(file: IO[str]) -> bool:
-    """Lock a file, if nobody else has. The system releases it when all processes that have it open end, however."""
+    """Lock a file unless another process has. The system unlocks it when its last user ends, even by a kill."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -75,7 +76,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def main(count: str, *command: str) -> None:
-    """Become `command`, which sees `count` GPUs that no other job has. On a machine that shows none, it sees none."""
+    """Replace this process by `command`, which sees only `count` GPUs that no other job has; none if there are none."""
     if names := shown_gpus():
         claimed = claim_gpus(names, int(count))
         for file in claimed.values():

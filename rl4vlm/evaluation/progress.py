@@ -1,4 +1,4 @@
-"""How far an evaluation is, and what its state holds of that."""
+"""The progress of an evaluation, and what its state saves."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rl4vlm.interaction.episodes import EpisodePlay
 
 @dataclass
 class SetProgress:
-    """How far the evaluation on one set of games is.
+    """Progress of the evaluation on one set of games.
 
     Attributes:
-        lines: of the finished episodes, in order (`episode_line`).
-        seconds: wall time so far, that of earlier processes included.
-        play: what plays the episodes, once it has begun.
-        rest: what was left to play when the state was saved, None if there was none.
+        lines: the records of the finished episodes, in order (`episode_line`).
+        seconds: wall time so far, including earlier processes of the same run.
+        play: plays the episodes; None before it has begun.
+        rest: what was left to play when the loaded state was saved; None without a state.
         envs: the environments of `play`.
     """
 
@@ -37,13 +37,13 @@ class SetProgress:
         return sorted({*self._skipped_before, *now})
 
     def new(self) -> dict[str, Any]:
-        """What a state adds to the one before."""
+        """What to save: the lines since the last call, and the current values of everything else."""
         assert self.play is not None
         lines, self._saved = self.lines[self._saved :], len(self.lines)
         return {"lines": lines, "seconds": self.seconds, "skipped": self.skipped, "rest": self.play.state()}
 
     def add(self, saved: Mapping[str, Any]) -> None:
-        """Continue from what `new` returned, called with all states in order."""
+        """Load what `new` returned. Call this with all states of the run, in order."""
         self.lines += saved["lines"]
         self._saved = len(self.lines)
         self.seconds, self._skipped_before, self.rest = saved["seconds"], tuple(saved["skipped"]), saved["rest"]

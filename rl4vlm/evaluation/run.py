@@ -128,9 +128,9 @@ def run_sets(
 ) -> list[dict[str, Any]]:
     """Evaluate a policy on several sets of games, as `run` does on one. The policy is loaded once.
 
-    A state holds the finished episodes, and how each running one began with its actions since. An evaluation that
-    continues from it has the same batches as one without interruption. Each episode draws from random streams of its
-    own. So the episodes are the same, bit for bit on a CPU with the same number of threads.
+    A state holds the finished episodes, and the seed and actions of each running one. An evaluation that continues from
+    it has the same batches as one without interruption, and each episode has its own random streams. So the episodes
+    are the same, bit for bit on a CPU with the same number of threads.
 
     Args:
         policy: as in `run`.
@@ -160,7 +160,7 @@ def run_sets(
         return states.key(inputs, stage="evaluation", policy=str(policy), task=task, style=style, settings=chosen)
 
     with ExitStack() as opened:
-        # First, and so it ends last: the state is removed when all results are in place.
+        # Entered first, so it exits last: the state is removed only when all results are in place.
         kept = opened.enter_context(increments(resume_dir, key, min(one.save_minutes for one in sets.values())))
         player = make_policy(policy, style, **loading) if isinstance(policy, str) else policy
         if isinstance(policy, str) and isinstance(player, Closable):
@@ -195,7 +195,7 @@ def _run(
     progress: SetProgress,
     on_turn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Play the rest of one set of games, and write its files to `folder`. Calls `on_turn` where it can continue."""
+    """Play the rest of one set of games, and write its files to `folder`. Calls `on_turn` where it can be resumed."""
     name = policy if isinstance(policy, str) else type(policy).__name__
     made_by = origin or (
         origin_of(policy, style, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
@@ -281,7 +281,7 @@ def _record(
     total: int,
     on_turn: Callable[[str], None],
 ) -> str | None:
-    """Write one line per episode while they are played, after those of `progress`, which gets them too.
+    """Write the lines that `progress` has, then one per newly finished episode, which `progress` gets too.
 
     Returns:
         Why the policy stopped play, if it did.

@@ -1,4 +1,4 @@
-"""One episode per seed, several at once: what evaluation plays, and PPO's validation."""
+"""Plays one episode per seed, several at once, for evaluation and PPO's validation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class EpisodePlay(Generic[Kept]):
     """Plays one episode per seed, up to `num_envs` of them at once.
 
     An episode depends on its seed alone, through `env.reset(seed=seed)` and `stream(seed, "sampling")`. It does not
-    depend on `num_envs` or on the other seeds, except for what shapes of batches do to a model's rounding. A play that
-    continues from its `state` has the same batches as one without interruption, so its replies are the same, too.
+    depend on `num_envs` or on the other seeds, except that a model rounds differently in batches of another shape. Play
+    that continues from a `state` has the same batches as without interruption, so even these replies are the same.
 
     Args:
         make_env: makes one environment; called at most `num_envs` times.
@@ -117,7 +117,7 @@ class EpisodePlay(Generic[Kept]):
             self._steps[seed] = []
 
     def state(self) -> dict[str, Any]:
-        """What is left to play between two turns, as data that JSON can hold if what is kept of steps is such data.
+        """What is left to play, to be saved between two turns; JSON can hold it if it can hold what `keep` returns.
 
         Episodes that `turns` has yielded are not in it.
         """
@@ -130,10 +130,10 @@ class EpisodePlay(Generic[Kept]):
         }
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Continue from `state`, in a play of the same seeds that has not begun.
+        """Continue from a saved `state` of the same seeds. Call this before `turns`.
 
-        Running episodes are begun and their actions repeated. One whose environment comes out elsewhere, as a simulator
-        may, is played again from its beginning, with a note.
+        The actions of running episodes are replayed. If an environment reaches another state, as a simulator may, its
+        episode is played again from the beginning, with a note.
         """
         self._waiting, self._unreturned = deque(saved["waiting"]), deque(saved["unreturned"])
         self._resumed = deque(saved["running"])

@@ -49,8 +49,8 @@ def actions_in(value: str, actions: Sequence[str], aliases: Mapping[str, str] = 
 
 
 def _unmarked(value: str) -> str:
-    # The slash of a tag is no operator, and neither are asterisks around the whole value. So the three
-    # or five asterisks that `*\\times*` and `**\\times**` have become are one, emphasised; two or four are none.
+    # The slash of a tag is no operator, and neither are asterisks that emphasise the whole value. `*\\times*` and
+    # `**\\times**` are three and five asterisks by now: one operator, emphasised. Two or four name nothing.
     text = _UNDERSCORED.sub(r"\2", _TAG.sub(" ", _normalised(value)))
     emphasised = _EMPHASIS.fullmatch(text)
     return emphasised[2] if emphasised else text

@@ -85,7 +85,7 @@ def _last_key(text: str, begin: int) -> tuple[int, int] | None:
     """The offsets at which the last key (with its quote and marks) and its value start; None without a key."""
     for word in reversed(list(_WORD.finditer(text, begin))):
         after = _AFTER_WORD.match(text, word.end())
-        # Underscores that nothing closes, before the colon or behind it, are part of a name: `_action:`.
+        # Underscores that are closed neither before nor after the colon are part of a name: `_action:`.
         unclosed = "" if word["closed"] is not None else word["underscores"]
         if after is None or not text.startswith(unclosed, after.end()):
             continue

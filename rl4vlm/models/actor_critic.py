@@ -199,7 +199,7 @@ class ActorCritic(nn.Module):
         self.eval()
         count, length = len(prompts), max(len(prompt.input_ids) for prompt in prompts)
         static = use_static_cache(self.model, self.kv_cache)
-        # A smaller batch is filled up by its first prompt, with the same numbers and thus the same reply.
+        # Pad a smaller batch with its first prompt and the same random numbers: the copies repeat the first reply.
         filled = [*range(count), *[0] * (self.reused_cache.rows(count) - count if static else 0)]
         prompts = [prompts[row] for row in filled]
         tokens = length + self.max_new_tokens

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 SLACK = 2
-"""How many times more weights the config may describe than the files hold: some are tied, or missing and then named."""
+"""How many times more weights the config may describe than the files hold: tied ones are stored once, and missing ones
+are reported later, by name."""
 PACKED = 8
 """The same for a quantised checkpoint: an int32 number holds eight weights of 4 bits."""
 
@@ -24,7 +25,7 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
     shapes = stored_shapes(folder)
     if not shapes:  # the weights are elsewhere, or of an older format
         return
-    # Even without memory, each layer takes time and a few objects.
+    # Checked before building: even on the meta device each layer takes time.
     parts = (config, *(getattr(config, name) for name in config.sub_configs))
     layers = max(getattr(part, name, None) or 0 for part in parts for name in ("num_hidden_layers", "depth"))
     if layers > len(shapes):

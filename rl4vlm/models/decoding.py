@@ -1,7 +1,6 @@
-"""Writing replies token by token.
+"""Generates replies token by token, in place of transformers' loop.
 
-It takes the place of the loop of transformers, which reads a number from the GPU after each token: the processor then
-waits for the GPU, and the GPU for the processor.
+That loop reads a number from the GPU after each token, so the CPU and the GPU wait for each other.
 
 Legend: B rows, L prompt length, R reply length.
 """
@@ -19,19 +18,19 @@ from rl4vlm.models.output_head import first_head_input
 from rl4vlm.models.sampling import Sampler
 
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
-"""By type of device, tokens between two looks at whether all replies have ended; a GPU must be waited for."""
+"""Tokens between two checks of whether all replies have ended, by type of device. A check waits for the GPU."""
 COMPILED_ON = ("cuda",)
 """Types of devices on which the passes for single tokens are compiled."""
 COMPILED = CompileConfig(dynamic=False)
-"""Torch's compiler with CUDA graphs (its mode `reduce-overhead`), for the very shapes that it sees."""
+"""Torch's compiler with CUDA graphs (its mode `reduce-overhead`), for the exact shapes that it sees."""
 
 
 class Writer:
-    """Passed to transformers' `generate`, it writes replies, and keeps what was computed on the way.
+    """The generation loop, passed to transformers' `generate` as `custom_generate`.
 
     Args:
         sampler: draws the tokens.
-        read: whether the cache holds the prompts but for their last token.
+        read: whether the cache already holds the prompts, except for their last token.
 
     Attributes:
         last_prompt: the final hidden states (B, D) of the prompts' last tokens, once replies are written.
@@ -44,12 +43,12 @@ class Writer:
     def __call__(
         self, model: PreTrainedModel, input_ids: torch.Tensor, generation_config: GenerationConfig, **inputs: Any
     ) -> torch.Tensor:
-        """Token ids (B, L + R) of prompts and replies; R may be more than the longest reply needs.
+        """Token ids (B, L + R) of prompts and replies; R may be larger than the longest reply.
 
         Args:
             model: the backbone.
             input_ids: the prompts (B, L).
-            generation_config: says the longest reply, and the ids that end and pad one.
+            generation_config: has the longest reply's length, and the ids that end and pad a reply.
             inputs: further inputs of the model, with the cache.
         """
         # The loop stops by itself, and the sampler is its only logits processor.
@@ -68,14 +67,14 @@ class Writer:
                 with first_head_input(model) as seen:
                     outputs = forward(**ready, return_dict=True)
                 self.last_prompt = seen[0][:, -1]  # prompts are padded left: the last column is their end
-                # The first pass has another shape, and the hook.
+                # Compile from the second pass on: the first has another shape, and the hook.
                 if static and device.type in COMPILED_ON:
                     forward = model.get_compiled_call(COMPILED)
             else:
                 outputs = forward(**ready, return_dict=True)
             inputs = model._update_model_kwargs_for_generation(outputs, inputs)
             chosen = self.sampler(outputs.logits[:, -1]).masked_fill(ended, generation_config.pad_token_id)
-            # A compiled pass writes its outputs where those of the last one were.
+            # CUDA graphs reuse the memory of their outputs, so keep none of them for the next pass.
             del outputs
             input_ids = torch.cat([input_ids, chosen.unsqueeze(-1)], dim=-1)
             ended |= chosen == generation_config.eos_token_id
@@ -107,7 +106,7 @@ def decodes_static(model: PreTrainedModel) -> bool:
 
 
 def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
-    """Whether replies are written with a static cache: as asked, or for None where passes are compiled.
+    """Whether to generate with a static cache: as `asked`, or if that is None, where passes can be compiled.
 
     Raises:
         ValueError: it is asked for, but this model's passes cannot be compiled.
@@ -119,5 +118,5 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
         )
     if asked is not None or model.device.type not in COMPILED_ON:
         return asked == "static"
-    # The layers of FSDP gather their weights in hooks.
+    # Not with FSDP, whose layers gather their weights in hooks.
     return decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())

@@ -38,7 +38,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor from the CPU. A copy to a GPU is queued from pinned memory, and nobody waits for it."""
+    """Copy a tensor from the CPU. To a GPU the copy is asynchronous, from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -48,8 +48,8 @@ class Encoded:
     source: tuple[torch.Tensor, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is saved and sent to other processes: the image in place of pixel values, which take several times as
-        many bytes. `Encoder.whole` makes them again."""
+        """What is saved and sent to other processes: pixel values are left out if the raw image takes fewer bytes.
+        `Encoder.whole` computes them again."""
         pixels = sum(tensor.nbytes for tensor in self.images.values())
         images = {} if self.source is not None and self.source[0].nbytes < pixels else self.images
         return {**vars(self), "key": self.key, "images": images}
@@ -190,7 +190,7 @@ class Encoder:
         """A prompt that may have been saved or sent, with its image inputs. They are computed once per process."""
         if not prompt.images and prompt.source is not None:
             image, text = prompt.source
-            vars(prompt)["images"] = self.prompt(image.numpy(), text).images  # it is frozen for others
+            vars(prompt)["images"] = self.prompt(image.numpy(), text).images  # the dataclass is frozen
         return prompt
 
     def _encode(self, image: np.ndarray, prompt: str) -> Encoded:
@@ -217,7 +217,7 @@ class Encoder:
         return self.tokenizer.bos_token is not None and chat.startswith(self.tokenizer.bos_token)
 
     def unexpanded(self, prompt: str) -> list[int]:
-        """Token ids of a prompt with one placeholder for its image, for programs that expand it themselves."""
+        """Token ids of a prompt with one placeholder for its image, for programs that expand it (vLLM)."""
         chat = self.chat(prompt)
         ids: list[int] = self.tokenizer(chat, add_special_tokens=not self._begun(chat))["input_ids"]
         return ids

@@ -63,9 +63,9 @@ def preallocated_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
 class ReusedCache:
     """One static cache for all batches of a model.
 
-    CUDA graphs hold the addresses of what they read and write. A new cache for each batch would have them recorded
-    again, and torch gives up after 128 times. So the same cache is emptied and used again. It stays in memory between
-    batches, and grows if a batch has more rows or longer prompts than any before.
+    CUDA graphs hold the addresses of what they read and write. With a new cache per batch they would be recorded again,
+    and torch gives up after 128 times. So the same cache is emptied and reused. It stays in memory between batches, and
+    is replaced by a larger one if a batch has more rows or longer prompts than any before.
     """
 
     STEP = 64
@@ -77,11 +77,11 @@ class ReusedCache:
         self._rows = self._capacity = 0
 
     def rows(self, needed: int) -> int:
-        """How many rows a batch must have that needs `needed`."""
+        """To how many rows a batch of `needed` rows must be padded."""
         return max(needed, self._rows)
 
     def emptied(self, rows: int, tokens: int) -> StaticCache:
-        """The cache without content, for `rows(needed)` rows of at most `tokens` tokens."""
+        """The cache, emptied, for `rows` rows (a result of `self.rows`) of at most `tokens` tokens."""
         if self._cache is None or rows > self._rows or tokens > self._capacity:
             self._rows, self._capacity = rows, max(self._capacity, -(-tokens // self.STEP) * self.STEP)
             self._cache = StaticCache(config=self._config, max_cache_len=self._capacity)

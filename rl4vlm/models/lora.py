@@ -80,7 +80,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
     """Load the adapter in `folder` onto its base model, trainable. Returns the `output_loading_info`.
 
     Raises:
-        ValueError: its config asks for a higher rank than its weights have, and thus perhaps for any amount of memory.
+        ValueError: its config asks for a higher rank than its weights have, which could claim any amount of memory.
     """
     rank = PeftConfig.from_pretrained(str(folder)).r
     held = [shape[0] for name, shape in stored_shapes(folder).items() if "lora_A" in name]
@@ -127,7 +127,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state dict that a model would have if its adapters were merged; the model stays as it is.
 
-    A product is smaller than the steps of a bfloat16 weight, so it is added in float32, and the sum is rounded once.
+    An adapter's product can be smaller than the spacing of bfloat16 numbers, so it is added in float32, and the sum is
+    rounded once.
     Weights without an adapter are not copied.
     """
     weights = {
@@ -135,7 +136,7 @@ def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     }
     for above, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            # An adapter on a matrix outside of a linear layer knows its name.
+            # An adapter on a parameter outside of linear layers has that parameter's name.
             name = f"{above}.{getattr(layer, 'parameter_name', 'weight')}"
             product = sum(layer.get_delta_weight(one) for one in layer.active_adapters)  # type: ignore[attr-defined]
             weights[name] = (weights[name].float() + product).to(weights[name].dtype)

@@ -52,7 +52,7 @@ class VLLMEngine:
         cache_gb: float,
     ) -> None:
         check_vllm()
-        # Read when vLLM is imported. A process of its own could not take weights from this one.
+        # vLLM reads these when it is imported. It must run in this process, to take weights from it.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # on a CPU it warns at every image
@@ -84,10 +84,10 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
             generation_config="vllm",
             enforce_eager=on_cpu,  # compiling takes minutes there
-            # Where a prompt is split over two steps, vLLM rewinds the reply's generator, which torch cannot on a CPU.
+            # If a prompt is split over two steps, vLLM rewinds the reply's generator, which torch cannot do on a CPU.
             enable_chunked_prefill=not on_cpu,
             limit_mm_per_prompt={"image": 1},
-            max_model_len=-1,  # as far as the cache reaches
+            max_model_len=-1,  # as long as the cache allows
             kv_cache_memory_bytes=int(cache_gb * 1e9),
         )
 
@@ -97,7 +97,7 @@ class VLLMEngine:
         self.reload(hub_weights(model))
 
     def reload(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take weights by their names on the hub, and drop what the last ones computed."""
+        """Load weights by their names on the hub, and empty the caches that the old ones filled."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         self._llm.reset_prefix_cache()
         self._llm.reset_mm_cache()
@@ -115,14 +115,14 @@ class VLLMEngine:
         Args:
             images: the prompts' images (H, W, 3) uint8.
             texts: their texts.
-            prompts: both, encoded for the model that learns.
-            rngs: one generator per prompt; one number is drawn from each.
+            prompts: images and texts, encoded for the trained model.
+            rngs: one generator per prompt; vLLM's seed is drawn from it.
 
         Returns:
             The token ids (R,) int64 of each reply and their log-probabilities (R,) float32.
 
         Raises:
-            ValueError: vLLM reads other tokens than the model that learns.
+            ValueError: vLLM encodes a prompt as other tokens than the trained model gets.
         """
         asked, sampling = [], []
         for image, text, rng in zip(images, texts, rngs, strict=True):
@@ -138,8 +138,8 @@ class VLLMEngine:
         for prompt, answer in zip(prompts, self._llm.generate(asked, sampling, use_tqdm=False), strict=True):
             if answer.prompt_token_ids != prompt.input_ids.tolist():
                 raise ValueError(
-                    f"vLLM reads a prompt as {len(answer.prompt_token_ids)} tokens that differ from the "
-                    f"{len(prompt.input_ids)} of transformers: play with engine 'transformers'"
+                    f"vLLM encodes a prompt as {len(answer.prompt_token_ids)} tokens, which differ from the "
+                    f"{len(prompt.input_ids)} of transformers: use engine 'transformers'"
                 )
             (reply,) = answer.outputs
             ids = list(reply.token_ids)

@@ -59,7 +59,7 @@ class CNNPolicy:
         return self
 
     def sync(self) -> None:
-        """Nothing: it plays with the weights that learn."""
+        """Nothing to do: it plays with the trained weights themselves."""
 
     @classmethod
     def load(

@@ -85,7 +85,7 @@ class TrainablePolicy(Protocol):
         ...
 
     def sync(self) -> None:
-        """Before play, whenever the model's weights may have changed: a policy that plays with a copy renews it."""
+        """Called before play, as weights may have changed. A policy that plays with a copy of them updates it."""
         ...
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:

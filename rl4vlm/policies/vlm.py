@@ -63,7 +63,7 @@ class VLMPolicy:
         critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
         scored_prompt: a prompt under which all replies are scored again, instead of their own; see `DefectSettings`.
         dropped_tokens: tokens at the start of a reply that its log-probability leaves out; see there.
-        engine: what samples the replies in the model's place, after `sync`.
+        engine: samples the replies in place of the model, with the weights of the last `sync`.
     """
 
     replay_types = (VLMReplayItem, Encoded)

@@ -38,7 +38,7 @@ class PolicyOptimizer:
 
 @contextmanager
 def ready_to_play(learner: PolicyOptimizer) -> Iterator[None]:
-    """Inside the block the policy plays with the learned weights. All processes must enter it together."""
+    """Inside the block the policy plays with the current weights. All processes must enter it together."""
     # Under FSDP, gather the weights once per rollout, not once per token.
     with unsharded_for_generation(learner.model, learner.accelerator):
         learner.policy.sync()

@@ -106,12 +106,12 @@ def first_prompt(slots: Sequence[Slot]) -> str:
 
 
 def check_engine(accelerator: Accelerator) -> None:
-    """Raise ValueError if vLLM cannot play beside what this process trains."""
+    """Raise ValueError if vLLM is not installed, or if there are several processes or another GPU than the first."""
     check_vllm()
     if accelerator.num_processes > 1:
-        raise ValueError("engine vllm plays in one process: resources.ppo.processes is 1 then")
+        raise ValueError("engine vllm works in one process: set resources.ppo.processes to 1")
     if accelerator.device.index:
-        raise ValueError(f"engine vllm takes the first GPU, not {accelerator.device}: choose with CUDA_VISIBLE_DEVICES")
+        raise ValueError(f"engine vllm takes the first GPU, not {accelerator.device}: choose by CUDA_VISIBLE_DEVICES")
 
 
 def _engine(model: ActorCritic, settings: PPOSettings) -> VLLMEngine:

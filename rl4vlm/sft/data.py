@@ -140,7 +140,7 @@ def run(
 
 
 class Demonstrations:
-    """The solver at play, endlessly.
+    """Demonstrations without end, played by the solver.
 
     Args:
         task_name: the game.
@@ -162,7 +162,7 @@ class Demonstrations:
         self._skipped = 0
 
     def steps(self) -> Iterator[Step]:
-        """Its steps, without those in states that cannot be won, such as an unsolvable Points24 hand.
+        """Yield its steps, without those in states that cannot be won, such as an unsolvable Points24 hand.
 
         Raises:
             ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.
@@ -178,11 +178,11 @@ class Demonstrations:
         raise ValueError(f"task {self._task_name!r} had no solvable state in {self._skipped} steps in a row")
 
     def state(self) -> dict[str, Any]:
-        """Where it stands between two steps, as data that JSON can hold."""
+        """What to save between two steps to continue from there, as data that JSON can hold."""
         return {"slot": self._slot.state(), "words": self._words.bit_generator.state}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Go to where `state` was called."""
+        """Continue from a saved `state`. Call this before `steps`."""
         self._slot.load_state(saved["slot"])
         self._words.bit_generator.state = saved["words"]
 

@@ -1,4 +1,4 @@
-"""Resume for stages that play episodes: what is finished is saved by the clock, and the same command plays the rest."""
+"""Resume for demonstrations and evaluations: they save what is finished every few minutes, and continue from there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl4vlm.training.store import StateFolder, StateStore
 
 FILE = "progress.json"
 QUICK_SECONDS = 60.0
-"""A run that takes no longer computes no key, which reads all of its inputs and its code."""
+"""A shorter run computes no key, since that reads all of its inputs and code."""
 
 
 class Increments:
@@ -29,7 +29,7 @@ class Increments:
     Args:
         folder: where the states are; None turns saving off.
         key: computes everything that determines the run's results.
-        save_minutes: minutes between two saves. A shorter run saves nothing.
+        save_minutes: minutes between two saves. A shorter run saves nothing, unless a signal arrives.
         flag: says which signal has arrived.
     """
 
@@ -55,7 +55,7 @@ class Increments:
         return found
 
     def on_step(self, position: str, content: Callable[[], tuple[Mapping[str, Any], Sequence[Path]]]) -> None:
-        """Save if it is time. The run calls this where it can continue.
+        """Save if it is time. The run calls this at each point that it can continue from.
 
         Args:
             position: how far the run is, in words.
@@ -70,7 +70,7 @@ class Increments:
             return
         now, asked = time.monotonic(), self._flag.number
         if asked is None and now - self._saved_at < 60 * self._save_minutes:
-            # Long before the first save: the code and the inputs may be edited meanwhile.
+            # Compute the key now, not at the first save: code and inputs may be edited in between.
             if now - self._began > QUICK_SECONDS:
                 _ = self._store
             return

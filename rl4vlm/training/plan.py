@@ -130,7 +130,7 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
         StageNeeds(
             "ppo",
             sum(run.task == task for run in ppo_runs(config)),
-            # A static cache (`kv_cache`) keeps its place during updates.
+            # A static KV cache stays in memory during updates.
             max(in_ppo.training + in_ppo.cache * (ppo.kv_cache != "dynamic"), in_ppo.playing)
             + (in_ppo.weights if ppo.kl_coef else 0),
             states * in_ppo.state,

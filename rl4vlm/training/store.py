@@ -175,8 +175,10 @@ class StateStore:
         return None
 
     def sequence(self) -> list[Path]:
-        """The folders of all states, oldest first, up to the first damaged one or the first gap, as an interrupted
-        `clear` leaves. Reports that and other runs."""
+        """The folders of all states, oldest first, up to the first damaged one or the first gap.
+
+        An interrupted `clear` leaves gaps. Reports the damage, and states of other runs.
+        """
         self._report_others()
         self._good = []
         for folder in self._numbered():

@@ -212,7 +212,7 @@ def test_a_file_for_several_processes_must_be_there() -> None:
         (
             "ppo.defaults",
             {"engine": "vllm", "importance_cap": 2},
-            "ppo for NumberLine: engine=vllm needs vllm and an environment",
+            "ppo for NumberLine: engine=vllm needs vllm, in a separate environment",
         ),
     ],
 )

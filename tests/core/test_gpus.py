@@ -23,7 +23,7 @@ def test_gpus_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def start(count: int) -> subprocess.Popen[str]:
-    """A job that says which GPUs it sees, and has them until its input ends."""
+    """A job that prints which GPUs it sees, and holds them until its input ends."""
     job = f"import os, sys; print(os.environ[{VISIBLE!r}], flush=True); sys.stdin.read()"
     command = [sys.executable, "-m", gpus.__name__, str(count), sys.executable, "-c", job]
     pipe = subprocess.PIPE
@@ -43,8 +43,8 @@ def test_a_job_gets_all_its_gpus_or_waits(tmp_path: Path, monkeypatch: pytest.Mo
         assert seen(jobs[0]) == "4,5"
         jobs.append(start(2))
         assert jobs[1].stderr
-        assert jobs[1].stderr.readline().startswith("3 GPUs, of which 2 are needed, are in use")
-        # The second job has the third GPU, and nobody gets between it and its next one.
+        assert jobs[1].stderr.readline().startswith("other rl4vlm processes use too many of the 3 GPUs: waiting for 2 ")
+        # The second job holds the third GPU and waits for another: a third job must not get that one first.
         jobs.append(start(1))
         jobs[0].kill()
         assert seen(jobs[1]) == "4,GPU-1"

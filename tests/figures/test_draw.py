@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_tasks(tmp_path_factory):
-    """Enough for files of every kind, which are drawn in half the time."""
+    """Two tasks are enough for files of every kind, and take half the time to draw."""
     return make_results(tmp_path_factory.mktemp("results"), tasks=["NumberLine", "EZPoints"])
 
 

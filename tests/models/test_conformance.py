@@ -149,7 +149,7 @@ def test_prompts_read_in_parts_give_the_same_replies(checkpoint: Path, monkeypat
 
 
 def test_a_static_cache_changes_no_reply(family: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With padding, equal prompts, smaller batches than before, and prompts read in parts; or it is refused."""
+    """With padding, equal prompts, a smaller batch than before, and prompts read in parts. Other families refuse it."""
     if family in NOT_COMPILED:
         with pytest.raises(ValueError, match=rf"kv_cache 'static' is not possible with {family}ForCond"):
             load(checkpoint, kv_cache="static")

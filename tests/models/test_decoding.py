@@ -1,4 +1,4 @@
-"""Replies are those of transformers' own loop, however often its end is looked for, and with compiled passes."""
+"""Replies equal those of transformers' loop, however often the end is checked for, and with compiled passes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_replies_are_those_of_transformers_own_loop(
 def test_a_pass_is_compiled_once_for_all_batches(
     tiny_checkpoint: Path, prompts: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one graph: where a graph breaks, a GPU would wait. Learning in between changes nothing, nor do new lengths."""
+    """As one graph, since a GPU would wait at a break. Neither an update nor another length compiles it again."""
     lora = LoraSettings(rank=2, alpha=4)
     settings: dict[str, Any] = {"temperature": 0.7, "max_new_tokens": 12, "value_sizes": (16,), "lora": lora}
     expected = ActorCritic.load(tiny_checkpoint, kv_cache="dynamic", **settings)

@@ -34,7 +34,7 @@ def test_no_gpu_is_handed_out_twice_and_none_stays_idle(tmp_path: Path, monkeypa
         assert sorted(got) == ["0", "1"]
         jobs.append(start(2))
         assert jobs[2].stderr is not None
-        assert jobs[2].stderr.readline().startswith("2 GPUs, of which 1 are needed, are in use")
+        assert jobs[2].stderr.readline().startswith("other rl4vlm processes use too many of the 2 GPUs: waiting for 1 ")
         got["1"].kill()
         assert jobs[2].stdout is not None
         assert jobs[2].stdout.readline().strip() == "1"

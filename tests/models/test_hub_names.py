@@ -17,7 +17,7 @@ from tests.models.families import FAMILIES
 
 # PEFT rounds the product of the adapter on Gemma's projector before it is added.
 @pytest.mark.parametrize(("family", "rounding"), [("LlavaNext", 0.0), ("Gemma3", 0.01)])
-def test_they_are_those_of_a_merged_checkpoint_and_the_model_stays_as_it_is(
+def test_hub_weights_are_those_of_a_merged_checkpoint_and_the_model_is_unchanged(
     family: str, rounding: float, tmp_path: Path
 ) -> None:
     (tmp_path / "base").mkdir()

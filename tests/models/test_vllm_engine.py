@@ -1,4 +1,4 @@
-"""vLLM itself: it must play as the model that learns. `make test-vllm` runs this in an environment of its own."""
+"""vLLM itself must sample from the trained model's policy. `make test-vllm` runs this in a separate environment."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ pytestmark = [
 
 BASE = Path(__file__).parents[2] / "workflow" / "resources" / "base_model" / "cards"
 CLOSE = 2e-4
-"""How far the log-probability of a token may be off, in nats, at temperature 0.7 in float32."""
+"""Largest allowed difference of a token's log-probability, in nats, at temperature 0.7 in float32."""
 STEPS = 64
 
 
 class Played:
-    """A model with trained adapters, and the engine that plays for it."""
+    """A model with trained adapters, and the engine that samples for it."""
 
     def __init__(self, model: ActorCritic) -> None:
         self.model = model
@@ -63,7 +63,7 @@ class Played:
 
 
 def change(model: ActorCritic, by: float) -> None:
-    """Move the adapters; the same number with the other sign moves them back."""
+    """Change the adapters; the same number with the other sign restores them."""
     with torch.no_grad():
         for name, weight in model.model.named_parameters():
             if "lora_B" in name:
@@ -111,7 +111,7 @@ def test_an_exported_checkpoint_loads(played: Played, tmp_path: Path) -> None:
     played.model.save(run / "checkpoint")
     (run / "run.json").write_text(json.dumps(RECORD))
     export(checkpoint=run / "checkpoint", out=tmp_path / "out", dtype="float32")
-    # From other weights, so that it shows whether all were replaced.
+    # The engine starts from other weights, so a weight that was not replaced would show.
     change(played.model, 0.1)
     played.engine.update(played.model.model)
     change(played.model, -0.1)

@@ -37,7 +37,7 @@ def test_a_file_that_was_cut_is_named(checkpoint: Path, name: str, harm: str) ->
 
 
 LARGE = 10**10
-"""A size that no machine has memory for."""
+"""A size for which no machine has enough memory."""
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_adapter_that_asks_for_a_higher_rank_than_its_weights_is_refused(
         load_backbone(tmp_path)
 
 
-def test_an_adapter_with_entries_that_nobody_knows_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_unknown_entries_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(file.read_text().replace("lora_alpha", "lora_alphb"))

@@ -1,4 +1,4 @@
-"""PPO with an engine that plays in the model's place; a stand-in for vLLM, which `make test-vllm` tests."""
+"""PPO with an engine that samples in place of the model: here a stand-in for vLLM, which `make test-vllm` tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINE = replace(SETTINGS, engine="vllm", importance_cap=2.0, validation_every=1
 
 
 class StandIn:
-    """Keeps what it is given, and lets the learner itself reply."""
+    """Records what it is given, and samples from the trained model itself."""
 
     made: StandIn
     learner: ActorCritic
@@ -38,7 +38,7 @@ class StandIn:
         self.heads.append(hub_weights(model)["lm_head.weight"].clone())
 
     def generate(self, images: Any, texts: Any, prompts: Any, rngs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        # Every reply is said to be twice as likely as it is, at its first token.
+        # Report twice the probability for the first token of every reply.
         replies = self.learner.generate(prompts, rngs)
         return [(reply.ids, reply.logprobs + math.log(2) * torch.eye(len(reply.ids))[0]) for reply in replies]
 
@@ -57,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     return StandIn
 
 
-def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
+def test_the_engine_plays_with_the_current_weights_and_its_mismatch_is_measured(
     engine: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=ENGINE)
@@ -69,7 +69,7 @@ def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
     assert torch.equal(last, engine.learner.model.get_output_embeddings().weight)
     for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
         assert line["effective_sample_size"] == pytest.approx(1, abs=1e-4)
-        # 2 at one of a reply's tokens, 1 at the others.
+        # The error is 2 for one of a reply's tokens, and 1 for the others.
         assert line["token_mult_prob_error"] == pytest.approx(1 + 1 / line["reply_tokens"], rel=1e-3)
 
 
@@ -80,7 +80,7 @@ def test_the_engine_plays_with_the_learned_weights_and_its_mismatch_is_seen(
         ({"defects": {"dropout": 0.1}}, r"neither with quantize nor with defects\.dropout"),
     ],
 )
-def test_settings_that_vllm_cannot_play_with_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_settings_that_vllm_does_not_support_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         replace(ENGINE, **changes)
 
@@ -93,16 +93,16 @@ def accelerator(processes: int = 1, device: str = "cpu") -> Any:
     ("on", "said"),
     [(accelerator(2), "in one process"), (accelerator(device="cuda:1"), "takes the first GPU, not cuda:1")],
 )
-def test_what_vllm_cannot_play_beside_is_refused(on: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_and_other_gpus_than_the_first_are_refused(
+    on: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda package: object())
     with pytest.raises(ValueError, match=said):
         check_engine(on)
     check_engine(accelerator(device="cuda:0"))
 
 
-def test_without_vllm_it_is_asked_for_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_vllm_is_reported_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"needs vllm, which is not installed: docs/install\.md"):
         run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path / "out", seed=1, settings=ENGINE)

@@ -169,7 +169,10 @@ def metrics_of(folder: Path) -> list[dict]:
 def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
     """Three environments, two in one process and one in the other. The files are written once, as by one process."""
     words = [*WORDS, "sizes.image_size=40"]
-    config = {"resources": {"ppo": {"processes": 2, "gpu": 0}}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
+    config = {
+        "resources": {"ppo": {"processes": 2, "gpu": 0}},
+        "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml"),
+    }
     command = [*training_command(config, "ppo"), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=600)
     assert main(["cnn", *ARGUMENTS, "--out", str(tmp_path / "one"), "--set", *words]) == 0

@@ -61,7 +61,7 @@ def test_rates_make_hours(config: dict[str, Any]) -> None:
     [({"dtype": "float32"}, 0), ({"dtype": "float32", "importance_cap": 2.0}, 1), ({"importance_cap": 2.0}, 1)],
 )
 def test_a_pass_that_scores_again_is_counted_once(changed: dict[str, Any], passes: int) -> None:
-    """It is made below float32, and for importance weights."""
+    """A rollout is scored again below float32, and for importance weights."""
     laid = {"tasks": ["NumberLine"], "ablations": None, "ppo": {"defaults": changed}}
     hours = rows(plan(laid_over("paper", laid), SHAPE, Rates()))["ppo"][-1]
     assert hours.count("1/scored") == passes

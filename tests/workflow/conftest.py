@@ -32,7 +32,7 @@ class Job:
 
 
 def jobs_of(shown: str) -> list[Job]:
-    """The jobs in what a dry run prints, without `all`."""
+    """The jobs in the output of a dry run, without `all`."""
     blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", shown, flags=re.MULTILINE)
     jobs = []
     for rule, details in blocks:
@@ -139,7 +139,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def plan(workspace: Workspace) -> Callable[..., str]:
-    """What a dry run with some words prints, commands included. The same words are planned once."""
+    """The output of a dry run with these arguments, with commands. Cached by the arguments."""
 
     @cache
     def planned(*words: str) -> str:

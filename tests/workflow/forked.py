@@ -24,7 +24,7 @@ from rl4vlm.config.methods import METHODS
 from rl4vlm.tasks.registry import task_names
 from tests.launch import write_to
 
-# A process that is forked knows the digest of every module by now.
+# Cached here, so that forked processes need not compute the digest of every module.
 module_digests("rl4vlm.cli", [*task_names(), *METHODS])
 
 CLIENT = """
@@ -54,7 +54,7 @@ def run_snakemake(words: list[str], search_path: list[str], fork_jobs: bool) -> 
     if not fork_jobs:
         return snakemake.cli.main(words)
     with _job_server() as address:
-        # Bash takes an exported function before a program.
+        # Bash prefers an exported function to a program of the same name.
         os.environ["BASH_FUNC_rl4vlm%%"] = f"() {{ {sys.executable} -I -S -c '{CLIENT}' {address} \"$@\"; }}"  # noqa: SIM112
         return snakemake.cli.main(words)
 

@@ -94,7 +94,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
-    # The folder of the state is no param, by which the cache would tell one folder of results from another.
+    # The state's folder is not in `params`: Snakemake's cache would then miss if the folder of results has another name.
     shell:
         "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q} --state {output:q}.state"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

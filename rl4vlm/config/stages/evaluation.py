@@ -30,7 +30,7 @@ class PlaySettings:
     attn_implementation: Attention | None = None
     """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
     kv_cache: KVCache | None = None
-    """Whether keys and values have a fixed size while a reply is written, as `kv_cache` of `ppo`."""
+    """Whether the KV cache has a fixed size while a reply is generated, as `kv_cache` of `ppo`."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
     device: Device = "auto"

@@ -38,17 +38,17 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     max_new_tokens: Count = 256
     """Longest reply, in tokens."""
     kv_cache: KVCache | None = None
-    """Whether the keys and values of prompt and reply have a fixed size (`static`) while a reply is written, or grow
-    (`dynamic`). Passes of one shape can be compiled, with CUDA graphs: null is static on a GPU, if the model's class
-    allows it (docs/backbones.md) and FSDP does not shard it, and dynamic elsewhere. It changes speed, memory, and
-    rounding."""
+    """Whether the KV cache has a fixed size (`static`) or grows (`dynamic`) while a reply is generated. With a fixed
+    size, the pass for one token can be compiled, with CUDA graphs. Null means static on a GPU, if the model's class
+    allows it (docs/backbones.md) and FSDP does not shard the model, and dynamic otherwise. It changes speed, memory,
+    and rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What samples the replies. `vllm` (docs/install.md) plays with a second copy of the weights, which it gets before
-    every rollout. It rounds differently from the model that learns, so it needs `importance_cap`."""
+    """What samples the replies. `vllm` (docs/throughput.md) has a second copy of the weights, which is updated before
+    every rollout and validation. It rounds differently from the trained model, so it needs `importance_cap`."""
     engine_cache_gb: Positive = 8.0
-    """Memory for the keys and values of `engine: vllm`, in GB."""
+    """Memory for the KV cache of `engine: vllm`, in GB."""
     detach_value: bool = False
     """Whether the value loss trains the value head alone, and leaves the weights that it shares with the policy."""
     kl_coef: Weight = 0.0
@@ -63,7 +63,7 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     def _engine_fits(self) -> PPOSettings:
         if self.engine == "vllm":
             if self.importance_cap is None:
-                raise ValueError("engine vllm needs importance_cap, such as 2: it rounds differently when it plays")
+                raise ValueError("engine vllm needs importance_cap, such as 2: it and the model round differently")
             if self.quantize is not None or self.defects.dropout:
-                raise ValueError("engine vllm plays neither with quantize nor with defects.dropout")
+                raise ValueError("engine vllm works neither with quantize nor with defects.dropout")
         return self

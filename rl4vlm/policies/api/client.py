@@ -25,12 +25,12 @@ class ApiError(ValueError):
 
 def may_pass(status: int) -> bool:
     """Whether a failure with this HTTP status may be over later."""
-    # 501 and 505: the endpoint does not have the method, or the version of HTTP.
+    # 501 and 505 last: the endpoint does not support the method, or the version of HTTP.
     return status in (408, 409, 425, 429) or (status >= 500 and status not in (501, 505))
 
 
 def _say_whether_to_retry(response: Any) -> None:
-    """The official client obeys this header of an endpoint; its own list of statuses differs from `may_pass`."""
+    """Add the header that tells the official client whether to retry: its own statuses differ from `may_pass`."""
     if response.status_code >= 400:
         response.headers.setdefault("x-should-retry", str(may_pass(response.status_code)).lower())
 

@@ -51,7 +51,7 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until it answers. Raises ValueError with its output if it does not.
 
-        Its GPU is claimed by this process: the server would take all that it sees.
+        This process claims one GPU for the server, which would otherwise use all visible ones.
         """
         from rl4vlm.models.devices import choose_device
 
