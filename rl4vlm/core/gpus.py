@@ -78,7 +78,11 @@ def _lock(file: IO[str]) -> bool:
 def main(count: str, *command: str) -> None:
     """Replace this process by `command`, which sees only `count` GPUs that no other job has; none if there are none."""
     if names := shown_gpus():
-        claimed = claim_gpus(names, int(count))
+        try:
+            claimed = claim_gpus(names, int(count))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
         for file in claimed.values():
             os.set_inheritable(file.fileno(), True)
         os.environ[VISIBLE] = ",".join(names[index] for index in sorted(claimed))

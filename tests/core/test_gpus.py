@@ -63,3 +63,10 @@ def test_more_gpus_than_there_are_cannot_be_claimed(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(ValueError, match="2 GPUs are asked for, but there are 1"):
         claim_gpus(["0"], 2)
+
+
+def test_a_command_for_more_gpus_than_there_are_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "0")
+    job = start(2)
+    assert job.communicate()[1] == "error: 2 GPUs are asked for, but there are 1\n"
+    assert job.returncode == 2
