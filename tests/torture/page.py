@@ -32,10 +32,10 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
         lines.append("")
     inputs = sum(record["inputs"] for record in last.values())
     failures = sum(sum(record["failures"].values()) for record in last.values())
-    lines.append(f"In all {inputs:,} attempts, {failures:,} of them failures.\n")
+    lines.append(f"Attempts: {inputs:,}. Failures: {failures:,}.\n")
     runs = dict.fromkeys(
         f"{record['date']}, version {record['version']} ({(record['revision'] or 'no checkout')[:7]}), "
-        f"{record['cores']} cores of {record['processor']}, a share of {record['share']:g} of the long form"
+        f"{record['cores']} cores of {record['processor']}, {record['share']:.0%} of the long form"
         for record in last.values()
     )
     lines += ["The runs:", "", *(f"- {run}" for run in runs)]

@@ -32,4 +32,4 @@ def test_the_page_tells_what_was_tried_and_what_failed(tmp_path: Path, monkeypat
     assert "| replies | 1,234 | 1,234 read |" in text
     assert "| weights | 1 | **1 failed: accepted** |" in text
     assert "| settings | 1 | **1 failed: KeyError** |" in text
-    assert "In all 1,236 attempts, 2 of them failures." in text
+    assert "Attempts: 1,236. Failures: 2." in text
