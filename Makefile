@@ -94,11 +94,10 @@ $(VLLM)/.installed: requirements/vllm.txt
 # Tries to break the project for hours, and writes docs/reliability.md. RL4VLM_TORTURE=0.1 makes it a tenth as long.
 # Atheris has packages for few platforms; without it, its checks are skipped.
 RL4VLM_TORTURE ?= 1
-ATHERIS := atheris==3.0.0
 TORTURE_RECORDS := results/torture/records.jsonl
 torture: export RL4VLM_TORTURE := $(RL4VLM_TORTURE)
 torture: $(INSTALLED)
-	-$(BIN)/pip install --only-binary :all: $(ATHERIS)
+	-$(BIN)/pip install --only-binary :all: -r requirements/atheris.in
 	rm -f $(TORTURE_RECORDS)
 	RL4VLM_TORTURE_RECORDS=$(TORTURE_RECORDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/torture; \
 		status=$$?; $(BIN)/python -m tests.torture.page $(TORTURE_RECORDS) > docs/reliability.md; exit $$status
