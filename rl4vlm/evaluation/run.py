@@ -292,13 +292,15 @@ def _record(
         for line in lines:
             written.write(line)
         bar.update(len(lines))
+        won = sum(line["success"] for line in lines)
         try:
             for finished in turns:
                 for episode, steps in finished:
                     lines.append(episode_line(len(lines), episode, steps))
                     written.write(lines[-1])
                     bar.update(1)
-                    bar.describe(success=sum(line["success"] for line in lines) / len(lines))
+                    won += lines[-1]["success"]
+                    bar.describe(success=won / len(lines))
                 progress.seconds = before + time.monotonic() - started
                 on_turn(f"episode {len(lines)} of {total}")
         except PlayStopped as reason:
