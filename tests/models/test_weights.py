@@ -27,6 +27,23 @@ def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
 
 
+@pytest.fixture
+def adapter(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """An adapter of rank 2 on the tiny checkpoint."""
+    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
+    return tmp_path
+
+
+def replace_entry(file: Path, *keys: str, value: object) -> None:
+    """Give the entry of a JSON file that `keys` lead to another value."""
+    content = entry = json.loads(file.read_text())
+    *above, last = keys
+    for key in above:
+        entry = entry[key]
+    entry[last] = value
+    file.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "processor_config.json"])
 @pytest.mark.parametrize("harm", ["cut", "empty"])
 def test_a_file_that_was_cut_is_named(checkpoint: Path, name: str, harm: str) -> None:
@@ -53,48 +70,34 @@ LARGE = 10**10
 def test_a_config_that_asks_for_far_more_than_the_weights_is_refused(
     checkpoint: Path, part: str, name: str, message: str
 ) -> None:
-    config = json.loads((checkpoint / "config.json").read_text())
-    config[part][name] = LARGE
-    (checkpoint / "config.json").write_text(json.dumps(config))
+    replace_entry(checkpoint / "config.json", part, name, value=LARGE)
     with pytest.raises(ValueError, match=rf"(?i)no image-text-to-text checkpoint at '{checkpoint}': .*({message})"):
         load_backbone(checkpoint)
 
 
-def test_an_adapter_that_asks_for_a_higher_rank_than_its_weights_is_refused(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": LARGE}))
-    with pytest.raises(ValueError, match=rf"asks for rank 10,000,000,000, but the weights in {tmp_path} have rank 2"):
-        load_backbone(tmp_path)
+def test_an_adapter_that_asks_for_a_higher_rank_than_its_weights_is_refused(adapter: Path) -> None:
+    replace_entry(adapter / "adapter_config.json", "r", value=LARGE)
+    with pytest.raises(ValueError, match=rf"asks for rank 10,000,000,000, but the weights in {adapter} have rank 2"):
+        load_backbone(adapter)
 
 
-def test_an_adapter_with_unknown_entries_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
-    file = tmp_path / "adapter_config.json"
+def test_an_adapter_with_unknown_entries_is_refused(adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
     file.write_text(file.read_text().replace("lora_alpha", "lora_alphb"))
     with pytest.raises(ValueError, match=rf"{file} is no config of an adapter: .*'lora_alphb'"):
-        load_backbone(tmp_path)
+        load_backbone(adapter)
 
 
-def test_an_adapter_whose_own_config_does_not_fit_its_base_model_is_named(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    load_backbone(tiny_checkpoint, lora=LoraSettings(rank=2)).save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["vision_config"]["image_size"] = 75
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"base model of the adapter in {tmp_path}\) are incomplete: .*position_emb"):
-        load_backbone(tmp_path)
+def test_an_adapter_whose_own_config_does_not_fit_its_base_model_is_named(adapter: Path) -> None:
+    replace_entry(adapter / "config.json", "vision_config", "image_size", value=75)
+    with pytest.raises(ValueError, match=rf"base model of the adapter in {adapter}\) are incomplete: .*position_emb"):
+        load_backbone(adapter)
 
 
 @pytest.mark.parametrize("name", ["image_size", "width", "text_width"])
 def test_a_network_that_asks_for_far_more_than_its_weights_is_refused(tmp_path: Path, name: str) -> None:
     CNNActorCritic(("+", "-"), reads_text=True, sizes=SIZES, temperature=1.0).save(tmp_path)
-    config = json.loads((tmp_path / "cnn.json").read_text())
-    config["sizes"][name] = 100_000_000
-    (tmp_path / "cnn.json").write_text(json.dumps(config))
+    replace_entry(tmp_path / "cnn.json", "sizes", name, value=100_000_000)
     with pytest.raises(ValueError, match=r"cnn\.json does not describe the network of cnn\.safetensors"):
         CNNActorCritic.load(tmp_path, temperature=1.0)
 
