@@ -128,8 +128,7 @@ def merged_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state dict that a model would have if its adapters were merged; the model stays as it is.
 
     An adapter's product can be smaller than the spacing of bfloat16 numbers, so it is added in float32, and the sum is
-    rounded once.
-    Weights without an adapter are not copied.
+    rounded once. Weights without an adapter are not copied.
     """
     weights = {
         name.replace(".base_layer.", "."): weight for name, weight in model.state_dict().items() if "lora_" not in name
