@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rl4vlm.models.decoding import Writer, reply_lengths, use_static_cache
+from rl4vlm.models.decoding import GenerationLoop, reply_lengths, use_static_cache
 from rl4vlm.models.devices import to_device
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.kv_cache import ReusedCache, concat_caches, preallocated_cache
@@ -218,11 +218,11 @@ class ActorCritic(nn.Module):
         inputs = {name: tensor for name, tensor in self._collated(prompts).inputs.items() if name != "position_ids"}
         uniform = to_device(uniforms(rngs, self.max_new_tokens)[filled], self.device) if self.temperature else None
         sampler = Sampler(uniform, self.suppressed, self.scoring_temperature)
-        writer = Writer(sampler, read=apart)
+        loop = GenerationLoop(sampler, prompts_cached=apart)
         ids = self.model.generate(
             **inputs,
             past_key_values=cache,
-            custom_generate=writer,
+            custom_generate=loop,
             do_sample=False,  # the sampler draws
             max_new_tokens=self.max_new_tokens,
             eos_token_id=self.encoder.eos_id,
@@ -230,7 +230,7 @@ class ActorCritic(nn.Module):
             # The sampler suppresses tokens already; by the model's own config, `generate` would do so once more.
             suppress_tokens=None,
         )[:count, length:]
-        values = self.value_head(writer.last_prompt).cpu()
+        values = self.value_head(loop.last_prompt).cpu()
         logprobs = torch.stack(sampler.logprobs, dim=1).cpu()
         ids = ids.cpu()
         lengths = reply_lengths(ids, self.encoder.eos_id)

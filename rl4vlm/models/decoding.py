@@ -25,19 +25,19 @@ COMPILED = CompileConfig(dynamic=False)
 """Torch's compiler with CUDA graphs (its mode `reduce-overhead`), for the exact shapes that it sees."""
 
 
-class Writer:
-    """The generation loop, passed to transformers' `generate` as `custom_generate`.
+class GenerationLoop:
+    """Passed to transformers' `generate` as `custom_generate`, in place of its own loop.
 
     Args:
         sampler: draws the tokens.
-        read: whether the cache already holds the prompts, except for their last token.
+        prompts_cached: whether the cache already holds the prompts, except for their last token.
 
     Attributes:
-        last_prompt: the final hidden states (B, D) of the prompts' last tokens, once replies are written.
+        last_prompt: the final hidden states (B, D) of the prompts' last tokens, after a call.
     """
 
-    def __init__(self, sampler: Sampler, *, read: bool) -> None:
-        self.sampler, self.read = sampler, read
+    def __init__(self, sampler: Sampler, *, prompts_cached: bool) -> None:
+        self.sampler, self.prompts_cached = sampler, prompts_cached
         self.last_prompt = torch.empty(0)
 
     def __call__(
@@ -59,7 +59,7 @@ class Writer:
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=device)
         forward = model.__call__
         for token in range(generation_config.max_new_tokens):
-            alone = token > 0 or self.read
+            alone = token > 0 or self.prompts_cached
             ready = model.prepare_inputs_for_generation(
                 input_ids, next_sequence_length=1 if alone else None, is_first_iteration=token == 0, **inputs
             )

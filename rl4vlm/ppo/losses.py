@@ -113,9 +113,14 @@ def approximate_kl(log_prob_B: torch.Tensor, old_log_prob_B: torch.Tensor) -> to
     Samples must come from the old policy. Unlike -log r it is never negative, and its variance is lower
     (http://joschu.net/blog/kl-approx.html).
     """
-    return k3(log_prob_B - old_log_prob_B)
-
-
-def k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """(r - 1) - log r of log r, elementwise: over samples from q, with r = p / q, its mean is KL(q || p)."""
+    log_ratio = log_prob_B - old_log_prob_B
     return log_ratio.exp() - 1 - log_ratio
+
+
+def reverse_kl(reference_log_ratio: torch.Tensor) -> torch.Tensor:
+    """The k2 estimate of KL(p || q), elementwise: half the square of log(q / p), for samples from p.
+
+    Its gradient through p is on average that of KL(p || q). The gradient of k3 is that of KL(q || p), with a factor q / p
+    that a single token can make thousands of times larger than all others.
+    """
+    return 0.5 * reference_log_ratio**2

@@ -16,10 +16,10 @@ from rl4vlm.policies.trainable import column
 from rl4vlm.ppo.losses import (
     approximate_kl,
     effective_sample_size,
-    k3,
     new_log_prob,
     old_log_prob,
     policy_loss,
+    reverse_kl,
     value_loss,
 )
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
@@ -218,7 +218,7 @@ def losses(
     loss_B = settings.vf_coef * value_B
     kl: dict[str, torch.Tensor] = {}
     if now.reference_log_ratio is not None:
-        kl["reference_kl"] = k3(now.reference_log_ratio).sum(-1)
+        kl["reference_kl"] = reverse_kl(now.reference_log_ratio).sum(-1)
     if not values_only:
         loss_B = policy_B + loss_B
         # Skipped, not multiplied by zero: the entropy's backward pass goes through the probability of every token.

@@ -13,6 +13,7 @@ from rl4vlm.ppo.losses import (
     importance_weight,
     policy_log_prob,
     policy_loss,
+    reverse_kl,
     value_loss,
 )
 
@@ -79,6 +80,25 @@ def test_value_loss(value, old, target, loss):
 def test_kl_estimate():
     kl = approximate_kl(torch.tensor([math.log(0.5)]), torch.zeros(1))
     assert kl.item() == pytest.approx(0.5 - 1 + math.log(2))
+
+
+def test_the_penalty_pulls_along_the_gradient_of_the_reverse_kl():
+    logits = torch.tensor([2.0, 0.5, -1.0], requires_grad=True)
+    reference = torch.tensor([0.1, 0.3, 0.6]).log()
+    log_p = logits.log_softmax(-1)
+    exact = (log_p.exp() * (log_p - reference)).sum()
+    # A token that is sampled with probability p counts p times; the probability itself has no gradient then.
+    sampled = (log_p.exp().detach() * reverse_kl(reference - log_p)).sum()
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    (found,) = torch.autograd.grad(sampled, logits)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_token_that_has_become_rare_does_not_outweigh_all_others():
+    log_p = torch.tensor([math.log(1e-4)], requires_grad=True)
+    reverse_kl(math.log(0.5) - log_p).sum().backward()
+    assert log_p.grad is not None
+    assert abs(log_p.grad.item()) == pytest.approx(math.log(5000), rel=1e-4)
 
 
 def test_importance_weights_are_truncated():
