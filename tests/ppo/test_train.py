@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rl4vlm.config.stages.ppo import PPOSettings
@@ -119,6 +121,16 @@ def test_a_large_divergence_coefficient_keeps_the_replies_near_the_start(tiny_ch
     assert 0 < held[-1]["reference_kl"] < 0.5 * free[-1]["reference_kl"]
     run(**options, out=tmp_path / "none", settings=settings)
     assert "reference_kl" not in metrics_of(tmp_path / "none")[0]
+
+
+def test_frozen_weights_stay(tiny_checkpoint, tmp_path):
+    settings = replace(SETTINGS, freeze=".*vision_tower.*", kl_coef=0.1)
+    run(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    before, after = (load_file(place / "model.safetensors") for place in (tiny_checkpoint, tmp_path / "checkpoint"))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed
+    assert not [name for name in changed if "vision_tower" in name]
+    assert any("projector" in name for name in changed)
 
 
 def test_validation_plays_without_the_reference(tiny_checkpoint, tmp_path, monkeypatch):

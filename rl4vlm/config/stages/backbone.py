@@ -44,6 +44,8 @@ class BackboneSettings:
     """Show each image once, where the model would add views of its parts."""
     lora: LoraSettings | None = None
     """Train low-rank adapters; null trains all weights, or the adapters that the checkpoint already has."""
+    freeze: Pattern | None = None
+    """A regular expression that must match the whole name of a parameter: those stay as they are."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of storing them: less memory, more time, the same result up to rounding."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl4vlm.config.fields import Count, Natural, Pattern, Positive, Share, Weight, settings
+from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.training import RunSettings, SavedByTime
 
@@ -31,7 +31,5 @@ class SFTSettings(BackboneSettings, RunSettings, SavedByTime):
     action."""
     seed: Natural = 1
     """Seed of the order of the samples and of new weights."""
-    freeze: Pattern | None = None
-    """A regular expression that must match the whole name of a parameter: those stay as they are."""
     tf32: bool = False
     """Let a GPU multiply float32 matrices in TF32: several times faster, with 11 of 24 bits of each factor."""
