@@ -21,7 +21,7 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
-.PHONY: reproduce seeds lambda ablations smoke base-models test test-long test-cluster test-alfworld test-gallery \
+.PHONY: reproduce seeds lambda ablations points24 smoke base-models test test-long test-cluster test-alfworld test-gallery \
 	test-image test-resume test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -31,8 +31,8 @@ reproduce: $(INSTALLED)
 seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
-# λ with thoughts of many wordings, and what defects and choices are worth; each has three seeds.
-lambda ablations: $(INSTALLED)
+# λ with thoughts of many wordings, what defects and choices are worth, and Points24 with a longer warm start.
+lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 
 smoke: $(INSTALLED)
