@@ -120,7 +120,7 @@ def approximate_kl(log_prob_B: torch.Tensor, old_log_prob_B: torch.Tensor) -> to
 def reverse_kl(reference_log_ratio: torch.Tensor) -> torch.Tensor:
     """The k2 estimate of KL(p || q), elementwise: half the square of log(q / p), for samples from p.
 
-    Its gradient through p is on average that of KL(p || q). The gradient of k3 is that of KL(q || p), with a factor q / p:
-    one token that has become rare can outweigh all others thousands of times.
+    Its gradient through p is on average that of KL(p || q). The gradient of k3 is that of KL(q || p), with a factor
+    q / p: one token that has become rare can outweigh all others thousands of times.
     """
     return 0.5 * reference_log_ratio**2
