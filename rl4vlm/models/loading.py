@@ -31,7 +31,7 @@ from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
-from rl4vlm.models.lora import base_of, ensure_adapter, is_adapter, load_adapter, merge, name_in_order
+from rl4vlm.models.lora import base_of, ensure_adapter, freeze_weights, is_adapter, load_adapter, merge, name_in_order
 from rl4vlm.models.older_transformers import accept_older_names
 from rl4vlm.models.output_head import use_float32_head
 from rl4vlm.models.weights import check_finite_weights, check_readable, check_whole, saving
@@ -104,6 +104,7 @@ def load_backbone(
     attn_implementation: str | None = None,
     one_view: bool = False,
     lora: LoraSettings | None = None,
+    freeze: str | None = None,
     **model_options: Any,
 ) -> Backbone:
     """Load an image-text-to-text checkpoint. If it holds adapters, load them on top of their base model.
@@ -116,11 +117,13 @@ def load_backbone(
         attn_implementation: how attention is computed, as transformers calls it; None is its choice.
         one_view: encode each image once, without a grid of views. The paper's LLaVA-1.6 sees one of 336x336 pixels.
         lora: adapters to train. If the checkpoint has adapters, they must have these settings.
+        freeze: regular expression for the whole names of parameters that are not trained.
         model_options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: an argument is unknown, there is no checkpoint at `source`, it is damaged, some of its weights are
-            missing, not finite or have another shape, or its processor needs a package that is not installed.
+        ValueError: an argument is unknown, `freeze` matches no parameter, there is no checkpoint at `source`, it is
+            damaged, some of its weights are missing, not finite or have another shape, or its processor needs a package
+            that is not installed.
     """
     accept_older_names()
     if dtype not in DTYPES:
@@ -169,6 +172,8 @@ def load_backbone(
     if adapter is not None or lora is not None:
         _keep_gradients(model)
     use_float32_head(model)
+    if freeze is not None:
+        freeze_weights(model, freeze)
     return Backbone(model, processor)
 
 

@@ -194,7 +194,7 @@ def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]
         )
 
 
-def freeze(model: nn.Module, pattern: str) -> None:
+def freeze_weights(model: nn.Module, pattern: str) -> None:
     """Train none of the parameters whose whole name matches a regular expression. Raises ValueError if none does."""
     found = [parameter for name, parameter in model.named_parameters() if re.fullmatch(pattern, name)]
     if not found:

@@ -15,7 +15,6 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
-from rl4vlm.models.lora import freeze
 from rl4vlm.models.vllm_engine import VLLMEngine, check_vllm
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
@@ -65,8 +64,6 @@ def run(
             kv_cache=settings.kv_cache,
             **settings.loading,
         )
-        if settings.freeze is not None:
-            freeze(model.model, settings.freeze)
         if settings.defects.dropout:
             add_dropout(model.model, settings.defects.dropout)
             model.share_prompts = False  # each sample has a dropout mask of its own, for the prompt as well

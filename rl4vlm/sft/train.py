@@ -26,7 +26,6 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
-from rl4vlm.models.lora import freeze
 from rl4vlm.results.provenance import CHECKPOINT, METRICS, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
@@ -148,8 +147,6 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
     """Load the model and set up a run on this number of samples, before its first step."""
     accelerator = accelerator_on(settings.device, settings.process_timeout)
     backbone = load_backbone(init, **settings.loading)
-    if settings.freeze is not None:
-        freeze(backbone.model, settings.freeze)
     if settings.tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     if settings.gradient_checkpointing:

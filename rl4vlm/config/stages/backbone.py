@@ -57,7 +57,7 @@ class BackboneSettings:
     @property
     def loading(self) -> dict[str, Any]:
         """The keyword arguments of `load_backbone`."""
-        names = ("dtype", "quantize", "attn_implementation", "one_view", "lora")
+        names = ("dtype", "quantize", "attn_implementation", "one_view", "lora", "freeze")
         return {name: getattr(self, name) for name in names}
 
 
