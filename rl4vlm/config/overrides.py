@@ -28,7 +28,7 @@ one, at which all processes meet."""
 
 
 def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The words that a training's command line begins with: `rl4vlm`, or a launcher of several processes of it.
+    """The words that a training's command line begins with: `rl4vlm`, or what claims GPUs for it or launches several.
 
     Args:
         config: a checked config. `resources.<stage>` has the number of `processes`, and of the SLURM `nodes` that they
@@ -37,13 +37,14 @@ def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
     """
     asked = config["resources"][stage]
     processes, nodes = asked.get("processes", 1), asked.get("nodes", 1)
+    # It holds the GPUs for as long as the training runs, and hides all others: vLLM takes the first that it sees. On
+    # several nodes SLURM assigns them, so none are claimed.
+    claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] and nodes == 1 else []
     if processes == 1:
-        return ["rl4vlm"]
+        return [*claim, "rl4vlm"]
     wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
     if nodes == 1:
-        # The launcher holds the GPUs for as long as it runs. On several nodes SLURM assigns them, so none are claimed.
-        claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] else []
         # Port 0 is any free port, so that several trainings can run on one machine.
         return [*wait, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
     # One launcher per node. When one fails, SLURM ends the others, which would wait for it in vain.

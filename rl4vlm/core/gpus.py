@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+CLAIMED = "RL4VLM_CLAIMED_GPUS"
+"""The GPUs that this command claimed for the process it became, and for its children: the same value as `VISIBLE`."""
 
 
 def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
@@ -25,6 +27,11 @@ def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
         # CUDA stops at an invalid index; -1 is what people write to hide all GPUs.
         return [*takewhile("-1".__ne__, (part.strip() for part in shown.split(",") if part.strip()))]
     return [str(index) for index in range(len(list(devices.glob("nvidia[0-9]*"))))]
+
+
+def claimed_before() -> bool:
+    """Whether the visible GPUs are already claimed for this process, by the command that it was started through."""
+    return bool(shown := os.environ.get(VISIBLE)) and shown == os.environ.get(CLAIMED)
 
 
 def claim_gpus(names: Sequence[str], count: int = 1) -> dict[int, IO[str]]:
@@ -85,7 +92,7 @@ def main(count: str, *command: str) -> None:
             raise SystemExit(2) from None
         for file in claimed.values():
             os.set_inheritable(file.fileno(), True)
-        os.environ[VISIBLE] = ",".join(names[index] for index in sorted(claimed))
+        os.environ[VISIBLE] = os.environ[CLAIMED] = ",".join(names[index] for index in sorted(claimed))
     os.execvp(command[0], command)
 
 

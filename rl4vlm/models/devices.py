@@ -7,7 +7,7 @@ from typing import IO
 
 import torch
 
-from rl4vlm.core.gpus import claim_gpus, shown_gpus
+from rl4vlm.core.gpus import claim_gpus, claimed_before, shown_gpus
 
 _claimed: dict[int, IO[str]] = {}
 """The lock file of the GPU that this process has claimed, by its index."""
@@ -16,9 +16,9 @@ _claimed: dict[int, IO[str]] = {}
 def choose_device(name: str) -> torch.device:
     """The torch device for a name.
 
-    `auto` is a GPU that no other job has claimed, for as long as this process lives; without a GPU, the CPU. One of
-    several launched processes gets `cuda`, and takes the GPU of its local rank; their launcher claims the GPUs
-    (`rl4vlm.core.gpus`).
+    `auto` is a GPU that no other job has claimed, for as long as this process lives; without a GPU, the CPU. If the
+    process was started through `rl4vlm.core.gpus`, it has its GPUs already and takes the first. One of several launched
+    processes gets `cuda`, and takes the GPU of its local rank.
 
     Raises:
         ValueError: torch does not know the name, or there is no such GPU.
@@ -44,6 +44,8 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def _claimed_gpu(count: int) -> int:
     """The index of a GPU among `count` that this process has to itself, the same one at each call."""
+    if claimed_before():
+        return 0
     if not _claimed:
         # A scheduler may show each job other GPUs: the locks are named after the machine's own names.
         names = shown_gpus()

@@ -111,7 +111,9 @@ def check_engine(accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         raise ValueError("engine vllm works in one process: set resources.ppo.processes to 1")
     if accelerator.device.index:
-        raise ValueError(f"engine vllm takes the first GPU, not {accelerator.device}: choose by CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"engine vllm takes the first GPU, not {accelerator.device}: run `python -m rl4vlm.core.gpus 1 rl4vlm ...`"
+        )
 
 
 def _engine(model: ActorCritic, settings: PPOSettings) -> VLLMEngine:

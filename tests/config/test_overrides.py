@@ -161,7 +161,7 @@ def test_what_is_no_number_has_no_word() -> None:
 
 
 def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:
-    config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 1}}, "accelerate": "my files/ddp.yaml"}
+    config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 0}}, "accelerate": "my files/ddp.yaml"}
     assert training_command(config, "sft") == ["rl4vlm"]
     words = training_command(config, "ppo")
     claim = ["python", "-m", "rl4vlm.core.gpus", "2"]
@@ -169,6 +169,11 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-1] == "rl4vlm"
+
+
+def test_one_process_sees_only_the_gpu_that_is_claimed_for_it() -> None:
+    config = {"resources": {"ppo": {"gpu": 1}}}
+    assert training_command(config, "ppo") == ["python", "-m", "rl4vlm.core.gpus", "1", "rl4vlm"]
 
 
 def test_several_nodes_have_a_launcher_each() -> None:

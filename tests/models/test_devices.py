@@ -49,6 +49,29 @@ def test_no_gpu_is_handed_out_twice_and_none_stays_idle(tmp_path: Path, monkeypa
             job.communicate()
 
 
+def test_a_job_takes_the_gpu_that_was_claimed_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    holder = start(2)
+    claim = [sys.executable, "-m", "rl4vlm.core.gpus", "1", sys.executable, "-c", JOB]
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "0"
+        # It claims "1", and sees it as its only one: it neither waits for its own claim nor takes GPU "3".
+        job = subprocess.run([*claim, "1"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert (job.stdout.strip(), job.stderr) == ("0", "")
+        # One that is shown other GPUs than those claimed for it claims one of these.
+        monkeypatch.setenv("RL4VLM_CLAIMED_GPUS", "1")
+        other = start(2)
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == "1"
+        other.kill()
+        other.communicate()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def test_of_launched_processes_each_takes_that_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     from rl4vlm.models.devices import choose_device
 
