@@ -182,7 +182,8 @@ def test_an_unknown_task_stops_a_dry_run_and_is_named(workspace: Workspace) -> N
 
 def test_overlays_stack_over_the_papers_scale(workspace: Workspace) -> None:
     done = workspace.snakemake("-n", "-p", "--configfile", "config/paper.yaml", "config/paper-fast.yaml")
-    commands = re.findall(r"^Shell command: rl4vlm ppo (.*)$", done.stdout, flags=re.MULTILINE)
+    prefix = r"^Shell command: python -m rl4vlm\.core\.gpus 1 rl4vlm ppo (.*)$"
+    commands = re.findall(prefix, done.stdout, flags=re.MULTILINE)
     assert len(commands) == TASKS * STYLES + LAMBDAS
     for command in commands:
         assert {f"num_envs={16 if 'ALFWorld' in command else 64}", "clip_range=0.1"} <= set(command.split())
