@@ -163,7 +163,7 @@ def test_a_key_in_the_wrong_place_is_not_shown() -> None:
 def test_values_get_their_types() -> None:
     told = {"ppo": {"defaults": {"learning_rate": "1e-5", "gamma": 1, "num_envs": 32.0}}}
     config = laid_over("default", told)
-    settings = stage_settings(config, "ppo", "NumberLine")
+    settings = stage_settings(config, "ppo", "EZPoints")
     assert (settings["learning_rate"], settings["gamma"], settings["num_envs"]) == (1e-5, 1.0, 32)
     assert [type(settings[name]) for name in ("learning_rate", "gamma", "num_envs")] == [float, float, int]
 
