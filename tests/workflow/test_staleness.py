@@ -63,7 +63,7 @@ def test_one_seed_adds_that_seeds_runs(finished: Workspace) -> None:
 
 
 def test_one_tasks_setting_reruns_that_tasks_runs(finished: Workspace) -> None:
-    with finished.edited("config/scales/embedded.yaml", "minibatch_size: 256\n", "minibatch_size: 64\n"):
+    with finished.edited("config/scales/embedded.yaml", "minibatch_size: 128\n", "minibatch_size: 64\n"):
         jobs = finished.planned()
     assert rules(jobs) <= RESULTS | {"ppo", "evaluate_ppo"}
     trained = [job for job in jobs if job.rule == "ppo"]
