@@ -10,6 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.config.stages.evaluation import VLM_OPTIONS
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import read_yaml
 from rl4vlm.core.nearest import did_you_mean
@@ -135,10 +136,7 @@ def api_settings(config: Mapping[str, Any], model: str, task: str, games: str = 
         known = f"there are {', '.join(models)}" if models else "there are none yet"
         raise ValueError(f"config, api_models: no model {model!r}; {known} (docs/api-models.md says how to add one)")
     entry = models[model]
-    settings = merge(
-        evaluation_settings(config, task, games),
-        {name: entry[name] for name in API_PLAY if entry.get(name) is not None},
-    )
+    settings = merge(_evaluation_over_http(config, task, games), _given(entry))
     reached = {name: value for name, value in entry.items() if name not in (*API_ENTRY, *API_PLAY)}
     if "num_envs" not in entry and "concurrency" in entry:
         settings["num_envs"] = entry["concurrency"]
@@ -153,10 +151,18 @@ def api_style(config: Mapping[str, Any], model: str) -> str:
 def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Settings of the evaluation of a trained checkpoint over HTTP: the stage's, with what `over_http` says."""
     here = config["over_http"]
-    settings = merge(
-        evaluation_settings(config, task), {name: here[name] for name in API_PLAY if here.get(name) is not None}
-    )
+    settings = merge(_evaluation_over_http(config, task), _given(here))
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
+
+
+def _evaluation_over_http(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
+    """`evaluation_settings` without those of a model that is loaded in the evaluation's own process."""
+    found = evaluation_settings(config, task, games)
+    return {name: value for name, value in found.items() if name not in VLM_OPTIONS}
+
+
+def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in API_PLAY if entry.get(name) is not None}
 
 
 CNN_EVALUATION = ("episodes", "num_envs", "seed_base", "games", "env", "device", "save_minutes")

@@ -27,17 +27,17 @@ ON_EACH_NODE = (
 one, at which all processes meet."""
 
 
-def training_command(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The words that a training's command line begins with: `rl4vlm`, or what claims GPUs for it or launches several.
+def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
+    """The words that a stage's command line begins with: `rl4vlm`, or what claims GPUs for it or launches several.
 
     Args:
         config: a checked config. `resources.<stage>` has the number of `processes`, and of the SLURM `nodes` that they
             run on; `accelerate` names the file that says how they share the work.
-        stage: `sft` or `ppo`, or any other stage, which runs in one process.
+        stage: an entry of `resources`; `sft` and `ppo` may run in several processes.
     """
     asked = config["resources"][stage]
     processes, nodes = asked.get("processes", 1), asked.get("nodes", 1)
-    # It holds the GPUs for as long as the training runs, and hides all others: vLLM takes the first that it sees. On
+    # It holds the GPUs for as long as the stage runs, and hides all others: vLLM takes the first that it sees. On
     # several nodes SLURM assigns them, so none are claimed.
     claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] and nodes == 1 else []
     if processes == 1:

@@ -24,6 +24,15 @@ def check_vllm() -> None:
         raise ValueError("engine 'vllm' needs vllm, which is not installed: docs/install.md says how (vLLM)")
 
 
+def check_vllm_on(device: torch.device) -> None:
+    """Raise ValueError if vLLM is not installed, or if the model is on another GPU than the first."""
+    check_vllm()
+    if device.index:
+        raise ValueError(
+            f"engine vllm takes the first GPU, not {device}: run `python -m rl4vlm.core.gpus 1 rl4vlm ...`"
+        )
+
+
 class VLLMEngine:
     """Samples replies from the policy that `ActorCritic.generate` samples from, with other random numbers.
 

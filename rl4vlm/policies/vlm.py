@@ -20,7 +20,7 @@ from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.devices import choose_device, to_device
 from rl4vlm.models.encode import Encoded
 from rl4vlm.models.value_head import FILE as VALUE_FILE
-from rl4vlm.models.vllm_engine import VLLMEngine
+from rl4vlm.models.vllm_engine import VLLMEngine, check_vllm_on
 from rl4vlm.policies.trainable import Rescored, column
 
 
@@ -98,6 +98,8 @@ class VLMPolicy:
         attn_implementation: str | None = None,
         kv_cache: str | None = None,
         one_view: bool = False,
+        engine: str = "transformers",
+        engine_cache_gb: float = 8.0,
     ) -> VLMPolicy:
         """Load a policy from a checkpoint folder or a Hugging Face name.
 
@@ -111,7 +113,15 @@ class VLMPolicy:
             attn_implementation: see there.
             kv_cache: as for `ActorCritic`.
             one_view: see there.
+            engine: what samples the replies, `transformers` or `vllm`.
+            engine_cache_gb: memory for the key-value cache of vLLM, in GB.
+
+        Raises:
+            ValueError: vLLM is not installed, does not know the model, or would use another GPU.
         """
+        place = choose_device(device)
+        if engine == "vllm":
+            check_vllm_on(place)  # before the model is loaded, which takes minutes
         model = ActorCritic.load(
             checkpoint,
             temperature=temperature,
@@ -121,10 +131,13 @@ class VLMPolicy:
             attn_implementation=attn_implementation,
             kv_cache=kv_cache,
             one_view=one_view,
-            device=choose_device(device),
+            device=place,
         )
+        sampler = vllm_for(model, engine_cache_gb) if engine == "vllm" else None
         # A checkpoint of SFT has no value head, and the values of the random one in its place mean nothing.
-        return cls(model, critic=Path(checkpoint, VALUE_FILE).is_file())
+        policy = cls(model, critic=Path(checkpoint, VALUE_FILE).is_file(), engine=sampler)
+        policy.sync()
+        return policy
 
     @property
     def player(self) -> VLMPolicy:
@@ -190,7 +203,7 @@ class VLMPolicy:
             return self.model.generate(prompts, rngs)
         images, texts = [request.image for request in requests], [request.prompt for request in requests]
         replies = self.engine.generate(images, texts, prompts, rngs)
-        values = self.model.values(prompts)
+        values = self.model.values(prompts) if self.critic else np.zeros(len(prompts))
         return [Generated(*reply, float(value)) for reply, value in zip(replies, values, strict=True)]
 
     @torch.no_grad()
@@ -230,6 +243,18 @@ class VLMPolicy:
             "tokens": float(len(ids)),
         }
         return Reply(text, numbers, parsed=parsed, replay_item=item)
+
+
+def vllm_for(model: ActorCritic, cache_gb: float) -> VLLMEngine:
+    """vLLM for a policy's model, with random weights until `VLMPolicy.sync`; `cache_gb` is for keys and values."""
+    return VLLMEngine(
+        model.model,
+        model.encoder,
+        model.suppressed,
+        temperature=model.temperature,
+        max_new_tokens=model.max_new_tokens,
+        cache_gb=cache_gb,
+    )
 
 
 def split_log_probs(

@@ -15,8 +15,8 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
-from rl4vlm.models.vllm_engine import VLLMEngine, check_vllm
-from rl4vlm.policies.vlm import VLMPolicy
+from rl4vlm.models.vllm_engine import check_vllm_on
+from rl4vlm.policies.vlm import VLMPolicy, vllm_for
 from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
@@ -75,7 +75,9 @@ def run(
                 reference,
                 scored_prompt=first_prompt(slots) if settings.defects.first_prompt else None,
                 dropped_tokens=settings.defects.dropped_tokens,
-                engine=_engine(model.to(accelerator.device), settings) if settings.engine == "vllm" else None,
+                engine=vllm_for(model.to(accelerator.device), settings.engine_cache_gb)
+                if settings.engine == "vllm"
+                else None,
             ),
             slots,
             accelerator,
@@ -107,24 +109,9 @@ def first_prompt(slots: Sequence[Slot]) -> str:
 
 def check_engine(accelerator: Accelerator) -> None:
     """Raise ValueError if vLLM is not installed, or if there are several processes or another GPU than the first."""
-    check_vllm()
     if accelerator.num_processes > 1:
         raise ValueError("engine vllm works in one process: set resources.ppo.processes to 1")
-    if accelerator.device.index:
-        raise ValueError(
-            f"engine vllm takes the first GPU, not {accelerator.device}: run `python -m rl4vlm.core.gpus 1 rl4vlm ...`"
-        )
-
-
-def _engine(model: ActorCritic, settings: PPOSettings) -> VLLMEngine:
-    return VLLMEngine(
-        model.model,
-        model.encoder,
-        model.suppressed,
-        temperature=settings.temperature,
-        max_new_tokens=settings.max_new_tokens,
-        cache_gb=settings.engine_cache_gb,
-    )
+    check_vllm_on(accelerator.device)
 
 
 def _reference(init: str | Path, settings: PPOSettings, device: torch.device) -> ActorCritic:

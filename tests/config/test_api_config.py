@@ -16,6 +16,7 @@ from rl4vlm.config.load import (
     API_PLAY,
     api_settings,
     api_style,
+    evaluation_settings,
     http_settings,
 )
 from rl4vlm.config.overrides import parse_settings, setting_words
@@ -23,7 +24,7 @@ from rl4vlm.config.runs import api_runs, evaluation_runs, http_runs
 from rl4vlm.config.schema import ApiModel
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
-from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.config.stages.evaluation import VLM_OPTIONS, EvaluationSettings
 from tests.config.test_config_files import laid_over
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,16 @@ def test_the_first_main_run_of_a_task_is_asked_over_http() -> None:
     settings = http_settings(CONFIG, "Blackjack")
     assert (settings["episodes"], settings["temperature"]) == (5, 0.2)
     assert settings["api"] == {"timeout": 9, "cache": "results/api_cache", "concurrency": 2}
+
+
+def test_settings_of_a_model_in_this_process_are_not_sent_to_one_over_http() -> None:
+    models = {"local": {"base_url": "http://localhost:1/v1", "model": "a/b"}}
+    config = laid_over("paper", {"api_models": models, "over_http": {"tasks": ["NumberLine"]}})
+    assert evaluation_settings(config, "NumberLine")["one_view"]
+    for settings in (api_settings(config, "local", "NumberLine"), http_settings(config, "NumberLine")):
+        assert not set(VLM_OPTIONS) & set(settings)
+        # The policy refuses every option that it has no use for.
+        assert not set(VLM_OPTIONS) & set(build_settings(EvaluationSettings, settings).loading)
 
 
 def test_the_examples_of_the_config_are_valid() -> None:

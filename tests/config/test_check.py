@@ -214,6 +214,7 @@ def test_a_file_for_several_processes_must_be_there() -> None:
             {"engine": "vllm", "importance_cap": 2},
             "ppo for NumberLine: engine=vllm needs vllm, in a separate environment",
         ),
+        ("evaluation.defaults.engine", "vllm", "evaluation for NumberLine: engine=vllm needs vllm, in a separate"),
     ],
 )
 def test_a_package_that_jobs_would_not_find_is_named(place: str, value: Any, said: str) -> None:

@@ -20,7 +20,7 @@ from rl4vlm.config.overrides import (
     parse_settings,
     setting_words,
     stage_arguments,
-    training_command,
+    stage_command,
 )
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings
@@ -162,8 +162,8 @@ def test_what_is_no_number_has_no_word() -> None:
 
 def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:
     config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 0}}, "accelerate": "my files/ddp.yaml"}
-    assert training_command(config, "sft") == ["rl4vlm"]
-    words = training_command(config, "ppo")
+    assert stage_command(config, "sft") == ["rl4vlm"]
+    words = stage_command(config, "ppo")
     claim = ["python", "-m", "rl4vlm.core.gpus", "2"]
     assert words[:8] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", *claim, "accelerate", "launch"]
     assert words[words.index("--config_file") + 1] == "my files/ddp.yaml"
@@ -173,13 +173,13 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
 
 def test_one_process_sees_only_the_gpu_that_is_claimed_for_it() -> None:
     config = {"resources": {"ppo": {"gpu": 1}}}
-    assert training_command(config, "ppo") == ["python", "-m", "rl4vlm.core.gpus", "1", "rl4vlm"]
+    assert stage_command(config, "ppo") == ["python", "-m", "rl4vlm.core.gpus", "1", "rl4vlm"]
 
 
 def test_several_nodes_have_a_launcher_each() -> None:
     asked = {"threads": 16, "mem_mb": 9, "runtime": 60, "gpu": 8, "processes": 8, "nodes": 2}
     config = {"resources": {"ppo": asked}, "accelerate": "ddp.yaml"}
-    words = training_command(config, "ppo")
+    words = stage_command(config, "ppo")
     step = words[words.index("srun") + 1 : words.index("bash")]
     assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=16"} <= {*step}
     assert words[words.index("--num_machines") + 1] == "2"

@@ -119,6 +119,21 @@ def test_an_exported_checkpoint_loads(played: Played, tmp_path: Path) -> None:
     assert played.error() < CLOSE
 
 
+def test_an_evaluation_plays_with_it(tmp_path: Path) -> None:
+    # Greedy, so that random numbers make no difference.
+    settings = "episodes=8 num_envs=4 max_new_tokens=24 temperature=0 device=cpu engine_cache_gb=0.1"
+    for engine in ("transformers", "vllm"):
+        words = f"evaluate {BASE} EZPoints --out {tmp_path}/{engine} --set {settings} engine={engine}"
+        subprocess.run([Path(sys.executable).with_name("rl4vlm"), *words.split()], check=True)
+    plain, sampled = (
+        [json.loads(line) for line in (tmp_path / engine / "episodes.jsonl").read_text().splitlines()]
+        for engine in ("transformers", "vllm")
+    )
+    assert [[step["reply"] for step in episode["steps"]] for episode in plain] == [
+        [step["reply"] for step in episode["steps"]] for episode in sampled
+    ]
+
+
 def test_ppo_trains_with_it(tmp_path: Path) -> None:
     settings = (
         "engine=vllm engine_cache_gb=0.1 importance_cap=2 total_env_steps=32 num_envs=4 num_steps=16 ppo_epochs=1 "

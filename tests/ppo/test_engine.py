@@ -1,4 +1,4 @@
-"""PPO with an engine that samples in place of the model: here a stand-in for vLLM, which `make test-vllm` tests."""
+"""PPO and evaluation with an engine in place of the model: here a stand-in for vLLM, which `make test-vllm` tests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
+from rl4vlm.evaluation import run as evaluation
 from rl4vlm.models import vllm_engine
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.hub_names import hub_weights
-from rl4vlm.ppo import train
+from rl4vlm.policies import vlm
 from rl4vlm.ppo.train import check_engine, run
 from tests.ppo.test_train import SETTINGS
 
@@ -45,8 +47,8 @@ class StandIn:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    monkeypatch.setattr(train, "VLLMEngine", StandIn)
-    monkeypatch.setattr(train, "check_vllm", lambda: None)
+    monkeypatch.setattr(vlm, "VLLMEngine", StandIn)
+    monkeypatch.setattr(vllm_engine, "check_vllm", lambda: None)
     load = ActorCritic.load
 
     def keep(*args: Any, **options: Any) -> ActorCritic:
@@ -71,6 +73,44 @@ def test_the_engine_plays_with_the_current_weights_and_its_mismatch_is_measured(
         assert line["effective_sample_size"] == pytest.approx(1, abs=1e-4)
         # The error is 2 for one of a reply's tokens, and 1 for the others.
         assert line["token_mult_prob_error"] == pytest.approx(1 + 1 / line["reply_tokens"], rel=1e-3)
+
+
+EVALUATION = EvaluationSettings(episodes=3, num_envs=2, max_new_tokens=8, engine="vllm", engine_cache_gb=0.5)
+
+
+def evaluate(checkpoint: Path, out: Path, settings: EvaluationSettings = EVALUATION) -> list[dict[str, Any]]:
+    evaluation.run(policy=str(checkpoint), task="NumberLine", style=Style.COT, out=out, settings=settings)
+    return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+
+
+def test_an_evaluation_plays_with_the_engine_and_the_weights_of_the_checkpoint(
+    engine: Any, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = evaluate(tiny_checkpoint, tmp_path / "plain", replace(EVALUATION, engine="transformers"))
+    # The checkpoint has no critic, so the model itself has nothing to do.
+    monkeypatch.setattr(ActorCritic, "values", lambda *_: pytest.fail("the prompts were read for their values"))
+    played = evaluate(tiny_checkpoint, tmp_path / "engine")
+    assert engine.made.options == {"temperature": 0.2, "max_new_tokens": 8, "cache_gb": 0.5}
+    (head,) = engine.made.heads
+    assert torch.equal(head, engine.learner.model.get_output_embeddings().weight)
+    for ours, its in zip(plain, played, strict=True):
+        assert (ours["seed"], ours["length"], ours["success"]) == (its["seed"], its["length"], its["success"])
+        # The stand-in reports a first token that is twice as probable.
+        for own, other in zip(ours["steps"], its["steps"], strict=True):
+            assert own["reply"] == other["reply"]
+            before, after = (step["logprob_thoughts"] + step["logprob_action"] for step in (own, other))
+            assert after - before == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_an_evaluation_with_vllm_refuses_quantised_weights_and_another_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="engine vllm does not work with quantize"):
+        replace(EVALUATION, quantize="4bit")
+    monkeypatch.setattr(vllm_engine, "check_vllm", lambda: None)
+    monkeypatch.setattr(vlm, "choose_device", lambda name: torch.device(name))
+    with pytest.raises(ValueError, match="takes the first GPU, not cuda:1"):
+        evaluate(tmp_path, tmp_path / "out", replace(EVALUATION, device="cuda:1"))
 
 
 @pytest.mark.parametrize(

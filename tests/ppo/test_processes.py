@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from rl4vlm.cli import main
-from rl4vlm.config.overrides import training_command
+from rl4vlm.config.overrides import stage_command
 from rl4vlm.core.output import UNFINISHED
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
@@ -173,7 +173,7 @@ def test_what_is_played_does_not_depend_on_the_processes(tmp_path):
         "resources": {"ppo": {"processes": 2, "gpu": 0}},
         "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml"),
     }
-    command = [*training_command(config, "ppo"), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
+    command = [*stage_command(config, "ppo"), "cnn", *ARGUMENTS, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *words], env=ENVIRONMENT, check=True, timeout=600)
     assert main(["cnn", *ARGUMENTS, "--out", str(tmp_path / "one"), "--set", *words]) == 0
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
@@ -198,7 +198,7 @@ def test_a_vision_language_model_in_two_processes(strategy, tiny_checkpoint, tmp
         "accelerate": str(ROOT / "config" / "accelerate" / f"{strategy}.yaml"),
     }
     stage = ["ppo", *ARGUMENTS, "--init", str(tiny_checkpoint)]
-    command = [*training_command(config, "ppo"), *stage, "--out", str(tmp_path / "two")]
+    command = [*stage_command(config, "ppo"), *stage, "--out", str(tmp_path / "two")]
     subprocess.run([*command, "--set", *VLM_WORDS], env=ENVIRONMENT, check=True, timeout=600)
     assert main([*stage, "--out", str(tmp_path / "one"), "--set", *VLM_WORDS]) == 0
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
@@ -241,7 +241,7 @@ def test_launchers_of_two_nodes_are_two_processes_of_one(tiny_checkpoint, tmp_pa
     for nodes in (1, 2):
         asked = {"threads": 1, "gpu": 0, "processes": 2, "nodes": nodes}
         config = {"resources": {"ppo": asked}, "accelerate": str(ROOT / "config" / "accelerate" / "ddp.yaml")}
-        command = [*training_command(config, "ppo"), *stage, "--out", str(tmp_path / str(nodes)), "--set", *VLM_WORDS]
+        command = [*stage_command(config, "ppo"), *stage, "--out", str(tmp_path / str(nodes)), "--set", *VLM_WORDS]
         subprocess.run(command, env=environment, check=True, timeout=900)
     assert metrics_of(tmp_path / "2") == metrics_of(tmp_path / "1")
     one, two = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("1", "2"))

@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 from torch.distributed.launcher.api import LaunchConfig
 
-from rl4vlm.config.overrides import SHUTDOWN_SECONDS, training_command
+from rl4vlm.config.overrides import SHUTDOWN_SECONDS, stage_command
 from rl4vlm.training.distributed import Processes, all_reduce_sum, local_env_indices, micro_batches
 
 
@@ -61,7 +61,7 @@ def test_a_single_process_needs_no_others() -> None:
 def test_a_launched_training_has_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher kills what still runs after this time; a large model's step outlasts torch's default."""
     config = {"resources": {"ppo": {"gpu": 2, "processes": 2}}, "accelerate": "ddp.yaml"}
-    name, _, seconds = training_command(config, "ppo")[1].partition("=")
+    name, _, seconds = stage_command(config, "ppo")[1].partition("=")
     monkeypatch.setenv(name, seconds)
     limit = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout
     assert limit == SHUTDOWN_SECONDS > 30

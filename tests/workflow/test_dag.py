@@ -147,9 +147,12 @@ def test_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None
     gpus = {rule: set(re.findall(r"gpu=(\d)", details)) for rule, details, _ in blocks}
     assert all(gpus[rule] == {"1"} for rule in ("sft", "ppo", "evaluate_sft", "evaluate_ppo"))
     assert all(gpus[rule] == {"0"} for rule in ("sft_data", "evaluate_scripted", "tables", "training_curves"))
-    rules = ("download", "sft", "ppo")
+    rules = ("download", "sft", "ppo", "evaluate_sft", "evaluate_ppo")
     commands = {rule: [command for found, _, command in blocks if found == rule] for rule in rules}
     assert "llava-hf/llava-v1.6-mistral-7b-hf" in commands["download"][0]
+    for rule in rules[1:]:
+        # It claims a GPU, which is then the first that the job sees.
+        assert all(command.startswith("python -m rl4vlm.core.gpus 1 rl4vlm ") for command in commands[rule])
     assert len(commands["sft"]) == TASKS * STYLES
     for command in commands["sft"]:
         assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf " in command

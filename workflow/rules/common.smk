@@ -24,7 +24,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import granted, setting_words, stage_arguments, training_command
+from rl4vlm.config.overrides import granted, setting_words, stage_arguments, stage_command
 from rl4vlm.config.runs import (
     PPORun,
     ablation_runs,

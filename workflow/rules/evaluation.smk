@@ -47,9 +47,10 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
                 state=f"{RESULTS}/state/eval/{KIND}-{RUN}",
                 style=lambda wildcards: wildcards.get("style", "nocot"),
                 settings=checkpoint_evaluation(KIND, FURTHER),
+                rl4vlm=stage_command(config, STAGE),
             shell:
-                "rl4vlm evaluate {input.checkpoint:q} {wildcards.task:q} --style {params.style:q} --out {params.out:q}"
-                " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
+                "{params.rl4vlm:q} evaluate {input.checkpoint:q} {wildcards.task:q} --style {params.style:q}"
+                " --out {params.out:q} --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_kept:
@@ -73,6 +74,7 @@ rule evaluate_kept:
         out=subpath(output.summary, parent=True),
         state=f"{RESULTS}/state/eval_kept/ppo-{PPO_RUN}/{{kept}}",
         settings=lambda wildcards: evaluation(evaluation_settings(config, wildcards.task)),
+        rl4vlm=stage_command(config, "evaluation"),
     shell:
-        "rl4vlm evaluate {input.checkpoints:q}/{wildcards.kept:q} {wildcards.task:q} --style {wildcards.style:q}"
+        "{params.rl4vlm:q} evaluate {input.checkpoints:q}/{wildcards.kept:q} {wildcards.task:q} --style {wildcards.style:q}"
         " --out {params.out:q} --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -22,7 +22,7 @@ rule ppo:
     resources:
         **grant("ppo"),
     params:
-        rl4vlm=training_command(config, "ppo"),
+        rl4vlm=stage_command(config, "ppo"),
         code=code_of("rl4vlm.ppo.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.

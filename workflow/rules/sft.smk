@@ -22,7 +22,7 @@ rule sft:
     resources:
         **grant("sft"),
     params:
-        rl4vlm=training_command(config, "sft"),
+        rl4vlm=stage_command(config, "sft"),
         code=code_of("rl4vlm.sft.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.

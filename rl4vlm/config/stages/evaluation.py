@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Attention, Count, Device, DType, KVCache, Natural, Quantization, Weight, settings
+from rl4vlm.config.fields import (
+    Attention,
+    Count,
+    Device,
+    DType,
+    KVCache,
+    Natural,
+    Positive,
+    Quantization,
+    Weight,
+    settings,
+)
 from rl4vlm.config.stages.training import SavedByTime
 from rl4vlm.core.seeding import VALIDATION_SEEDS_FROM
 
-VLM_OPTIONS = ("quantize", "attn_implementation", "kv_cache", "one_view")
-"""Settings that only a vision-language model has. They are passed to a policy only if they are set."""
+VLM_OPTIONS = ("quantize", "attn_implementation", "kv_cache", "one_view", "engine", "engine_cache_gb")
+"""Settings that only a vision-language model has. They are passed to a policy only if they differ from the default."""
 
 
 @settings
@@ -33,6 +44,11 @@ class PlaySettings:
     """Whether the KV cache has a fixed size while a reply is generated, as `kv_cache` of `ppo`."""
     one_view: bool = False
     """Show each image once, where the model would add views of its parts."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples the replies (docs/throughput.md). `vllm` has a second copy of the weights and draws
+    other random numbers."""
+    engine_cache_gb: Positive = 8.0
+    """Memory for the KV cache of `engine: vllm`, in GB."""
     device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -42,11 +58,19 @@ class PlaySettings:
     api: dict[str, Any] = field(default_factory=dict)
     """Settings of a policy that is asked over HTTP, as an entry of `api_models` has them."""
 
+    @model_validator(mode="after")
+    def _engine_fits(self) -> PlaySettings:
+        if self.engine == "vllm" and self.quantize is not None:
+            raise ValueError("engine vllm does not work with quantize")
+        return self
+
     @property
     def loading(self) -> dict[str, Any]:
         """The keyword arguments of `make_policy`."""
         always = {name: getattr(self, name) for name in ("temperature", "max_new_tokens", "dtype", "device", "api")}
-        return always | {name: getattr(self, name) for name in VLM_OPTIONS if getattr(self, name)}
+        return always | {
+            name: value for name in VLM_OPTIONS if (value := getattr(self, name)) != getattr(PlaySettings, name)
+        }
 
 
 @settings
