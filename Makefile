@@ -160,7 +160,7 @@ docs: $(INSTALLED)
 docs-site: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet
 
-# Delete the last smoke run, so that the next one runs every rule again.
+# Delete the last smoke run, so that the next one runs every job again.
 clean-smoke:
 	rm -rf results/smoke
 
