@@ -27,11 +27,12 @@ TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
 
-# Three training seeds. It alone writes README's table, docs/assets and docs/results.md.
+# Three training seeds. It alone writes README's table and docs/results.md.
 seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
-# λ with thoughts of many wordings, what defects and choices are worth, and Points24 with a longer warm start.
+# λ with thoughts of many wordings (it writes docs/results-lambda.md), what defects and choices are worth, and Points24 with
+# a longer warm start.
 lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 

@@ -60,8 +60,13 @@ def asset_files(assets: Path, tables: Collection[str] = TABLES) -> list[Path]:
 
 
 def page_in(assets: Path) -> Path:
-    """The page of results: `docs/results.md` for `docs/assets`, and inside of `assets` for any other folder.
+    """The page of results: `docs/results.md` for `docs/assets`, `docs/results-NAME.md` for `docs/assets/NAME`, and
+    inside of `assets` for any other folder.
 
-    Other scales write to a folder of their own, and nothing outside of it.
+    Only the configs whose results are published write to `docs`. All others write nothing outside of their own folder.
     """
-    return assets.parent / "results.md" if assets.parts[-2:] == ("docs", "assets") else assets / "page.md"
+    if assets.parts[-2:] == ("docs", "assets"):
+        return assets.parent / "results.md"
+    if assets.parts[-3:-1] == ("docs", "assets"):
+        return assets.parents[1] / f"results-{assets.name}.md"
+    return assets / "page.md"

@@ -78,11 +78,13 @@ def test_tables_and_figures_of_runs_that_a_config_does_not_ask_for_are_not_expec
     assert names & {"lambda.csv", "lambda_ablation.png", "ablations.csv"} == shown
 
 
-def test_the_seeds_alone_write_what_git_tracks_and_each_has_its_own_warm_start() -> None:
+def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_warm_start() -> None:
     config = ROOT / "config"
     seeds = {path.as_posix() for path in expected_files(load_config([config / "config.yaml", config / "seeds.yaml"]))}
     assert {"docs/assets/games.png", "docs/results.md"} <= seeds
     assert {f"results/seeds/sft/EZPoints-nocot-seed{seed}/metrics.jsonl" for seed in (1, 2, 3)} <= seeds
-    for overlay in [file for file in config.glob("*.yaml") if file.name not in ("config.yaml", "seeds.yaml")]:
-        others = expected_files(load_config([config / "config.yaml", overlay]))
-        assert not [path for path in others if path.parts[0] != "results"], overlay
+    published = {"seeds.yaml": "docs/results.md", "lambda.yaml": "docs/results-lambda.md"}
+    for overlay in [file for file in config.glob("*.yaml") if file.name != "config.yaml"]:
+        files = expected_files(load_config([config / "config.yaml", overlay]))
+        pages = [path.as_posix() for path in files if path.parts[0] != "results" and path.parts[1] != "assets"]
+        assert pages == [published[overlay.name]] if overlay.name in published else not pages, overlay

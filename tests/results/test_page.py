@@ -122,6 +122,7 @@ def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Pat
     assert set(found) == {out / "results.md", out / "page.md"}
     assert "(./training_curves.png)" in found[out / "page.md"]
     assert page_in(Path("docs/assets")) == Path("docs/results.md")
+    assert page_in(Path("docs/assets/lambda")) == Path("docs/results-lambda.md")
     assert {file.parent for file in asset_files(Path("results/smoke/assets"))} == {Path("results/smoke/assets")}
 
 
