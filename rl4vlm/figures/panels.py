@@ -55,7 +55,7 @@ def curves(
     draw: Callable[[Axes, Results, str, FigureStyle], None],
 ) -> Figure:
     """A figure of success over environment steps, with one panel per task that `draw` fills."""
-    note = curve_note(results, scale, style, PUBLISHED_NOTE)
+    note = curve_note(results, scale, style, PUBLISHED_NOTE, validation=True)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
     titles = [title(results, task, " (extra)" if task in NOT_IN_PAPER else "") for task in tasks]
     for axis, task in zip(panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True):
@@ -242,10 +242,10 @@ def empty(style: FigureStyle, scale: str, what: str) -> Figure:
     return sheet.figure
 
 
-def curve_note(results: Results, scale: str, style: FigureStyle, published: str) -> str:
+def curve_note(results: Results, scale: str, style: FigureStyle, published: str, *, validation: bool) -> str:
     """The small print of a figure of learning curves: what each mark means and where its number comes from.
 
-    `published` says which marks are the paper's numbers.
+    `published` says which marks are the paper's numbers, `validation` whether the figure has `validation_points`.
     """
     seeds = len({run.seed for run in results.main_runs()})
     windows = sorted({max(p.window for p in run.curve) for run in results.main_runs() if run.curve})
@@ -253,9 +253,10 @@ def curve_note(results: Results, scale: str, style: FigureStyle, published: str)
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
     over = f"mean over {seeds} seeds; band: 95 % over seeds and episodes" if seeds > 1 else "one seed; band: 95 %"
+    triangles = "Triangles: validation episodes. " if validation else ""
     return (
         f"Scale: {scale}. Lines: success rate over the last {episodes} training episodes in the order in which they "
-        f"began ({over}). Triangles: validation episodes. Points: held-out episodes, with 95 % intervals. {published} "
+        f"began ({over}). {triangles}Points: held-out episodes, with 95 % intervals. {published} "
         "Scripted policies: enumerated on the rules of the games, or measured here."
     )
 
