@@ -11,6 +11,7 @@ from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
 from rl4vlm.core.files import RECORD, parse_json
+from rl4vlm.core.types import Style
 from rl4vlm.results import names
 from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
 
@@ -20,8 +21,9 @@ TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
 
 
 def expected_tables(config: Mapping[str, Any]) -> list[str]:
-    """The tables that a config asks for: all, but `lambda` and `ablations` only if the config has such runs."""
+    """The tables that a config asks for: all, but `cot`, `lambda` and `ablations` only if the config has such runs."""
     missing = {
+        "cot": len(config["styles"]) < len(Style),
         "lambda": all(run.thought_prob_coef == thought_prob_coef(config, run.task) for run in ablation_runs(config)),
         "ablations": not any(run.variant for run in ppo_runs(config)),
     }

@@ -15,8 +15,8 @@ TABLES = {
     "ablations": "variants of the method",
     "perception": "perception accuracy",
 }
-"""The tables with their titles in the report; `lambda` and `ablations` only if there are such runs. To add one, also
-write its caption, `workflow/report/table_*.rst`."""
+"""The tables with their titles in the report; `cot`, `lambda` and `ablations` only if there are such runs. To add one,
+also write its caption, `workflow/report/table_*.rst`."""
 TABLE_KINDS = ("csv", "md", "tex")
 
 FIGURES = {
@@ -28,6 +28,8 @@ FIGURES = {
 }
 """The figures with the functions that draw them. To add one, also write a caption, `workflow/report/figure_*.rst`."""
 FIGURE_KINDS = ("pdf", "png")
+TABLE_OF = {"cot_ablation": "cot", "lambda_ablation": "lambda"}
+"""Figures that show the runs of a table, and are there only if it is."""
 
 GAMES_IMAGE = "games.png"
 README_TABLE = "results.md"
@@ -44,8 +46,8 @@ def tables_in(record: Mapping[str, Any]) -> list[str]:
 
 
 def figures_beside(tables: Collection[str]) -> list[str]:
-    """The figures of results that have these tables: no `lambda_ablation` without the table `lambda`."""
-    return [name for name in FIGURES if name != "lambda_ablation" or "lambda" in tables]
+    """The figures of results that have these tables."""
+    return [name for name in FIGURES if name not in TABLE_OF or TABLE_OF[name] in tables]
 
 
 def figure_files(tables: Collection[str] = TABLES) -> list[str]:

@@ -75,7 +75,8 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
 
     Returns:
         `main`: every method on every task (paper, table 2), reproduced by both protocols, published, and reference.
-        `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style.
+        `cot`: the ablation of the chain of thought (paper, table 3), with the warm start of each style, if both styles
+            were played.
         `lambda`: the ablation of λ (paper, figure 7), on every task that was trained with more than one λ, if any.
     """
     rows = [
@@ -84,6 +85,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
         *_published(published_rates()),
     ]
     later = [row for source, rates in later_rates().items() for row in _published(rates, source)]
+    both_styles = {"RL4VLM", "RL4VLM-noCoT"} <= {run.method for run in results.evaluations}
     swept = {task for task in results.tasks if len(results.lambdas(task)) > 1}
     evaluations = [run for run in results.evaluations if run.task in swept and run.method == "RL4VLM"]
     runs = [run for run in results.training_runs if run.task in swept and run.method == "RL4VLM"]
@@ -95,7 +97,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
     return {
         # The paper's main table has no warm start without thoughts.
         "main": _frame(row for row in [*rows, *later, *_reference()] if row.method != "LLaVA-sft-noCoT"),
-        "cot": _frame(row for row in rows if row.method in COT_METHODS),
+        **({"cot": _frame(row for row in rows if row.method in COT_METHODS)} if both_styles else {}),
         **({"lambda": _frame(lambda_rows)} if swept else {}),
     }
 

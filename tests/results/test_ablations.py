@@ -46,7 +46,7 @@ def test_no_other_table_counts_variants(inputs: dict[str, Any], tmp_path: Path) 
     plain = make_results(tmp_path / "plain", ("NumberLine",), ("cot",), (1, 2, 3), (0.5,))
     for name, found in (("with", inputs), ("without", plain.inputs)):
         build_tables(**found, out=tmp_path / name, scale="embedded")
-    for table in ("main", "cot", "differences", "ceiling", "perception"):
+    for table in ("main", "differences", "ceiling", "perception"):
         with_variants, without = ((tmp_path / name / f"{table}.csv").read_text() for name in ("with", "without"))
         assert with_variants == without
     text = (tmp_path / "with" / "ablations.md").read_text()

@@ -66,8 +66,8 @@ def test_the_default_config_expects_what_the_design_names() -> None:
 @pytest.mark.parametrize(
     ("overlays", "shown"),
     [
-        ([], set()),
-        (["smoke.yaml"], {"lambda.csv", "lambda_ablation.png"}),
+        ([], {"cot.csv", "cot_ablation.png"}),
+        (["smoke.yaml"], {"cot.csv", "cot_ablation.png", "lambda.csv", "lambda_ablation.png"}),
         (["lambda.yaml"], {"lambda.csv", "lambda_ablation.png"}),
         (["ablations.yaml"], {"ablations.csv"}),
     ],
@@ -75,7 +75,8 @@ def test_the_default_config_expects_what_the_design_names() -> None:
 def test_tables_and_figures_of_runs_that_a_config_does_not_ask_for_are_not_expected(overlays, shown) -> None:
     config = load_config([ROOT / "config" / name for name in ("config.yaml", *overlays)])
     names = {path.name for path in expected_files(config)}
-    assert names & {"lambda.csv", "lambda_ablation.png", "ablations.csv"} == shown
+    depend = {"cot.csv", "cot_ablation.png", "lambda.csv", "lambda_ablation.png", "ablations.csv"}
+    assert names & depend == shown
 
 
 def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_warm_start() -> None:
