@@ -167,3 +167,15 @@ def test_a_broken_connection_is_told_without_an_output(
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["tasks"]) == 3
     assert "another program ended" in capsys.readouterr().err
+
+
+def test_a_seed_that_libraries_cannot_take_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cnn", "--task", "NumberLine", "--out", "out", "--seed", str(2**32)])
+    assert "argument --seed: 4294967296 is above 4294967295" in capsys.readouterr().err
+
+
+def test_a_set_of_games_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["--also", "x", "episodes=3", "--also", "x", "episodes=4"]
+    assert main(["evaluate", "random", "NumberLine", "--out", str(tmp_path / "out"), *twice]) == 2
+    assert "--also x is given twice" in capsys.readouterr().err

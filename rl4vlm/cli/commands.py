@@ -172,6 +172,8 @@ def evaluate(args: argparse.Namespace) -> None:
     sets = {out: parse_settings(EvaluationSettings, words)}
     for games, *changed in args.also:
         folder = out.with_name(f"{out.name}{GAMES_MARK}{games}")
+        if folder in sets:
+            raise ValueError(f"--also {games} is given twice")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
     states = _keep(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
     found = run_sets(policy=args.policy, task=args.task, style=args.style, sets=sets, resume_dir=states)
@@ -224,6 +226,8 @@ def check_results(args: argparse.Namespace) -> None:
     files = expected_files(config)
     file = args.claims or Path("claims.yaml")
     claims = load_claims(file, config["results_dir"]) if args.claims or file.is_file() else []
+    if args.claims and not claims:
+        raise ValueError(f"{file} has no claims about {config['results_dir']}")
     broken = problems(files)
     found = [*broken, *broken_claims(claims, Path(config["results_dir"]))]
     for problem in found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.cli.reference import settings_help
+from rl4vlm.config.fields import LARGEST_SEED
 from rl4vlm.core.types import Style
 
 
@@ -118,15 +119,19 @@ def task(parser: argparse.ArgumentParser) -> None:
 
 
 def seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=whole(0), default=1, help="decides everything that is random (default: 1)")
+    parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), default=1, help="decides everything that is random (default: 1)"
+    )
 
 
-def whole(smallest: int) -> Callable[[str], int]:
-    """The type of a whole number that is not below `smallest`."""
+def whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
+    """The type of a whole number that is not below `smallest`, and not above `largest` if there is one."""
 
     def number(text: str) -> int:
         if (value := int(text)) < smallest:
             raise argparse.ArgumentTypeError(f"{value} is below {smallest}")
+        if largest is not None and value > largest:
+            raise argparse.ArgumentTypeError(f"{value} is above {largest}")
         return value
 
     return number

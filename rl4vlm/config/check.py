@@ -21,6 +21,7 @@ from rl4vlm.config.load import (
     task_options,
     thought_prob_coef,
 )
+from rl4vlm.config.methods import METHODS, PUBLISHED_ONLY
 from rl4vlm.config.runs import lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
 from rl4vlm.config.settings import (
@@ -234,7 +235,14 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
         for games in evaluation_sets(config, task):
             yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
         yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
+    own, named = {row.name for row in METHODS.values()} - {*PUBLISHED_ONLY}, dict[str, str]()
     for model, entry in config["api_models"].items():
+        method = entry.get("method") or model
+        if method in own:
+            yield f"api_models.{model}: method {method!r} is that of a policy of this project; their rows would be one"
+        if method in named:
+            yield f"api_models.{model}: method {method!r} is that of {named[method]}, too; their rows would be one"
+        named[method] = model
         for task in entry.get("tasks") or config["tasks"]:
             settings = api_settings(config, model, task)
             yield from _unfit(f"api_models.{model} for {task}", STAGES["evaluation"], settings)

@@ -75,6 +75,9 @@ LARGEST = 2**63 - 1
 
 Count = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=LARGEST)]
 Natural = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST)]
+LARGEST_SEED = 2**32 - 1
+"""The largest seed of NumPy's global generator, which libraries seed."""
+Seed = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST_SEED)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]

@@ -57,6 +57,8 @@ METHODS: dict[str, Method] = {
 }
 """All methods, in the order of tables. The key is the method's name, or the name by which a scripted policy is called
 (`rl4vlm evaluate stand17 Blackjack`)."""
+PUBLISHED_ONLY = ("BUTLER", "BUTLER_g", "GPT4-V", "Gemini")
+"""Methods that nothing here trains or plays. A model of `api_models` may have the name of one."""
 
 
 def scripted_policies() -> dict[str, Method]:

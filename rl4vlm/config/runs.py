@@ -218,7 +218,7 @@ def api_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     models = config.get("api_models") or {}
     runs = []
     for model, entry in models.items():
-        tasks = [task for task in entry.get("tasks", config["tasks"]) if task in config["tasks"]]
+        tasks = [task for task in (entry.get("tasks") or config["tasks"]) if task in config["tasks"]]
         first = [EvaluationRun(f"api-{model}-{task}", "api", task, api_style(config, model)) for task in tasks]
         both = [*first, *_on_further_games(config, first)]
         runs += both if _has_key(entry) else [run for run in both if _has_result(config, run)]

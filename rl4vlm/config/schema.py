@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from rl4vlm.config.fields import Count, FilePath, Natural, Share, Weight, settings
+from rl4vlm.config.fields import Count, FilePath, Natural, Seed, Share, Weight, settings
 from rl4vlm.config.settings import build_settings, check_some
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.api import ApiSettings
@@ -254,7 +254,7 @@ class Config:
     """Tasks that are trained and evaluated; `rl4vlm tasks` lists the known ones."""
     styles: Annotated[tuple[Style, ...], Field(min_length=1), AfterValidator(_unique)]
     """Reply styles: `cot` (thoughts, then the action) and `nocot` (the action alone)."""
-    seeds: Annotated[tuple[Natural, ...], Field(min_length=1), AfterValidator(_unique)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)]
     """Training seeds. Each repeats everything that is trained: SFT, PPO from that warm start, CNN+RL.
     Demonstrations are the same for all."""
     container: str = "rl4vlm.sif"

@@ -34,7 +34,9 @@ class Claim:
 def load_claims(file: Path, results_dir: str) -> list[Claim]:
     """The claims about a config's `results_dir`, if any. Raises ValueError naming what is wrong with the file."""
     try:
-        return TypeAdapter(dict[str, list[Claim]]).validate_python(read_yaml(file) or {}).get(results_dir, [])
+        claims = TypeAdapter(dict[str, list[Claim]]).validate_python(read_yaml(file) or {})
+        # As paths, so that `results/` is `results`.
+        return {Path(folder): of_it for folder, of_it in claims.items()}.get(Path(results_dir), [])
     except (OSError, ValidationError) as error:
         raise ValueError(f"{file} holds no claims: {error}") from None
 

@@ -11,6 +11,7 @@ from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
 from rl4vlm.core.files import RECORD, parse_json
+from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results import names
 from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
@@ -62,9 +63,16 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
 
 
 def problems(files: Sequence[Path]) -> list[str]:
-    """What is wrong with each file, if anything: it is missing, empty, or not of the kind that its name says."""
-    found = [(path, _problem(path)) for path in files]
-    return [f"{path}: {problem}" for path, problem in found if problem]
+    """What is wrong with each file, if anything: it is missing, empty, or not of the kind that its name says; and with
+    each folder: a file in it is not the one that its record lists."""
+    found = {path: problem for path in files if (problem := _problem(path))}
+    for folder in {path.parent: None for path in files if path.name == RECORD}:
+        if not any(folder in path.parents for path in found):
+            try:
+                check_unchanged(folder)
+            except ValueError as error:
+                found[folder] = str(error)
+    return [f"{path}: {problem}" for path, problem in found.items()]
 
 
 def _problem(path: Path) -> str | None:
@@ -84,7 +92,8 @@ def _malformed(suffix: str, content: bytes) -> str | None:
         if suffix == ".json":
             parse_json(text, "it")
         elif suffix == ".jsonl":
-            for number, line in enumerate(text.splitlines(), start=1):
+            # Not splitlines: a string in JSON may hold other separators of lines.
+            for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
                 parse_json(line, f"line {number}")
     except UnicodeDecodeError as error:
         return f"not text: {error}"

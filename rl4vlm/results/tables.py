@@ -312,7 +312,8 @@ def markdown(table: pd.DataFrame, words: int = 2) -> str:
 
 def _latex(table: pd.DataFrame, caption: str) -> str:
     """The table as a `table` environment (package booktabs)."""
-    escaped = table.rename(columns=_tex).map(_tex)
+    # An empty table has columns of numbers.
+    escaped = table.rename(columns=_tex).astype(str).map(_tex)
     first = escaped.columns[0]
     # A group begins with a little space above it, the first one excepted.
     begins = (escaped[first] != "") & (escaped.index > 0)

@@ -276,5 +276,9 @@ def reply_losses(
 
 def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:
     """Encode a demonstration's image and prompt, as PPO and evaluation do."""
-    with Image.open(sample.image) as image:
-        return encoder.prompt(np.asarray(image.convert("RGB")), sample.prompt)
+    try:
+        with Image.open(sample.image) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"the image of sample {sample.id!r}, {sample.image}, cannot be read: {error}") from error
+    return encoder.prompt(pixels, sample.prompt)

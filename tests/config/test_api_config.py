@@ -150,6 +150,30 @@ def test_settings_of_a_model_in_this_process_are_not_sent_to_one_over_http() -> 
         assert not set(VLM_OPTIONS) & set(build_settings(EvaluationSettings, settings).loading)
 
 
+def test_null_for_the_tasks_of_a_model_is_all_of_them() -> None:
+    entry = {"model": "m", "base_url": "http://h/v1", "tasks": None}
+    config = laid_over("default", {"api_models": {"x": entry}})
+    assert {run.task for run in api_runs(config)} == set(config["tasks"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        (["RL4VLM"], "method 'RL4VLM' is that of a policy of this project"),
+        (["A", "A"], "api_models.m1: method 'A' is that of m0, too"),
+        (["A", "m0"], None),
+        (["GPT4-V"], None),
+    ],
+)
+def test_a_row_of_the_tables_is_of_one_method(methods: list[str], said: str | None) -> None:
+    entries = {f"m{n}": {"model": "m", "base_url": "http://h/v1", "method": name} for n, name in enumerate(methods)}
+    if said is None:
+        laid_over("default", {"api_models": entries})
+    else:
+        with pytest.raises(ValueError, match=said):
+            laid_over("default", {"api_models": entries})
+
+
 def test_the_examples_of_the_config_are_valid() -> None:
     text = (ROOT / "config" / "config.yaml").read_text()
     start = "api_models: {}\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rl4vlm.cli.commands import check_results
 from rl4vlm.config.load import load_config
 from rl4vlm.results.claims import Claim, broken_claims, load_claims
 from rl4vlm.results.tables import build_tables
@@ -78,3 +80,16 @@ def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> No
     # The numbers differ, for these results are invented; but each claim finds its one cell.
     assert not [problem for problem in broken_claims(claims, tmp_path) if "rows" in problem or "no column" in problem]
     assert load_claims(ROOT / "claims.yaml", "results/smoke") == []
+
+
+def test_claims_are_found_however_the_folder_is_written(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text("results/x:\n- {claim: c, file: t.csv, column: v, value: 1}\n")
+    for folder in ("results/x", "./results/x", "results/x/"):
+        assert len(load_claims(tmp_path / "claims.yaml", folder)) == 1
+    assert load_claims(tmp_path / "claims.yaml", "results/y") == []
+
+
+def test_a_named_file_without_claims_about_the_results_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text("results/elsewhere: []\n")
+    with pytest.raises(ValueError, match=r"claims\.yaml has no claims about results$"):
+        check_results(Namespace(config=[], claims=tmp_path / "claims.yaml"))

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.config.load import load_config
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.types import Style
+from rl4vlm.evaluation.run import run
 from rl4vlm.results.expected import expected_files, problems
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,24 @@ def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, content: bytes 
         file.write_bytes(content)
     found = problems([file])
     assert found == [] if problem is None else len(found) == 1 and problem in found[0] and str(file) in found[0]
+
+
+def test_a_file_that_its_record_does_not_list_as_it_is_is_found(tmp_path: Path) -> None:
+    evaluation = tmp_path / "random-NumberLine"
+    run(policy="random", task="NumberLine", style=Style.COT, out=evaluation, settings=EvaluationSettings(episodes=3))
+    files = [evaluation / name for name in ("episodes.jsonl", "summary.json", "run.json")]
+    assert problems(files) == []
+    lines = files[0].read_text().splitlines(keepends=True)
+    files[0].write_text("".join(lines[:2]))
+    (problem,) = problems(files)
+    assert "episodes.jsonl is damaged or was changed" in problem
+    files[1].unlink()
+    assert problems(files) == [f"{files[1]}: missing"]
+
+
+def test_a_string_in_json_may_hold_other_separators_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"reply": "one\u2028two"}\n', encoding="utf-8")
+    assert problems([tmp_path / "a.jsonl"]) == []
 
 
 def test_the_default_config_expects_what_the_design_names() -> None:

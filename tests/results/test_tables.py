@@ -9,7 +9,7 @@ import pytest
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.names import TABLES, table_files
 from rl4vlm.results.tables import build_tables
-from tests.results.synthetic import add_evaluation, make_results, write_lines
+from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_lines
 
 COLUMNS = [
     "method",
@@ -282,3 +282,11 @@ def test_the_same_results_give_the_same_bytes(made, tables, tmp_path):
     files = sorted(file.name for file in tables.iterdir() if file.name != "run.json")
     assert files == sorted(table_files([name for name in TABLES if name != "ablations"]))
     assert all((tmp_path / file).read_bytes() == (tables / file).read_bytes() for file in files)
+
+
+def test_results_in_which_nothing_can_be_compared_give_tables(tmp_path):
+    made = Synthetic(tmp_path)
+    add_evaluation(made, "random-EZPoints", "EZPoints", "random", "scripted", 0.1, 5)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    assert not read(tmp_path / "tables", "differences")
+    assert one(read(tmp_path / "tables", "main"), method="random", task="EZPoints", source="reproduced")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -19,9 +21,9 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.encode import Encoder
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.sft import train
-from rl4vlm.sft.data import load_samples
+from rl4vlm.sft.data import Demonstration, load_samples
 from rl4vlm.sft.data import run as make_data
-from rl4vlm.sft.train import reply_losses, run, shuffled_batches
+from rl4vlm.sft.train import encode_prompt, reply_losses, run, shuffled_batches
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training import optim
 from rl4vlm.training.store import StateFolder
@@ -184,3 +186,16 @@ def test_two_processes_equal_one_in_float64(way, tiny_checkpoint: Path, tmp_path
     assert len(one) == len(two) == 3
     for expected, found in zip(one, two, strict=True):
         assert json.loads(found) == pytest.approx(json.loads(expected), rel=1e-9)
+
+
+def test_an_image_that_cannot_be_decoded_names_its_sample(tmp_path: Path) -> None:
+    file = tmp_path / "short.png"
+    Image.new("RGB", (30, 30), "red").save(file)
+    content = bytearray(file.read_bytes())
+    # Whole chunks with too few pixels: the check of the demonstrations reads no pixels.
+    header, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    data = zlib.compress(bytes(10))
+    chunk = len(data).to_bytes(4) + b"IDAT" + data + zlib.crc32(b"IDAT" + data).to_bytes(4)
+    file.write_bytes(content[:header] + chunk + content[end:])
+    with pytest.raises(ValueError, match=r"the image of sample 's7', .*short\.png, cannot be read"):
+        encode_prompt(None, Demonstration("s7", file, "prompt", "reply"))  # type: ignore[arg-type]

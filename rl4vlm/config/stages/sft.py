@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rl4vlm.config.fields import Count, Natural, Positive, Share, Weight, settings
+from rl4vlm.config.fields import Count, Positive, Seed, Share, Weight, settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.training import RunSettings, SavedByTime
 
@@ -29,7 +29,7 @@ class SFTSettings(BackboneSettings, RunSettings, SavedByTime):
     max_length: Count = 2048
     """Longest prompt and reply, in tokens, image included. A longer sample is an error: cutting it would cut the
     action."""
-    seed: Natural = 1
+    seed: Seed = 1
     """Seed of the order of the samples and of new weights."""
     tf32: bool = False
     """Let a GPU multiply float32 matrices in TF32: several times faster, with 11 of 24 bits of each factor."""
