@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from rl4vlm.cli import main
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
@@ -85,8 +87,14 @@ def test_of_ppo_with_its_value_head(tiny_checkpoint: Path, tmp_path: Path, saved
         value_sizes=(16, 8),
         device="cpu",
     )
-    run_ppo(task="NumberLine", style=Style.COT, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
+    run_ppo(task="NumberLine", style=Style.ACTION_ONLY, init=tiny_checkpoint, out=tmp_path, seed=1, settings=settings)
     checkpoint = tmp_path / "checkpoint"
+    # It is evaluated in the style that it was trained in, unless another one is asked for.
+    for words, style in (([], "nocot"), (["--style", "cot"], "cot")):
+        out = tmp_path / "evaluations" / style
+        options = ["--set", "episodes=1", "num_envs=1", "device=cpu"]
+        assert main(["evaluate", str(checkpoint), "NumberLine", "--out", str(out), *words, *options]) == 0
+        assert json.loads((out / "summary.json").read_text())["style"] == style
     trained = next(item for item in saved if isinstance(item, ActorCritic))
     logits_apart(checkpoint, Backbone(trained.model, trained.encoder.processor), tiny_checkpoint)
 

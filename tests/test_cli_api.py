@@ -46,6 +46,19 @@ def test_a_model_of_the_config_is_evaluated(
     assert "This is a partial result, of 3 episodes: the rest of the spending cap" in capsys.readouterr().out
 
 
+def test_a_model_plays_in_the_style_of_its_entry_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MADE_UP_KEY", "secret")
+    with serving(Endpoint(say=lambda body: completion('{"action": "+"}'))) as endpoint:
+        write_config(endpoint.url)
+        config = yaml.safe_load(Path("config", "config.yaml").read_text())
+        config["api_models"]["mine"]["style"] = "nocot"
+        Path("config", "config.yaml").write_text(yaml.safe_dump(config))
+        for out, words in (("own", []), ("told", ["--style", "cot"])):
+            assert main(["evaluate", "api:mine", "NumberLine", "--out", out, *words]) == 0
+    styles = [json.loads(Path(out, "summary.json").read_text())["style"] for out in ("own", "told")]
+    assert styles == ["nocot", "cot"]
+
+
 def test_without_a_key_the_error_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
     write_config("http://127.0.0.1:9/v1")
     assert main(["evaluate", "api:mine", "NumberLine"]) == 2

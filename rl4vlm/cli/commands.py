@@ -7,13 +7,15 @@ torch.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.config.load import api_settings, load_config, merge
+from rl4vlm.config.load import api_settings, api_style, load_config, merge
 from rl4vlm.config.overrides import parse_settings, parse_words, setting_words
 from rl4vlm.core.files import RECORD
+from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.provenance import read_record
 
@@ -45,7 +47,7 @@ def play(args: argparse.Namespace) -> None:
     play(
         task=args.task,
         policy=args.policy,
-        style=args.style,
+        style=_style(args),
         seed=seed,
         settings=parse_settings(PlaySettings, _policy_settings(PlaySettings, args)),
         gif=args.gif,
@@ -176,7 +178,7 @@ def evaluate(args: argparse.Namespace) -> None:
             raise ValueError(f"--also {games} is given twice")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
     states = _keep(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
-    found = run_sets(policy=args.policy, task=args.task, style=args.style, sets=sets, resume_dir=states)
+    found = run_sets(policy=args.policy, task=args.task, style=_style(args), sets=sets, resume_dir=states)
     for (folder, settings), summary in zip(sets.items(), found, strict=True):
         games = games_played(summary.get("data_sources", ()), settings.games)
         where = f"{args.task} ({games})" if games else args.task
@@ -304,15 +306,30 @@ def _folders(parent: Path, names: list[str] | None) -> list[Path]:
 
 def _trained_with(checkpoint: Path) -> list[str]:
     """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
-    file = checkpoint.parent / RECORD
-    if not (checkpoint.is_dir() and file.is_file()):
-        return []
-    record = read_record(file)
-    if record["stage"] not in ("ppo", "cnn"):
-        return []
-    played = record["settings"]
+    played = _training_record(checkpoint).get("settings", {})
     told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]
     return setting_words({key: played[key] for key in told})
+
+
+def _training_record(checkpoint: Path) -> Mapping[str, Any]:
+    """The run record beside a checkpoint of PPO or CNN+RL; empty for any other policy."""
+    file = checkpoint.parent / RECORD
+    record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
+    return record if record.get("stage") in ("ppo", "cnn") else {}
+
+
+def _style(args: argparse.Namespace) -> Style:
+    """The style that a policy plays in: as asked for, as it was trained, or as the config's entry of its model says."""
+    if args.style is not None:
+        return Style(args.style)
+    name = args.policy.removeprefix("api:")
+    if name != args.policy:
+        described = any(word.startswith("api=") for word in args.set)
+        return Style.COT if described else Style(api_style(load_config(args.config), name))
+    record = _training_record(Path(args.policy.removeprefix("served:")))
+    # A network without language writes actions alone.
+    trained = {"style": Style.ACTION_ONLY} if record.get("stage") == "cnn" else record.get("settings", {})
+    return Style(trained.get("style", Style.COT))
 
 
 def _policy_label(policy: str) -> str:

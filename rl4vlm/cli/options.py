@@ -114,6 +114,16 @@ def style(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def played_style(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--style",
+        type=Style,
+        choices=list(Style),
+        help="replies with thoughts (cot) or the action alone (nocot); default: what the policy was trained with, or "
+        "what the config's entry of an API model says, else cot",
+    )
+
+
 def task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, metavar="TASK", help="as listed by `rl4vlm tasks`")
 

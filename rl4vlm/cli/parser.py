@@ -71,7 +71,7 @@ def _playing(add: AddStage) -> None:
     sub.add_argument(
         "--seed", type=options.whole(0), help="decides the start and all chance (default: another one each time)"
     )
-    options.style(sub)
+    options.played_style(sub)
     sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
     options.config_files(sub, "describe an `api:MODEL`")
     options.settings(sub, PlaySettings)
@@ -166,7 +166,7 @@ def _evaluating(add: AddStage) -> None:
         "config's api_models",
     )
     sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
-    options.style(sub)
+    options.played_style(sub)
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
     sub.add_argument(
         "--also",
