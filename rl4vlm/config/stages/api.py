@@ -38,7 +38,8 @@ class ApiSettings:
     requests_per_minute: Positive | None = None
     """Requests per minute at most; null sets no limit."""
     timeout: Positive = 60.0
-    """Seconds to wait for a reply."""
+    """Seconds to wait for a reply to begin, and for each further part of it. An endpoint that sends small parts without
+    an end is waited for without an end."""
     max_retries: Natural = 6
     """How often a request is tried again after a failure that may pass (status 429, 5xx, a timeout, a lost connection;
     docs/api-models.md) or an answer that is no readable completion."""
