@@ -86,8 +86,8 @@ def prefetched(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Wo
             run.finish(300)
     assert (space.folder / "results" / "smoke" / "base_model" / NAME.replace("/", "--") / "model.safetensors").is_file()
     assert cluster.jobs() == before, "prefetch must not run as a cluster job: the nodes may have no network"
-    # Run SFT outside the cluster, which is faster; the smoke run covers it as a job.
-    warm = space.snakemake("--until", "sft", *configured(space, ONE_GAME | FROM_HUB))
+    # Run SFT outside the cluster, which is faster; the smoke run covers it as a job. Each seed has its own warm start.
+    warm = space.snakemake("--until", "sft", *configured(space, ONE_GAME | FROM_HUB | {"seeds": [1, 2, 3, 4]}))
     assert warm.returncode == 0, warm.stdout[-3000:]
     return space
 
@@ -98,7 +98,7 @@ def test_gpu_jobs_get_a_device_each_and_the_third_waits(cluster: Cluster, prefet
     with submitted(prefetched, cluster, "--until", "ppo", overlay=overlay) as run:
         first = wait_for(lambda: two(ppo_environments(cluster), run.failed()), 300, "two PPO jobs to run")
         assert sorted(env["CUDA_VISIBLE_DEVICES"] for env in first.values()) == ["0", "1"]
-        # On a busy machine it is submitted after the first two have begun.
+        # On a busy machine the third is submitted after the first two have begun.
         waiting = wait_for(
             lambda: [job for job in ppo_jobs(cluster) if job.reason == "Resources"], 60, "a third to wait"
         )
