@@ -7,17 +7,13 @@ torch.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.config.load import api_settings, api_style, load_config, merge
-from rl4vlm.config.overrides import parse_settings, parse_words, setting_words
-from rl4vlm.core.files import RECORD
-from rl4vlm.core.types import Style
+from rl4vlm.cli.played import played_settings, played_style, policy_label
+from rl4vlm.config.load import load_config, merge
+from rl4vlm.config.overrides import parse_settings, parse_words
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.provenance import read_record
 
 if TYPE_CHECKING:
     from rl4vlm.training.store import StateFolder
@@ -47,9 +43,9 @@ def play(args: argparse.Namespace) -> None:
     play(
         task=args.task,
         policy=args.policy,
-        style=_style(args),
+        style=played_style(args),
         seed=seed,
-        settings=parse_settings(PlaySettings, _policy_settings(PlaySettings, args)),
+        settings=parse_settings(PlaySettings, played_settings(PlaySettings, args)),
         gif=args.gif,
         screen=find_screen(),
     )
@@ -169,8 +165,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from rl4vlm.policies.registry import kind_of
     from rl4vlm.results.read import GAMES_MARK
 
-    out = args.out or Path("evaluation", f"{_policy_label(args.policy)}-{args.task}")
-    words = _policy_settings(EvaluationSettings, args)
+    out = args.out or Path("evaluation", f"{policy_label(args.policy)}-{args.task}")
+    words = played_settings(EvaluationSettings, args)
     sets = {out: parse_settings(EvaluationSettings, words)}
     for games, *changed in args.also:
         folder = out.with_name(f"{out.name}{GAMES_MARK}{games}")
@@ -178,7 +174,7 @@ def evaluate(args: argparse.Namespace) -> None:
             raise ValueError(f"--also {games} is given twice")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
     states = _keep(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
-    found = run_sets(policy=args.policy, task=args.task, style=_style(args), sets=sets, resume_dir=states)
+    found = run_sets(policy=args.policy, task=args.task, style=played_style(args), sets=sets, resume_dir=states)
     for (folder, settings), summary in zip(sets.items(), found, strict=True):
         games = games_played(summary.get("data_sources", ()), settings.games)
         where = f"{args.task} ({games})" if games else args.task
@@ -302,54 +298,3 @@ def _folders(parent: Path, names: list[str] | None) -> list[Path]:
     if not parent.is_dir():
         raise ValueError(f"no results at {parent}: there is no such folder")
     return sorted(folder for folder in parent.iterdir() if folder.is_dir())
-
-
-def _trained_with(checkpoint: Path) -> list[str]:
-    """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
-    played = _training_record(checkpoint).get("settings", {})
-    told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]
-    return setting_words({key: played[key] for key in told})
-
-
-def _training_record(checkpoint: Path) -> Mapping[str, Any]:
-    """The run record beside a checkpoint of PPO or CNN+RL; empty for any other policy."""
-    file = checkpoint.parent / RECORD
-    record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
-    return record if record.get("stage") in ("ppo", "cnn") else {}
-
-
-def _style(args: argparse.Namespace) -> Style:
-    """The style that a policy plays in: as asked for, as it was trained, or as the config's entry of its model says."""
-    if args.style is not None:
-        return Style(args.style)
-    name = args.policy.removeprefix("api:")
-    if name != args.policy:
-        described = any(word.startswith("api=") for word in args.set)
-        return Style.COT if described else Style(api_style(load_config(args.config), name))
-    record = _training_record(Path(args.policy.removeprefix("served:")))
-    # A network without language writes actions alone.
-    trained = {"style": Style.ACTION_ONLY} if record.get("stage") == "cnn" else record.get("settings", {})
-    return Style(trained.get("style", Style.COT))
-
-
-def _policy_label(policy: str) -> str:
-    """A folder name for a policy; a run's folder `checkpoint` is known by the run's name."""
-    path = Path(policy)
-    return (path.resolve().parent.name if path.name == "checkpoint" else path.name).replace(":", "-")
-
-
-def _policy_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
-    """The `key=value` words of `--set`, after those of the config's entry for a policy `api:MODEL`.
-
-    For a checkpoint that PPO made they come after those it was trained with: the temperature is part of a policy.
-
-    A word `api={...}` describes the model by itself; the config is not read then.
-    """
-    name = args.policy.removeprefix("api:")
-    if name == args.policy:
-        return [*_trained_with(Path(args.policy)), *args.set]
-    if any(word.startswith("api=") for word in args.set):
-        return list(args.set)
-    found = api_settings(load_config(args.config), name, args.task)
-    known = {item.name for item in fields(kind)}
-    return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]

@@ -235,7 +235,8 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
         for games in evaluation_sets(config, task):
             yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
         yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
-    own, named = {row.name for row in METHODS.values()} - {*PUBLISHED_ONLY}, dict[str, str]()
+    own = {row.name for row in METHODS.values()} - {*PUBLISHED_ONLY}
+    named: dict[str, str] = {}
     for model, entry in config["api_models"].items():
         method = entry.get("method") or model
         if method in own:

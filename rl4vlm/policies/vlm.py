@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from rl4vlm.config.stages.evaluation import PlaySettings
 from rl4vlm.core.types import Reply, Request
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.models.actor_critic import ActorCritic, Generated
@@ -99,7 +100,7 @@ class VLMPolicy:
         kv_cache: str | None = None,
         one_view: bool = False,
         engine: str = "transformers",
-        engine_cache_gb: float = 8.0,
+        engine_cache_gb: float = PlaySettings.engine_cache_gb,
     ) -> VLMPolicy:
         """Load a policy from a checkpoint folder or a Hugging Face name.
 
