@@ -32,6 +32,8 @@ DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
         (OSError("cannot identify image file 'a.png'"), 3, "error: cannot identify image file 'a.png'"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 3, "Broken pipe; another program ended"),
         (MemoryError(), 4, "out of memory"),
+        # torch's, on a CPU.
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 4, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("task 'x' is unknown"), 2, "error: task 'x' is unknown"),
     ],
@@ -48,6 +50,23 @@ def test_each_kind_of_error_has_its_code_and_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rl4vlm tasks: ")
     assert said in line
+
+
+def test_an_error_that_no_user_caused_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "list_tasks", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["tasks"])
+
+
+def test_a_state_that_could_not_be_saved_is_refused_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").touch()
+    assert main([*DATA, str(tmp_path / "out"), "--state", str(tmp_path / "state")]) == 3
+    assert f"{tmp_path / 'state'}: the states need a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "raise the limit")])

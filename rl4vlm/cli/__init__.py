@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _last_words(f"rl4vlm {args.name}: interrupted")
         return 128 + SIGINT
-    except _expected() as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            raise
         # A broken connection to another program is the same error. That one is reported as a failed file.
         streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # one that the caller closed is None
         if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, streams)):
@@ -100,7 +102,7 @@ def _one_line(text: str) -> str:
 
 def _explained(stage: str, error: Exception) -> tuple[int, str]:
     """The exit code for an error, and what to print."""
-    if isinstance(error, _out_of_memory()):
+    if _out_of_memory(error):
         return OUT_OF_MEMORY, _less_memory(stage, error)
     failed = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(failed, OSError) or (failed is not error and failed.errno not in WHAT_TO_DO):
@@ -120,15 +122,13 @@ def _has_no_reader(stream: TextIO) -> bool:
     return bool(poll.poll(0))
 
 
-def _expected() -> tuple[type[Exception], ...]:
-    """The errors that users can cause."""
-    return (ValueError, OSError, *_out_of_memory())
-
-
-def _out_of_memory() -> tuple[type[Exception], ...]:
-    """What Python and torch raise; torch only where a stage has imported it, which takes seconds."""
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. Importing torch takes seconds, so only a stage that uses it has its error's class."""
     torch = sys.modules.get("torch")
-    return (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError) if torch else MemoryError):
+        return True
+    # On a CPU, torch raises an error without a class of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _less_memory(stage: str, error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.core.files import atomic_write_text
+from rl4vlm.core.files import RECORD, atomic_write_text, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
@@ -35,11 +35,11 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         push: `owner/name` of the repository; it is created, private, if it is not there.
 
     Raises:
-        ValueError: the run has no `run.json`, an evaluation has no summary or a damaged one, or `out` holds something
-            else.
+        ValueError: the run has no `run.json`; an evaluation is of another checkpoint, or its summary is missing or
+            damaged; `out` holds something else; or the hub refused the upload, or cannot be reached.
     """
     started, where = time.monotonic(), record_of(checkpoint)
-    card = model_card(read_record(where), [load_summary(place, SHOWN) for place in evaluations], where)
+    card = model_card(read_record(where), _summaries(evaluations, checkpoint), where)
     # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
     backbone = load_backbone(checkpoint, dtype="float32")
     model = merge(backbone.model).to(DTYPES[dtype])
@@ -56,12 +56,35 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
             seconds=time.monotonic() - started,
         )
     if push is not None:
-        # Only here: nothing else needs the network.
-        from huggingface_hub import HfApi
+        _upload(out, push)
 
-        hub = HfApi()
-        hub.create_repo(push, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=push, folder_path=out)
+
+def _summaries(evaluations: Sequence[Path], checkpoint: Path) -> list[Mapping[str, Any]]:
+    """The summaries of evaluations, each of which must be of this checkpoint."""
+    checksum = sha256_of(checkpoint) if evaluations else None  # it reads all weights
+    found = []
+    for place in evaluations:
+        found.append(load_summary(place, SHOWN))
+        played = read_record(place / RECORD)["inputs"].get("policy", {})
+        if played.get("sha256") != checksum:
+            raise ValueError(f"{place} evaluated {played.get('path', 'no checkpoint')}, not the weights of {checkpoint}")
+    return found
+
+
+def _upload(folder: Path, repository: str) -> None:
+    # Only here: nothing else needs the network.
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder)
+    except (HTTPError, OSError) as error:
+        raise ValueError(
+            f"{folder} is written, but was not pushed to {repository}: {error}. To push it without making it again: "
+            f"hf upload {repository} {folder}"
+        ) from error
 
 
 def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]], where: Path) -> str:

@@ -21,7 +21,7 @@ def choose_device(name: str) -> torch.device:
     processes gets `cuda`, and takes the GPU of its local rank.
 
     Raises:
-        ValueError: torch does not know the name, or there is no such GPU.
+        ValueError: torch does not know the name, or the machine has no such device.
     """
     if name == "auto":
         if not torch.cuda.is_available():
@@ -34,6 +34,10 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} is unknown to torch; examples: auto, cpu, cuda, cuda:1") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what backends raise that this torch is built without
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -42,7 +43,15 @@ class StateFolder:
     code: Callable[[], Mapping[str, str]]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder's lock, which lies beside it; see `rl4vlm.core.lock`."""
+        """Hold the folder's lock, which lies beside it; see `rl4vlm.core.lock`.
+
+        Raises:
+            OSError: no state could be saved in the folder. A run should not learn that at its first save.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "the states need a folder, and this is a file", str(self.path))
+        if self.path.exists() and not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no state can be saved here", str(self.path))
         return locked(self.path.with_name(f".{self.path.name}.lock"))
 
     def key(self, inputs: Mapping[str, Path], **run: Any) -> dict[str, Any]:

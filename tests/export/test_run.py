@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from httpx import ConnectError
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.core.files import sha256_of
 from rl4vlm.core.output import output_checksums
 from rl4vlm.export.run import run
 from rl4vlm.models.hub_names import use_hub_names
@@ -51,7 +53,10 @@ def trained(tmp_path: Path) -> Path:
     (tmp_path / "run" / "run.json").write_text(json.dumps(RECORD))
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "summary.json").write_text(json.dumps(SUMMARY))
-    return tmp_path / "run" / "checkpoint"
+    checkpoint = tmp_path / "run" / "checkpoint"
+    played = {"policy": {"path": str(checkpoint), "sha256": sha256_of(checkpoint)}}
+    (tmp_path / "eval" / "run.json").write_text(json.dumps({"stage": "evaluation", "inputs": played}))
+    return checkpoint
 
 
 def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path, tmp_path: Path) -> None:
@@ -81,6 +86,30 @@ def test_a_damaged_summary_is_named(harm: str | None, message: str, trained: Pat
     summary.write_text(json.dumps({name: value for name, value in SUMMARY.items() if name != harm} | {"episodes": 51}))
     with pytest.raises(ValueError, match=message):
         run(checkpoint=trained, out=tmp_path / "out", dtype="float32", evaluations=[tmp_path / "eval"])
+
+
+@pytest.mark.parametrize("other", ["weights", "scripted policy"])
+def test_the_card_shows_no_evaluation_of_something_else(other: str, trained: Path, tmp_path: Path) -> None:
+    if other == "weights":
+        (trained / "adapter_config.json").write_text((trained / "adapter_config.json").read_text() + "\n")
+    else:
+        (tmp_path / "eval" / "run.json").write_text(json.dumps({"stage": "evaluation", "inputs": {}}))
+    played = str(trained) if other == "weights" else "no checkpoint"
+    with pytest.raises(ValueError, match=f"eval evaluated {played}, not the weights of"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32", evaluations=[tmp_path / "eval"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_cannot_be_pushed_is_kept(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", offline)
+    with pytest.raises(ValueError, match=r"not pushed to me/model: no route to host.*hf upload me/model"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32", push="me/model")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:

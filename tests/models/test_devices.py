@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from rl4vlm.models.devices import choose_device
 
 # Says which of the GPUs it got, and holds it until its input ends.
 JOB = """
@@ -23,6 +26,14 @@ sys.stdin.read()
 def start(count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", JOB, str(count)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "xpu:1"])
+def test_a_device_that_the_machine_lacks_is_named(name: str) -> None:
+    if torch.device(name).type == (torch.accelerator.current_accelerator() or torch.device("cpu")).type:
+        pytest.skip("this machine has it")
+    with pytest.raises(ValueError, match=f"device '{name}' cannot be used: "):
+        choose_device(name)
 
 
 def test_no_gpu_is_handed_out_twice_and_none_stays_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
