@@ -7,6 +7,7 @@ torch.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,13 @@ def list_tasks(args: argparse.Namespace) -> None:
     row = "{:12} {:26} {:>8} {:>8}".format
     print(row("task", "gym id", "random", "optimal"))
     for name in task_names():
+        try:
+            gym_id = get_task_entry(name).gym_id
+        except ValueError as error:
+            print(row(name, "-", "-", "-"), error)
+            continue
         shown = (rates.get((method, name), "-") for method in ("random", "solver"))
-        print(row(name, get_task_entry(name).gym_id, *shown))
+        print(row(name, gym_id, *shown))
 
 
 def play(args: argparse.Namespace) -> None:
@@ -145,15 +151,10 @@ def memory(args: argparse.Namespace) -> None:
     from rl4vlm.models.memory import estimate, report, table
 
     if args.config:
-        from rl4vlm.config.check import checked_config
-        from rl4vlm.interaction.options import options_of
-        from rl4vlm.tasks.registry import task_names
         from rl4vlm.training.plan import Rates, plan
 
         rates = Rates(**{name: getattr(args, f"{name}_per_second") for name in ("played", "scored", "trained", "sft")})
-        config = load_config([Path("config", "config.yaml"), *args.config])
-        config = checked_config(config, task_names(), options_of, installed=lambda package: True)
-        print(plan(config, args.model, rates))
+        print(plan(_workflow_config(args.config), args.model, rates))
         return
     settings = parse_settings(MemorySettings, args.set)
     print(report(estimate(args.model, settings)) if args.model else table(settings))
@@ -220,7 +221,7 @@ def check_results(args: argparse.Namespace) -> None:
     from rl4vlm.results.claims import broken_claims, load_claims
     from rl4vlm.results.expected import expected_files, problems
 
-    config = load_config([Path("config", "config.yaml"), *args.config])
+    config = _workflow_config(args.config)
     files = expected_files(config)
     file = args.claims or Path("claims.yaml")
     claims = load_claims(file, config["results_dir"]) if args.claims or file.is_file() else []
@@ -273,6 +274,16 @@ def settings_docs(args: argparse.Namespace) -> None:
     from rl4vlm.cli.reference import write_settings_page
 
     write_settings_page(args.out)
+
+
+def _workflow_config(files: Sequence[Path]) -> dict[str, Any]:
+    """The workflow's config with `files` over it, checked. Extras of this package need not be installed here."""
+    from rl4vlm.config.check import checked_config
+    from rl4vlm.interaction.options import options_of
+    from rl4vlm.tasks.registry import task_names
+
+    config = load_config([Path("config", "config.yaml"), *files])
+    return checked_config(config, task_names(), options_of, installed=lambda package: True)
 
 
 def _read_results(args: argparse.Namespace) -> dict[str, Any]:

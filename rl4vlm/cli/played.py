@@ -63,7 +63,7 @@ def _trained_with(checkpoint: Path) -> list[str]:
 
 
 def _training_record(checkpoint: Path) -> Mapping[str, Any]:
-    """The run record beside a checkpoint of PPO or CNN+RL; empty for any other policy."""
+    """The run record beside a checkpoint of SFT, PPO or CNN+RL; empty for any other policy."""
     file = checkpoint.parent / RECORD
     record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
-    return record if record.get("stage") in ("ppo", "cnn") else {}
+    return record if record.get("stage") in ("sft", "ppo", "cnn") else {}

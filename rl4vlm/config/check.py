@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from rl4vlm.config.load import (
     api_settings,
@@ -40,10 +41,11 @@ LAUNCHED = ("sft", "ppo")
 
 @dataclass(frozen=True)
 class KnownOptions:
-    """What can be said of a task: options of its environment, each with its choices as in `env_options`, and the names
-    of the texts of its prompt."""
+    """What can be said of a task: options of its environment, each with its choices as in `env_options`, the type hints
+    of those that have one, and the names of the texts of its prompt."""
 
     env: Mapping[str, Sequence[Any]]
+    env_types: Mapping[str, Any]
     prompt: tuple[str, ...]
 
 
@@ -198,6 +200,18 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
             # Python takes 1 for True.
             if choices and (type(item), item) not in [(type(choice), choice) for choice in choices]:
                 yield f"{place}: {name} cannot be {item!r}; {did_you_mean(item, choices)}"
+        if not choices and name in known.env_types:
+            yield from _wrong_type(f"{place}: {name} cannot be {value!r}", known.env_types[name], value)
+
+
+def _wrong_type(said: str, hint: Any, value: Any) -> list[str]:
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        return [f"{said}; {error.errors()[0]['msg'].lower()}"]
+    except PydanticSchemaGenerationError:  # a class of another package, of which the config knows nothing
+        pass
+    return []
 
 
 def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from gymnasium import make
 from gymnasium.envs.registration import register, registry
@@ -16,9 +17,15 @@ from rl4vlm.tasks.registry import TaskEntry, get_task_entry, task_names
 
 
 def register_all() -> None:
-    """Register every task that Gymnasium does not know yet. Of this package's own tasks no module is imported."""
+    """Register every task that Gymnasium does not know yet. Of this package's own tasks no module is imported.
+
+    A task of another package that cannot be imported gives a warning, so that the other tasks still work.
+    """
     for name in task_names():
-        _register(name, get_task_entry(name))
+        try:
+            _register(name, get_task_entry(name))
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
 
 
 def _register(name: str, entry: TaskEntry) -> None:
@@ -36,10 +43,25 @@ def env_options(task_name: str) -> dict[str, Sequence[Any]]:
     Raises:
         ValueError: there is no such task; the message lists those that exist.
     """
-    module, _, attribute = get_task_entry(task_name).env.partition(":")
-    env = getattr(importlib.import_module(module), attribute)
+    env = _env_class(task_name)
     choices = getattr(env, "choices", {})
     return {name: choices.get(name, ()) for name in inspect.signature(env).parameters if name != "task"}
+
+
+def env_types(task_name: str) -> dict[str, Any]:
+    """The type hints of the options of a task's environment, by name; none if they cannot be evaluated.
+
+    Raises ValueError as `env_options` does.
+    """
+    try:
+        return get_type_hints(_env_class(task_name).__init__)
+    except NameError:  # it is imported for type checkers only
+        return {}
+
+
+def _env_class(task_name: str) -> Any:
+    module, _, attribute = get_task_entry(task_name).env.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def make_env(task_name: str, **options: Any) -> GameEnv:

@@ -198,7 +198,7 @@ def _run(
     """Play the rest of one set of games, and write its files to `folder`. Calls `on_turn` where it can be resumed."""
     name = policy if isinstance(policy, str) else type(policy).__name__
     made_by = origin or (
-        origin_of(policy, style, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
+        origin_of(policy, style, task, settings.api) if isinstance(policy, str) else Origin(name, "checkpoint")
     )
     game = get_task(task)
     # A reply without thoughts does not say what it reads.
@@ -310,12 +310,13 @@ def _record(
     return stopped
 
 
-def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -> Origin:
+def origin_of(policy: str, style: Style, task: str, api: Mapping[str, Any] | None = None) -> Origin:
     """What made the policy of this name, by the record beside its checkpoint if there is one.
 
     Args:
         policy: a name as for `make_policy`.
         style: how it writes its replies.
+        task: what it plays. The method of a policy that was trained on another task says so.
         api: settings of a model behind an endpoint; `method` is its name in tables.
     """
     if policy in scripted_policies():
@@ -323,11 +324,13 @@ def origin_of(policy: str, style: Style, api: Mapping[str, Any] | None = None) -
     kind, checkpoint = checkpoint_of(policy)
     if kind == "api":
         return Origin((api or {}).get("method") or checkpoint, "api")
-    made_by = _origin_of_checkpoint(checkpoint, style)
+    made_by = _origin_of_checkpoint(checkpoint, style, task)
     return made_by._replace(method=f"{made_by.method} over HTTP", kind="http") if kind == "served" else made_by
 
 
-def _origin_of_checkpoint(checkpoint: str, style: Style) -> Origin:
+def _origin_of_checkpoint(checkpoint: str, style: Style, task: str) -> Origin:
     file = record_of(Path(checkpoint))
-    found = origin_of_run(read_record(file), style, file) if file.is_file() else None
-    return found or Origin(Path(checkpoint).name, "checkpoint")
+    record = read_record(file) if file.is_file() else {}
+    found = origin_of_run(record, style, file) or Origin(Path(checkpoint).name, "checkpoint")
+    trained = record.get("settings", {}).get("task", task)
+    return found if trained == task else found._replace(method=f"{found.method} trained on {trained}")

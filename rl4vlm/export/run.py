@@ -67,7 +67,9 @@ def _summaries(evaluations: Sequence[Path], checkpoint: Path) -> list[Mapping[st
         found.append(load_summary(place, SHOWN))
         played = read_record(place / RECORD)["inputs"].get("policy", {})
         if played.get("sha256") != checksum:
-            raise ValueError(f"{place} evaluated {played.get('path', 'no checkpoint')}, not the weights of {checkpoint}")
+            raise ValueError(
+                f"{place} evaluated {played.get('path', 'no checkpoint')}, not the weights of {checkpoint}"
+            )
     return found
 
 

@@ -19,14 +19,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.config.stages.sft import SFTSettings
-from rl4vlm.core.files import JsonLines
+from rl4vlm.core.files import RECORD, JsonLines
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone, load_backbone
-from rl4vlm.results.provenance import CHECKPOINT, METRICS, write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, METRICS, read_record, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
@@ -136,11 +136,18 @@ def run(
             write_run_record(
                 folder,
                 stage="sft",
-                settings=vars(settings),
+                settings={**_demonstrated(data), **vars(settings)},
                 seeds={"sft": settings.seed},
                 inputs=inputs,
                 seconds=manager.seconds,
             )
+
+
+def _demonstrated(data: Path) -> dict[str, Any]:
+    """The task and the style of demonstrations, by the record beside them. Ready ones (`sft_data.given`) have none."""
+    file = data / RECORD
+    found = read_record(file)["settings"] if file.is_file() else {}
+    return {name: found[name] for name in ("task", "style") if name in found}
 
 
 def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:

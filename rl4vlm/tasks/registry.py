@@ -50,7 +50,7 @@ def get_task_entry(name: str) -> TaskEntry:
     """The registry's row for a task. For a task of another package it is made from the class, which is imported.
 
     Raises:
-        ValueError: there is no such task; the message lists the known ones.
+        ValueError: there is no such task; the message lists the known ones. Or the other package cannot be imported.
     """
     if name in TASKS:
         return TASKS[name]
@@ -58,7 +58,10 @@ def get_task_entry(name: str) -> TaskEntry:
     if name not in others:
         raise ValueError(f"unknown task {name!r}; {did_you_mean(name, task_names())}")
     target = others[name].value
-    task = _load(target)
+    try:
+        task = _load(target)
+    except Exception as error:  # whatever another package's module does
+        raise ValueError(f"task {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}") from error
     return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
 
 

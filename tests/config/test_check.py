@@ -124,6 +124,11 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("sft_data.given", {"NumberLine-cot": "-rf"}, "sft_data.given.NumberLine-cot: '-rf' is no usable path"),
         ("label", "a\0b", "label: the text holds a null character"),
         ("task_options.per_task.EZPoints", {"prompt": {"role": "\ud800"}}, "prompt.role: .*half of a surrogate pair"),
+        (
+            "task_options.per_task.ALFWorld",
+            {"env": {"data": 5}},
+            "env: data cannot be 5; input should be a valid string",
+        ),
         ("figures.style.color", {}, "figures.style: unknown setting 'color'; did you mean colours"),
         ("gallery.episode", 1, "gallery: unknown setting 'episode'; did you mean episodes"),
     ],

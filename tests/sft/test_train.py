@@ -50,6 +50,7 @@ def test_the_loss_falls_and_the_checkpoint_is_ordinary(
     AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint")
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["inputs"]["data"]["sha256"]
+    assert (record["settings"]["task"], record["settings"]["style"]) == ("NumberLine", "cot")
 
 
 def test_loss_is_on_the_reply_only_and_padding_free(data: Path, tiny_checkpoint: Path) -> None:

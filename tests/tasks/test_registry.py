@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from rl4vlm.core.types import PromptParts
+from rl4vlm.envs.registration import make_env, register_all
 from rl4vlm.tasks import registry
 from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.number_line import NumberLine
@@ -44,6 +45,16 @@ class Walk(NumberLine):
 class Stroll(Task):
     gym_id = "walks/Stroll-v0"
     entry_point = "walks.env:StrollEnv"
+
+
+def test_a_broken_package_breaks_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("Fall", "no_such_package.tasks:Fall", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    with pytest.warns(UserWarning, match=r"task 'Fall' cannot be loaded from no_such_package\.tasks:Fall: ModuleNot"):
+        register_all()
+    assert make_env("NumberLine").reset(seed=1)
+    with pytest.raises(ValueError, match="task 'Fall' cannot be loaded"):
+        registry.get_task("Fall")
 
 
 def test_other_packages_add_tasks_but_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
