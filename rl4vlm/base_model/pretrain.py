@@ -190,9 +190,13 @@ def copy_shipped(*, source: Path, out: Path) -> None:
     """Copy a base model that ships with the project to where the pipeline expects it.
 
     Raises:
-        ValueError: there is no checkpoint in `source`, it is damaged, or `out` holds something other than a base model.
+        ValueError: there is no checkpoint in `source`, it is damaged, `out` holds something other than a base model, or
+            one of the two folders is in the other.
     """
     started = time.monotonic()
+    here, there = source.resolve(), out.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise ValueError(f"a base model cannot be copied from {source} to {out}: one of them is in the other")
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
     check_unchanged(source)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rl4vlm.cli.played import played_settings, played_style, policy_label
 from rl4vlm.config.load import load_config, merge
 from rl4vlm.config.overrides import parse_settings, parse_words
+from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def sft_data(args: argparse.Namespace) -> None:
 
     run(
         task=args.task,
-        style=args.style,
+        style=Style(args.style),
         out=args.out,
         settings=parse_settings(SFTDataSettings, args.set),
         resume_dir=_keep(args, "rl4vlm.sft.data", args.task),
@@ -114,7 +115,7 @@ def ppo(args: argparse.Namespace) -> None:
 
     run(
         task=args.task,
-        style=args.style,
+        style=Style(args.style),
         init=args.init,
         out=args.out,
         seed=args.seed,

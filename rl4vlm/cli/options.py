@@ -107,8 +107,7 @@ def state(parser: argparse.ArgumentParser) -> None:
 def style(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
-        type=Style,
-        choices=list(Style),
+        choices=[style.value for style in Style],
         default=Style.COT,
         help="replies with thoughts (cot) or the action alone (nocot); default: cot",
     )
@@ -117,8 +116,7 @@ def style(parser: argparse.ArgumentParser) -> None:
 def played_style(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
-        type=Style,
-        choices=list(Style),
+        choices=[style.value for style in Style],
         help="replies with thoughts (cot) or the action alone (nocot); default: what the policy was trained with, or "
         "what the config's entry of an API model says, else cot",
     )

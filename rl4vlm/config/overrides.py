@@ -100,7 +100,10 @@ def _from_text(text: str) -> Any:
         try:
             return yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"cannot read {text[:80]!r}: {error}") from None
+            # The text itself, which YAML's own message shows, may hold a key.
+            mark = getattr(error, "problem_mark", None)
+            where = f", at character {mark.index + 1}" if mark else ""
+            raise ValueError(f"what begins with {text[0]} is neither JSON nor YAML{where}") from None
     return text
 
 

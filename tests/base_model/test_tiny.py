@@ -113,17 +113,27 @@ def test_a_loss_that_is_not_finite_ends_it_before_anything_is_written(tmp_path: 
 
 def test_somebodys_files_are_not_erased(tmp_path: Path) -> None:
     """Before the model is built."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "config.json").write_text("{}")
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
     settings = PretrainSettings(pretrain_tasks=("no such task",))
     for make in (
         lambda out: run(out=out, settings=settings),
-        lambda out: copy_shipped(source=tmp_path / "home", out=out),
+        lambda out: copy_shipped(source=tmp_path / "other", out=out),
         lambda out: download.run(name="no/model", revision=None, out=out),
     ):
         with pytest.raises(ValueError, match=r"config.json would be replaced .* stage base_model or prefetch wrote it"):
             make(tmp_path / "home")
-    assert [path.name for path in tmp_path.rglob("*")] == ["home", "config.json"]
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("out", [".", "copy", ".."])
+def test_a_model_is_not_copied_into_itself(out: str, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="one of them is in the other"):
+        copy_shipped(source=tmp_path / "home", out=tmp_path / "home" / out)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["config.json"]
 
 
 def test_shipping_from_nowhere_is_an_error(tmp_path: Path) -> None:

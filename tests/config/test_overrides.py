@@ -99,15 +99,20 @@ class TestSettings:
             ("steps=many", "steps='many'.*integer"),
             ("steps=1.5", r"steps=1\.5.*integer"),
             ("flag=7", "flag=7.*boolean"),
-            ("prompt={role", "setting prompt: cannot read"),
-            (f"prompt=[{'1' * 5000}", "setting prompt: cannot read"),
-            (f"prompt={'[' * 500}", "setting prompt: cannot read"),
+            ("prompt={role", "setting prompt: what begins with { is neither JSON nor YAML, at character 6"),
+            (f"prompt=[{'1' * 5000}", r"setting prompt: what begins with \[ is neither"),
+            (f"prompt={'[' * 500}", r"setting prompt: what begins with \[ is neither"),
             ("steps=-1", "steps -1 is negative"),
         ],
     )
     def test_a_wrong_word_is_named(self, word: str, what: str) -> None:
         with pytest.raises(ValueError, match=what):
             parse_settings(Some, [word])
+
+    def test_a_broken_value_is_not_shown(self) -> None:
+        with pytest.raises(ValueError, match="setting prompt") as error:
+            parse_settings(Some, ["prompt={base_url: https://me:password@host/v1, model"])
+        assert "password" not in str(error.value)
 
     def test_a_mapping_does_as_well(self) -> None:
         assert build_settings(Some, {"steps": 3, "sizes": {"width": 2}}) == Some(steps=3, sizes=Sizes(2))

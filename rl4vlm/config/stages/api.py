@@ -75,6 +75,8 @@ class ApiSettings:
         if self.key_env is not None and not VARIABLE.fullmatch(self.key_env):
             # The value is not shown: it may be a key.
             raise ValueError("key_env must name an environment variable, such as OPENAI_API_KEY, and not be a key")
+        if needed := {"model", "messages"} & {*self.omit}:
+            raise ValueError(f"omit names {', '.join(sorted(needed))}, which every endpoint needs")
         if self.spending_cap is not None and self.input_price == self.output_price == 0:
             raise ValueError("spending_cap without input_price and output_price would never be reached")
         return self

@@ -139,6 +139,13 @@ class TestEvaluation:
         assert KEY not in written + "".join(capfd.readouterr()) + str(error.value)
 
 
+def test_a_dummy_key_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MADE_UP_KEY", "action")
+    with serving(Endpoint(say=lambda _: completion('"action": "+"'))) as endpoint:
+        evaluate(endpoint, tmp_path)
+    assert "[key]" not in (tmp_path / "out" / "episodes.jsonl").read_text()
+
+
 def lines_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
 

@@ -69,6 +69,7 @@ def test_the_key_depends_on_all_that_can_change_the_answer() -> None:
         ),
         (completion("hel", finish="length"), Answer("hel", Kind.CUT_OFF, 100, 10)),
         (completion("hello", usage=None), Answer("hello", Kind.OK)),
+        (completion("hello", usage=(10**400, 2)), Answer("hello", Kind.OK, None, 2)),
         (completion(None, refusal="I cannot"), Answer("", Kind.REFUSAL, 100, 10)),
         (completion("", finish="content_filter"), Answer("", Kind.REFUSAL, 100, 10)),
         (completion(None), Answer("", Kind.EMPTY, 100, 10)),

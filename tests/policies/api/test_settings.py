@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {"model": "m", "base_url": "https://example.org/v1"}
         ({"base_url": "https://me:secret@example.org"}, "a user name, a password"),
         ({"input_price": -1}, "input_price=-1"),
         ({"spending_cap": 1.0}, "never be reached"),
+        ({"omit": ["temperature", "model"]}, "omit names model"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
         ({"requests_per_minute": 0}, "requests_per_minute"),
