@@ -52,6 +52,11 @@ def test_each_kind_of_error_has_its_code_and_one_line(
     assert said in line
 
 
+def test_a_path_that_no_record_could_hold_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DATA, os.fsdecode(b"out-\xff")]) == 2
+    assert "the command line is not UTF-8: " in capsys.readouterr().err
+
+
 def test_an_error_that_no_user_caused_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> None:
         raise RuntimeError("a bug")

@@ -55,7 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     4: out of memory. 128 + N: ended by signal N; 130 for Ctrl-C, 141 for a closed pipe, 143 (SIGTERM) and 138 (SIGUSR1)
     for a run that saved its state. Each prints one line. Anything else is a bug, with a traceback and 1.
     """
-    args = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else [*arguments]
+    try:
+        "".join(given).encode()
+    except UnicodeEncodeError:
+        # A path in it could not be written to a run's record, which comes after the work.
+        _last_words(f"rl4vlm: error: the command line is not UTF-8: {' '.join(given)!a}")
+        return WRONG_INPUT
+    args = build_parser().parse_args(given)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A terminal that is not UTF-8 shows escapes for what it lacks.

@@ -40,7 +40,7 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
     """
     model = _configured_model(args)
     if model is None:
-        return [*_trained_with(Path(args.policy)), *args.set]
+        return [*_trained_with(Path(args.policy.removeprefix("served:"))), *args.set]
     found = api_settings(load_config(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
     return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]

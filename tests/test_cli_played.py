@@ -1,0 +1,45 @@
+"""`evaluate` and `play` let a checkpoint play as it was trained, unless the command line says otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl4vlm.cli import build_parser
+from rl4vlm.cli.played import played_settings, played_style
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.types import Style
+
+PPO = {"task": "NumberLine", "style": "nocot", "temperature": 0.4, "max_new_tokens": 9, "gamma": 0.9}
+
+
+def checkpoint(folder: Path, stage: str, settings: dict[str, Any]) -> str:
+    (folder / "checkpoint").mkdir()
+    (folder / "run.json").write_text(json.dumps({"stage": stage, "settings": settings}))
+    return str(folder / "checkpoint")
+
+
+@pytest.mark.parametrize("prefix", ["", "served:"])
+def test_of_ppo_it_takes_style_and_sampling(prefix: str, tmp_path: Path) -> None:
+    policy = prefix + checkpoint(tmp_path, "ppo", PPO)
+    args = build_parser().parse_args(["evaluate", policy, "NumberLine", "--set", "temperature=0.1"])
+    assert played_style(args) is Style.ACTION_ONLY
+    assert played_settings(EvaluationSettings, args) == ["temperature=0.4", "max_new_tokens=9", "temperature=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "style"),
+    [
+        ("sft", {"style": "nocot"}, Style.ACTION_ONLY),
+        ("sft", {}, Style.COT),  # of ready demonstrations, which do not say
+        ("cnn", {}, Style.ACTION_ONLY),
+    ],
+)
+def test_other_trainings_say_their_style(stage: str, settings: dict[str, Any], style: Style, tmp_path: Path) -> None:
+    policy = checkpoint(tmp_path, stage, settings)
+    assert played_style(build_parser().parse_args(["evaluate", policy, "NumberLine"])) is style
+    asked = build_parser().parse_args(["evaluate", policy, "NumberLine", "--style", "cot"])
+    assert played_style(asked) is Style.COT
