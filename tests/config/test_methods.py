@@ -45,7 +45,7 @@ def test_it_is_run_and_played_by_its_name(capsys: pytest.CaptureFixture[str]) ->
     assert "cautious-EZPoints" in names
     assert "cautious-NumberLine" not in names
     assert isinstance(make_policy("cautious", Style.COT), RandomPolicy)
-    assert origin_of("cautious", Style.COT) == Origin("stop early", "scripted")
+    assert origin_of("cautious", Style.COT, "EZPoints") == Origin("stop early", "scripted")
     with pytest.raises(SystemExit):
         build_parser().parse_args(["evaluate", "--help"])
     assert "`cautious` (EZPoints)" in " ".join(capsys.readouterr().out.split())
