@@ -32,8 +32,10 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device {name!r} is unknown to torch; examples: auto, cpu, cuda, cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
+        return device
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # what backends raise that this torch is built without
