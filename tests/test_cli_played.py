@@ -43,3 +43,10 @@ def test_other_trainings_say_their_style(stage: str, settings: dict[str, Any], s
     assert played_style(build_parser().parse_args(["evaluate", policy, "NumberLine"])) is style
     asked = build_parser().parse_args(["evaluate", policy, "NumberLine", "--style", "cot"])
     assert played_style(asked) is Style.COT
+
+
+def test_a_kept_policy_plays_as_its_run_was_trained(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "ppo", PPO)
+    kept = tmp_path / "checkpoints" / "best"
+    kept.mkdir(parents=True)
+    assert played_style(build_parser().parse_args(["evaluate", str(kept), "NumberLine"])) is Style.ACTION_ONLY

@@ -10,9 +10,8 @@ from typing import Any
 
 from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
-from rl4vlm.core.files import RECORD
 from rl4vlm.core.types import Style
-from rl4vlm.results.provenance import read_record
+from rl4vlm.results.provenance import read_record, record_of
 
 
 def policy_label(policy: str) -> str:
@@ -64,6 +63,6 @@ def _trained_with(checkpoint: Path) -> list[str]:
 
 def _training_record(checkpoint: Path) -> Mapping[str, Any]:
     """The run record beside a checkpoint of SFT, PPO or CNN+RL; empty for any other policy."""
-    file = checkpoint.parent / RECORD
+    file = record_of(checkpoint)
     record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
     return record if record.get("stage") in ("sft", "ppo", "cnn") else {}
