@@ -22,7 +22,7 @@ def checkpoint(folder: Path, stage: str, settings: dict[str, Any]) -> str:
     return str(folder / "checkpoint")
 
 
-@pytest.mark.parametrize("prefix", ["", "served:"])
+@pytest.mark.parametrize("prefix", ["", "served:", "vlm:"])
 def test_of_ppo_it_takes_style_and_sampling(prefix: str, tmp_path: Path) -> None:
     policy = prefix + checkpoint(tmp_path, "ppo", PPO)
     args = build_parser().parse_args(["evaluate", policy, "NumberLine", "--set", "temperature=0.1"])
@@ -43,6 +43,13 @@ def test_other_trainings_say_their_style(stage: str, settings: dict[str, Any], s
     assert played_style(build_parser().parse_args(["evaluate", policy, "NumberLine"])) is style
     asked = build_parser().parse_args(["evaluate", policy, "NumberLine", "--style", "cot"])
     assert played_style(asked) is Style.COT
+
+
+def test_a_cnn_that_is_named_as_one_writes_actions_alone(tmp_path: Path) -> None:
+    policy = f"cnn:{checkpoint(tmp_path, 'cnn', {'temperature': 0.4})}"
+    args = build_parser().parse_args(["evaluate", policy, "NumberLine"])
+    assert played_style(args) is Style.ACTION_ONLY
+    assert played_settings(EvaluationSettings, args) == ["temperature=0.4"]
 
 
 def test_a_kept_policy_plays_as_its_run_was_trained(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.core.types import Style
+from rl4vlm.policies.registry import LEARNED, REMOTE
 from rl4vlm.results.provenance import read_record, record_of
 
 
@@ -26,7 +27,7 @@ def played_style(args: argparse.Namespace) -> Style:
         return Style(args.style)
     if model := _configured_model(args):
         return Style(api_style(load_config(args.config), model))
-    record = _training_record(Path(args.policy.removeprefix("served:")))
+    record = _training_record(args.policy)
     # A network without language writes actions alone.
     trained = {"style": Style.ACTION_ONLY} if record.get("stage") == "cnn" else record.get("settings", {})
     return Style(trained.get("style", Style.COT))
@@ -39,7 +40,7 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
     """
     model = _configured_model(args)
     if model is None:
-        return [*_trained_with(Path(args.policy.removeprefix("served:"))), *args.set]
+        return [*_trained_with(args.policy), *args.set]
     found = api_settings(load_config(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
     return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]
@@ -54,15 +55,17 @@ def _configured_model(args: argparse.Namespace) -> str | None:
     return args.policy.removeprefix("api:") if args.policy.startswith("api:") and not described else None
 
 
-def _trained_with(checkpoint: Path) -> list[str]:
+def _trained_with(policy: str) -> list[str]:
     """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
-    played = _training_record(checkpoint).get("settings", {})
+    played = _training_record(policy).get("settings", {})
     told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]
     return setting_words({key: played[key] for key in told})
 
 
-def _training_record(checkpoint: Path) -> Mapping[str, Any]:
+def _training_record(policy: str) -> Mapping[str, Any]:
     """The run record beside a checkpoint of SFT, PPO or CNN+RL; empty for any other policy."""
+    kind, _, rest = policy.partition(":")
+    checkpoint = Path(rest if kind in (*LEARNED, *REMOTE) else policy)
     file = record_of(checkpoint)
     record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
     return record if record.get("stage") in ("sft", "ppo", "cnn") else {}
