@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _upload(folder: Path, repository: str) -> None:
     except (HTTPError, OSError) as error:
         raise ValueError(
             f"{folder} is written, but was not pushed to {repository}: {error}. To push it without making it again: "
-            f"hf upload {repository} {folder}"
+            f"hf upload --private {shlex.join([repository, str(folder)])}"
         ) from error
 
 

@@ -107,9 +107,11 @@ def test_an_export_that_cannot_be_pushed_is_kept(
         raise ConnectError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", offline)
-    with pytest.raises(ValueError, match=r"not pushed to me/model: no route to host.*hf upload me/model"):
-        run(checkpoint=trained, out=tmp_path / "out", dtype="float32", push="me/model")
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    out = tmp_path / "my export"
+    # Without --private, the command would make a public repository.
+    with pytest.raises(ValueError, match=f"to me/model: no route to host.*hf upload --private me/model '{out}'"):
+        run(checkpoint=trained, out=out, dtype="float32", push="me/model")
+    assert (out / "model.safetensors").is_file()
 
 
 def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:
