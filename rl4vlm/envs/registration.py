@@ -10,6 +10,7 @@ from typing import Any, cast, get_type_hints
 
 from gymnasium import make
 from gymnasium.envs.registration import register, registry
+from gymnasium.error import Error
 
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.types import GameEnv
@@ -19,7 +20,7 @@ from rl4vlm.tasks.registry import TaskEntry, get_task_entry, task_names
 def register_all() -> None:
     """Register every task that Gymnasium does not know yet. Of this package's own tasks no module is imported.
 
-    A task of another package that cannot be imported gives a warning, so that the other tasks still work.
+    A task of another package that cannot be imported or registered gives a warning, so that the others still work.
     """
     for name in task_names():
         try:
@@ -30,7 +31,10 @@ def register_all() -> None:
 
 def _register(name: str, entry: TaskEntry) -> None:
     if entry.gym_id not in registry:
-        register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
+        try:
+            register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
+        except Error as error:  # its own class, which is no ValueError
+            raise ValueError(f"task {name!r}: {error}") from error
 
 
 def env_options(task_name: str) -> dict[str, Sequence[Any]]:

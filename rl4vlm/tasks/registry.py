@@ -50,7 +50,8 @@ def get_task_entry(name: str) -> TaskEntry:
     """The registry's row for a task. For a task of another package it is made from the class, which is imported.
 
     Raises:
-        ValueError: there is no such task; the message lists the known ones. Or the other package cannot be imported.
+        ValueError: there is no such task; the message lists the known ones. Or the other package cannot be
+            imported, or its class has no `gym_id`.
     """
     if name in TASKS:
         return TASKS[name]
@@ -60,9 +61,9 @@ def get_task_entry(name: str) -> TaskEntry:
     target = others[name].value
     try:
         task = _load(target)
+        return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
     except Exception as error:  # whatever another package's module does
         raise ValueError(f"task {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}") from error
-    return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
 
 
 def get_task_class(name: str) -> type[Task]:

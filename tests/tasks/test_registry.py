@@ -47,14 +47,34 @@ class Stroll(Task):
     entry_point = "walks.env:StrollEnv"
 
 
-def test_a_broken_package_breaks_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("Fall", "no_such_package.tasks:Fall", registry.ENTRY_POINT_GROUP)
+class Nameless(NumberLine):
+    gym_id = "no id, for it has blanks"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("no_such_package.tasks:Fall", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("rl4vlm.tasks.base:Task", "AttributeError: .*'gym_id'"),
+    ],
+)
+def test_a_broken_package_breaks_no_other_task(target: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("Fall", target, registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
-    with pytest.warns(UserWarning, match=r"task 'Fall' cannot be loaded from no_such_package\.tasks:Fall: ModuleNot"):
+    with pytest.warns(UserWarning, match=f"task 'Fall' cannot be loaded from {target}: {said}"):
         register_all()
     assert make_env("NumberLine").reset(seed=1)
     with pytest.raises(ValueError, match="task 'Fall' cannot be loaded"):
         registry.get_task("Fall")
+
+
+def test_nor_does_an_id_that_gymnasium_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("Nameless", f"{__name__}:Nameless", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    with pytest.warns(UserWarning, match="task 'Nameless': Malformed environment ID"):
+        register_all()
+    with pytest.raises(ValueError, match="task 'Nameless': Malformed environment ID"):
+        make_env("Nameless")
 
 
 def test_other_packages_add_tasks_but_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch) -> None:
