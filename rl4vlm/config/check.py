@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 
 from rl4vlm.config.load import (
     api_settings,
@@ -206,10 +207,13 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
 
 def _wrong_type(said: str, hint: Any, value: Any) -> list[str]:
     try:
-        TypeAdapter(hint).validate_python(value)
+        # Strict, since the environment gets the value as it is: "5" is no number and 1 not true. As JSON, in which a
+        # list can be a tuple and a text a path.
+        TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return [f"{said}; {error.errors()[0]['msg'].lower()}"]
-    except PydanticSchemaGenerationError:  # a class of another package, of which the config knows nothing
+        message = error.errors()[0]["msg"]
+        return [f"{said}; {message[:1].lower()}{message[1:]}"]
+    except PydanticUserError:  # a type of another package, of which the config knows nothing
         pass
     return []
 

@@ -59,7 +59,7 @@ def env_types(task_name: str) -> dict[str, Any]:
     """
     try:
         return get_type_hints(_env_class(task_name).__init__)
-    except NameError:  # it is imported for type checkers only
+    except (NameError, AttributeError):  # it is imported for type checkers only
         return {}
 
 

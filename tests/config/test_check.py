@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import reduce
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 import pytest
 
-from rl4vlm.config.check import checked_config
+from rl4vlm.config.check import KnownOptions, checked_config
 from rl4vlm.config.load import merge, stage_settings
 from rl4vlm.interaction.options import options_of
 from rl4vlm.tasks.registry import task_names
@@ -136,6 +140,31 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
 def test_what_is_wrong_is_named_with_what_is_right(place: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=rf"config, .*{said}"):
         laid_over("default", overlay(place, value))
+
+
+class Flat(TypedDict):
+    """Before Python 3.12, pydantic refuses this type."""
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "said"),
+    [
+        (int, 5, None),
+        (int, "5", "lives cannot be '5'; input should be a valid integer"),
+        (bool, 1, "lives cannot be 1; input should be a valid boolean"),
+        (Literal["Easy", "Hard"], "easy", "lives cannot be 'easy'; input should be 'Easy' or 'Hard'"),
+        (tuple[Path, ...], ["a"], None),
+        (Collection[str], 5, None),
+        (Flat, {}, None),
+    ],
+)
+def test_an_option_has_the_type_of_its_hint(hint: Any, value: Any, said: str | None) -> None:
+    known = KnownOptions(env={"lives": ()}, env_types={"lives": hint}, prompt=())
+    config = merge(
+        resolved("default"), {"tasks": ["Cat"], "task_options": {"per_task": {"Cat": {"env": {"lives": value}}}}}
+    )
+    with nullcontext() if said is None else pytest.raises(ValueError, match=re.escape(said)):
+        checked_config(config, ["Cat", *task_names()], lambda task: known if task == "Cat" else options_of(task))
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:

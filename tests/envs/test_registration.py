@@ -92,3 +92,13 @@ def test_environments_need_neither_torch_nor_matplotlib() -> None:
 def test_the_benchmark_prints_every_game() -> None:
     lines = told(["benchmarks/env_steps.py", "--steps", "50"]).split("\n")
     assert [line.split(" | ")[0] for line in lines[2:6]] == ["| NumberLine", "| EZPoints", "| Points24", "| Blackjack"]
+
+
+class WithHint:
+    def __init__(self, task: str, lives: registration.NotThere) -> None:  # type: ignore[name-defined]
+        pass
+
+
+def test_hints_that_cannot_be_evaluated_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_env_class", lambda task: WithHint)
+    assert registration.env_types("Anything") == {}
