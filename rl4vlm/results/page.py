@@ -166,7 +166,7 @@ def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
 def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     stage, settings = record["stage"], record.get("settings") or {}
     weight = f"λ {settings['thought_prob_coef']:g}" if "thought_prob_coef" in settings else ""
-    # SFT's own settings do not name its task, so trainings are called by their folders.
+    # SFT on ready demonstrations, or of an older version, names no task. So trainings are called by their folders.
     name = PurePosixPath(place).name.partition("-lambda")[0].partition("-seed")[0]
     what = settings.get("task", "") if stage == "evaluation" else name
     return {
