@@ -102,8 +102,8 @@ def _from_text(text: str) -> Any:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             # The text itself, which YAML's own message shows, may hold a key.
             mark = getattr(error, "problem_mark", None)
-            where = f", at character {mark.index + 1}" if mark else ""
-            raise ValueError(f"what begins with {text[0]} is neither JSON nor YAML{where}") from None
+            where = f" (wrong at character {mark.index + 1})" if mark else ""
+            raise ValueError(f"the value begins with {text[0]}, but is neither JSON nor YAML{where}") from None
     return text
 
 

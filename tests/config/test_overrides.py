@@ -99,9 +99,9 @@ class TestSettings:
             ("steps=many", "steps='many'.*integer"),
             ("steps=1.5", r"steps=1\.5.*integer"),
             ("flag=7", "flag=7.*boolean"),
-            ("prompt={role", "setting prompt: what begins with { is neither JSON nor YAML, at character 6"),
-            (f"prompt=[{'1' * 5000}", r"setting prompt: what begins with \[ is neither"),
-            (f"prompt={'[' * 500}", r"setting prompt: what begins with \[ is neither"),
+            ("prompt={role", r"prompt: the value begins with {, but is neither JSON nor YAML \(wrong at character 6\)"),
+            (f"prompt=[{'1' * 5000}", r"setting prompt: the value begins with \[, but is neither"),
+            (f"prompt={'[' * 500}", r"setting prompt: the value begins with \[, but is neither"),
             ("steps=-1", "steps -1 is negative"),
         ],
     )
