@@ -30,6 +30,13 @@ def test_of_ppo_it_takes_style_and_sampling(prefix: str, tmp_path: Path) -> None
     assert played_settings(EvaluationSettings, args) == ["temperature=0.4", "max_new_tokens=9", "temperature=0.1"]
 
 
+@pytest.mark.parametrize(("task", "own"), [("ALFWorld", ['env={"split": "train"}']), ("NumberLine", [])])
+def test_options_of_its_task_are_for_that_task_alone(task: str, own: list[str], tmp_path: Path) -> None:
+    policy = checkpoint(tmp_path, "ppo", {"task": "ALFWorld", "temperature": 0.4, "env": {"split": "train"}})
+    args = build_parser().parse_args(["evaluate", policy, task])
+    assert played_settings(EvaluationSettings, args) == ["temperature=0.4", *own]
+
+
 @pytest.mark.parametrize(
     ("stage", "settings", "style"),
     [

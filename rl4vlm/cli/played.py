@@ -40,7 +40,7 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
     """
     model = _configured_model(args)
     if model is None:
-        return [*_trained_with(args.policy), *args.set]
+        return [*_trained_with(args.policy, args.task), *args.set]
     found = api_settings(load_config(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
     return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]
@@ -55,11 +55,14 @@ def _configured_model(args: argparse.Namespace) -> str | None:
     return args.policy.removeprefix("api:") if args.policy.startswith("api:") and not described else None
 
 
-def _trained_with(policy: str) -> list[str]:
-    """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words."""
+def _trained_with(policy: str, task: str) -> list[str]:
+    """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words.
+
+    Options of its environment and texts of its prompt are of its own task: another one may not have them.
+    """
     played = _training_record(policy).get("settings", {})
-    told = [key for key in ("temperature", "max_new_tokens", "env", "prompt") if key in played]
-    return setting_words({key: played[key] for key in told})
+    own = ("env", "prompt") if played.get("task", task) == task else ()
+    return setting_words({key: played[key] for key in ("temperature", "max_new_tokens", *own) if key in played})
 
 
 def _training_record(policy: str) -> Mapping[str, Any]:
