@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from rl4vlm.cli import main
+from rl4vlm.tasks import registry
 from rl4vlm.tasks.number_line import NumberLine
 
 STAGES = [
@@ -41,6 +43,17 @@ def test_help_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     listed = re.findall(r"^    ([a-z-]+)(?: |$)", capsys.readouterr().out, flags=re.MULTILINE)
     assert set(STAGES) == set(listed)
+
+
+def test_a_broken_task_is_listed_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = EntryPoint("Fall", "no_such_package:Fall", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    assert main(["tasks"]) == 0
+    *others, last = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("NumberLine") for line in others)
+    assert re.match(r"Fall +- +- +- task 'Fall' cannot be loaded from no_such_package:Fall", last)
 
 
 @pytest.mark.parametrize("stage", STAGES)
