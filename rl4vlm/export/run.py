@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.utils import validate_repo_id
+
 from rl4vlm.core.files import RECORD, atomic_write_text, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.models.hub_names import use_hub_names
@@ -37,9 +39,12 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
 
     Raises:
         ValueError: the run has no `run.json`; an evaluation is of another checkpoint, or its summary is missing or
-            damaged; `out` holds something else; or the hub refused the upload, or cannot be reached.
+            damaged; `out` holds something else; `push` is no name of a repository; or the hub refused the upload, or
+            cannot be reached.
     """
     started, where = time.monotonic(), record_of(checkpoint)
+    if push is not None:
+        validate_repo_id(push)
     card = model_card(read_record(where), _summaries(evaluations, checkpoint), where)
     # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
     backbone = load_backbone(checkpoint, dtype="float32")

@@ -114,6 +114,12 @@ def test_an_export_that_cannot_be_pushed_is_kept(
     assert (out / "model.safetensors").is_file()
 
 
+def test_a_name_that_no_repository_can_have_is_refused_first(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'my model'"):
+        run(checkpoint=trained, out=tmp_path / "out", dtype="float32", push="my model")
+    assert not (tmp_path / "out").exists()
+
+
 def saved_names(model: PreTrainedModel, folder: Path) -> set[str]:
     """The names of weights in a saved model's several files, and in their index."""
     use_hub_names(model)
