@@ -11,6 +11,7 @@ import yaml
 
 from rl4vlm.config.load import merge
 from rl4vlm.config.settings import Settings, build_settings, plain_settings
+from rl4vlm.core.gpus import VISIBLE
 
 SHUTDOWN_SECONDS = 600
 """How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
@@ -28,7 +29,7 @@ one, at which all processes meet."""
 
 
 def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The words that a stage's command line begins with: `rl4vlm`, or what claims GPUs for it or launches several.
+    """The words that a stage's command line begins with: `rl4vlm`, and what claims or hides GPUs or launches several.
 
     Args:
         config: a checked config. `resources.<stage>` has the number of `processes`, and of the SLURM `nodes` that they
@@ -40,18 +41,21 @@ def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
     # It holds the GPUs for as long as the stage runs, and hides all others: vLLM takes the first that it sees. On
     # several nodes SLURM assigns them, so none are claimed.
     claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] and nodes == 1 else []
+    variables = [f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"] if processes > 1 else []
+    # A job that asks for no GPU sees none: `device: auto` would take one from the jobs that do, or wait for it.
+    variables += [] if asked["gpu"] else [f"{VISIBLE}="]
+    begin = ["env", *variables] if variables else []
     if processes == 1:
-        return [*claim, "rl4vlm"]
-    wait = ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"]
+        return [*begin, *claim, "rl4vlm"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]
     if nodes == 1:
         # Port 0 is any free port, so that several trainings can run on one machine.
-        return [*wait, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
+        return [*begin, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
     # One launcher per node. When one fails, SLURM ends the others, which would wait for it in vain.
     step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={asked['threads']}"]
     step += [f"--gpus-per-node={asked['gpu'] // nodes}"] if asked["gpu"] else []
     launch = ["bash", "-c", ON_EACH_NODE, "launch", *how, "--num_machines", str(nodes), "--no_python", "rl4vlm"]
-    return [*wait, "srun", *step, "--kill-on-bad-exit=1", *launch]
+    return [*begin, "srun", *step, "--kill-on-bad-exit=1", *launch]
 
 
 def granted(config: Mapping[str, Any], stage: str) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class Resources:
     runtime: Count
     """Minutes after which a cluster may end the job."""
     gpu: Natural = 0
-    """GPUs."""
+    """GPUs. With 0, the job sees none."""
     processes: Count = 1
     """Processes of a training (sft, ppo); each takes one GPU."""
     nodes: Count = 1

@@ -127,7 +127,7 @@ def test_a_requeued_training_continues_where_it_was(cluster: Cluster, prefetched
         cluster.command("scontrol", "requeue", str(job.id))
         wait_for(lambda: run.failed() or ppo_jobs(cluster)[-1].restarts == 1, 60, "the requeue")
         run.finish(600)
-        (command,) = re.findall(r"^Shell command: (rl4vlm ppo .*?) 2>&1", run.output(), flags=re.MULTILINE)
+        (command,) = re.findall(r"^Shell command: env \S+ (rl4vlm ppo .*?) 2>&1", run.output(), flags=re.MULTILINE)
     assert ppo_jobs(cluster)[-1].id == job.id
     assert ppo_jobs(cluster)[-1].state == "COMPLETED"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -167,7 +169,6 @@ def test_what_is_no_number_has_no_word() -> None:
 
 def test_several_processes_are_launched_where_the_config_asks_for_them() -> None:
     config = {"resources": {"ppo": {"gpu": 2, "processes": 2}, "sft": {"gpu": 0}}, "accelerate": "my files/ddp.yaml"}
-    assert stage_command(config, "sft") == ["rl4vlm"]
     words = stage_command(config, "ppo")
     claim = ["python", "-m", "rl4vlm.core.gpus", "2"]
     assert words[:8] == ["env", f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}", *claim, "accelerate", "launch"]
@@ -179,6 +180,19 @@ def test_several_processes_are_launched_where_the_config_asks_for_them() -> None
 def test_one_process_sees_only_the_gpu_that_is_claimed_for_it() -> None:
     config = {"resources": {"ppo": {"gpu": 1}}}
     assert stage_command(config, "ppo") == ["python", "-m", "rl4vlm.core.gpus", "1", "rl4vlm"]
+
+
+def test_a_job_without_a_gpu_sees_none() -> None:
+    """`device: auto` would take one from the jobs that asked for it, or wait until they end."""
+    config = {"resources": {"cnn": {"gpu": 0}, "ppo": {"gpu": 0, "processes": 2}}, "accelerate": "ddp.yaml"}
+    command = stage_command(config, "cnn")
+    assert command[-1] == "rl4vlm"
+    look = [sys.executable, "-c", "from rl4vlm.core.gpus import shown_gpus; print(shown_gpus())"]
+    shown = subprocess.check_output(
+        [*command[:-1], *look], text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "0,1"}, timeout=60
+    )
+    assert shown == "[]\n"
+    assert "CUDA_VISIBLE_DEVICES=" in stage_command(config, "ppo")
 
 
 def test_several_nodes_have_a_launcher_each() -> None:

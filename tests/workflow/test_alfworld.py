@@ -25,7 +25,7 @@ def test_the_games_are_made_first_and_each_policy_is_evaluated_on_both_sets(work
     both = {"evaluate_sft_also_unseen": 2, "evaluate_ppo_also_unseen": 2, "evaluate_cnn_also_unseen": 1}
     assert evaluated == {"evaluate_scripted": 4, **both}
     done = workspace.snakemake("--dry-run", "-p", *OVERLAYS, "--until", "evaluate_cnn_also_unseen")
-    (command,) = re.findall(r"^Shell command: (rl4vlm evaluate .*)$", done.stdout, re.MULTILINE)
+    (command,) = re.findall(r"^Shell command: (.*rl4vlm evaluate .*)$", done.stdout, re.MULTILINE)
     first, further = command.split(" --also unseen ")
     assert "--out results/alfworld/eval/cnn-ALFWorld-seed1 " in first
     assert re.findall("valid_[a-z]+", first) == ["valid_seen"]

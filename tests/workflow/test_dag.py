@@ -111,7 +111,7 @@ def test_a_variant_has_its_own_settings_and_its_own_warm_start_only_if_it_change
         "variants: {drop: {ppo: {defects: {dropout: 0.05}}}, slow: {sft: {learning_rate: 1.0e-6}}}\n"
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "variants.yaml")
-    found = re.findall(r"^Shell command: rl4vlm (sft|ppo) (.*) 2>&1", done.stdout, flags=re.MULTILINE)
+    found = re.findall(r"^Shell command: env \S+ rl4vlm (sft|ppo) (.*) 2>&1", done.stdout, flags=re.MULTILINE)
     jobs = [shlex.split(words) for _, words in found]
     commands = {words[words.index("--out") + 1].removeprefix("results/"): set(words) for words in jobs}
     drop, slow = (f"ppo/EZPoints-cot+{name}-lambda0.5-seed1" for name in ("drop", "slow"))
@@ -148,6 +148,9 @@ def test_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None
     assert all(gpus[rule] == {"1"} for rule in ("sft", "ppo", "evaluate_sft", "evaluate_ppo"))
     assert all(gpus[rule] == {"0"} for rule in ("sft_data", "evaluate_scripted", "tables", "training_curves"))
     rules = ("download", "sft", "ppo", "evaluate_sft", "evaluate_ppo")
+    # The CNN is trained on CPU cores, and leaves the GPUs to the others.
+    (hidden,) = {command.partition(" rl4vlm ")[0] for rule, _, command in blocks if rule == "cnn"}
+    assert (gpus["cnn"], hidden) == ({"0"}, "env CUDA_VISIBLE_DEVICES=")
     commands = {rule: [command for found, _, command in blocks if found == rule] for rule in rules}
     assert "llava-hf/llava-v1.6-mistral-7b-hf" in commands["download"][0]
     for rule in rules[1:]:
@@ -244,7 +247,8 @@ def test_the_base_models_perception_is_named_where_it_is_made(plan: Callable[...
 
 
 def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(plan: Callable[..., str]) -> None:
-    found = re.findall(r"^Shell command: rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1", plan(), re.MULTILINE)
+    command = r"^Shell command: env \S+ rl4vlm evaluate results/cnn/(\S+) .* --set (.*) 2>&1"
+    found = re.findall(command, plan(), re.MULTILINE)
     settings = {run: dict(word.partition("=")[::2] for word in shlex.split(words)) for run, words in found}
     assert set(settings) == {f"{task}-seed1/checkpoint" for task in (*CARD_TASKS, "ALFWorld")}
     hands = settings["Blackjack-seed1/checkpoint"]
@@ -270,7 +274,7 @@ def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
         "    Points24: {source: someone/some-model, revision: v1}\n"
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")
-    made = re.findall(r"^Shell command: rl4vlm base-model --out results/base_model/(\S+) --(\S+)", done.stdout, re.M)
+    made = re.findall(r"^Shell command: .*rl4vlm base-model --out results/base_model/(\S+) --(\S+)", done.stdout, re.M)
     own = {("cards", "copy"), ("hands", "set"), ("someone--some-model@v1", "download")}
     assert {pair for pair in made if pair[0] != "alfworld"} == own
     starts = dict(re.findall(r"--data results/sft_data/(\w+)-cot --init results/base_model/(\S+)", done.stdout))

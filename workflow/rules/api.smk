@@ -18,12 +18,13 @@ rule evaluate_over_http:
     resources:
         **grant("evaluation"),
     params:
+        rl4vlm=stage_command(config, "evaluation"),
         code=code_of("rl4vlm.evaluation.run", "{task}", "served"),
         out=subpath(output.summary, parent=True),
         settings=lambda wildcards: evaluation(http_settings(config, wildcards.task)),
     shell:
-        "rl4vlm evaluate served:{input.checkpoint:q} {wildcards.task:q} --style {wildcards.style:q} --out {params.out:q}"
-        " --set {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.rl4vlm:q} evaluate served:{input.checkpoint:q} {wildcards.task:q} --style {wildcards.style:q}"
+        " --out {params.out:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 # Replies are cached: evaluating the same model again costs nothing and needs no key (docs/api-models.md).

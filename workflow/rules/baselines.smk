@@ -48,11 +48,12 @@ rule cnn:
     resources:
         **grant("cnn"),
     params:
+        rl4vlm=stage_command(config, "cnn"),
         code=code_of("rl4vlm.ppo.cnn", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/cnn/{CNN_RUN}",
         settings=settings("cnn"),
     shell:
-        "rl4vlm cnn --task {wildcards.task:q} --seed {wildcards.seed:q} --out {params.out:q}"
+        "{params.rl4vlm:q} cnn --task {wildcards.task:q} --seed {wildcards.seed:q} --out {params.out:q}"
         " --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"

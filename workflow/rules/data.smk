@@ -19,12 +19,13 @@ rule base_model:
     resources:
         **grant("base_model"),
     params:
+        rl4vlm=stage_command(config, "base_model"),
         code=lambda wildcards: code_digest(
             "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
         ),
         settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
     shell:
-        "rl4vlm base-model --out {output:q} --set {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.rl4vlm:q} base-model --out {output:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
 rule shipped_model:
