@@ -186,6 +186,8 @@ def _optimiser_step(
     if settings.max_grad_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()
+    # Not only before the next step, or the gradients would take memory while the next rollout is played.
+    clear_gradients(policy_optimizer.optimizer, model)
     # Copy the metrics to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
     rows: list[list[float]] = torch.stack(measured).tolist()
     for name, *column_sums in zip(metrics, *(row[1:] for row in rows), strict=True):

@@ -63,7 +63,7 @@ def fused(device: torch.device) -> bool | None:
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Clear the gradients before an optimiser step; `model` is as the accelerator prepared it."""
+    """Clear the gradients before or after an optimiser step; `model` is as the accelerator prepared it."""
     # With DDP gradients are views of its buckets. Setting them to None would make each micro-batch but the last
     # allocate new ones beside the buckets, so that they take twice the memory.
     optimizer.zero_grad(set_to_none=not isinstance(model, DistributedDataParallel))

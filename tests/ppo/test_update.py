@@ -233,6 +233,12 @@ def test_an_update_moves_probability_towards_the_advantage(actor_critic, samples
     assert ((new - old) * advantage).sum() > 0
 
 
+def test_no_gradient_is_kept_while_the_next_rollout_is_played(actor_critic, samples):
+    """As `rl4vlm memory` counts it: they would take the memory of the trained weights once more."""
+    after, _ = run_update(actor_critic, samples)
+    assert all(weight.grad is None for weight in after.parameters())
+
+
 def test_clip_norm_limits_the_step(actor_critic, samples):
     after, _ = run_update(actor_critic, samples, max_grad_norm=1e-3)
     pairs = zip(after.parameters(), actor_critic.parameters(), strict=True)
