@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rl4vlm.models.value_head import ValueHead
 
@@ -94,6 +94,15 @@ def to_local(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: to_local(value) for name, value in content.items()}
     return content
+
+
+def own_shard(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a tensor that all processes have, cut as `like` is; the tensor itself without FSDP."""
+    if not isinstance(like, DTensor):
+        return whole
+    # Without a source, each process cuts its own copy, and none is sent.
+    cut = distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    return cut.to_local()
 
 
 def to_sharded(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

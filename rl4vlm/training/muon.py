@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
+
+from rl4vlm.training.fsdp import own_shard, to_local
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024)."""
 ITERATIONS = 5
+TOGETHER = 2**28
+"""Numbers that are orthogonalised in one call: 1 GB, of which the iteration holds a few copies."""
 
 
 def hidden_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -68,21 +74,30 @@ class MuonAdamW(AdamW):
             if weight.grad is not None:
                 by_shape[weight.shape].append(weight)
         for shape, weights in by_shape.items():
-            directions = orthogonalised(torch.stack([self._direction(weight).flatten(1) for weight in weights]))
-            size = hidden["lr"] * 0.2 * math.sqrt(max(shape[0], shape[1:].numel()))
-            for weight, direction in zip(weights, directions, strict=True):
-                weight.mul_(1 - hidden["lr"] * hidden["weight_decay"]).sub_(direction.view(shape), alpha=size)
+            at_once = max(1, TOGETHER // shape.numel())
+            for start in range(0, len(weights), at_once):
+                self._step_together(weights[start : start + at_once], shape, hidden)
         return loss
 
+    def _step_together(self, weights: Sequence[torch.Tensor], shape: torch.Size, hidden: dict[str, Any]) -> None:
+        """Muon's step of some matrices of one shape."""
+        directions = orthogonalised(torch.stack([self._direction(weight).flatten(1) for weight in weights]))
+        size = hidden["lr"] * 0.2 * math.sqrt(max(shape[0], shape[1:].numel()))
+        for weight, direction in zip(weights, directions, strict=True):
+            step = own_shard(direction.view(shape), weight)
+            to_local(weight).mul_(1 - hidden["lr"] * hidden["weight_decay"]).sub_(step, alpha=size)
+
     def _direction(self, weight: torch.Tensor) -> torch.Tensor:
-        """Nesterov's momentum of the gradient, which `step` has checked to be there."""
+        """Nesterov's momentum of the gradient, which `step` has checked to be there; whole, also of a sharded weight."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:
             # AdamW looks for the number of steps when it loads a state.
             state.update({"step": torch.tensor(0.0), "momentum_buffer": torch.zeros_like(weight)})
         average = state["momentum_buffer"].lerp_(gradient, 1 - self.momentum)
-        return gradient.lerp(average, self.momentum)
+        direction = gradient.lerp(average, self.momentum)
+        # A collective call: the iteration multiplies a matrix by itself, and needs all of it.
+        return direction.full_tensor() if isinstance(direction, DTensor) else direction
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
