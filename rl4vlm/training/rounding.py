@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.optim import AdamW
 
 from rl4vlm.training.fsdp import to_local
+
+PIECE = 2**24
+"""Numbers that are computed at once. The copies in float32 and the random bits then take 0.6 GB, however large a weight
+is; those of an embedding of 131 million numbers would take 4.5 GB."""
 
 
 class StochasticAdamW(AdamW):
@@ -47,18 +51,24 @@ class StochasticAdamW(AdamW):
             # Seeded by the step: data-parallel processes must round alike, whatever else they draw, and a resumed run
             # must round as an unbroken one.
             generators[weight.device] = torch.Generator(weight.device).manual_seed(step)
-        stored = [to_local(tensor) for tensor in (weight.detach(), state["exp_avg"], state["exp_avg_sq"])]
-        # Copies in float32, or the tensors themselves if they are in float32.
-        exact, mean, square = (tensor.float() for tensor in stored)
-        gradient = to_local(weight.grad).float()
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        size = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        exact.mul_(1 - group["lr"] * group["weight_decay"])
-        exact.addcdiv_(mean, size, value=-group["lr"] / (1 - beta1**step))
-        for target, value in zip(stored, (exact, mean, square), strict=True):
-            if target.dtype == torch.bfloat16:
-                target.copy_(round_to_bfloat16(value, generators[weight.device]))
+        whole = [to_local(tensor) for tensor in (weight.detach(), state["exp_avg"], state["exp_avg_sq"], weight.grad)]
+        for *stored, gradient in zip(*map(pieces, whole), strict=True):
+            # Copies in float32, or the tensors themselves if they are in float32.
+            exact, mean, square, slope = (tensor.float() for tensor in (*stored, gradient))
+            mean.lerp_(slope, 1 - beta1)
+            square.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
+            size = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+            exact.mul_(1 - group["lr"] * group["weight_decay"])
+            exact.addcdiv_(mean, size, value=-group["lr"] / (1 - beta1**step))
+            for target, value in zip(stored, (exact, mean, square), strict=True):
+                if target.dtype == torch.bfloat16:
+                    target.copy_(round_to_bfloat16(value, generators[weight.device]))
+
+
+def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Views of a tensor's rows, of at most `PIECE` numbers each if a row has no more."""
+    tensor = torch.atleast_1d(tensor)
+    return tensor.split(max(1, PIECE // max(1, tensor.shape[1:].numel())))
 
 
 def round_to_bfloat16(exact: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rl4vlm.training import rounding
 from rl4vlm.training.optim import adamw
 from rl4vlm.training.rounding import StochasticAdamW, round_to_bfloat16
 
@@ -66,6 +67,29 @@ def test_in_float32_it_is_adamw_and_only_bfloat16_gets_it() -> None:
             weight.grad = torch.arange(5.0) - step
             optimizer.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_a_large_weight_is_stepped_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise an embedding's copies in float32 would take gigabytes of a GPU's memory."""
+    sizes: list[int] = []
+
+    def noted(exact: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        sizes.append(exact.numel())
+        return round_to_bfloat16(exact, generator)
+
+    monkeypatch.setattr(rounding, "PIECE", 6)
+    monkeypatch.setattr(rounding, "round_to_bfloat16", noted)
+    coarse, fine = (nn.Parameter(torch.ones(5, 3, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    single, theirs = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.ones(5, 3))
+    for weight in (coarse, fine, theirs):
+        weight.grad = torch.arange(15.0, dtype=weight.dtype).view(5, 3)
+    single.grad = torch.tensor(1.0)
+    StochasticAdamW([coarse, fine, single], lr=0.1).step()
+    torch.optim.AdamW([theirs], lr=0.1).step()
+    assert (max(sizes), sum(sizes)) == (6, 3 * coarse.numel())
+    torch.testing.assert_close(fine, theirs)
+    torch.testing.assert_close(coarse.float(), theirs, atol=0.01, rtol=0.0)
+    assert single.item() < 1
 
 
 def test_a_resumed_training_rounds_like_an_unbroken_one() -> None:
