@@ -115,7 +115,9 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
         reply=ppo.max_new_tokens,
         value_sizes=ppo.value_sizes,
     )
-    playing = _estimate(source, MemorySettings(dtype=played.dtype, train=False, lora_rank=0, num_envs=played.num_envs))
+    # The largest policy that is evaluated: PPO's, with its adapters if it has any.
+    sizes = {"num_envs": played.num_envs, **_adapters(ppo if ppo.lora else sft)}
+    playing = _estimate(source, MemorySettings(dtype=played.dtype, quantize=played.quantize, train=False, **sizes))
     policies = (1 + len(ppo.kept)) * _checkpoint(in_ppo, ppo)
     states = KEEP + 1
     return [
@@ -168,11 +170,15 @@ def _checkpoint(memory: Memory, loaded: BackboneSettings) -> int:
 
 
 def _memory(source: str, loaded: BackboneSettings, **sizes: Any) -> Memory:
-    adapters: dict[str, Any] = {"lora_rank": 0}
-    if loaded.lora is not None:
-        adapters = {"lora_rank": loaded.lora.rank, "targets": loaded.lora.targets}
     same = {name: getattr(loaded, name) for name in ("dtype", "quantize", "gradient_checkpointing")}
-    return _estimate(source, MemorySettings(**same, **adapters, **sizes))
+    return _estimate(source, MemorySettings(**same, **_adapters(loaded), **sizes))
+
+
+def _adapters(loaded: BackboneSettings) -> dict[str, Any]:
+    """The settings of `MemorySettings` about adapters."""
+    if loaded.lora is None:
+        return {"lora_rank": 0}
+    return {"lora_rank": loaded.lora.rank, "targets": loaded.lora.targets}
 
 
 @cache
