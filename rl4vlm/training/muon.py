@@ -88,7 +88,7 @@ class MuonAdamW(AdamW):
             to_local(weight).mul_(1 - hidden["lr"] * hidden["weight_decay"]).sub_(step, alpha=size)
 
     def _direction(self, weight: torch.Tensor) -> torch.Tensor:
-        """Nesterov's momentum of the gradient, which `step` has checked to be there; whole, also of a sharded weight."""
+        """Nesterov's momentum of the gradient, which `step` has checked to be there. It is never sharded."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:
