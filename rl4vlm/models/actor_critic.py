@@ -248,9 +248,13 @@ class ActorCritic(nn.Module):
         _, last_prompt = reply_logits(self.model, self._collated(shown))
         return self.value_head(last_prompt).double().cpu().numpy()[rows]
 
-    def forward(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
-        """The same as `score`; data-parallel wrappers synchronise gradients only if `forward` is called."""
-        return self.score(prompts, replies)
+    def forward(self, prompts: Sequence[Encoded], replies: Sequence[np.ndarray]) -> Scores:
+        """The same as `score`; data-parallel wrappers synchronise gradients only if `forward` is called.
+
+        Replies are arrays: of tensors, these wrappers would send each to the GPU by itself, from where `collate` would
+        read it back, and so wait for the GPU before every micro-batch.
+        """
+        return self.score(prompts, [torch.from_numpy(ids) for ids in replies])
 
     def score(self, prompts: Sequence[Encoded], replies: Sequence[torch.Tensor]) -> Scores:
         """Score stored replies (R,) int64 to prompts under the current weights, with gradients."""

@@ -165,7 +165,7 @@ class VLMPolicy:
 
     def rescore(self, model: nn.Module, items: Sequence[VLMReplayItem]) -> Rescored:
         """Score stored replies with `model`, an `ActorCritic` or a data-parallel wrapper of one."""
-        scores = model([item.prompt for item in items], [item.ids for item in items])
+        scores = model([item.prompt for item in items], [item.ids.numpy() for item in items])
         device = scores.values.device
         start_B = column([item.action_start for item in items], scores.values, torch.long)
         counted_BR = scores.mask.clone()

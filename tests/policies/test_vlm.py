@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.utils import _recursive_to
 
 from rl4vlm.core.types import Parsed
 from rl4vlm.interaction import parse, play
@@ -60,6 +62,26 @@ def test_rescoring_gives_what_was_stored(actor_critic: ActorCritic) -> None:
     assert policy.values(asked) == pytest.approx(now.old_value.tolist(), abs=1e-5)
     assert now.value.requires_grad
     assert (now.entropy > 0).all()
+
+
+class SendsInputs(nn.Module):
+    """Sends tensors among its inputs to another device, as DDP and FSDP do on a GPU."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: object) -> object:
+        return self.module(*_recursive_to(inputs, torch.device("meta"), False)[0])
+
+
+def test_a_data_parallel_wrapper_sends_no_reply_to_the_gpu(actor_critic: ActorCritic) -> None:
+    """Batches are put together on the CPU: a reply would have to come back first."""
+    policy = VLMPolicy(actor_critic)
+    items = [step.reply.replay_item for step in advance([climb_slot(seed) for seed in range(2)], policy)]
+    with torch.no_grad():
+        found, expected = policy.rescore(SendsInputs(actor_critic), items), policy.rescore(actor_critic, items)
+    assert torch.equal(found.logprob_action, expected.logprob_action)
 
 
 @pytest.fixture
