@@ -10,8 +10,8 @@ from typing import Any
 
 from rl4vlm.config.base_models import base_model
 from rl4vlm.config.fields import Positive, settings
-from rl4vlm.config.load import evaluation_settings, stage_settings
-from rl4vlm.config.runs import evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.load import evaluation_sets, evaluation_settings, stage_settings
+from rl4vlm.config.runs import evaluation_runs, kept_policies, ppo_runs, sft_runs
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.backbone import BackboneSettings
 from rl4vlm.config.stages.evaluation import EvaluationSettings
@@ -25,7 +25,7 @@ NOTE = """Sizes in GB (10^9 bytes). GPU memory is per job, for {tokens:,} tokens
 runs, up to {states} copies of its state are on disk. Formulas give seconds; divide by 3,600 for hours. They hold rates,
 in samples per second of your GPU: no rate of a GPU was measured by this project. `make gpu-check` measures all but
 `sft`, and its page says which option each is for. An evaluation takes episodes x steps per episode / played."""
-STAGES = ("sft", "ppo", "evaluation")
+STAGES = ("sft", "ppo", "evaluation", "evaluation of kept policies")
 """The stages with a vision-language model, in order. What the others need is in `resources` of the config."""
 
 
@@ -105,7 +105,9 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
     ppo = build_settings(PPOSettings, stage_settings(config, "ppo", task))
     played = build_settings(EvaluationSettings, evaluation_settings(config, task))
     samples = sft.epochs * stage_settings(config, "sft_data", task)["samples"]
-    jobs = Counter(run.kind for run in evaluation_runs(config) if run.task == task)
+    # A checkpoint plays all sets of games in one job.
+    jobs = Counter(run.kind for run in evaluation_runs(config) if run.task == task and not run.games)
+    kept = sum(run.task == task for run, _ in kept_policies(config))
     in_sft = _memory(source, sft, micro_batch_size=sft.micro_batch_size)
     in_ppo = _memory(
         source,
@@ -139,8 +141,23 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
             policies,
             _ppo_hours(ppo, rates),
         ),
-        StageNeeds("evaluation", jobs["sft"] + jobs["ppo"], playing.playing, 0, 0, f"{played.episodes:,} episodes"),
+        StageNeeds(
+            "evaluation",
+            jobs["sft"] + jobs["ppo"],
+            playing.playing,
+            0,
+            0,
+            _episodes(played, len(evaluation_sets(config, task)) or 1),
+        ),
+        # They play the first set alone.
+        *[StageNeeds("evaluation of kept policies", kept, playing.playing, 0, 0, _episodes(played, 1))] * bool(kept),
     ]
+
+
+def _episodes(played: EvaluationSettings, sets: int) -> str:
+    """How many episodes one evaluation plays, in words. How many games a set has, only its folder says."""
+    most = "up to " if played.each_game_once else ""
+    return f"{most}{f'{sets} x ' if sets > 1 else ''}{played.episodes:,} episodes"
 
 
 def _ppo_hours(ppo: PPOSettings, rates: Rates) -> str:

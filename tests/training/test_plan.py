@@ -51,6 +51,17 @@ def test_sizes_and_formulas_of_the_papers_config(config: dict[str, Any]) -> None
     assert "no rate of a GPU was measured by this project" in shown
 
 
+def test_kept_policies_are_evaluated_by_jobs_of_their_own() -> None:
+    kept = {"tasks": ["ALFWorld"], "styles": ["cot"], "ppo": {"defaults": {"keep_checkpoints": 2}}}
+    found = rows(plan(laid_over("paper", kept), SHAPE, Rates()))
+    # Five updates: those after the second and the fourth are kept. Every other checkpoint plays both sets in one job.
+    assert (found["evaluation"][1], found["evaluation"][-1]) == ("2", "up to 2 x 200 episodes")
+    assert (found["evaluation of kept policies"][1], found["evaluation of kept policies"][-1]) == (
+        "2",
+        "up to 200 episodes",
+    )
+
+
 def test_rates_make_hours(config: dict[str, Any]) -> None:
     found = rows(plan(config, SHAPE, Rates(played=4.0, scored=10.0, trained=5.0, sft=2.0)))
     # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from rl4vlm.config.check import checked_config
 from rl4vlm.config.load import load_config
+from rl4vlm.interaction.options import options_of
 from rl4vlm.results.expected import expected_files
+from rl4vlm.tasks.registry import task_names
+from rl4vlm.training.plan import Rates
+from rl4vlm.training.plan import plan as needs_of
 from tests.workflow.conftest import Job, Workspace, jobs_of
 
 CARD_TASKS = ("NumberLine", "EZPoints", "Points24", "Blackjack")
@@ -75,6 +80,20 @@ def test_what_is_expected_of_a_run_is_what_its_jobs_make(workspace: Workspace, c
     assert [file.name for file in files if not made & {file, *file.parents}] == ["report.html"]
     shown = {file for file in made if file.parent.name in ("tables", "figures")}
     assert shown <= set(files)
+
+
+def test_the_table_of_memory_and_hours_counts_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None:
+    config = load_config([workspace.folder / "config" / name for name in ("config.yaml", "paper.yaml")])
+    checked = checked_config(config, task_names(), options_of)
+    # The smallest known shape, since only jobs are counted.
+    lines = needs_of(checked, "SmolVLM2-2.2B", Rates()).splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    counted: Counter[str] = Counter()
+    for stage, _, jobs, *_ in cells:
+        counted[stage] += int(jobs)
+    rules = Counter(job.rule for job in jobs_of(plan("--configfile", "config/paper.yaml")))
+    evaluations = sum(count for rule, count in rules.items() if rule.startswith(("evaluate_sft", "evaluate_ppo")))
+    assert counted == {"sft": rules["sft"], "ppo": rules["ppo"], "evaluation": evaluations}
 
 
 def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
