@@ -32,7 +32,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
     Args:
         name: one of
-            - a name in `SCRIPTED`;
+            - a scripted policy of `rl4vlm.config.methods`;
             - a checkpoint folder, whose files show its kind, or a Hugging Face name (a `vlm`);
             - `kind:checkpoint`, with a kind in `LEARNED`;
             - `api:MODEL`, a model behind an endpoint;

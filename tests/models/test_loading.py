@@ -9,11 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rl4vlm.config.fields import Attention
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.config.stages.memory import MemorySettings
+from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.config.stages.sft import SFTSettings
+from rl4vlm.core.types import Style
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.memory import estimate
+from rl4vlm.policies.registry import make_policy
+from rl4vlm.policies.vlm import VLMPolicy
 from tests.models.families import FAMILIES, write_llava_next
 
 
@@ -36,6 +43,18 @@ def test_a_device_that_is_not_there_is_named(name) -> None:
 def test_a_precision_nobody_knows_is_named(tiny_checkpoint: Path) -> None:
     with pytest.raises(ValueError, match="float12"):
         load_backbone(tiny_checkpoint, dtype="float12")
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_attention_is_computed_as_asked_for_in_every_part(kind: Attention, tiny_checkpoint: Path) -> None:
+    for settings in (SFTSettings(attn_implementation=kind), PPOSettings(attn_implementation=kind)):
+        config = load_backbone(tiny_checkpoint, **settings.loading).model.config
+        found = {part._attn_implementation for part in (config, config.text_config, config.vision_config)}
+        assert found == {kind}
+    options = EvaluationSettings(attn_implementation=kind, device="cpu").loading
+    policy = make_policy(str(tiny_checkpoint), Style.COT, **options)
+    assert isinstance(policy, VLMPolicy)
+    assert policy.model.model.config._attn_implementation == kind
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
