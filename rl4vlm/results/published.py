@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -44,6 +44,13 @@ def later_rates() -> dict[str, tuple[Rate, ...]]:
 
 
 @cache
+def later_citations() -> dict[str, str]:
+    """Where each of the later works was published."""
+    found = _read("later_work.csv", dtype={"arxiv": str}).drop_duplicates("work").set_index("work")["arxiv"]
+    return {str(work): f"arXiv {number}" for work, number in found.items()}
+
+
+@cache
 def reference_rates() -> tuple[Rate, ...]:
     """Random, optimal and simple play, enumerated or measured on the rules of the games."""
     return _rates("reference_policies.csv")
@@ -77,6 +84,6 @@ def _as_rates(rows: pd.DataFrame) -> Iterator[Rate]:
         yield Rate(method, task, float(rate))
 
 
-def _read(file: str) -> pd.DataFrame:
+def _read(file: str, dtype: Mapping[str, type] | None = None) -> pd.DataFrame:
     with files("rl4vlm.results").joinpath("data", file).open(encoding="utf-8") as content:
-        return pd.read_csv(content)
+        return pd.read_csv(content, dtype=dict(dtype or {}))

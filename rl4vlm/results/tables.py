@@ -18,7 +18,7 @@ from rl4vlm.results.collection import Results, input_files, perceptions_record
 from rl4vlm.results.comparisons import ceiling_rows, difference_rows, lambda_verdicts
 from rl4vlm.results.names import table_files
 from rl4vlm.results.provenance import write_run_record
-from rl4vlm.results.published import PAPER
+from rl4vlm.results.published import PAPER, later_citations
 from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows
 
 NOT_THE_BENCHMARK = {
@@ -95,7 +95,8 @@ def build_tables(
         said = {"lambda": "".join(f" {verdict}" for verdict in lambda_verdicts(differences))}
         for name, rows in rates.items():
             wide = _wide_rates(rows, [] if name == "lambda" else results.kinds).rename(columns=headings)
-            caption = CAPTIONS[name].format(legend=_legend(scale)) + _notes(rows) + said.get(name, "")
+            caption = CAPTIONS[name].format(legend=_legend(scale)) + _later_works(wide) + _notes(rows)
+            caption += said.get(name, "")
             _write(folder / name, rows[COLUMNS], wide, caption)
         _write(
             folder / "differences", differences, _wide_differences(differences), _differences_caption(results, scale)
@@ -128,6 +129,13 @@ def _legend(scale: str) -> str:
         f"{PAPER}, by the paper's protocol; RL4VLM and LLaVA-sft are a 7B model there. Reference: enumerated or "
         "measured on the rules of the games. Empty: not run, or not known."
     )
+
+
+def _later_works(wide: pd.DataFrame) -> str:
+    """What a caption says of the later works that the table shows."""
+    sources = {f"published ({work})": f"{work}: {cited}" for work, cited in later_citations().items()}
+    shown = [text for source, text in sources.items() if (wide["source"] == source).any()]
+    return f" Later works, by protocols of their own: {'; '.join(shown)}." if shown else ""
 
 
 def _notes(rows: pd.DataFrame) -> str:

@@ -1,8 +1,12 @@
 """The numbers of others are all there, and mean what the tables say they mean."""
 
+from importlib.resources import files
+
 import pytest
 
 from rl4vlm.results.published import (
+    later_citations,
+    later_rates,
     published_curves,
     published_lambda_peaks,
     published_rates,
@@ -47,3 +51,22 @@ def test_lambda_peaks_are_the_highest_points_read():
         "RL4VLM lambda=0.7": 34,
         "RL4VLM lambda=0.9": 34,
     }
+
+
+def test_later_works_and_where_they_were_published():
+    found = {
+        (rate.method, rate.task): (work, rate.success_rate) for work, rates in later_rates().items() for rate in rates
+    }
+    tasks = ("NumberLine", "EZPoints", "Points24", "Blackjack", "alfworld_avg")
+    coso = {"CoSo": (100, 50, 5.8, 41.5, 26.5), "RL4VLM": (88.4, 50, 2.5, 39.3, 22.7)}
+    expected = {
+        (method, task): ("CoSo, second-hand", rate)
+        for method, rates in coso.items()
+        for task, rate in zip(tasks, rates, strict=True)
+    }
+    expected["TCPO", "alfworld_avg"] = ("TCPO, abstract", 26.67)
+    expected["GTR-Turbo", "Points24"] = ("GTR-Turbo, second-hand", 53.5)
+    assert found == expected
+    sources = files("rl4vlm.results").joinpath("data", "README.md").read_text(encoding="utf-8")
+    for work, cited in later_citations().items():
+        assert f"| {work.partition(',')[0]}, {cited}" in sources

@@ -266,6 +266,10 @@ def test_markdown_sets_reproduced_beside_published(tables):
     assert lines[start + 2] == ["", "published (paper)", "89.4", "50.0", "2.3", "40.2", "45.5"]
     assert lines[start + 3] == ["", "published (CoSo, second-hand)", "88.4", "50.0", "2.5", "39.3", ""]
     assert {len(line) for line in lines[: lines.index([""])]} == {7}
+    # The works that it shows are cited.
+    (caption,) = lines[-1]
+    assert "CoSo, second-hand: arXiv 2505.03792; GTR-Turbo, second-hand: arXiv 2512.13043." in caption
+    assert "Later works" not in (tables / "cot.md").read_text(encoding="utf-8")
 
 
 def test_latex_is_escaped_and_balanced(tables):
