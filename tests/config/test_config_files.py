@@ -136,6 +136,17 @@ def test_the_guides_overlays_fit_the_papers_config(name: str, word: str) -> None
     laid_over(name, yaml.safe_load(example))
 
 
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_every_training_is_validated_before_its_end_too(name: str) -> None:
+    config = resolved(name)
+    for stage in ("ppo", "cnn"):
+        for task in config["tasks"]:
+            settings = build_settings(STAGES[stage], stage_settings(config, stage, task))
+            points = [update for update in range(1, settings.updates + 1) if settings.validates_after(update)]
+            assert len(points) >= 2, (stage, task)
+            assert points[-1] == settings.updates
+
+
 def test_smoke_stays_small_whatever_the_scale_says_of_single_games() -> None:
     config = resolved("smoke")
     for task in config["tasks"]:
