@@ -99,6 +99,18 @@ def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, m
     assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_gpu_multiplies_in_tf32_only_if_asked(asked: bool, tiny_checkpoint: Path) -> None:
+    switches = torch.backends.cuda.matmul
+    before = switches.allow_tf32
+    try:
+        switches.allow_tf32 = False
+        train.begin(tiny_checkpoint, 32, replace(SETTINGS, tf32=asked))
+        assert switches.allow_tf32 is asked
+    finally:
+        switches.allow_tf32 = before
+
+
 def test_frozen_weights_stay_and_the_others_learn(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     run(data=data, init=tiny_checkpoint, out=tmp_path, settings=replace(SETTINGS, epochs=1, freeze=".*vision_tower.*"))
     before, after = (load_file(place / "model.safetensors") for place in (tiny_checkpoint, tmp_path / "checkpoint"))
