@@ -65,7 +65,8 @@ class ReusedCache:
 
     CUDA graphs hold the addresses of what they read and write. With a new cache per batch they would be recorded again,
     and torch gives up after 128 times. So the same cache is emptied and reused. It stays in memory between batches, and
-    is replaced by a larger one if a batch has more rows or longer prompts than any before.
+    is replaced by a larger one if a batch has more rows or longer prompts than any before. Then the passes are compiled
+    again.
     """
 
     STEP = 64
@@ -82,11 +83,16 @@ class ReusedCache:
 
     def emptied(self, rows: int, tokens: int) -> StaticCache:
         """The cache, emptied, for `rows` rows (a result of `self.rows`) of at most `tokens` tokens."""
-        if self._cache is None or rows > self._rows or tokens > self._capacity:
-            self._rows, self._capacity = rows, max(self._capacity, -(-tokens // self.STEP) * self.STEP)
-            self._cache = StaticCache(config=self._config, max_cache_len=self._capacity)
-        else:
-            self._cache.reset()
+        if self._cache is not None:
+            if rows <= self._rows and tokens <= self._capacity:
+                self._cache.reset()
+                return self._cache
+            # Free it before the larger one is made, with what was compiled for it: torch would keep that and its
+            # graphs' memory, and after 8 of them it would run all further passes uncompiled.
+            self._cache = None
+            torch.compiler.reset()
+        self._rows, self._capacity = rows, max(self._capacity, -(-tokens // self.STEP) * self.STEP)
+        self._cache = StaticCache(config=self._config, max_cache_len=self._capacity)
         return self._cache
 
 

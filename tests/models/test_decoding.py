@@ -93,6 +93,21 @@ def test_a_pass_is_compiled_once_for_all_batches(
     assert counters["stats"]["unique_graphs"] == before + 1
 
 
+def test_passes_stay_compiled_however_often_the_cache_grows(
+    tiny_checkpoint: Path, prompts: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch keeps so many compiled passes at most, and does not compile any further one."""
+    monkeypatch.setattr(decoding, "COMPILED_ON", ("cpu",))
+    monkeypatch.setattr(decoding, "COMPILED", CompileConfig(backend="eager", fullgraph=True, dynamic=False))
+    model = ActorCritic.load(tiny_checkpoint, temperature=0.7, max_new_tokens=2, value_sizes=(16,))
+    torch.compiler.reset()  # forget the passes of other tests
+    before = counters["stats"]["unique_graphs"]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for rows in (1, 2, 3):
+            model.generate(prompts[:rows], streams(rows))
+    assert counters["stats"]["unique_graphs"] == before + 3
+
+
 def test_a_static_cache_is_only_made_anew_to_grow() -> None:
     from transformers import LlamaConfig
 
