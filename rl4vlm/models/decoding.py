@@ -7,6 +7,12 @@ Legend: B rows, L prompt length, R reply length.
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
+import sysconfig
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +22,8 @@ from transformers.cache_utils import StaticLayer
 
 from rl4vlm.models.output_head import first_head_input
 from rl4vlm.models.sampling import Sampler
+
+logger = logging.getLogger(__name__)
 
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
 """Tokens between two checks of whether all replies have ended, by type of device. A check waits for the GPU."""
@@ -109,14 +117,35 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
     """Whether to generate with a static cache: as `asked`, or if that is None, where passes can be compiled.
 
     Raises:
-        ValueError: it is asked for, but this model's passes cannot be compiled.
+        ValueError: it is asked for, but this model's passes cannot be compiled, or not on this machine.
     """
     if asked == "static" and not decodes_static(model):
         raise ValueError(
             f"kv_cache 'static' is not possible with {type(model).__name__} and its attention "
             f"({model.config.get_text_config(decoder=True)._attn_implementation}): leave kv_cache out"
         )
+    lacking = lacking_compiler() if model.device.type == "cuda" and asked != "dynamic" else None
+    if asked == "static" and lacking is not None:
+        raise ValueError(f"kv_cache 'static' compiles passes for the GPU, and this machine lacks {lacking}")
     if asked is not None or model.device.type not in COMPILED_ON:
         return asked == "static"
     # Not with FSDP, whose layers gather their weights in hooks.
-    return decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())
+    possible = decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())
+    if possible and lacking is not None:
+        _warn_of_slow_replies(lacking)
+    return possible and lacking is None
+
+
+@cache
+def lacking_compiler() -> str | None:
+    """What this machine lacks to compile passes for a GPU, if anything: Triton builds its launcher in C, with gcc or
+    clang (or what CC names) and Python's headers."""
+    if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
+        return "a C compiler, such as gcc"
+    header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+    return None if header.is_file() else f"{header} (on Debian: python3-dev)"
+
+
+@cache
+def _warn_of_slow_replies(lacking: str) -> None:
+    logger.warning("this machine lacks %s: replies are generated without compiled passes, which is slower", lacking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,40 @@ def test_passes_stay_compiled_however_often_the_cache_grows(
         for rows in (1, 2, 3):
             model.generate(prompts[:rows], streams(rows))
     assert counters["stats"]["unique_graphs"] == before + 3
+
+
+@pytest.mark.parametrize("lacking", [None, "a C compiler, such as gcc"])
+def test_passes_are_only_compiled_where_they_can_be(
+    actor_critic: ActorCritic, lacking: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoding, "lacking_compiler", lambda: lacking)
+    monkeypatch.setattr(type(actor_critic.model), "device", torch.device("cuda"))
+    decoding._warn_of_slow_replies.cache_clear()
+    assert decoding.use_static_cache(actor_critic.model, None) == (lacking is None)
+    assert not decoding.use_static_cache(actor_critic.model, "dynamic")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"this machine lacks {lacking}: replies are generated without compiled passes, which is slower"
+    ] * bool(lacking)
+    with nullcontext() if lacking is None else pytest.raises(ValueError, match="this machine lacks a C compiler"):
+        assert decoding.use_static_cache(actor_critic.model, "static")
+
+
+def test_what_a_machine_lacks_to_compile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> str | None:
+        decoding.lacking_compiler.cache_clear()
+        return decoding.lacking_compiler()
+
+    try:
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CC", raising=False)
+        assert found() == "a C compiler, such as gcc"
+        monkeypatch.setenv("CC", "cc")
+        monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+        assert found() == f"{tmp_path / 'Python.h'} (on Debian: python3-dev)"
+        (tmp_path / "Python.h").touch()
+        assert found() is None
+    finally:
+        decoding.lacking_compiler.cache_clear()
 
 
 def test_a_static_cache_is_only_made_anew_to_grow() -> None:

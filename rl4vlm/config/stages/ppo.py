@@ -40,8 +40,8 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     kv_cache: KVCache | None = None
     """Whether the KV cache has a fixed size (`static`) or grows (`dynamic`) while a reply is generated. With a fixed
     size, the pass for one token can be compiled, with CUDA graphs. Null means static on a GPU, if the model's class
-    allows it (docs/backbones.md) and FSDP does not shard the model, and dynamic otherwise. It changes speed, memory,
-    and rounding."""
+    allows it (docs/backbones.md), FSDP does not shard the model, and the machine has what compiling needs
+    (docs/install.md), and dynamic otherwise. It changes speed, memory, and rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
     engine: Literal["transformers", "vllm"] = "transformers"
