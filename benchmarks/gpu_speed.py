@@ -171,8 +171,6 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
     """
     found = [before]
     mode.model.kv_cache = choice.kv_cache
-    # Drop the last choice's cache, whose size may differ.
-    mode.model.reused_cache = ReusedCache(mode.model.model.config)
 
     def measured() -> dict[str, Any]:
         # A static cache has its size from the start, and passes are compiled for it.
@@ -191,6 +189,11 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
         }
 
     line = {"measured": "play", **attempt(measured)}
+    if choice.kv_cache == "static":
+        # Drop the cache and the graphs that were recorded for it: they would count in the peaks of learning, and the
+        # next choice may need another size.
+        mode.model.reused_cache = ReusedCache(mode.model.model.config)
+        torch.compiler.reset()
     return max(found, key=len), line
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmarks import gpu_check, gpu_correct, gpu_needs, gpu_page, gpu_speed
+from benchmarks.backbones import build
 from benchmarks.gpu_correct import correctness
+from benchmarks.modes import Mode
 
 CPU = torch.device("cpu")
 
@@ -71,6 +73,15 @@ def test_hours_and_memory_on_the_page() -> None:
     assert "| bfloat16 | 128 | sdpa | learn | micro-batch 1, checkpointing yes | 31.3 | 30.0 |" in shown
     assert "- out of memory: {'dtype': 'bfloat16'" in shown
     assert not gpu_page.failed(lines)
+
+
+def test_learning_is_measured_without_the_cache_of_play() -> None:
+    choice = gpu_speed.Choice(lora_rank=0, num_envs=2, kv_cache="static")
+    model = build("llava-test", dtype=torch.bfloat16, device=CPU, lora=None, max_new_tokens=3)
+    mode = Mode("ours", model, gpu_speed.settings_of("llava-test", CPU, choice, 3))
+    samples, line = gpu_speed.play(mode, choice, 3, [])
+    assert (len(samples), "error" in line) == (2, False)
+    assert model.reused_cache.rows(1) == 1
 
 
 def test_packages_that_are_too_old_or_missing_are_named(
