@@ -292,10 +292,10 @@ def perception_accuracy(backbone: Backbone, task_name: str, settings: PretrainSe
     reader = ActorCritic(
         backbone,
         # A critic is needed to build the class; its values are not used.
-        ValueHead(backbone.model.get_output_embeddings().in_features, (8,)).to(backbone.model.device),
+        ValueHead(backbone.model.get_output_embeddings().in_features, (8,)),
         temperature=0.0,
         max_new_tokens=32,
-    )
+    ).to(backbone.model.device)
     rng = stream(settings.seed, "probe")
     env = make_env(task_name, **settings.task_env.get(task_name, {}))
     states = [g for _, g in zip(range(settings.probe), glimpses(env, rng, get_task(task_name)), strict=False)]
