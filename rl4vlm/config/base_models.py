@@ -12,15 +12,18 @@ from rl4vlm.config.stages.backbone import HUB_NAME
 from rl4vlm.core.nearest import did_you_mean
 
 EMBEDDED = ("pretrain", "shipped")
-"""Sources of a model that this project made; it was asked what it reads."""
+"""Sources of a model that this project pre-trained. Only such a model comes with a `perception.json`."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model: `name` is its folder below `results/base_model`, and of ready weights among those of the workflow.
+    """A base model.
 
-    `source` is `pretrain`, `shipped`, a folder, or a Hugging Face name (then at `revision`, None for the newest).
-    `settings` are those of its pre-training.
+    Attributes:
+        name: its folder below `results/base_model`; for shipped weights also their folder in the workflow.
+        source: `pretrain`, `shipped`, a folder, or a Hugging Face name.
+        revision: branch, tag or commit of a Hugging Face model; None is the newest.
+        settings: those of its pre-training; empty for a model from elsewhere.
     """
 
     name: str
@@ -30,7 +33,7 @@ class BaseModel:
 
     @property
     def kind(self) -> str:
-        """How it is got: pretrain, shipped, folder (used where it is) or hub."""
+        """How it is obtained: `pretrain`, `shipped`, `folder` (used in place) or `hub` (downloaded)."""
         if self.source in EMBEDDED:
             return self.source
         return "folder" if Path(self.source).is_dir() else "hub"
@@ -43,8 +46,9 @@ class BaseModel:
 def base_model(config: Mapping[str, Any], task: str) -> BaseModel:
     """The base model that a task starts from.
 
-    Its settings hold the environment's arguments of those tasks that it reads and that have any. One that is not made
-    here has none, and is known by where it comes from, whatever the config calls it.
+    The settings of a model that is made here include, as `task_env`, the environment options of the tasks whose images
+    it learns to read. A model from elsewhere has no settings. Its name is made from its source and revision, and the
+    config's `name` is ignored.
     """
     found = stage_settings(config, "base_model", task)
     source, revision = str(found["source"]), found.get("revision")
@@ -65,10 +69,10 @@ def base_models(config: Mapping[str, Any], shipped: Path | None = None) -> dict[
 
     Args:
         config: the config.
-        shipped: the folder with a folder of weights for each shipped model; None does not look for them.
+        shipped: folder of the shipped weights, with one subfolder per model; None skips the check that they exist.
 
     Raises:
-        ValueError: two that differ have the same name, or one cannot be found. Nothing is downloaded to find out.
+        ValueError: two different models have the same name, or a model cannot be found. This check downloads nothing.
     """
     found: dict[str, tuple[str, BaseModel]] = {}
     for task in config["tasks"]:
@@ -84,7 +88,7 @@ def base_models(config: Mapping[str, Any], shipped: Path | None = None) -> dict[
 
 
 def _check_source(task: str, model: BaseModel, shipped: Path | None) -> None:
-    """Raise ValueError for a model without a folder, or with a source that the hub cannot have either."""
+    """Raise ValueError if a model's folder is missing or holds no model, or its source cannot be a hub name either."""
     place, source = f"config, base_model for {task}:", Path(model.source)
     if model.kind == "shipped" and shipped is not None and not (shipped / model.name).is_dir():
         there = sorted(path.name for path in shipped.glob("*") if path.is_dir())

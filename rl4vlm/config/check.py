@@ -42,8 +42,13 @@ LAUNCHED = ("sft", "ppo")
 
 @dataclass(frozen=True)
 class KnownOptions:
-    """What can be said of a task: options of its environment, each with its choices as in `env_options`, the type hints
-    of those that have one, and the names of the texts of its prompt."""
+    """What a config may set for a task.
+
+    Attributes:
+        env: the choices of each option of its environment, by name (`rl4vlm.envs.registration.env_options`).
+        env_types: the type hints of those options that have one, by name.
+        prompt: names of the texts of its prompt.
+    """
 
     env: Mapping[str, Sequence[Any]]
     env_types: Mapping[str, Any]
@@ -78,7 +83,7 @@ def checked_config(
     typed = _typed(config)
     problems = list(_wrong_tasks(typed, known))
     if not problems:
-        problems += _wrong_options(typed, known, options_of)
+        problems += _wrong_options(typed, options_of)
         problems += _wrong_names(typed)
         problems += _wrong_settings(typed)
         problems += _missing_packages(typed, installed)
@@ -133,7 +138,7 @@ def _unknown_task(place: str, name: str, known: Sequence[str]) -> list[str]:
 
 
 def _wrong_tasks(config: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
-    """Names of tasks that nobody registered, wherever they stand."""
+    """Unknown task names, anywhere in the config."""
     named: dict[str, Iterable[str]] = {
         "tasks": config["tasks"],
         "ablations.lambda": lambda_ablation(config),
@@ -154,17 +159,15 @@ def _wrong_tasks(config: Mapping[str, Any], known: Sequence[str]) -> Iterator[st
 
 
 def _parts(config: Mapping[str, Any], stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a section says, with the place below it: for all tasks, then for single ones."""
+    """The settings in a section, with their place: `defaults`, then `per_task.TASK` for each task."""
     section = config[stage] or {}
     yield "defaults", section.get("defaults") or {}
     for task, told in (section.get("per_task") or {}).items():
         yield f"per_task.{task}", told or {}
 
 
-def _wrong_options(
-    config: Mapping[str, Any], known: Sequence[str], options_of: Callable[[str], KnownOptions]
-) -> Iterator[str]:
-    """Options of environments and texts of prompts that a task does not have, and choices that an option has not."""
+def _wrong_options(config: Mapping[str, Any], options_of: Callable[[str], KnownOptions]) -> Iterator[str]:
+    """Environment options and prompt texts that a task does not have, and values that an option does not allow."""
     per_task = config["task_options"]["per_task"] or {}
     for task in dict.fromkeys([*config["tasks"], *per_task]):
         options = task_options(config, task)
@@ -198,7 +201,7 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
             yield f"{place}: {name} cannot be {value!r}; it takes a list of {', '.join(choices)}"
             continue
         for item in value if isinstance(choices, list) else [value]:
-            # Python takes 1 for True.
+            # Compare the types, too: in Python, 1 == True.
             if choices and (type(item), item) not in [(type(choice), choice) for choice in choices]:
                 yield f"{place}: {name} cannot be {item!r}; {did_you_mean(item, choices)}"
         if not choices and name in known.env_types:
@@ -213,13 +216,13 @@ def _wrong_type(said: str, hint: Any, value: Any) -> list[str]:
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         return [f"{said}; {message[:1].lower()}{message[1:]}"]
-    except PydanticUserError:  # a type of another package, of which the config knows nothing
+    except PydanticUserError:  # a type of another package, which pydantic cannot check
         pass
     return []
 
 
 def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
-    """Names that the config itself makes up: runs and their folders."""
+    """Values of λ that the name of a folder cannot hold, and entries of `sft_data.given` that name no run."""
     weights = {f"ppo for {task}, thought_prob_coef": [thought_prob_coef(config, task)] for task in config["tasks"]}
     weights |= {f"ablations.lambda.{task}": values for task, values in lambda_ablation(config).items()}
     for place, values in weights.items():
@@ -258,9 +261,9 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
     for model, entry in config["api_models"].items():
         method = entry.get("method") or model
         if method in own:
-            yield f"api_models.{model}: method {method!r} is that of a policy of this project; their rows would be one"
+            yield f"api_models.{model}: method {method!r} is that of a policy of this project: their rows would merge"
         if method in named:
-            yield f"api_models.{model}: method {method!r} is that of {named[method]}, too; their rows would be one"
+            yield f"api_models.{model}: method {method!r} is that of {named[method]}, too: their rows would merge"
         named[method] = model
         for task in entry.get("tasks") or config["tasks"]:
             settings = api_settings(config, model, task)
@@ -294,14 +297,15 @@ def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool
 
 
 def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Trainings whose processes could not all work. They would fail only on their machine, the model loaded.
+    """Numbers of processes that do not fit the GPUs, nodes or environments of a training.
 
-    Each process takes a GPU if the job has any, and in PPO at least one environment.
+    Each process takes one GPU if the job has any, and in PPO at least one environment. Without this check, such a job
+    would fail only after it had loaded its model.
     """
     for stage, asked in config["resources"].items():
         place, processes, gpus = f"resources.{stage}", asked["processes"], asked["gpu"]
         if processes > 1 and stage not in LAUNCHED:
-            yield f"{place}.processes: only {' and '.join(LAUNCHED)} are shared by several processes"
+            yield f"{place}.processes: only {' and '.join(LAUNCHED)} can run in several processes"
         if processes > 1 and not Path(config["accelerate"]).is_file():
             yield f"accelerate: there is no file {config['accelerate']!r}, and {place} asks for {processes} processes"
         if stage in LAUNCHED and gpus and gpus != processes:

@@ -1,7 +1,7 @@
 """How a settings class is declared, and the types that settings share.
 
-A setting is one field: its type with its bounds, its default, and below it a docstring that says what it means. From
-there come the checks, `rl4vlm STAGE --help` and docs/settings.md.
+A setting is one field: its type with its bounds, its default, and below it a docstring that says what it means. The
+checks, `rl4vlm STAGE --help` and docs/settings.md are made from these fields.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def settings(kind: type[Class]) -> type[Class]:
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        # Not null in their place: what is no number in a mapping of any values is then seen when it is written.
+        # Write NaN and infinity as they are, not as null: in a mapping of arbitrary values, they are then noticed.
         ser_json_inf_nan="constants",
         # Someone may have typed an API key into the wrong setting.
         hide_input_in_errors=True,
@@ -35,7 +35,7 @@ def settings(kind: type[Class]) -> type[Class]:
 
 
 def _no_switch(value: Any) -> Any:
-    # Python takes `true` for 1.
+    # In Python, True == 1.
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
@@ -49,8 +49,8 @@ def _device(value: str) -> str:
 
 
 def _path(value: str) -> str:
-    # Snakemake takes braces for wildcards, and a command an initial hyphen for an option. Nothing expands `~` inside
-    # quotes: it would be a folder of that name.
+    # Snakemake reads braces as wildcards, and a command reads a leading hyphen as an option. `~` is not expanded inside
+    # quotes, so it would become a folder of that name.
     if not value or value[0] in "-~" or value != value.strip() or not value.isprintable() or set(value) & set("{}"):
         raise ValueError(
             f"{value!r} is no usable path: it may not begin with ~ or -, begin or end with a space, or hold braces or "
@@ -62,7 +62,7 @@ def _path(value: str) -> str:
 def _pattern(value: str) -> str:
     try:
         with warnings.catch_warnings():
-            # Python warns of what a later version will read otherwise, such as `[[`.
+            # Python warns about patterns that a later version will read in another way, such as `[[`.
             warnings.simplefilter("error")
             re.compile(value)
     except (re.error, FutureWarning) as error:

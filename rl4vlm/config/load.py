@@ -71,13 +71,15 @@ TASK_OPTIONS = {
     "cnn": ("env",),
     "evaluation": ("env", "prompt"),
 }
-"""What each stage that plays takes from `task_options`, so that no model is tested on what it was not trained on."""
+"""The entries of `task_options` that each stage takes. All stages take the same ones, so a model is evaluated on the
+task that it was trained on."""
 
 
 def stage_settings(config: Mapping[str, Any], stage: str, task: str, variant: str = "") -> dict[str, Any]:
-    """A stage's settings for a task: what `per_task` says of it over the stage's `defaults`, then the task's options.
+    """A stage's settings for a task or, if `variant` names one of `variants`, for that variant of the method.
 
-    What a variant of `variants` changes comes last. Raises ValueError for an unknown stage.
+    Each of these overrides those before it: the stage's `defaults`, its entry in `per_task`, the task's `task_options`,
+    the variant's changes. Raises ValueError for an unknown stage.
     """
     if stage not in config:
         raise ValueError(f"config has no stage {stage!r}")
@@ -88,9 +90,9 @@ def stage_settings(config: Mapping[str, Any], stage: str, task: str, variant: st
 
 
 def task_options(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """What `task_options` says of a task: arguments of its environment (`env`) and words of its prompt (`prompt`).
+    """The options of a task: keyword arguments of its environment (`env`) and texts of its prompt (`prompt`).
 
-    In the former, `{results_dir}` in a text is filled in.
+    In the texts of `env`, `{results_dir}` is replaced by the config's folder of results.
     """
     found = _for_task(config.get("task_options") or {}, task)
     folder = config.get("results_dir", "")
@@ -111,7 +113,10 @@ def evaluation_sets(config: Mapping[str, Any], task: str) -> dict[str, dict[str,
 
 
 def evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
-    """Settings of a task's evaluation on a set of games, the first one unless named. Raises ValueError for another."""
+    """Settings of a task's evaluation on a set of games, the first unless `games` names another.
+
+    Raises ValueError if there is no such set.
+    """
     sets, settings = evaluation_sets(config, task), stage_settings(config, "evaluation", task)
     if games and games not in sets:
         raise ValueError(f"config, evaluation.sets.{task}: no set {games!r}; there are {', '.join(sets) or 'none'}")
@@ -120,16 +125,16 @@ def evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -
 
 
 API_ENTRY = ("tasks", "style")
-"""What an entry of `api_models` says of where it is evaluated."""
+"""Keys of an entry of `api_models`: the tasks that it is evaluated on, and the style of its replies."""
 API_PLAY = ("episodes", "num_envs", "temperature", "max_new_tokens")
-"""What it may set of an evaluation; all else in it is `ApiSettings`."""
+"""Keys of such an entry that override the evaluation's settings. All other keys are fields of `ApiSettings`."""
 
 
 def api_settings(config: Mapping[str, Any], model: str, task: str, games: str = "") -> dict[str, Any]:
-    """Settings of the evaluation of a model of `api_models`: the stage's, with what its entry says over them.
+    """Settings of the evaluation of a model of `api_models`: those of the stage, overridden by the model's entry.
 
-    Replies are kept in `api_cache` beside the results. As many episodes are played at once as there are requests under
-    way, unless the entry says otherwise. Raises ValueError for a model that has no entry.
+    Replies are cached in `api_cache` in the folder of results. If an entry sets `concurrency` and not `num_envs`, as
+    many episodes are played at once as requests may be in flight. Raises ValueError for a model without an entry.
     """
     models = config.get("api_models") or {}
     if model not in models:
@@ -144,19 +149,19 @@ def api_settings(config: Mapping[str, Any], model: str, task: str, games: str = 
 
 
 def api_style(config: Mapping[str, Any], model: str) -> str:
-    """How a model of `api_models` is to write its replies; with thoughts unless its entry says otherwise."""
+    """The style of the replies of a model of `api_models`: with thoughts, unless its entry sets another."""
     return str(((config.get("api_models") or {}).get(model) or {}).get("style", Style.COT))
 
 
 def http_settings(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Settings of the evaluation of a trained checkpoint over HTTP: the stage's, with what `over_http` says."""
+    """Settings of the evaluation of a trained checkpoint over HTTP: those of the stage, overridden by `over_http`."""
     here = config["over_http"]
     settings = merge(_evaluation_over_http(config, task), _given(here))
     return merge(settings, {"api": {"cache": _api_cache(config), "concurrency": here["concurrency"]}})
 
 
 def _evaluation_over_http(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
-    """`evaluation_settings` without those of a model that is loaded in the evaluation's own process."""
+    """`evaluation_settings` without `VLM_OPTIONS`, which are for a model in the evaluation's own process."""
     found = evaluation_settings(config, task, games)
     return {name: value for name, value in found.items() if name not in VLM_OPTIONS}
 
@@ -166,13 +171,13 @@ def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 CNN_EVALUATION = ("episodes", "num_envs", "seed_base", "games", "env", "device", "save_minutes")
-"""What an evaluation's settings say to a policy without a language model."""
+"""The settings of an evaluation that apply to a policy without a language model."""
 
 
 def cnn_evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
     """Settings of the evaluation of a CNN+RL policy: the stage's episodes, at the temperature that it was trained with.
 
-    Those that concern a language model are left out, so that changing one evaluates nothing again here.
+    Settings of language models are left out, so that changing one does not make this evaluation stale.
     """
     found = evaluation_settings(config, task, games)
     played = {name: found[name] for name in CNN_EVALUATION if name in found}

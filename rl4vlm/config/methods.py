@@ -58,7 +58,7 @@ METHODS: dict[str, Method] = {
 """All methods, in the order of tables. The key is the method's name, or the name by which a scripted policy is called
 (`rl4vlm evaluate stand17 Blackjack`)."""
 PUBLISHED_ONLY = ("BUTLER", "BUTLER_g", "GPT4-V", "Gemini")
-"""Methods that nothing here trains or plays. A model of `api_models` may have the name of one."""
+"""Methods of which only published numbers exist. A model of `api_models` may have the name of one of them."""
 
 
 def scripted_policies() -> dict[str, Method]:
@@ -82,5 +82,5 @@ def colours() -> dict[str, str]:
 
 
 def rank(name: str, order: Sequence[str]) -> tuple[int, str]:
-    """Sort key for a given order; names outside of it come last, by name."""
+    """Sort key for a given order. Names that are not in `order` come last, sorted alphabetically."""
     return (order.index(name), "") if name in order else (len(order), name)

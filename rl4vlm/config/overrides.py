@@ -1,4 +1,4 @@
-"""Settings as the `key=value` words of a command line, and back; what a training's command line begins with."""
+"""Settings as `key=value` words of a command line, and back; the launcher and the resources of a stage's job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl4vlm.core.gpus import VISIBLE
 
 SHUTDOWN_SECONDS = 600
 """How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
-under way and the save of a large model take minutes. The SLURM profile has jobs told as long before their limit."""
+under way and the save of a large model take minutes. The SLURM profile sends its signal as long before the limit."""
 
 
 ON_EACH_NODE = (
@@ -29,7 +29,7 @@ one, at which all processes meet."""
 
 
 def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
-    """The words that a stage's command line begins with: `rl4vlm`, and what claims or hides GPUs or launches several.
+    """The first words of a stage's command line: `rl4vlm`, after what claims or hides GPUs or launches processes.
 
     Args:
         config: a checked config. `resources.<stage>` has the number of `processes`, and of the SLURM `nodes` that they
@@ -38,8 +38,8 @@ def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
     """
     asked = config["resources"][stage]
     processes, nodes = asked.get("processes", 1), asked.get("nodes", 1)
-    # It holds the GPUs for as long as the stage runs, and hides all others: vLLM takes the first that it sees. On
-    # several nodes SLURM assigns them, so none are claimed.
+    # Claim GPUs for as long as the stage runs, and hide all others from it: vLLM takes the first that it sees. On
+    # several nodes SLURM assigns the GPUs, so none are claimed here.
     claim = ["python", "-m", "rl4vlm.core.gpus", str(asked["gpu"])] if asked["gpu"] and nodes == 1 else []
     variables = [f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"] if processes > 1 else []
     # A job that asks for no GPU sees none: `device: auto` would take one from the jobs that do, or wait for it.
@@ -74,8 +74,8 @@ def stage_arguments(
 ) -> list[str]:
     """All settings of a stage, also those at their defaults, as words of a command line, not yet quoted for a shell.
 
-    They are sorted, and each value is written as its type has it: neither the order of a config's lines nor `1` for
-    `1.0` makes another command. `only` and `but` choose among the settings.
+    The words are sorted, and each value is written in the form of its type. So the command stays the same if lines of
+    the config change places, or if `1` is written for `1.0`. `only` and `but` choose among the settings.
     """
     settings = plain_settings(build_settings(kind, values))
     chosen = {name: value for name, value in settings.items() if name not in but and (only is None or name in only)}
@@ -88,7 +88,7 @@ def setting_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
-    # What looks like a list or mapping is quoted, whether or not it is one.
+    # Quote a text that looks like a list or mapping, or it would be read back as one.
     plain = isinstance(value, str) and not value.startswith(("[", "{")) and _from_text(value) == value
     return value if plain else json.dumps(value, sort_keys=True, allow_nan=False)
 

@@ -78,19 +78,19 @@ class EvaluationRun:
 
 
 def variant_text(variant: str) -> str:
-    """A variant as the names of runs have it; nothing for the method itself."""
+    """The part of a run's name that says its variant; empty for the method itself."""
     return f"+{variant}" if variant else ""
 
 
 def lambda_text(value: float) -> str:
-    """λ as the names of runs have it: without an exponent or final zeros."""
+    """λ as written in the names of runs: with at most 6 decimals, and without an exponent or trailing zeros."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def ppo_runs(config: Mapping[str, Any]) -> list[PPORun]:
     """All PPO runs: every task, style and seed at the task's own λ, then the λ ablation and variants (with thoughts).
 
-    A run that both ask for comes once; the ablation of a task that is not among `tasks` is left out.
+    Each run is listed once. The ablation of a task that is not among `tasks` is left out.
     """
     seeds = config["seeds"]
     main = [
@@ -143,10 +143,10 @@ def sft_runs(config: Mapping[str, Any]) -> list[SFTRun]:
 
 
 def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
-    """The policies that PPO runs keep beside their last one, by the run and the name below its `checkpoints/`.
+    """The policies that PPO runs keep beside their last one: the run, and the policy's folder in its `checkpoints/`.
 
     Raises:
-        ValueError: one run keeps some, and another none: all have the same outputs.
+        ValueError: some runs would keep policies and others none. One rule makes all runs, so all have equal outputs.
     """
     runs = ppo_runs(config)
     kept = [build_settings(PPOSettings, stage_settings(config, "ppo", run.task, run.variant)).kept for run in runs]
@@ -157,7 +157,7 @@ def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
 
 
 def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
-    """The runs of the CNN+RL baseline: each task but those of `cnn.skip`, with every seed; none without `cnn`."""
+    """The runs of the CNN+RL baseline: every task except those in `cnn.skip`, every seed; none if `cnn` is null."""
     if not config.get("cnn"):
         return []
     skipped = config["cnn"].get("skip", [])
@@ -165,7 +165,7 @@ def cnn_runs(config: Mapping[str, Any]) -> list[CNNRun]:
 
 
 def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
-    """All held-out evaluations: scripted policies, each SFT start, PPO run and CNN+RL run, what is asked over HTTP."""
+    """All held-out evaluations: of scripted policies, of each SFT, PPO and CNN+RL run, and those over HTTP."""
     tasks = config["tasks"]
     ours = [
         *(
@@ -193,7 +193,7 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
 
 
 def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) -> list[EvaluationRun]:
-    """The same evaluations on all of a task's sets of games but the first."""
+    """The same evaluations on each further set of games of their task, after the first."""
     return [
         replace(run, name=f"{run.name}@{games}", games=games)
         for run in runs
@@ -202,7 +202,7 @@ def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) 
 
 
 def http_runs(config: Mapping[str, Any]) -> list[PPORun]:
-    """The PPO runs whose checkpoint is evaluated over HTTP, too: of each task of `over_http` the first main run."""
+    """The PPO runs whose checkpoint is also evaluated over HTTP: the first main run of each task in `over_http`."""
     tasks = (config.get("over_http") or {}).get("tasks") or []
     first: dict[str, PPORun] = {}
     for run in main_runs(config):
@@ -211,9 +211,9 @@ def http_runs(config: Mapping[str, Any]) -> list[PPORun]:
 
 
 def api_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
-    """The evaluations of models of `api_models` that can be made, or were: with a key, or with a result already.
+    """The evaluations of models of `api_models` that have their API key or need none, or have a result already.
 
-    A model without a key is left out, and its published row stands alone.
+    Other models are left out, so that tables show only their published rows.
     """
     models = config.get("api_models") or {}
     runs = []

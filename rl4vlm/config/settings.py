@@ -38,7 +38,7 @@ def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
 def check_some(
     kind: type[Any], values: Mapping[str, Any], elsewhere: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Check single settings of a class, of which the others come from somewhere else.
+    """Check some settings of a class; the others are set elsewhere.
 
     Args:
         kind: the settings class.
@@ -159,7 +159,8 @@ def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
     if error["type"] in ("literal_error", "enum"):
         near = did_you_mean(error["input"], re.findall(r"'([^']*)'", message), otherwise="")
         message += f"; {near}" if near else ""
-    # A check of several settings names what it means; all of them would be too long, and may hold a key.
+    # The message of a check of several settings names the wrong ones. Showing all of them would be long, and might show
+    # an API key.
     hidden = isinstance(error["input"], Mapping) or error["type"] == "missing" or _MAY_BE_A_KEY & {*place.split(".")}
     shown = "" if hidden else f"={error['input']!r}"
     return f"setting {place}{shown}: {message}"

@@ -39,13 +39,13 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_files(paths: Iterable[Path]) -> Iterator[dict[Path, Path]]:
-    """Replace files, none before all new contents are on the disk: a reader sees the old content or the new.
+    """Replace several files together: none is replaced before all new contents are on the disk.
 
     Yields, by path, the temporary files to write. They take the places of `paths` when the block ends without an error.
     An error or a kill before that leaves all files as they were. Missing parent folders are created.
     """
-    # Hidden names, so that no glob for results matches them. A draft that a kill left is written over. Every process
-    # takes the locks in the same order, so that no two wait for each other for ever.
+    # Hidden names, so that no glob for results matches them. A draft that a killed process left is overwritten. Every
+    # process takes the locks in the same order, so that no two wait for each other forever.
     drafts = {path: path.with_name(f".{path.name}.unfinished") for path in sorted(paths)}
     with ExitStack() as locks:
         for path in drafts:

@@ -17,7 +17,8 @@ from typing import IO
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CLAIMED = "RL4VLM_CLAIMED_GPUS"
-"""The GPUs that this command claimed for the process it became, and for its children: the same value as `VISIBLE`."""
+"""Variable that this command sets to the GPUs that it claimed, the same value as `VISIBLE`. The command that replaces
+it, and its children, see by it that they need not claim any."""
 
 
 def shown_gpus(devices: Path = Path("/dev")) -> list[str]:
@@ -83,7 +84,10 @@ def _lock(file: IO[str]) -> bool:
 
 
 def main(count: str, *command: str) -> None:
-    """Replace this process by `command`, which sees only `count` GPUs that no other job has; none if there are none."""
+    """Replace this process by `command`, which sees only `count` GPUs that no other job has.
+
+    On a machine without GPUs none is claimed.
+    """
     if names := shown_gpus():
         try:
             claimed = claim_gpus(names, int(count))

@@ -1,4 +1,8 @@
-"""Lock files, so that two processes never write the same output or state; temporary folders that know their owner."""
+"""Lock files and temporary folders.
+
+A lock keeps two processes from writing the same output or state. A temporary folder that a killed process left is
+removed by the next process that makes one with the same prefix.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,18 @@ from typing import TextIO
 from uuid import uuid4
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What `flock` says on a file system without locks."""
+"""Error numbers of `flock` on a file system without locks."""
 
 
 @contextmanager
 def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock that one process at a time can hold, and that ends with its process.
+    """Hold a lock inside the block. One process at a time can hold it, and it is released when that process ends.
 
-    On a network file system it holds among all machines, if the file system passes locks on. On one without locks it
-    does nothing.
+    On a network file system that supports locks, it holds across machines. On a file system without locks, it does
+    nothing.
 
     Args:
-        file: the lock, made for the time of the block; missing parent folders are created.
+        file: the lock file, which exists only during the block; missing parent folders are created.
         wait: wait for another holder to end, instead of an error.
 
     Raises:
@@ -50,7 +54,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _is_at(opened: TextIO, file: Path) -> bool:
-    """Whether an opened file still has its name: the holder before has removed it, perhaps after it was opened here."""
+    """Whether an opened lock file is still the one at its path. Its last holder may have removed it in the meantime."""
     with suppress(FileNotFoundError):
         return os.path.samestat(file.stat(), os.fstat(opened.fileno()))
     return False
@@ -75,11 +79,11 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     """A temporary folder that is removed at the end of the block, or after a kill by the next call with its prefix."""
     root = Path(gettempdir())
     for abandoned in root.glob(f"{prefix}*"):
-        # Another one's folder is locked, or cannot be removed.
+        # The folder of a running process is locked, and that of another user cannot be removed.
         with suppress(ValueError, OSError), locked(_lock_of(abandoned)):
             shutil.rmtree(abandoned)
     folder = root / f"{prefix}{uuid4().hex}"
-    # Locked before it exists, so that nobody takes it for an abandoned one.
+    # Locked before it exists, so that no other process takes it for an abandoned one.
     with locked(_lock_of(folder)):
         folder.mkdir(mode=0o700)
         try:

@@ -1,7 +1,7 @@
 """A stage's output folder: locked while the stage runs, written to a draft, and published whole.
 
-What a stage wrote is listed in the record of its folder (`run.json`, entry `outputs`), by name and SHA-256. Nothing
-else is ever replaced, and readers compare what they read with it.
+The record of the folder (`run.json`, entry `outputs`) lists what the stage wrote, by name and SHA-256. Only files in
+such a list are ever replaced, and readers compare files with their checksums in it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def stage_output(
     draft = out / f".{record.removesuffix(RECORD)}unfinished"
     try:
         with named(out), locked(out / f".{record.removesuffix(RECORD)}lock"):
-            # A run that was killed while its files moved had finished its work.
+            # Publish the draft of a run that was killed while it moved its files: it had finished its work.
             publish(draft, record)
             shutil.rmtree(draft, ignore_errors=True)
             _check_replaceable(out, stages, names, record)
@@ -83,7 +83,7 @@ def publish(draft: Path, record: str = RECORD) -> None:
         flush(file)
     for name in _owned(out, None, record) - new:
         (out / name).unlink(missing_ok=True)
-    # The record last: until then it is the old one, whose checksums tell a mixture of old and new from a whole output.
+    # The record comes last. Until then the old one is in place, whose checksums reveal a mixture of old and new files.
     for name in sorted(new, key=lambda name: name == record):
         if (draft / name).exists():  # it has moved if the last run was killed here
             (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _check_replaceable(out: Path, stages: Collection[str], names: Collection[str
 
 
 def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
-    """The names that the record of a folder lists, with its own; none if there is none or it is of another stage."""
+    """The record of a folder and the files that it lists; empty if there is no record, or it is of another stage."""
     try:
         found = read_json(out / record)
     except (ValueError, OSError):
@@ -111,7 +111,7 @@ def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
 
 
 def _outputs(record: Mapping[str, Any]) -> dict[str, str]:
-    """The outputs that a record lists, with their checksums. Names that lead out of its folder are left out."""
+    """The outputs that a record lists, with their checksums. Paths that lead out of its folder are ignored."""
     found = record.get("outputs")
     if not isinstance(found, Mapping):
         return {}

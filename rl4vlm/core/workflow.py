@@ -1,4 +1,4 @@
-"""A stage that a workflow started ends when the workflow is gone, so that nothing runs that nobody knows of."""
+"""Ends a stage when the workflow that started it is gone, so that no job is left running unnoticed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def end_with_workflow() -> None:
 
 
 def _watch(workflow: int) -> None:
-    # Not whether it exists: when a process dies, its children get another parent at once, but it may stay as a zombie.
+    # Look for the workflow among this process's ancestors. When it dies, its children get another parent at once, while
+    # the process itself may stay as a zombie.
     while not _is_gone(workflow):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     with suppress(OSError):
@@ -54,7 +55,7 @@ def _watch(workflow: int) -> None:
 def _is_gone(workflow: int) -> bool:
     try:
         return workflow not in _ancestors()
-    except OSError:  # too many open files, say: that tells nothing about the workflow
+    except OSError:  # such as too many open files: that says nothing about the workflow
         return False
 
 
