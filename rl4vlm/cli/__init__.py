@@ -1,7 +1,7 @@
 """The command line, `rl4vlm <stage>`: parse the arguments, build the settings, call the stage's one function.
 
-The workflow does not watch this package: what a stage computes lies in its own module, and an edit here must not
-retrain anything. `parser` says what can be typed, `options` what several subcommands share, `commands` what each does.
+`parser` defines the subcommands, `options` the options that several of them share, `commands` what each does. An edit
+here retrains nothing: what a stage computes is in its own module, and this package is in no stage's code digest.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from rl4vlm.training.signals import Interrupted
 
 __all__ = ["build_parser", "main"]
 
-TRAINING = "lower micro_batch_size or set gradient_checkpointing=true: a run with --state goes on with them"
+TRAIN_WITH_LESS = (
+    "lower micro_batch_size or set gradient_checkpointing=true: a run with --state continues with the new values"
+)
 LESS_MEMORY = {
-    "sft": TRAINING,
-    "ppo": f"{TRAINING}; or lower num_envs, which is another run",
-    "cnn": "lower micro_batch_size, with which a run with --state goes on",
+    "sft": TRAIN_WITH_LESS,
+    "ppo": f"{TRAIN_WITH_LESS}; or lower num_envs, which starts another run",
+    "cnn": "lower micro_batch_size: a run with --state continues with the new value",
     "evaluate": "lower num_envs, or set quantize=4bit",
 }
-"""What a stage that ran out of a GPU's memory needs less of it with."""
+"""By stage, what the user can do after it ran out of memory."""
 WRONG_INPUT, FILE_FAILED, OUT_OF_MEMORY = 2, 3, 4
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -43,7 +45,7 @@ WHAT_TO_DO = {
     errno.EPIPE: "another program ended, or closed its connection: run the same command again",
     errno.EIO: "the disk is failing, full or gone: check it and run the same command again",
 }
-"""By error number of a file that failed."""
+"""By error number of a failed file, what the user can do about it."""
 
 _PASSWORD = re.compile(r"://[^/\s@]+@")
 
@@ -51,21 +53,21 @@ _PASSWORD = re.compile(r"://[^/\s@]+@")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit code.
 
-    0: done. 2: wrong input or settings (a ValueError, this package's word for it). 3: a file cannot be read or written.
-    4: out of memory. 128 + N: ended by signal N; 130 for Ctrl-C, 141 for a closed pipe, 143 (SIGTERM) and 138 (SIGUSR1)
-    for a run that saved its state. Each prints one line. Anything else is a bug, with a traceback and 1.
+    0: done. 2: wrong input or settings (this package raises ValueError for them). 3: a file cannot be read or written.
+    4: out of memory. 128 + N: ended by signal N, so 130 for Ctrl-C, 141 for a closed pipe, and 143 (SIGTERM) or 138
+    (SIGUSR1) for a run that saved its state. All of these but 0 print one line. 1: a bug, with its traceback.
     """
     given = sys.argv[1:] if arguments is None else [*arguments]
     try:
         "".join(given).encode()
     except UnicodeEncodeError:
-        # A path in it could not be written to a run's record, which comes after the work.
-        _last_words(f"rl4vlm: error: the command line is not UTF-8: {' '.join(given)!a}")
+        # The run's record, which is written after the work, could not hold such a path: refuse it before the work.
+        _print_error(f"rl4vlm: error: the command line is not UTF-8: {' '.join(given)!a}")
         return WRONG_INPUT
     args = build_parser().parse_args(given)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A terminal that is not UTF-8 shows escapes for what it lacks.
+            # A terminal that is not UTF-8 shows escape sequences for the characters that it lacks.
             stream.reconfigure(errors="backslashreplace")
     if not sys.stderr.isatty():
         # Hugging Face's own bars are made for terminals; ours behave in a log file too.
@@ -73,31 +75,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_with_workflow()
     try:
         args.stage(args)
-        # Here, and not at exit, where a closed pipe would be reported as an error that was ignored.
+        # Flush here: at exit, Python would report a closed pipe as an ignored exception.
         if sys.stdout:  # none if the caller closed it
             with named(Path("standard output")):
                 sys.stdout.flush()
     except Interrupted as stop:
-        _last_words(f"rl4vlm {args.name}: {stop}")
+        _print_error(f"rl4vlm {args.name}: {stop}")
         return stop.code
     except KeyboardInterrupt:
-        _last_words(f"rl4vlm {args.name}: interrupted")
+        _print_error(f"rl4vlm {args.name}: interrupted")
         return 128 + SIGINT
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
-        # A broken connection to another program is the same error. That one is reported as a failed file.
-        streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # one that the caller closed is None
+        # A lost connection to another program raises BrokenPipeError as well. That one is reported as a failed file.
+        streams = [stream for stream in (sys.stdout, sys.stderr) if stream]  # a stream that the caller closed is None
         if isinstance(error, BrokenPipeError) and any(map(_has_no_reader, streams)):
-            _last_words(f"rl4vlm {args.name}: whoever read its output has ended ({error})")
-            # Otherwise Python reports at exit that it could not flush the stream.
+            _print_error(f"rl4vlm {args.name}: the program that read its output has ended ({error})")
             if sys.stdout:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                _discard(sys.stdout)
             return 128 + SIGPIPE
         if os.environ.get("RL4VLM_TRACEBACK"):
             raise
         code, line = _explained(args.name, error)
-        _last_words(f"rl4vlm {args.name}: {_one_line(line)} (RL4VLM_TRACEBACK=1 shows where)")
+        _print_error(f"rl4vlm {args.name}: {_one_line(line)} (RL4VLM_TRACEBACK=1 shows where)")
         return code
     return 0
 
@@ -114,23 +115,23 @@ def _explained(stage: str, error: Exception) -> tuple[int, str]:
     failed = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(failed, OSError) or (failed is not error and failed.errno not in WHAT_TO_DO):
         return WRONG_INPUT, f"error: {error}"
-    named = failed is error and failed.filename and failed.strerror
-    said = f"error: {failed.filename}: {failed.strerror}" if named else f"error: {error}"
-    return FILE_FAILED, "; ".join([said, *filter(None, [WHAT_TO_DO.get(failed.errno or 0)])])
+    has_file = failed is error and failed.filename and failed.strerror
+    message = f"error: {failed.filename}: {failed.strerror}" if has_file else f"error: {error}"
+    return FILE_FAILED, "; ".join([message, *filter(None, [WHAT_TO_DO.get(failed.errno or 0)])])
 
 
 def _has_no_reader(stream: TextIO) -> bool:
     """Whether a stream is a pipe whose reader has ended."""
     poll = select.poll()
     try:
-        poll.register(stream.fileno(), 0)  # no event is asked for: a closed pipe is always reported
+        poll.register(stream.fileno(), 0)  # no events: poll reports a closed pipe without being asked
     except (OSError, ValueError):  # not a file
         return False
     return bool(poll.poll(0))
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. Importing torch takes seconds, so only a stage that uses it has its error's class."""
+    """Whether memory ran out. Torch's class of this error is looked up only if a stage has imported torch."""
     torch = sys.modules.get("torch")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError) if torch else MemoryError):
         return True
@@ -145,10 +146,15 @@ def _less_memory(stage: str, error: Exception) -> str:
     return f"out of memory: {'; '.join([*filter(None, told), *hints])}"
 
 
-def _last_words(text: str) -> None:
-    """Print to standard error, which may be gone: the scheduler's signal ends the `tee` behind it, too."""
+def _print_error(text: str) -> None:
+    """Print a line to standard error, whose reader may have ended: a scheduler's signal also ends the job's `tee`."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        # Or Python, failing to flush it once more at exit, would end with a code of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest of a stream to the null device. Otherwise Python would fail to flush it at exit, and change the
+    exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -92,7 +92,7 @@ def sft_data(args: argparse.Namespace) -> None:
         style=Style(args.style),
         out=args.out,
         settings=parse_settings(SFTDataSettings, args.set),
-        resume_dir=_keep(args, "rl4vlm.sft.data", args.task),
+        resume_dir=_state_folder(args, "rl4vlm.sft.data", args.task),
     )
 
 
@@ -105,7 +105,7 @@ def sft(args: argparse.Namespace) -> None:
         init=args.init,
         out=args.out,
         settings=parse_settings(SFTSettings, args.set),
-        resume_dir=_keep(args, "rl4vlm.sft.train"),
+        resume_dir=_state_folder(args, "rl4vlm.sft.train"),
     )
 
 
@@ -120,7 +120,7 @@ def ppo(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(PPOSettings, args.set),
-        resume_dir=_keep(args, "rl4vlm.ppo.train", args.task),
+        resume_dir=_state_folder(args, "rl4vlm.ppo.train", args.task),
     )
 
 
@@ -133,12 +133,12 @@ def cnn(args: argparse.Namespace) -> None:
         out=args.out,
         seed=args.seed,
         settings=parse_settings(CNNSettings, args.set),
-        resume_dir=_keep(args, "rl4vlm.ppo.cnn", args.task),
+        resume_dir=_state_folder(args, "rl4vlm.ppo.cnn", args.task),
     )
 
 
-def _keep(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
-    """Where a run keeps its state, with the digests of the code that it runs (see `module_digests`)."""
+def _state_folder(args: argparse.Namespace, module: str, *choices: str) -> StateFolder | None:
+    """The folder for a run's state (`--state`), with the digests of the code that it runs (`module_digests`)."""
     if args.state is None:
         return None
     from rl4vlm.config.code_digest import module_digests
@@ -175,7 +175,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if folder in sets:
             raise ValueError(f"--also {games} is given twice")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])
-    states = _keep(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
+    states = _state_folder(args, "rl4vlm.evaluation.run", args.task, kind_of(args.policy))
     found = run_sets(policy=args.policy, task=args.task, style=played_style(args), sets=sets, resume_dir=states)
     for (folder, settings), summary in zip(sets.items(), found, strict=True):
         games = games_played(summary.get("data_sources", ()), settings.games)
@@ -278,7 +278,7 @@ def settings_docs(args: argparse.Namespace) -> None:
 
 
 def _workflow_config(files: Sequence[Path]) -> dict[str, Any]:
-    """The workflow's config with `files` over it, checked. Extras of this package need not be installed here."""
+    """The workflow's config with `files` over it, checked. The extras that it asks for need not be installed here."""
     from rl4vlm.config.check import checked_config
     from rl4vlm.interaction.options import options_of
     from rl4vlm.tasks.registry import task_names

@@ -62,7 +62,7 @@ def results(parser: argparse.ArgumentParser) -> None:
         type=_task_file,
         default=[],
         metavar="TASK=FILE",
-        help="perception.json of the base model that a task started from; without it, that task has no row of it",
+        help="perception.json of the base model that a task started from; without it, no row shows that base model",
     )
     parser.add_argument(
         "--thought-prob-coef",
@@ -99,8 +99,8 @@ def state(parser: argparse.ArgumentParser) -> None:
         "--state",
         type=Path,
         metavar="DIR",
-        help="keep the run's state in this folder: killed, it goes on from there when the same command is run again; "
-        "at the end the folder is removed (default: nothing is kept)",
+        help="folder for the run's state: if the run is killed, the same command continues it from there; the folder "
+        "is removed at the end (default: no state is saved)",
     )
 
 
@@ -128,7 +128,7 @@ def task(parser: argparse.ArgumentParser) -> None:
 
 def seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=whole(0, LARGEST_SEED), default=1, help="decides everything that is random (default: 1)"
+        "--seed", type=whole(0, LARGEST_SEED), default=1, help="seed of everything that is random (default: 1)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be typed: the subcommands with their arguments. Adding one is a call here and a function in `commands`."""
+"""The argument parser with all subcommands. To add one, write a call here and a function in `commands`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rl4vlm.config.stages.sft_data import SFTDataSettings
 from rl4vlm.results.names import FIGURES
 
 AddStage = Callable[[str, Callable[[argparse.Namespace], None], str], options.StageParser]
-"""Adds a subcommand by its name, its function and what help says of it; returns its parser, for its arguments."""
+"""Adds a subcommand, given its name, its function and its help text. Returns its parser, which takes its arguments."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; what it parses holds the function to call as `stage`, the subcommand as `name`."""
+    """The parser of all subcommands. A parsed line has the subcommand's name as `name`, its function as `stage`."""
     parser = argparse.ArgumentParser(
         prog="rl4vlm",
         description="Fine-tune vision-language models as decision-making agents. Every stage reads files and writes "
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _scripted() -> str:
-    """The scripted policies for help texts, with the tasks of those that cannot play all."""
+    """The names of the scripted policies, for help texts; with the tasks of a policy that cannot play all of them."""
     names = []
     for name, method in scripted_policies().items():
         names.append(f"`{name}` ({', '.join(method.tasks)})" if method.tasks else f"`{name}`")
@@ -68,9 +68,7 @@ def _playing(add: AddStage) -> None:
         metavar="POLICY",
         help=f"`human` (default), or what `rl4vlm evaluate` takes: {_scripted()}, a checkpoint folder, `api:MODEL`",
     )
-    sub.add_argument(
-        "--seed", type=options.whole(0), help="decides the start and all chance (default: another one each time)"
-    )
+    sub.add_argument("--seed", type=options.whole(0), help="seed of the episode (default: a random one)")
     options.played_style(sub)
     sub.add_argument("--gif", type=Path, metavar="FILE", help="save the episode as an animated GIF")
     options.config_files(sub, "describe an `api:MODEL`")
@@ -91,7 +89,7 @@ def _training(add: AddStage) -> None:
     )
     options.out(sub, "folder to write")
     sub.add_argument(
-        "--processes", type=options.whole(1), metavar="N", help="planners at work at once (default: one a core)"
+        "--processes", type=options.whole(1), metavar="N", help="number of planner processes (default: one per core)"
     )
     options.settings(sub, GamesSettings)
 
@@ -260,7 +258,7 @@ def _sharing(add: AddStage) -> None:
         "--code", type=Path, default=Path(), metavar="DIR", help="the project's git checkout (default: this folder)"
     )
     options.config_files(sub, "made the results")
-    options.words(sub, "what the config was besides its files")
+    options.words(sub, "values that the config had over those of its files")
 
     sub = add(
         "verify-archive",

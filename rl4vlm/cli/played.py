@@ -1,4 +1,4 @@
-"""What `rl4vlm evaluate` and `rl4vlm play` take from the policy that their command line names."""
+"""The style and the settings of `rl4vlm evaluate` and `rl4vlm play` that follow from the policy on the command line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.core.types import Style
 from rl4vlm.policies.registry import LEARNED, REMOTE
-from rl4vlm.results.provenance import read_record, record_of
+from rl4vlm.results.provenance import CHECKPOINT, read_record, record_of
 
 
 def policy_label(policy: str) -> str:
-    """A folder name for a policy; a run's folder `checkpoint` is known by the run's name."""
+    """A folder name for a policy. A run's folder `checkpoint` is called by the name of the run."""
     path = Path(policy)
-    return (path.resolve().parent.name if path.name == "checkpoint" else path.name).replace(":", "-")
+    return (path.resolve().parent.name if path.name == CHECKPOINT else path.name).replace(":", "-")
 
 
 def played_style(args: argparse.Namespace) -> Style:
-    """The style that a policy plays in: as asked for, as it was trained, or as the config's entry of its model says."""
+    """The style that a policy plays in: that of `--style`, its entry in `api_models`, or its training; else `cot`."""
     if args.style is not None:
         return Style(args.style)
     if model := _configured_model(args):
@@ -34,9 +34,10 @@ def played_style(args: argparse.Namespace) -> Style:
 
 
 def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
-    """The `key=value` words of `--set`, after those of the config's entry for a policy `api:MODEL`.
+    """Settings of the class `kind` as `key=value` words; a later word overrides an earlier one.
 
-    For a checkpoint that PPO made they come after those it was trained with: the temperature is part of a policy.
+    The first words are the policy's own: for `api:MODEL` what its entry in the config sets, for a checkpoint of PPO or
+    CNN+RL what it was trained with, such as the temperature, which is part of the policy. The words of `--set` follow.
     """
     model = _configured_model(args)
     if model is None:
@@ -47,22 +48,22 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
 
 
 def _configured_model(args: argparse.Namespace) -> str | None:
-    """The name in `api_models` of a policy `api:MODEL`, None for any other policy.
+    """The name in `api_models` of a policy `api:MODEL`; None for any other policy.
 
-    A word `api={...}` describes the model by itself; the config is not read then.
+    None also if a word `api={...}` of `--set` describes the model, so that no config need be read.
     """
     described = any(word.startswith("api=") for word in args.set)
     return args.policy.removeprefix("api:") if args.policy.startswith("api:") and not described else None
 
 
 def _trained_with(policy: str, task: str) -> list[str]:
-    """What the run record beside a checkpoint of PPO or CNN+RL says of how its policy plays, as `key=value` words.
+    """The settings of play that a checkpoint of PPO or CNN+RL was trained with, as `key=value` words.
 
-    Options of its environment and texts of its prompt are of its own task: another one may not have them.
+    On another task, not those of its environment and prompt, which that task may not have.
     """
-    played = _training_record(policy).get("settings", {})
-    own = ("env", "prompt") if played.get("task", task) == task else ()
-    return setting_words({key: played[key] for key in ("temperature", "max_new_tokens", *own) if key in played})
+    settings = _training_record(policy).get("settings", {})
+    own = ("env", "prompt") if settings.get("task", task) == task else ()
+    return setting_words({key: settings[key] for key in ("temperature", "max_new_tokens", *own) if key in settings})
 
 
 def _training_record(policy: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What there is to say of settings, read from their classes: the help of the command line and docs/settings.md."""
+"""Documentation of the settings, made from their classes: the help of the command line, and docs/settings.md."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CHAPTERS: dict[str, tuple[type[Any], ...]] = {
     "figures.style": (FigureSettings,),
     "gallery": (GallerySettings,),
 }
-"""The classes that describe each section of a config: of its own keys, if it has any, then of its settings."""
+"""The classes that describe each section of a config: one for its own keys, if any, then one for its settings."""
 _INTRO = """\
 # Settings
 
@@ -79,12 +79,12 @@ class Setting:
 
 
 def settings_of(kind: type[Any], *, above: str = "", inside: bool = True) -> Iterator[Setting]:
-    """The settings of a class in their order, and with `inside` those of the settings classes inside it."""
+    """The settings of a class, in order. With `inside`, those of settings classes inside it follow, as `a.b`."""
     hints = get_type_hints(kind, include_extras=True)
     for item in fields(kind):
         hint, name = hints[item.name], f"{above}{item.name}"
         inner = settings_class(hint) if inside else None
-        # A setting that can be null has a meaning of its own beside what is in it.
+        # A setting that can be null is listed itself, too: what null means is said nowhere else.
         if inner is None or hint is not inner:
             yield Setting(name, type_text(hint), _default_text(item), meaning(kind, item.name))
         if inner is not None:
@@ -104,7 +104,7 @@ def _default_text(item: Any) -> str | None:
 
 
 def meaning(kind: type[Any], name: str) -> str:
-    """The docstring below a field, of the class itself or of the nearest one that it inherits the field from."""
+    """The docstring below a field, in the class itself or the nearest base class that has one."""
     for base in kind.__mro__:
         found = vars(base).get("__pydantic_fields__", {}).get(name)
         if found is not None and found.description:
@@ -134,7 +134,7 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     limits: dict[str, Any] = {}
     for item in (inner for outer in metadata for inner in getattr(outer, "metadata", ())):
         limits |= {name: getattr(item, name) for name in ("ge", "gt", "le") if hasattr(item, name)}
-    # Every whole number has this bound, and it means nothing to a reader.
+    # Every whole number has this bound; it would only be noise for a reader.
     if limits.get("le") == LARGEST:
         del limits["le"]
     words = {"ge": "at least", "gt": "above", "le": "at most"}
