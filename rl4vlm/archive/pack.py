@@ -89,7 +89,7 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
 
 
 def results_files(results: Path) -> list[str]:
-    """The files to pack, as paths in the results folder: tables, figures, gallery and the runs behind them.
+    """The files to pack, relative to the results folder: tables, figures, gallery, and the runs that they come from.
 
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
@@ -114,6 +114,7 @@ def results_files(results: Path) -> list[str]:
 
 
 def _run_folders(records: list[OutputRecord]) -> Iterator[str]:
+    """The folders of the files that outputs were made from, relative to the results folder."""
     for item in records:
         yield from (name.rpartition("/")[0] for name in item.inputs)
 

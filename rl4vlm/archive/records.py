@@ -1,4 +1,4 @@
-"""What tables and figures were made of, by their records."""
+"""Reads the records of tables, figures and the gallery: from which files each was made."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 
 from rl4vlm.core.files import read_json, sha256_of
 from rl4vlm.results.lineage import place_of
+from rl4vlm.results.provenance import METRICS, SUMMARY
 
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """A figure, or the tables of a results folder, as the record beside it describes it.
+    """The record of a figure, of the tables or of the gallery. All paths are relative to the results folder.
 
     Attributes:
-        record: place of the record in the results folder.
-        inputs: SHA-256 of each file that it was made of, by place in the results folder, in the order of reading.
-        base_perceptions: by task, the place of the `perception.json` of its base model.
+        record: path of the record.
+        settings: the settings that it was made with.
+        packages: the versions of the packages that made it, by name.
+        inputs: SHA-256 of each file that it was made from, by path, in the order of reading.
+        base_perceptions: by task, the path of the `perception.json` of its base model.
     """
 
     record: str
@@ -30,12 +33,12 @@ class OutputRecord:
     @property
     def evaluations(self) -> list[str]:
         """The folders of its evaluations."""
-        return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith("/summary.json")]
+        return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith(f"/{SUMMARY}")]
 
     @property
     def training_runs(self) -> list[str]:
         """The folders of its training runs."""
-        return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith("/metrics.jsonl")]
+        return [str(PurePosixPath(name).parent) for name in self.inputs if name.endswith(f"/{METRICS}")]
 
 
 def read_output_record(results: Path, record: str) -> OutputRecord:
@@ -57,7 +60,7 @@ def read_output_record(results: Path, record: str) -> OutputRecord:
 
 
 def differences(results: Path, output: OutputRecord) -> Iterator[str]:
-    """Each file that it was made of and that is missing here, or has changed since."""
+    """A message for each input of an output that is missing, or has changed since the output was made."""
     for name, sha256 in output.inputs.items():
         found = sha256_of(results / name)
         if found is None:

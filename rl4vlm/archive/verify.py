@@ -53,9 +53,9 @@ def verify(folder: Path) -> Verdict:
     problems = [difference for output in (tables, *figures.values()) for difference in differences(results, output)]
     if problems:
         return Verdict(len(sums), 0, tuple(dict.fromkeys(problems)))
-    with scratch_folder("rl4vlm-verify-") as again:
-        made = [*_rebuild_tables(results, tables, shown, again), *_rebuild_figures(results, figures, again)]
-        different = [(name, output) for name, output in made if not _same(results / name, again / name)]
+    with scratch_folder("rl4vlm-verify-") as rebuilt:
+        made = [*_rebuild_tables(results, tables, shown, rebuilt), *_rebuild_figures(results, figures, rebuilt)]
+        different = [(name, output) for name, output in made if not _same(results / name, rebuilt / name)]
     return Verdict(len(sums), len(made), tuple(_difference(results, name, output) for name, output in different))
 
 
@@ -92,6 +92,7 @@ def _added(folder: Path, sums: dict[str, str]) -> Iterator[str]:
 
 
 def _inputs(results: Path, output: OutputRecord) -> dict[str, Any]:
+    """The arguments of `build_tables` and `draw` that an output was made with."""
     return {
         "evaluations": [results / name for name in output.evaluations],
         "training_runs": [results / name for name in output.training_runs],
@@ -102,16 +103,18 @@ def _inputs(results: Path, output: OutputRecord) -> dict[str, Any]:
 
 
 def _rebuild_tables(
-    results: Path, output: OutputRecord, shown: list[str], again: Path
+    results: Path, output: OutputRecord, shown: list[str], rebuilt: Path
 ) -> list[tuple[str, OutputRecord]]:
-    build_tables(out=again / "tables", **_inputs(results, output))
+    """Build the tables again below `rebuilt`. Returns the path of each file, with its record."""
+    build_tables(out=rebuilt / "tables", **_inputs(results, output))
     return [(f"tables/{name}", output) for name in table_files(shown)]
 
 
-def _rebuild_figures(results: Path, figures: dict[str, OutputRecord], again: Path) -> list[tuple[str, OutputRecord]]:
+def _rebuild_figures(results: Path, figures: dict[str, OutputRecord], rebuilt: Path) -> list[tuple[str, OutputRecord]]:
+    """Draw the figures again below `rebuilt`. Returns the path of each file, with its record."""
     for name, output in figures.items():
         style = build_settings(FigureStyle, output.settings["style"])
-        draw(name, out=again / "figures" / name, style=style, **_inputs(results, output))
+        draw(name, out=rebuilt / "figures" / name, style=style, **_inputs(results, output))
     return [(f"figures/{name}.{kind}", output) for name, output in figures.items() for kind in FIGURE_KINDS]
 
 
@@ -120,6 +123,7 @@ def _same(packed: Path, rebuilt: Path) -> bool:
 
 
 def _difference(results: Path, name: str, output: OutputRecord) -> str:
+    """The message about a file that was not rebuilt as packed, with the packages that have another version here."""
     if not (results / name).is_file():
         return f"{RESULTS}/{name}: missing"
     others = [

@@ -12,7 +12,7 @@ from rl4vlm.results.collection import Results
 METHODS = ("RL4VLM", "RL4VLM-noCoT")
 STARTS = {"RL4VLM": "LLaVA-sft", "RL4VLM-noCoT": "LLaVA-sft-noCoT"}
 FIGURES = {"RL4VLM": "main", "RL4VLM-noCoT": "cot"}
-"""The published figure that each method's curve was read from."""
+"""The published figure that each method's curve was read off, as `Curve.figure` names it."""
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:

@@ -14,7 +14,7 @@ from rl4vlm.results.read import Evaluation
 
 STAGES = {"LLaVA-sft": ("after SFT", "s"), "RL4VLM": ("after PPO", "o")}
 FLOOR = 1e-4
-"""In nats. A smaller magnitude is drawn here, because a logarithmic axis has no zero; its label says its value."""
+"""In nats. Smaller magnitudes are drawn here, since a logarithmic axis has no zero; their labels give the value."""
 
 
 def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
@@ -33,8 +33,8 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     )
     sheet = Sheet(style, width=2.3 * style.panel_width, height=0.27 * max(len(rows), 3) + 0.6, note=note)
     axis = sheet.part.subplots()
-    for place, (task, method, runs) in enumerate(rows):
-        _row(axis, place, task, method, runs, style)
+    for place, (_, method, runs) in enumerate(rows):
+        _row(axis, place, method, runs, style)
     names = [panels.title(results, task, f", {STAGES[method][0]}") for task, method, _ in rows]
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -51,7 +51,7 @@ def _measured(runs: Sequence[Evaluation]) -> list[Evaluation]:
     return [run for run in runs if run.logprob_thoughts is not None and run.logprob_action is not None]
 
 
-def _row(axis: Axes, place: int, task: str, method: str, runs: Sequence[Evaluation], style: FigureStyle) -> None:
+def _row(axis: Axes, place: int, method: str, runs: Sequence[Evaluation], style: FigureStyle) -> None:
     thoughts = sum(abs(run.logprob_thoughts or 0.0) for run in runs) / len(runs)
     action = sum(abs(run.logprob_action or 0.0) for run in runs) / len(runs)
     axis.plot([max(action, FLOOR), max(thoughts, FLOOR)], [place, place], color="#cccccc", linewidth=1.0, zorder=1)

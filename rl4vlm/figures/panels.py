@@ -23,7 +23,7 @@ OFFICIAL = "official games"
 """`Results.games` of the benchmark itself: its own games in its own images, as in the paper."""
 Colour = str | tuple[float, float, float]
 TITLE_LETTERS = 26
-"""About how many letters of a title fit above a panel."""
+"""About how many letters of a title fit above a panel; longer titles are broken."""
 NOT_IN_PAPER = ("Points24",)
 """Tasks without training curves in the paper."""
 DASHES = ((0, (1, 1.5)), (0, (3, 1.5, 1, 1.5, 1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 3)), (0, (8, 2)))
@@ -167,7 +167,7 @@ def held_out_point(
 
 
 def as_published(results: Results, task: str) -> bool:
-    """Whether a task was played on the paper's games. Published numbers are drawn beside no other ones."""
+    """Whether a task was played on the paper's own games. Published numbers are drawn only beside such results."""
     return results.games(task) in (None, OFFICIAL)
 
 
@@ -210,7 +210,7 @@ def published_curve(
 ) -> None:
     """Draw the paper's curve, stretched to end where the reproduced one does.
 
-    It is drawn only if the style asks for it, and beside no results on other games than the paper's.
+    It is drawn only if the style asks for it and the task was played on the paper's own games.
     """
     if not style.show_published_curves or not as_published(results, task):
         return

@@ -35,7 +35,7 @@ def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     for place, method in enumerate(methods):
         final = results.main_evaluations(method, task)
         panels.held_out_point(axis, final, (1.04 + 0.05 * place) * end, style.colour(method), f"{method}, held out")
-    # The published CNN+RL line is worth its place only beside a curve of CNN+RL.
+    # Show the published CNN+RL line only beside a reproduced curve of CNN+RL.
     shown = [method for method in PUBLISHED if method != "CNN+RL" or method in methods]
     panels.published_lines(axis, results, task, shown, style)
     panels.reference_lines(axis, results, task, style)

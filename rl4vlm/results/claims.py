@@ -1,4 +1,4 @@
-"""Claims about results, as a file says them, checked against the tables of a run."""
+"""Checks the claims of a file about results against the tables of a run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_claims(file: Path, results_dir: str) -> list[Claim]:
 
 
 def broken_claims(claims: Sequence[Claim], results: Path) -> list[str]:
-    """The claims that do not hold of a results folder, each with what was found instead."""
+    """A message for each claim that does not hold for a results folder, with what was found instead."""
     found = [(claim, _problem(claim, results / claim.file)) for claim in claims]
     return [f"{claim.claim} ({claim.file}): {problem}" for claim, problem in found if problem]
 
@@ -65,6 +65,6 @@ def _problem(claim: Claim, file: Path) -> str | None:
     if isinstance(claim.value, str):
         return None if cell == claim.value else f"{claim.column} is {cell!r}, not {claim.value!r}"
     number = pd.to_numeric(cell, errors="coerce")
-    # Not `> tolerance`: an empty cell is no number, and no such comparison of it is true.
+    # Not `> tolerance`: an empty cell becomes NaN, for which every comparison is false, so the claim must fail here.
     holds = abs(number - claim.value) <= claim.tolerance
     return None if holds else f"{claim.column} is {cell or 'empty'}, not {claim.value:g} ± {claim.tolerance:g}"

@@ -1,4 +1,4 @@
-"""All results that tables and figures are made of, and which of them stand for a method."""
+"""All results that tables and figures are made from, and which of them count as results of a method."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rl4vlm.results.read import (
     load_training_run,
 )
 
-TASK_ORDER = ("NumberLine", "EZPoints", "Blackjack", "Points24")
-"""The order of panels in the paper's figures; other tasks follow by name."""
+PANEL_ORDER = ("NumberLine", "EZPoints", "Blackjack", "Points24")
+"""The tasks in the order of panels in the paper's figures; other tasks follow by name."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Results:
     """Evaluations, training runs and what the base models read.
 
     Attributes:
-        base_perceptions: by task, of the base model that it started from.
+        base_perceptions: by task, how well the base model that it started from reads images.
         thought_prob_coef: by task, the λ of the method itself; runs with another λ belong to the λ ablation alone. A
             task that was trained with one λ need not be named.
-        variants: evaluations of variants of the method, which stand for themselves alone.
+        variants: evaluations of variants of the method, which do not count as results of the method.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
@@ -72,7 +72,7 @@ class Results:
     @property
     def tasks(self) -> list[str]:
         """Every task with a result, in the order of the paper's figures."""
-        return sorted({run.task for run in self._runs}, key=lambda task: rank(task, TASK_ORDER))
+        return sorted({run.task for run in self._runs}, key=lambda task: rank(task, PANEL_ORDER))
 
     @property
     def _runs(self) -> list[Evaluation | TrainingRun]:
@@ -84,7 +84,7 @@ class Results:
         return sorted({run.thought_prob_coef for run in runs if run.thought_prob_coef is not None})
 
     def lambda_of(self, task: str) -> float | None:
-        """The λ whose runs stand for the method; None if nothing was trained. Raises ValueError if it is not known."""
+        """The λ of the method itself on a task; None if nothing was trained. Raises ValueError if it is not known."""
         if task in self.thought_prob_coef:
             return self.thought_prob_coef[task]
         found = self.lambdas(task)
@@ -100,7 +100,7 @@ class Results:
         return [run for run in self.evaluations_on_all_games(method, task) if run.on_main_games]
 
     def evaluations_on_all_games(self, method: str | None = None, task: str | None = None) -> list[Evaluation]:
-        """As `main_evaluations`, and those on further sets of games."""
+        """The evaluations of `main_evaluations`, and those on further sets of games."""
         return self._at_own_lambda(self.evaluations, method, task)
 
     def main_runs(self, method: str | None = None, task: str | None = None) -> list[TrainingRun]:
@@ -119,7 +119,7 @@ class Results:
         return sorted(chosen, key=lambda run: -1 if run.seed is None else run.seed)
 
     def overall_name(self, task: str) -> str:
-        """Name in tables of the rate over all episodes of a task: the task's, unless it is counted by kinds."""
+        """Name in tables of the rate over all episodes of a task: the task's name, unless it is counted by kinds."""
         return next((run.overall for run in self.evaluations if run.task == task and run.overall), task)
 
     @property
@@ -129,11 +129,11 @@ class Results:
 
     @property
     def kinds(self) -> list[str]:
-        """All kinds of episodes that tasks are counted by, those without any episode included."""
+        """All kinds of episodes that are counted separately, including kinds without any episode."""
         return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))
 
     def games(self, task: str) -> str | None:
-        """Which games a task's results are about (`generated games`); None for games that are rules."""
+        """Which games a task was played on (`generated games`); None for a task whose games are not data."""
         return games_played(source for run in self.evaluations if run.task == task for source in run.data_sources)
 
 

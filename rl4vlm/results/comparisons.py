@@ -12,7 +12,7 @@ from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, paired_difference
 from rl4vlm.results.published import reference_rates
 from rl4vlm.results.read import Evaluation
-from rl4vlm.results.rows import groups, labelled, lambda_method_name
+from rl4vlm.results.rows import groups, labelled, lambda_method_name, with_games
 
 COMPARISONS = (
     ("PPO", "RL4VLM", "LLaVA-sft"),
@@ -20,7 +20,7 @@ COMPARISONS = (
     ("thoughts", "RL4VLM", "RL4VLM-noCoT"),
     ("language model", "RL4VLM", "CNN+RL"),
 )
-"""What is asked, and the two methods whose difference answers it: does it help?"""
+"""For each question whether something helps: its name, and the two methods whose difference answers it."""
 DIFFERENCE_COLUMNS = [
     "comparison", "method", "against", "task", "scale", "difference", "ci_low", "ci_high", "probability", "verdict",
     "episodes", "seeds",
@@ -81,14 +81,13 @@ def lambda_verdicts(rows: pd.DataFrame) -> Iterator[str]:
     """
     for (where, task), found in groups(rows[rows["comparison"] == "λ"], "scale", "task"):
         own, differ = found["against"].iloc[0].partition("lambda=")[2], found[found["verdict"] != "undecided"]
-        games = f" ({where.partition(', ')[2]})" if ", " in where else ""
         bound = found[["ci_low", "ci_high"]].abs().to_numpy().max()
         decided = [
             f"{method.partition('lambda=')[2]} ({verdict})"
             for method, verdict in differ[["method", "verdict"]].itertuples(index=False)
         ]
         said = f"λ that differ from {own} are {', '.join(decided)}" if decided else f"no λ differs from {own}"
-        yield f"{task}{games}: {said}; all intervals of the differences lie within ±{bound:.1f} points."
+        yield f"{with_games(task, where)}: {said}; all intervals of the differences lie within ±{bound:.1f} points."
 
 
 def paired(first: Evaluation, second: Evaluation) -> Outcomes:
@@ -97,7 +96,7 @@ def paired(first: Evaluation, second: Evaluation) -> Outcomes:
 
 
 def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """Held-out rates as shares of the best possible one, and beside them the rolling peak of the same trainings.
+    """Held-out rates as shares of the best possible rate, with the rolling peak of the same trainings.
 
     The ceiling is enumerated on the rules if that was done, otherwise it is what the solver won of the same games.
 

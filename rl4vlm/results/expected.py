@@ -14,7 +14,7 @@ from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results import names
-from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY
+from rl4vlm.results.provenance import CHECKPOINT, EPISODES, METRICS, PERCEPTION, SUMMARY, TIMING
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """First bytes of files by suffix."""
@@ -34,7 +34,7 @@ def expected_tables(config: Mapping[str, Any]) -> list[str]:
 def expected_files(config: Mapping[str, Any]) -> list[Path]:
     """Every file that a finished run of a config leaves: tables, figures, the report, each run's results and record."""
     results, assets = Path(config["results_dir"]), Path(config["assets_dir"])
-    training = (METRICS, "timing.jsonl", RECORD)
+    training = (METRICS, TIMING, RECORD)
     tables = expected_tables(config)
     files = [results / "report.html", results / "gallery" / "index.html", *names.asset_files(assets, tables)]
     files += [results / "tables" / name for name in names.table_files(tables)]
@@ -49,11 +49,11 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
     for start in sft_runs(config):
-        files += [results / "sft" / start.name / name for name in (METRICS, RECORD, "checkpoint/config.json")]
+        files += [results / "sft" / start.name / name for name in (METRICS, RECORD, f"{CHECKPOINT}/config.json")]
     for run in ppo_runs(config):
-        files += [results / "ppo" / run.name / name for name in (*training, "checkpoint/config.json")]
+        files += [results / "ppo" / run.name / name for name in (*training, f"{CHECKPOINT}/config.json")]
     for baseline in cnn_runs(config):
-        files += [results / "cnn" / baseline.name / name for name in (*training, "checkpoint/cnn.json")]
+        files += [results / "cnn" / baseline.name / name for name in (*training, f"{CHECKPOINT}/cnn.json")]
     for task in config["tasks"]:
         for style in config["styles"]:
             data = results / "sft_data" / f"{task}-{style}"
@@ -63,8 +63,10 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
 
 
 def problems(files: Sequence[Path]) -> list[str]:
-    """What is wrong with each file, if anything: it is missing, empty, or not of the kind that its name says; and with
-    each folder: a file in it is not the one that its record lists."""
+    """A message for each file that is missing, empty or not of the kind that its name says.
+
+    For each folder with a record, there is also a message if a file is not the one that the record lists.
+    """
     found = {path: problem for path in files if (problem := _problem(path))}
     for folder in {path.parent: None for path in files if path.name == RECORD}:
         if not any(folder in path.parents for path in found):
@@ -92,7 +94,7 @@ def _malformed(suffix: str, content: bytes) -> str | None:
         if suffix == ".json":
             parse_json(text, "it")
         elif suffix == ".jsonl":
-            # Not splitlines: a string in JSON may hold other separators of lines.
+            # Not splitlines: it would also split at separators that a JSON string may hold, such as U+2028.
             for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
                 parse_json(line, f"line {number}")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""In words, which games a result is about, for tasks whose games are data."""
+"""Says in words which games were played, for tasks whose games are data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def games_played(sources: Iterable[str], games: str | None = None) -> str | None
         games: the set of games that was played, if there are several (`seen`).
 
     Returns:
-        The words, or None without any source, as for games that are rules.
+        The words; None without any source, as for tasks whose games are not data.
     """
     parts = (source.partition(",") for source in sorted(set(sources)))
     named = [f"{kind} games{comma}{rest}" for kind, comma, rest in parts]

@@ -1,4 +1,4 @@
-"""Which runs a result came from, by their `run.json`."""
+"""Which runs a result depends on, read from the `run.json` of each run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from rl4vlm.core.files import RECORD
-from rl4vlm.results.provenance import read_record
+from rl4vlm.results.provenance import CHECKPOINT, read_record
 
 
 def place_of(path: str) -> str:
-    """Place of a recorded file in its results folder, wherever that was: `eval/<run>/<file>`."""
+    """The path of a recorded file relative to its results folder, wherever that was: `eval/<run>/<file>`."""
     return str(PurePosixPath(*PurePosixPath(path).parts[-3:]))
 
 
 def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
-    """These run folders and all that they came from by their records, e.g. the training of an evaluated policy.
+    """These run folders and all runs that they depend on, such as the training of an evaluated policy.
 
     Args:
         results: folder of results.
-        folders: run folders by place in it (`eval/<run>`, `base_model/<name>`).
+        folders: run folders relative to it (`eval/<run>`, `base_model/<name>`).
 
     Returns:
-        Sorted places. Inputs outside of the results folder, such as demonstrations that were given, are not followed.
+        Run folders relative to `results`, sorted. Inputs outside of it, such as given demonstrations, are not followed.
 
     Raises:
         ValueError: a record is missing; the error names it.
@@ -38,6 +38,6 @@ def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
 
 
 def _run_of(results: Path, path: str) -> str | None:
-    """The run folder in `results` that a recorded path (of a run, or its checkpoint) names; None if there is none."""
-    place = "/".join(PurePosixPath(path.removesuffix("/checkpoint")).parts[-2:])
+    """The run folder in `results` that a recorded path leads to (a run's or its checkpoint's); None if not found."""
+    place = "/".join(PurePosixPath(path.removesuffix(f"/{CHECKPOINT}")).parts[-2:])
     return place if place and (results / place).is_dir() else None

@@ -1,4 +1,4 @@
-"""Names of tables, figures and what README shows of them, each written once."""
+"""Names of the files of tables and figures, and of the copies that README shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIGURES = {
 """The figures with the functions that draw them. To add one, also write a caption, `workflow/report/figure_*.rst`."""
 FIGURE_KINDS = ("pdf", "png")
 TABLE_OF = {"cot_ablation": "cot", "lambda_ablation": "lambda"}
-"""Figures that show the runs of a table, and are there only if it is."""
+"""Figures that show the runs of a table. They are drawn only if that table is made."""
 
 GAMES_IMAGE = "games.png"
 README_TABLE = "results.md"

@@ -29,7 +29,7 @@ class Origin(NamedTuple):
 
 
 def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: Path) -> Origin | None:
-    """What the `run.json` of a training says of the policy that it made; None for other records.
+    """What made a policy, by the `run.json` of its training; None for records of other stages.
 
     Args:
         record: content of the file.

@@ -245,7 +245,7 @@ def _reference() -> list[Row]:
 
 
 def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The rows that agree in `columns`, with what they agree in, in the order of their first rows."""
+    """The rows with equal values in `columns`: these values and the rows, ordered by each group's first row."""
     for key, found in rows.groupby(list(columns), sort=False):
         yield tuple(key), found
 
@@ -253,6 +253,12 @@ def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...],
 def labelled(scale: str, games: str | None) -> str:
     """The label of a row: the config that made it, with the games if they are data."""
     return scale if games is None else f"{scale}, {games}"
+
+
+def with_games(task: str, label: str) -> str:
+    """A task with the games that the label of a row (`labelled`) names, such as `ALFWorld (generated games, seen)`."""
+    games = label.partition(", ")[2]
+    return f"{task} ({games})" if games else task
 
 
 def _rate(parts: pd.DataFrame) -> float:

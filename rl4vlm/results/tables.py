@@ -19,13 +19,13 @@ from rl4vlm.results.comparisons import ceiling_rows, difference_rows, lambda_ver
 from rl4vlm.results.names import table_files
 from rl4vlm.results.provenance import write_run_record
 from rl4vlm.results.published import PAPER, later_citations
-from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows
+from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows, with_games
 
 NOT_THE_BENCHMARK = {
     "generated games": "Generated games are this project's",
     "drawn pictures": "Drawn pictures are this project's",
 }
-"""What a row's `scale` may say of its games, and the note that the table then gets."""
+"""For words in the label of a row (`scale`) that say which games were played, the note below the table."""
 BASE_GAMES = "The base model read the games that it was made on, which may differ from those that later stages played."
 PARTIAL = "†"
 CAPTIONS = {
@@ -139,7 +139,7 @@ def _later_works(wide: pd.DataFrame) -> str:
 
 
 def _notes(rows: pd.DataFrame) -> str:
-    """What a caption says besides, where a row is partial or of games that are not the benchmark's."""
+    """Notes of a caption, if a row is partial or is about games that are not the benchmark's."""
     notes = ""
     if rows["partial"].any():
         notes += f" {PARTIAL} Partial: the policy stopped before all the episodes that were asked for were played."
@@ -186,7 +186,7 @@ def _wide_differences(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "methods": [f"{label_of(first)} against {label_of(second)}" for first, second in pairs],
-            "task": [_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
+            "task": [with_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
             "difference": [
                 _cell(*found) for found in rows[["difference", "ci_low", "ci_high"]].itertuples(index=False)
             ],
@@ -196,11 +196,6 @@ def _wide_differences(rows: pd.DataFrame) -> pd.DataFrame:
             "seeds": rows["seeds"],
         }
     )
-
-
-def _games(task: str, scale: str) -> str:
-    """A task with its set of games, which the label of a row says after the config's name."""
-    return f"{task} ({scale.split(', ', 1)[1]})" if ", " in scale else task
 
 
 def _cell(value: Any, low: float = np.nan, high: float = np.nan) -> str:
@@ -230,7 +225,7 @@ def _wide_ceilings(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "method": rows["method"].map(label_of),
-            "task": [_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
+            "task": [with_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
             "held out": rows["success_rate"].map(_cell),
             "ceiling": rows["ceiling"].map(_cell),
             "source of the ceiling": rows["ceiling_source"].fillna(""),
@@ -250,7 +245,7 @@ def _wide_ablations(rows: pd.DataFrame) -> pd.DataFrame:
     pairs = zip(rows["task"], rows["scale"], rows["method"], strict=True)
     return pd.DataFrame(
         {
-            "task": [f"{_games(task, where)}, {label_of(method)}" for task, where, method in pairs],
+            "task": [f"{with_games(task, where)}, {label_of(method)}" for task, where, method in pairs],
             "variant": rows["variant"].where(rows["variant"] != "", "none").str.replace("_", " "),
             "held out": rates,
             "difference": points,
