@@ -1,4 +1,4 @@
-"""Make an embedded base model: build the tiny LLaVA and teach it to read, nothing else.
+"""Make an embedded base model: build a tiny LLaVA and pre-train it to read images and prompts.
 
 A large pre-trained model can read; a tiny new one cannot. The base model learns to answer one prompt with what an image
 shows, such as its numbers and card ranks. For a task with `questions`, such as ALFWorld, it also learns to continue the
@@ -288,7 +288,7 @@ def _after_image(encoder: Encoder, glimpse: Glimpse) -> tuple[Encoded, torch.Ten
 
 
 def perception_accuracy(backbone: Backbone, task_name: str, settings: PretrainSettings) -> dict[str, float]:
-    """Fraction of `settings.probe` new states in which each field is read correctly, with greedy decoding."""
+    """By field, the fraction of `settings.probe` new states in which it is read correctly, with greedy decoding."""
     reader = ActorCritic(
         backbone,
         # A critic is needed to build the class; its values are not used.

@@ -18,7 +18,7 @@ from rl4vlm.tasks.registry import TaskEntry, get_task_entry, task_names
 
 
 def register_all() -> None:
-    """Register every task that Gymnasium does not know yet. Of this package's own tasks no module is imported.
+    """Register every task that Gymnasium does not know yet. This imports none of this package's own tasks.
 
     A task of another package that cannot be imported or registered gives a warning, so that the others still work.
     """
@@ -41,8 +41,8 @@ def env_options(task_name: str) -> dict[str, Sequence[Any]]:
     """The options of a task's environment.
 
     Returns:
-        By name, the choices of each option, as the environment's class attribute `choices` has them: a tuple of those
-        of which it is one, a list of those of which it lists some, () for an option that takes other values.
+        The choices of each option by name, from the class attribute `choices` of the environment: a tuple for an option
+        that is one of the choices, a list for an option that is a list of some of them, () for any other option.
 
     Raises:
         ValueError: there is no such task; the message lists those that exist.
@@ -59,7 +59,7 @@ def env_types(task_name: str) -> dict[str, Any]:
     """
     try:
         return get_type_hints(_env_class(task_name).__init__)
-    except (NameError, AttributeError):  # it is imported for type checkers only
+    except (NameError, AttributeError):  # a type in a hint is imported for type checkers only
         return {}
 
 

@@ -1,7 +1,7 @@
 """Find legal actions in a text, as whole tokens.
 
-The text comes from a model. So no pattern here tries one action after another at each character: an action that does
-not occur in the text costs one substring search, and each other one a pattern that starts with the action itself.
+The text comes from a model and may be long, so no pattern tries all actions at each character. An action that does not
+occur in the text costs one substring search. For any other action, the pattern that is searched starts with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LATEX = re.compile(r"\\{1,2}(times|cdot|div)(?![a-z])")
 
 
 def actions_in(value: str, actions: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})) -> set[str]:
-    """The legal actions that occur in a text as whole tokens; two of them stand for all if there are several.
+    """The legal actions that occur in a text as whole tokens; only two of them if there are more.
 
     An action inside a longer one that occurs (`look` in `look at desk 1`) does not count. Case, white space, tags and
     the names that LaTeX has for operators do not matter.
@@ -49,15 +49,16 @@ def actions_in(value: str, actions: Sequence[str], aliases: Mapping[str, str] = 
 
 
 def _unmarked(value: str) -> str:
-    # The slash of a tag is no operator, and neither are asterisks that emphasise the whole value. `*\\times*` and
-    # `**\\times**` are three and five asterisks by now: one operator, emphasised. Two or four name nothing.
+    # Tags and emphasis are removed, because their slashes and asterisks are not operators. A LaTeX `\\times` is an
+    # asterisk by now, so `*\\times*` is three asterisks and `**\\times**` is five: an operator in emphasis. Two or four
+    # asterisks are no operator.
     text = _UNDERSCORED.sub(r"\2", _TAG.sub(" ", _normalised(value)))
     emphasised = _EMPHASIS.fullmatch(text)
     return emphasised[2] if emphasised else text
 
 
 def _normalised(text: str) -> str:
-    """A text in lower case, with single spaces, and with operators for their names in LaTeX."""
+    """A text in lower case, with single spaces, and with operators in place of their LaTeX names."""
     signs = _LATEX.sub(lambda name: "/" if name[1] == "div" else "*", text.lower())
     return " ".join(signs.split())
 
@@ -66,7 +67,7 @@ def _normalised(text: str) -> str:
 def _by_text(actions: tuple[str, ...], aliases: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Actions by their text in lower case and plain characters, the longest first."""
     by_text: dict[str, str] = {}
-    # Of two texts that are normalised to the same, the first one counts, and an action before an alias.
+    # If two texts are equal after normalisation, the first one counts; actions come before aliases.
     for text, action in (*((action, action) for action in actions), *aliases):
         bare = _normalised(plain(text).strip().strip(QUOTES + _FINAL_PUNCTUATION + " \t"))
         if bare:

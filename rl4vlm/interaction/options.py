@@ -1,4 +1,4 @@
-"""What a config may set for a task."""
+"""The options that a config may set for a task."""
 
 from __future__ import annotations
 

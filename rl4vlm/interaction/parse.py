@@ -70,7 +70,7 @@ def parse_reply(text: str, actions: Sequence[str], aliases: Mapping[str, str] = 
 
 
 def _answer(text: str) -> tuple[int, int]:
-    """The offsets between which the answer stands: after the thoughts, and before some that do not end."""
+    """The offsets (begin, end) of the answer: after the last `<think>` block, and before one that is not closed."""
     begin, end = 0, len(text)
     # A template may have written the opening tag, so a closing one counts without it.
     for tag in _THINK.finditer(text):
@@ -85,14 +85,15 @@ def _last_key(text: str, begin: int) -> tuple[int, int] | None:
     """The offsets at which the last key (with its quote and marks) and its value start; None without a key."""
     for word in reversed(list(_WORD.finditer(text, begin))):
         after = _AFTER_WORD.match(text, word.end())
-        # Underscores that are closed neither before nor after the colon are part of a name: `_action:`.
+        # Underscores that close neither before nor after the colon are part of another name: `_action:`.
         unclosed = "" if word["closed"] is not None else word["underscores"]
         if after is None or not text.startswith(unclosed, after.end()):
             continue
         ends = after.end() + len(unclosed)
         marks = _OPENING_MARKS.search(text, max(0, word.start() - 15), word.start())
         begins = marks.start() if marks else word.start()
-        # Emphasis may end before the colon or behind it (**Action:**). What does not end, as in `2 *action:`, is none.
+        # Emphasis may close before the colon or after it (**Action:**). If it does not close, as in `2 *action:`, the
+        # asterisks are not emphasis.
         stars = "*" * text.count("*", begins, word.start())
         ends += len(stars) if text.startswith(stars, ends) else 0
         if stars not in text[word.end() : ends]:

@@ -137,14 +137,14 @@ class Slot:
         return step
 
     def state(self) -> dict[str, Any]:
-        """Where the slot stands, as plain data: how its episode began, the actions since, and both random streams."""
+        """The slot's state as plain data: how its episode began, the actions since, and both random streams."""
         return {**self._begun, "played": [*self._played], "rng": self.rng.bit_generator.state, "now": self._now()}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Go to where `state` was called, by beginning the same episode and repeating its actions.
+        """Restore a saved `state`, by beginning the same episode and repeating its actions.
 
         Raises:
-            ValueError: the environment comes out elsewhere.
+            ValueError: the environment does not reach the saved state.
         """
         if isinstance(self.env, CarryingEnv):
             self.env.carry(saved["carried"])
@@ -156,7 +156,7 @@ class Slot:
                 action = None if fallback else self.request.view.actions[index]
                 self.play(Reply("", parsed=Parsed(action, None, Outcome.OK)))
         except IndexError:
-            pass  # fewer actions than then: the check below fails
+            pass  # fewer legal actions than when it was saved: the check below fails
         self.rng.bit_generator.state = saved["rng"]
         if self._now() != saved["now"]:
             raise ValueError(
@@ -165,7 +165,7 @@ class Slot:
             )
 
     def _now(self) -> dict[str, Any]:
-        """What tells a state of the environment from another one."""
+        """The prompt and the random stream: if both agree, the environment is taken to be in the same state."""
         return {"prompt": self.request.prompt, "rng": self.env.np_random.bit_generator.state}
 
     def _reset(self, seed: int | None) -> None:

@@ -100,7 +100,7 @@ def reply_lengths(ids: torch.Tensor, eos_id: int) -> list[int]:
 
 
 def decodes_static(model: PreTrainedModel) -> bool:
-    """Whether a model's pass for a single further token can be compiled, with a static cache."""
+    """Whether the forward pass for one further token can be compiled for this model, with a static cache."""
     text = model.config.get_text_config(decoder=True)
     # Layers with a sliding window count their tokens in Python: such a pass differs from token to token.
     plain = all(type(layer) is StaticLayer for layer in StaticCache(text, max_cache_len=1).layers)

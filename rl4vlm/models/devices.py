@@ -1,4 +1,4 @@
-"""The device that a stage runs on. Jobs that run at the same time on one machine take different GPUs."""
+"""Chooses the device that a stage runs on. Jobs that run at the same time on one machine get different GPUs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _claimed_gpu(count: int) -> int:
     if claimed_before():
         return 0
     if not _claimed:
-        # A scheduler may show each job other GPUs: the locks are named after the machine's own names.
+        # A scheduler may show each job different GPUs, so locks use the machine's names of GPUs, not torch's indices.
         names = shown_gpus()
         _claimed.update(claim_gpus(names if len(names) == count else list(map(str, range(count)))))
     return next(iter(_claimed))

@@ -86,8 +86,11 @@ class FastLlavaProcessor:
 
     @classmethod
     def of(cls, processor: ProcessorMixin) -> FastLlavaProcessor | None:
-        """Made from a processor that this can stand in for, else None: a LLaVA's that resizes to a fixed size, rescales
-        and normalises CLIP's way, and does not crop."""
+        """The fast replacement of a processor; None if there is none.
+
+        There is one for LLaVA's processor if it resizes to a fixed size, rescales and normalises as CLIP does, and does
+        not crop.
+        """
         images = getattr(processor, "image_processor", None)
         if type(processor) is not LlavaProcessor or not isinstance(images, CLIPImageProcessorPil):
             return None
@@ -150,7 +153,7 @@ class Encoder:
         return int(next((i for i in ids if i in special), self.tokenizer.eos_token_id))
 
     def suppressed_ids(self, vocabulary: int) -> torch.Tensor:
-        """Ids (S,) that are never sampled: all special tokens except the one that ends a reply, and what is no token.
+        """Ids (S,) that are never sampled: all special tokens but the one that ends a reply, and ids without a token.
 
         Args:
             vocabulary: number of ids that the model has logits for; many pad it beyond the tokenizer's.
@@ -187,7 +190,7 @@ class Encoder:
         return found
 
     def whole(self, prompt: Encoded) -> Encoded:
-        """A prompt that may have been saved or sent, with its image inputs. They are computed once per process."""
+        """The prompt with its image inputs. If it was saved or sent without them, each process computes them once."""
         if not prompt.images and prompt.source is not None:
             image, text = prompt.source
             vars(prompt)["images"] = self.prompt(image.numpy(), text).images  # the dataclass is frozen

@@ -186,7 +186,8 @@ def name_code_of_its_own(error: Exception, source: str | Path) -> None:
 def _keep_gradients(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs.
 
-    It repacks a layer when that first runs in evaluation mode, which PPO trains in. No gradient passes through it then.
+    It repacks a layer when the layer first runs in evaluation mode, which PPO trains in. A repacked layer passes no
+    gradient.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -312,7 +313,7 @@ def with_one_view(config: PreTrainedConfig, processor: ProcessorMixin) -> tuple[
     LLaVA-NeXT without its grid of views is LLaVA: the same vision tower, projector and language model.
 
     Raises:
-        ValueError: it is not known how to leave out this family's further views.
+        ValueError: the model's family has further views, and this function cannot leave them out.
     """
     if hasattr(processor.image_processor, "do_image_splitting"):
         processor.image_processor.do_image_splitting = False

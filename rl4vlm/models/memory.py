@@ -1,7 +1,7 @@
-"""How much memory a backbone needs, counted from its config's shapes: nothing is loaded but the config.
+"""How much memory a backbone needs, computed from the shapes in its config. No weights are loaded.
 
 Weights, gradients, Adam's moments and the key-value cache are exact; activations are an estimate whose terms are named.
-All sizes are in bytes. What a CUDA context and its allocator keep beside them, 1 to 3 GB, is not counted.
+All sizes are in bytes. The memory of the CUDA context and its allocator, 1 to 3 GB, is not counted.
 """
 
 from __future__ import annotations

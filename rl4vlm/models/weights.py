@@ -1,4 +1,4 @@
-"""Weights in files: what is damaged or not finite is refused, with its name, when it is read and when it is written."""
+"""Weights in files: damaged or non-finite weights are errors that name them, when reading as well as when writing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def check_readable(folder: Path) -> None:
-    """Raise ValueError that names the first JSON or safetensors file of a checkpoint that is cut or not one at all.
+    """Raise ValueError that names the first damaged JSON or safetensors file of a checkpoint, such as a truncated one.
 
     The libraries that load a checkpoint do not say which file they failed on.
     """

@@ -26,7 +26,7 @@ class Screen:
 
     @property
     def side(self) -> int:
-        """Side of a square image in pixels: as large as fits without scrolling, but at least readable if it can be."""
+        """Side of a square image in pixels: the largest that needs no scrolling, but `LEAST_COLUMNS` if they fit."""
         # One character shows two pixels, one above the other. Two lines stay free for text.
         wanted = max(2 * (self.lines - 2), LEAST_COLUMNS)
         return max(2, min(self.columns, wanted) // 2 * 2)

@@ -21,7 +21,7 @@ def class_of(name: str) -> str:
 
 
 def goal_conditions(goal: Goal, facts: Iterable[Fact]) -> tuple[bool, ...]:
-    """Whether each condition of the goal holds. All of them do exactly if the engine says that the game is won."""
+    """Whether each condition of the goal holds. The engine says that a game is won exactly if all of them hold."""
     match goal.task_type:
         case TaskType.PICK:
             return (bool(_in_place(goal, facts)),)

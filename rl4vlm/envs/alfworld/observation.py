@@ -117,7 +117,7 @@ def read_room(problem: str) -> Room:
         ValueError, IndexError: the problem has no such ids.
     """
     text = problem.lower()  # the engine's names are in lower case
-    # Only ids that occur in facts count: ALFWorld's demangler numbers no others.
+    # Only ids that occur in facts count, because ALFWorld's demangler numbers no others.
     text = text[text.index("(:init") : text.index("(:goal")]
     names = _names(set(_ID.findall(text)))
     static = {m[1] for m in re.finditer(r"\(receptacletype\s+(\S+)\s", text) if m[1] in names}

@@ -243,7 +243,7 @@ class EnginePool:
     def _blame(self, guilty: Request, unanswered: Sequence[Request]) -> None:
         """Count a death against the request that the worker was busy with. After the second one, fail the request."""
         guilty.deaths += 1
-        # If the game cannot even be restored, it is lost, and all of its requests fail.
+        # If even restoring the game kills the worker, the game is lost, and all of its requests fail.
         lost = guilty.call == "restore" and not guilty.awaited and guilty.game in self._slots
         if lost:
             ended = [request for request in unanswered if request.game == guilty.game]
