@@ -32,7 +32,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
     Args:
         name: one of
-            - a scripted policy of `rl4vlm.config.methods`;
+            - the name of a scripted policy of `rl4vlm.config.methods`;
             - a checkpoint folder, whose files show its kind, or a Hugging Face name (a `vlm`);
             - `kind:checkpoint`, with a kind in `LEARNED`;
             - `api:MODEL`, a model behind an endpoint;
@@ -62,7 +62,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
 
 def kind_of(name: str) -> str:
-    """The entry of the registries that a name leads to: a scripted policy, or one of `LEARNED` or `REMOTE`."""
+    """The key of the registry entry for a name: that of a scripted policy, or one of `LEARNED` or `REMOTE`."""
     return name if name in scripted_policies() else checkpoint_of(name)[0]
 
 
@@ -77,7 +77,7 @@ def checkpoint_of(name: str) -> tuple[str, str]:
     for kind, mark in MARKS.items():
         if Path(name, mark).is_file():
             return kind, name
-    # A Hugging Face name is owner/model. results/... is always meant as a folder, so one that is missing is an error.
+    # A Hugging Face name is owner/model. But results/... always means a folder, so a missing one is an error.
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "results/"))):
         return "vlm", name
     known = ", ".join(scripted_policies())

@@ -80,12 +80,12 @@ class TrainablePolicy(Protocol):
 
     @property
     def player(self) -> Policy:
-        """This policy for play that nothing is learned from: the same replies, without the work that only training
-        needs."""
+        """This policy for play without training, such as validation: it gives the same replies, without the work that
+        only training needs."""
         ...
 
     def sync(self) -> None:
-        """Called before play, as weights may have changed. A policy that plays with a copy of them updates it."""
+        """Called before play, since weights may have changed. A policy that plays with a copy of them updates it."""
         ...
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:

@@ -63,7 +63,7 @@ class VLMPolicy:
         reference: a model that the policy should stay near while it is trained.
         critic: whether the value head was trained or will be: only then a reply's numbers have its `value`.
         scored_prompt: a prompt under which all replies are scored again, instead of their own; see `DefectSettings`.
-        dropped_tokens: tokens at the start of a reply that its log-probability leaves out; see there.
+        dropped_tokens: tokens at the start of a reply that its log-probability leaves out; see `DefectSettings`.
         engine: samples the replies in place of the model, with the weights of the last `sync`.
     """
 
@@ -109,11 +109,11 @@ class VLMPolicy:
             temperature: of sampling.
             max_new_tokens: the longest reply, in tokens.
             device: a torch device, or "auto" for a GPU if there is one.
-            dtype: as in `load_backbone`, like the next three.
-            quantize: see there.
-            attn_implementation: see there.
+            dtype: as for `load_backbone`.
+            quantize: as for `load_backbone`.
+            attn_implementation: as for `load_backbone`.
             kv_cache: as for `ActorCritic`.
-            one_view: see there.
+            one_view: as for `load_backbone`.
             engine: what samples the replies, `transformers` or `vllm`.
             engine_cache_gb: memory for the key-value cache of vLLM, in GB.
 
@@ -176,7 +176,7 @@ class VLMPolicy:
         return Rescored(
             logprob_thoughts=thoughts_B,
             logprob_action=action_B,
-            # Python floats are float64. They stay so until they are weighed, to be rounded once.
+            # Python floats are float64. Keep that precision until λ has weighed them, to round them only once.
             old_logprob_thoughts=column([item.logprob_thoughts for item in items], scores.values, torch.float64),
             old_logprob_action=column([item.logprob_action for item in items], scores.values, torch.float64),
             value=scores.values,

@@ -1,4 +1,4 @@
-"""Policies that a PPO run keeps beside its last one, since the paper quotes the peak of a run."""
+"""The policies that a PPO run keeps beside its last one. The paper reports the peak of a run, not its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
     if not settings.keep_checkpoints:
         return
     names = [name for name in [kept_after(state.update)] if name in settings.kept]
-    # Of equally good policies the first: it was trained least.
+    # Among equally good policies, keep the first: it was trained least.
     if validation is not None and (state.best is None or validation > state.best):
         state.best = validation
         names.append(BEST)
@@ -38,17 +38,18 @@ def keep_checkpoints(state: PPOState, settings: TrainingSettings, out: Path, val
 
 
 def forget_kept(out: Path) -> None:
-    """Remove what a run kept: when a new one begins, and after the states of a complete one.
+    """Remove the policies that a run kept. Call it when a new run begins, and at the end of a complete run.
 
-    Not before: a run that is killed in between continues from its last state and puts the policies into a new draft.
+    At the end, the states of the run must have been removed before: a run that is killed in between continues from its
+    last state, and needs the policies for a new draft.
     """
     shutil.rmtree(_beside(out), ignore_errors=True)
 
 
 def add_kept(out: Path) -> None:
-    """Put the kept policies into the draft of the run's folder."""
+    """Copy the kept policies into the draft of the run's folder, as `checkpoints/`."""
     if _beside(out).is_dir():
-        # Not the hidden draft of a policy that a kill left.
+        # Leave out the hidden draft of a policy, which a killed process may have left.
         shutil.copytree(_beside(out), out / KEPT, ignore=shutil.ignore_patterns(".*"))
 
 

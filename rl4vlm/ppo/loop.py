@@ -156,7 +156,7 @@ def initial_state(
         schedule_steps: how many steps along the cosine each update makes; see `DefectSettings`.
 
     Raises:
-        ValueError: the values are to be trained alone at first, in several processes with DDP.
+        ValueError: `value_warmup` is set, and several processes train with DDP.
     """
     if settings.value_warmup and accelerator.num_processes > 1 and not accelerator.is_fsdp2:
         # DDP waits for the gradients of all that its outputs depend on, and the loss leaves the policy's outputs out.
@@ -176,7 +176,7 @@ def initial_state(
         processes=Processes(accelerator, settings.process_timeout),
         # Stepped once per update, so the rate falls over the updates of this run, whatever their number.
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(
-            # Annotated as a whole number; a fraction is what a defect of the public code makes of it.
+            # The type hint asks for an int. `schedule_steps`, a defect of the public code, makes it a fraction.
             optimizer,
             T_max=settings.updates / schedule_steps,  # type: ignore[arg-type]
             eta_min=settings.final_learning_rate,
@@ -217,7 +217,7 @@ def run_to_end(
     Args:
         state: the run before its first step.
         settings: the hyperparameters.
-        played: the task and, if replies have one, their style: the further entries of the run's key.
+        played: the task and, for a language model, the style of replies; they are part of the run's key.
         stage: `ppo` or `cnn`.
         seed: the training seed.
         inputs: by name, what the run starts from: its initial checkpoint, if any.
@@ -317,11 +317,11 @@ def summarise(rollout: Rollout, recent: Sequence[Episode]) -> dict[str, Any]:
 
     Args:
         rollout: the one just played.
-        recent: the last episodes, over which success rate and return are taken. A single rollout has few, and the short
-            ones among them end first.
+        recent: the last episodes, over which success rate and return are averaged. A single rollout has few episodes,
+            and short ones end first.
 
     Returns:
-        Numbers by name; None where there is no such number, such as for the thoughts of a network without language.
+        Numbers by name; None for a number that does not exist, such as for the thoughts of a network without language.
     """
 
     def mean(values: Sequence[float]) -> float | None:

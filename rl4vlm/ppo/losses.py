@@ -86,8 +86,10 @@ def importance_weight(log_prob_B: torch.Tensor, sampled_log_prob_B: torch.Tensor
 
 
 def effective_sample_size(weight_B: torch.Tensor) -> torch.Tensor:
-    """The effective sample size of weighted samples as a share of their number, from 0 to 1 (Kong 1992): that share of
-    them, with equal weights, would say as much."""
+    """The effective sample size of weighted samples, divided by their number: above 0, at most 1 (Kong 1992).
+
+    An estimate from that share of the samples, with equal weights, would have about the same variance.
+    """
     return weight_B.sum() ** 2 / (len(weight_B) * (weight_B**2).sum())
 
 

@@ -1,4 +1,4 @@
-"""What an update trains, and with what."""
+"""The policy that PPO trains, with its optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rl4vlm.training.fsdp import unsharded_for_generation
 
 @dataclass(frozen=True)
 class PolicyOptimizer:
-    """A policy and what changes its weights.
+    """A policy, and what a PPO update needs to change its weights.
 
     Attributes:
         policy: the policy that is trained.

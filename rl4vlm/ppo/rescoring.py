@@ -1,4 +1,4 @@
-"""A rollout scored again before its update, where playing and learning do not compute the same (docs/algorithm.md).
+"""Scores a rollout again before its update, because generation and scoring round differently (docs/algorithm.md).
 
 Legend: B samples of a micro-batch.
 """
@@ -101,6 +101,7 @@ def token_mult_prob_error(old: np.ndarray) -> float:
 
 
 def warn_of_prob_error(error: float, accelerator: Accelerator) -> None:
+    """Warn, in the main process, if `token_mult_prob_error` is above `TOKEN_MULT_PROB_ERROR_LIMIT`."""
     if error > TOKEN_MULT_PROB_ERROR_LIMIT and accelerator.is_main_process:
         logger.warning(
             "token_mult_prob_error is %.3f, above %g: a token that is scored again has a probability that differs, on "
@@ -117,9 +118,13 @@ def zero_step(
     old: np.ndarray,
     settings: TrainingSettings,
 ) -> dict[str, float]:
-    """The ratios of samples after a step of size 0, next to other samples in their micro-batches than in `old`.
+    """How far the ratios are from 1 after a step of size 0, if samples are in other micro-batches than for `old`.
 
-    Any distance from 1 is rounding, which every later step has as well.
+    Any distance from 1 is rounding, which affects every later step as well.
+
+    Returns:
+        `neighbour_ratio_error`, the largest |ratio - 1|, and `neighbour_clip_fraction`, the share outside the clip
+        range.
     """
     # In the order of the rollout instead of the shuffled one.
     again = rescore_before_update(policy_optimizer, samples, np.sort(indices), settings)

@@ -43,8 +43,8 @@ class Sample:
         item: what the policy stored of the step.
         advantage: normalised over the rollout, unless the settings turn that off.
         value_target: the return that the critic is fitted to.
-        log_prob: the old log-probability, if it was computed again before the update; else the stored one counts.
-        value: the old value, likewise.
+        log_prob: the old log-probability as rescored before the update; None uses the stored one.
+        value: the old value as rescored before the update; None uses the stored one.
         importance: weight of the policy loss (`importance_weight`); 1 without `importance_cap`.
     """
 

@@ -99,7 +99,7 @@ class PPOState:
         return {"slots": [slot.state() for slot in self.slots], "steps": steps, "progress": progress}
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
-        """Load what `shared_state` and `rank_state` gave."""
+        """Load what `shared_state` and `rank_state` returned."""
         for slot, saved in zip(self.slots, fields["slots"], strict=True):
             slot.load_state(saved)
         self.shuffle.bit_generator.state = fields["shuffle"]

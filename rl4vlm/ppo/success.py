@@ -35,7 +35,7 @@ class RecentEpisodes:
         self._waiting: list[tuple[int, int, Episode]] = []
 
     def add(self, steps: Sequence[Sequence[Transition]]) -> None:
-        """Take in a rollout: the transitions (steps, envs) of all processes."""
+        """Add the episodes of a rollout: the transitions (steps, envs) of all processes."""
         for step in steps:
             self._step += 1
             for env, transition in enumerate(step):
@@ -48,11 +48,11 @@ class RecentEpisodes:
         self._waiting = [ended for ended in self._waiting if ended[0] >= oldest]
 
     def state(self) -> dict[str, Any]:
-        """All of it, as plain data."""
+        """The window and the episodes that do not count yet, as plain data."""
         return {"window": [*self.window], "step": self._step, "began": self._began, "waiting": self._waiting}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Take in what `state` gave."""
+        """Load what `state` returned."""
         self.window.extend(saved["window"])
         self._step, self._began, self._waiting = saved["step"], saved["began"], saved["waiting"]
 

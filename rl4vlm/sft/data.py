@@ -41,11 +41,11 @@ STAGE = "sft_data"
 DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
 IMAGE_TOKEN = "<image>"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-"""Pillow hands some of the others, such as EPS, to another program."""
+"""The formats that are read. For some others, such as EPS, Pillow would start another program."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the text begins that stands in a checkout in place of a file that Git LFS has not fetched."""
+"""First bytes of the pointer that stands in a checkout in place of a file that Git LFS has not fetched."""
 MAX_STEPS_WITHOUT_SAMPLE = 10_000
-"""Steps in a row without a solvable state, after which a task is taken to have none."""
+"""After this many steps in a row without a solvable state, the task is assumed to have none."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def run(
 
 
 class Demonstrations:
-    """Demonstrations without end, played by the solver.
+    """An endless sequence of demonstrations, played by the solver.
 
     Args:
         task_name: the game.
@@ -155,14 +155,14 @@ class Demonstrations:
         self._env = make_env(task_name, **{**settings.env, **settings.demonstrator})
         parts = override_parts(task.prompt, settings.prompt)
         self._slot = Slot(self._env, task, style, parts, settings.seed)
-        # A stream of its own: states and actions are those of demonstrations with one wording.
+        # A stream of its own, so that states and actions are the same as with `wording: fixed`.
         self._words = stream(settings.seed, "wording")
         varied = settings.wording == "varied" and style is Style.COT
         self._policy = SolverPolicy(style, settings.action_noise, Rewording(task_name, self._words) if varied else None)
         self._skipped = 0
 
     def steps(self) -> Iterator[Step]:
-        """Yield its steps, without those in states that cannot be won, such as an unsolvable Points24 hand.
+        """Yield the solver's steps, except those in states that cannot be won, such as an unsolvable Points24 hand.
 
         Raises:
             ValueError: `MAX_STEPS_WITHOUT_SAMPLE` states in a row cannot be won.

@@ -73,7 +73,7 @@ class SFTState:
 
     @property
     def plain_types(self) -> tuple[type, ...]:
-        """None: the fields are numbers."""
+        """Empty: the fields are plain numbers."""
         return ()
 
     @property
@@ -144,7 +144,7 @@ def run(
 
 
 def _demonstrated(data: Path) -> dict[str, Any]:
-    """The task and the style of demonstrations, by the record beside them. Ready ones (`sft_data.given`) have none."""
+    """The task and style of demonstrations, from their `run.json`. Given ones (`sft_data.given`) may have none."""
     file = data / RECORD
     found = read_record(file)["settings"] if file.is_file() else {}
     return {name: found[name] for name in ("task", "style") if name in found}
@@ -230,11 +230,11 @@ def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], set
     losses_so_far: list[torch.Tensor] = []
     clear_gradients(state.optimizer, state.model)
     for micro_batch in micro_batches(batch, settings.micro_batch_size, accelerator):
-        # The micro-batch's weight in the mean over the batch; the fillers behind `counted` have none.
+        # The micro-batch's weight in the mean over the batch. The dummy samples after `counted` have no weight.
         part = micro_batch.counted / len(batch)
         with accumulate(state.model, accelerator, last=micro_batch.last):
             losses = reply_losses(state.model, encoder, micro_batch.items, settings.max_length, accelerator.device)
-            # At least 1, or a micro-batch of fillers alone would be 0 / 0.
+            # At least 1, or a micro-batch of dummy samples alone would be 0 / 0.
             micro_batch_loss = losses[: micro_batch.counted].sum() / max(micro_batch.counted, 1)
             # DDP and FSDP average gradients over the processes. The batch's mean is a sum of terms, some in each
             # process, so multiply by the number of processes to turn the average into a sum.

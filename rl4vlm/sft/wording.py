@@ -1,4 +1,4 @@
-"""Thoughts in many wordings: a grammar that says what the solver says in other words and another order.
+"""Thoughts in many wordings: grammars that reword the sentences of a solver, with the same meaning.
 
 The solver has one wording for each state. Once a model has learned it, its thoughts have almost no entropy, and λ
 (paper, section 4.3) has nothing to weigh. Every combination of a join, a reason and a conclusion is equally likely.

@@ -119,8 +119,8 @@ class MicroBatch(Generic[Item]):
     """The items of one forward and backward pass in one process.
 
     Attributes:
-        items: the samples, then fillers.
-        counted: number of samples. The fillers after them must get weight zero.
+        items: the samples, then dummy samples that fill up the micro-batch.
+        counted: number of real samples. The dummy samples after them must get weight zero.
         last: whether this is the process's last micro-batch of the batch, after which gradients are averaged.
     """
 

@@ -1,4 +1,4 @@
-"""Resume for demonstrations and evaluations: they save what is finished every few minutes, and continue from there."""
+"""Resume for demonstrations and evaluations: what is finished is saved every few minutes, and a rerun continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl4vlm.training.store import StateFolder, StateStore
 
 FILE = "progress.json"
 QUICK_SECONDS = 60.0
-"""A shorter run computes no key, since that reads all of its inputs and code."""
+"""A run shorter than this does not compute its key, which would read all of its inputs and code."""
 
 
 class Increments:

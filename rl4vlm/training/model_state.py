@@ -114,7 +114,7 @@ def write(content: Mapping[str, Any], file: IO[bytes], types: Collection[type] =
     Args:
         content: tensors and plain data, in dictionaries, lists and tuples.
         file: the opened file.
-        types: dataclasses of the same that `content` may also hold.
+        types: dataclasses of tensors and plain data that `content` may also hold.
 
     Raises:
         ValueError: it holds something else, which `read` would refuse.

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rl4vlm.training.fsdp import own_shard, to_local
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration (Jordan et al. 2024)."""
+"""Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024)."""
 ITERATIONS = 5
 TOGETHER = 2**28
 """Numbers that are orthogonalised in one call: 1 GB, of which the iteration holds a few copies."""
@@ -62,7 +62,7 @@ class MuonAdamW(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step. AdamW takes it for its own group, while Muon's is out of sight."""
+        """One step: AdamW's for its own group, with Muon's group hidden from it, then Muon's."""
         hidden, rest = self.param_groups
         self.param_groups = [rest]
         try:

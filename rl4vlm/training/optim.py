@@ -1,4 +1,4 @@
-"""What every training does around an optimiser step."""
+"""Optimisers of all trainings, and what is done before and after an optimiser step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU memory, disk and hours that a config's jobs need, by stage, from its model's shapes and measured rates."""
+"""Estimates the GPU memory, disk and hours of a config's jobs, by stage, from model shapes and measured rates."""
 
 from __future__ import annotations
 
@@ -200,5 +200,5 @@ def _adapters(loaded: BackboneSettings) -> dict[str, Any]:
 
 @cache
 def _estimate(source: str, asked: MemorySettings) -> Memory:
-    # Cached: tasks mostly ask for the same, and building the shapes of a large model takes seconds.
+    # Cached: most tasks have the same model and sizes, and building the shapes of a large model takes seconds.
     return estimate(source, asked)

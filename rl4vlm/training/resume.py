@@ -217,8 +217,9 @@ def resumable(
     started: float,
     **run_key: Any,
 ) -> Iterator[ResumeManager]:
-    """Resume a run if it has a saved state, and save it while the block lasts. A block that ends without an error
-    publishes the run's outputs, then removes the states.
+    """Resume a run if it has a saved state, and save it while the block lasts.
+
+    When the block ends without an error, the run's outputs are published, and then its states are removed.
 
     States are kept per run: those of a run with another key (`run_key`, code, packages, inputs, number of processes, or
     settings other than `IRRELEVANT`) are neither loaded nor removed.
@@ -245,8 +246,8 @@ def resumable(
         manager = ResumeManager(store, out, settings, flag, started)
         manager.resume(state)
         yield manager
-    # Only after the block ended well: an error leaves the states for the next try. The outputs come first: a kill in
-    # between must lose neither.
+    # Only after the block ended without an error: otherwise the states are needed for the next try. The outputs are
+    # published first, so that a kill in between loses neither outputs nor states.
     if state.processes.is_main:
         publish(out)
         store.clear()
@@ -266,7 +267,7 @@ def run_folder(out: Path, stage: str, names: Sequence[str], states: StateFolder 
         states: where its states are saved.
     """
     with ExitStack() as opened:
-        # Before torch's processes know each other: nothing is loaded for a folder that cannot be written.
+        # Before anything is loaded and the processes are connected: the folder may not be writable.
         if int(os.environ.get("RANK", "0")):
             yield out / UNFINISHED
             return

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they arrive, acted on at the next step."""
+"""Signals that ask a run to stop. Their handlers only set a flag, which the run checks at its next step."""
 
 from __future__ import annotations
 

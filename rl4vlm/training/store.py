@@ -1,4 +1,4 @@
-"""The saved states of a run on disk: each is complete or absent, has checksums, and belongs to the key of its run."""
+"""The saved states of a run on disk: each is complete or absent, has checksums, and is stored under its run's key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StateFolder:
         """Hold the folder's lock, which lies beside it; see `rl4vlm.core.lock`.
 
         Raises:
-            OSError: no state could be saved in the folder. A run should not learn that at its first save.
+            OSError: no state could be saved in the folder. Without this check, a run would fail at its first save.
         """
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "the states need a folder, and this is a file", str(self.path))
@@ -205,7 +205,7 @@ class StateStore:
         Raises:
             ValueError: the state cannot be written, for example because the disk is full. Earlier states stay.
         """
-        # Damaged states count too, so that a number is never used twice.
+        # Count damaged states, too, so that no number is used twice.
         numbers = [int(folder.name) for folder in self._numbered()]
         target = self._home / f"{max(numbers, default=0) + 1:08d}"
         draft: Draft | None = None

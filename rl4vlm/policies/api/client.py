@@ -18,7 +18,7 @@ from rl4vlm.policies.api.messages import Answer, Kind, is_refusal, read_answer
 RERUN = "; all answers so far are stored, so run the same again to continue"
 LONGEST_WAIT = 8.0
 SHORTEST_SECRET = 12
-"""From this many characters on, a key is removed from answers, too. Those of commercial endpoints have more."""
+"""A key with at least this many characters is removed from answers, too. Keys of commercial endpoints have more."""
 
 
 class ApiError(ValueError):
@@ -65,7 +65,7 @@ class ApiClient:
             http_client = openai.DefaultHttpxClient(
                 trust_env=not settings.is_local, event_hooks={"response": [_say_whether_to_retry]}
             )
-        except Exception as error:  # the library has no one class of errors for what it finds in the environment
+        except Exception as error:  # the library raises errors of many types for wrong variables of the environment
             raise ApiError(f"{name}: a proxy of the environment (https_proxy, ...) is no address: {error}") from error
         # The client insists on a key. Pass a dummy so that it does not fall back to OPENAI_API_KEY.
         self._client = openai.OpenAI(

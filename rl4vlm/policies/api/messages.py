@@ -136,5 +136,5 @@ def _text_of(content: Any) -> str:
 
 def _count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
-    # One beyond any model's context is nonsense, and too large a one is no floating-point number to add up.
+    # A count beyond any model's context is nonsense, and from 2^53 on floats cannot add it up exactly.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None

@@ -121,8 +121,8 @@ class ApiPolicy:
         for key in questions:
             stored = self.cache.get(key)
             answer = self.client.read(stored) if stored else None
-            # A stored response can be no completion: an earlier version stored such ones, and the settings may have
-            # changed since it counted as a refusal. The question is then asked again.
+            # Ask again if a stored response is malformed. An earlier version stored such ones, and a response that
+            # counted as a refusal may be malformed under the settings of today.
             if stored and answer and answer.kind is not Kind.MALFORMED:
                 self.budget.charge(answer, stored.retries)
                 self._known[key] = answer
