@@ -1,5 +1,5 @@
-# Baselines. Scripted policies need no training: uniformly random actions, the solver (the best score that a task allows)
-# and the dealer's rule in Blackjack. CNN+RL is a small network without language, trained from scratch by PPO.
+# Baselines. Scripted policies need no training: uniformly random actions, the solver (the best score that a task
+# allows) and the dealer's rule in Blackjack. CNN+RL is a small network without language, trained from scratch by PPO.
 
 
 rule evaluate_scripted:

@@ -45,9 +45,9 @@ from rl4vlm.results.expected import expected_tables
 from rl4vlm.results.names import TABLES, asset_files, figure_files, figures_beside, page_in, table_files
 
 RESULTS = config["results_dir"]
-# Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to this
-# file, also if another workflow loads this one as a module by its path. If it is loaded by its web address, there is no
-# such folder: the installed package brings a copy.
+# Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to
+# this file, also if another workflow loads this one as a module by its path. If it is loaded by its web address, there
+# is no such folder, and the copy in the installed package is used.
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
@@ -68,16 +68,16 @@ CNN_RUN = "{task}-seed{seed}"
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=announcement()
 )
-# A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would be
-# over before the stage has saved its state. The stage still gets the signal.
+# A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would
+# be over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
 
-# As many jobs with a GPU at a time as this machine shows, unless `--resources gpu=N` says otherwise; each takes one that is
-# free (`rl4vlm.core.gpus`). Where none is shown, one job at a time.
+# Run as many jobs with a GPU at a time as this machine has GPUs, or one if it has none, unless `--resources gpu=N` says
+# otherwise. Each job takes a free GPU (`rl4vlm.core.gpus`).
 if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", max(1, len(shown_gpus())))
 
-# Compute nodes may have no network. All that a job there reads is a local file by then, so it need not ask the hub.
+# Compute nodes may have no network. All files that a job reads there are local by then, so it need not ask the hub.
 if workflow.remote_exec:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -124,9 +124,9 @@ def evaluation_arguments(wildcards):
 
 
 def checkpoint_evaluation(kind, further):
-    """Params function: the settings of a trained checkpoint's evaluation, then an `--also` for each further set of games.
+    """Params function: the settings of a trained checkpoint's evaluation.
 
-    An `--also` is followed by the settings that its set changes.
+    For each further set of games, they are followed by `--also`, the set's name and the settings that it changes.
 
     Args:
         kind: `sft`, `ppo` or `cnn`.

@@ -1,5 +1,6 @@
-# The base models that SFT starts from, and the demonstrations that it imitates. Several workflows can share them through
-# a cache (docs/sharing.md). These rules have no benchmark, because copying from a cache takes no time worth reporting.
+# The base models that SFT starts from, and the demonstrations that it imitates. Several workflows can share them
+# through a cache (docs/sharing.md). These rules have no benchmark, because copying from a cache takes no time worth
+# reporting.
 
 
 rule base_model:
@@ -95,7 +96,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
-    # The state's folder is not in `params`: Snakemake's cache would then miss if the folder of results has another name.
+    # The state's folder is not in `params`: Snakemake's cache would miss if the folder of results had another name.
     shell:
         "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q} --state {output:q}.state"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

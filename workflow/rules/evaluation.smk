@@ -1,13 +1,14 @@
 # Held-out evaluation of every trained checkpoint.
 
-# By kind of checkpoint: the wildcards of its run, its folder, its policy, and the entry of `resources` for its evaluation.
+# By kind of checkpoint: the wildcards of its run, its folder, its policy, and the entry of `resources` for its
+# evaluation.
 TRAINED = {
     "sft": (SFT_RUN, rules.sft.output.checkpoint, "vlm", "evaluation"),
     "ppo": (PPO_RUN, rules.ppo.output.checkpoint, "vlm", "evaluation"),
     "cnn": (CNN_RUN, rules.cnn.output.checkpoint, "cnn", "cnn"),
 }
-# The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). A checkpoint plays all sets
-# in one process, which loads it once. The sets decide which files there are, so each group needs a rule of its own.
+# The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). A checkpoint plays all
+# sets in one process, which loads it once. The sets determine the output files, so each group needs a rule of its own.
 FURTHER_SETS = {}
 for TASK in config["tasks"]:
     FURTHER_SETS.setdefault(tuple(evaluation_sets(config, TASK))[1:], []).append(TASK)

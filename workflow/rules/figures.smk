@@ -1,5 +1,5 @@
-# Tables and figures, and README's copies of them. Each rule names the runs that it shows: results that an earlier config
-# left in the folder never appear.
+# Tables and figures, and README's copies of them. Each rule names the runs that it shows, so results that an earlier
+# config left in the folder never appear.
 
 SHOWN_TABLES = expected_tables(config)
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files(SHOWN_TABLES)]
