@@ -48,7 +48,7 @@ def revision_and_tree(root: Path, *, ignore: Path | None = None) -> tuple[str, s
         raise ValueError(f"{root.absolute()} is not the project's folder: rl4vlm/__init__.py is missing there")
     top = _git(root, "rev-parse", "--show-toplevel").decode().strip()
     if Path(top).resolve() != root.resolve():
-        raise ValueError(f"{root.absolute()} is no git checkout of its own, but lies in that of {top}")
+        raise ValueError(f"{root.absolute()} is not the top folder of a git checkout, but lies in that of {top}")
     revision = _git(root, "rev-parse", "HEAD").decode().strip()
     with scratch_folder("rl4vlm-index-") as folder:
         # Use a separate index, so that the user's staged changes stay as they are.

@@ -70,7 +70,7 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
             `out` is a file that is no archive.
     """
     if out.exists() and not (zipfile.is_zipfile(out) and SUMS in zipfile.ZipFile(out).namelist()):
-        raise ValueError(f"{out} would be replaced, and is no archive of this command: name another file")
+        raise ValueError(f"{out} exists and is not an archive of this command: name another file")
     chosen = results_files(results)
     code_now = snapshot(code, ignore=out)
     texts = {

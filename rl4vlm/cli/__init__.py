@@ -111,7 +111,7 @@ def _one_line(text: str) -> str:
 def _explained(stage: str, error: Exception) -> tuple[int, str]:
     """The exit code for an error, and what to print."""
     if _out_of_memory(error):
-        return OUT_OF_MEMORY, _less_memory(stage, error)
+        return OUT_OF_MEMORY, _memory_message(stage, error)
     failed = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(failed, OSError) or (failed is not error and failed.errno not in WHAT_TO_DO):
         return WRONG_INPUT, f"error: {error}"
@@ -139,11 +139,11 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _less_memory(stage: str, error: Exception) -> str:
-    """What ran out, in which process, and what to do about it."""
-    told = [str(error), *getattr(error, "__notes__", ())]
+def _memory_message(stage: str, error: Exception) -> str:
+    """The message for a stage that ran out of memory: what ran out, in which process, and what to do about it."""
+    lines = [str(error), *getattr(error, "__notes__", ())]
     hints = [*filter(None, [LESS_MEMORY.get(stage)]), "rl4vlm memory estimates what a model needs (--help)"]
-    return f"out of memory: {'; '.join([*filter(None, told), *hints])}"
+    return f"out of memory: {'; '.join([*filter(None, lines), *hints])}"
 
 
 def _print_error(text: str) -> None:

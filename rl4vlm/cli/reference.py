@@ -185,5 +185,5 @@ def write_settings_page(out: Path) -> None:
     """Write docs/settings.md to `out`."""
     page = settings_page()
     if out.exists() and not read_text(out).startswith(page.partition("\n")[0]):
-        raise ValueError(f"{out} would be replaced, and is no page of settings: name another file")
+        raise ValueError(f"{out} exists and is not a page of settings: name another file")
     atomic_write_text(out, page)

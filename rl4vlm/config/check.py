@@ -114,16 +114,16 @@ def _typed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _type_sections(config: dict[str, Any]) -> Iterator[str]:
-    """Give the settings of all sections their types, in place; yields what is wrong with single ones."""
+    """Convert the settings of all sections to their types, in place; yields a message for each section with errors."""
     for name, kind in SECTIONS.items():
-        for place, told in _parts(config, name):
+        for place, values in _parts(config, name):
             try:
-                typed = check_some(kind, told, ELSEWHERE.get(name))
+                typed = check_some(kind, values, ELSEWHERE.get(name))
             except ValueError as error:
                 yield f"{name}.{place}: {error}"
             else:
-                told.clear()
-                told.update(typed)
+                values.clear()
+                values.update(typed)
 
 
 def _placed(error: Any) -> str:
@@ -149,8 +149,8 @@ def _wrong_tasks(config: Mapping[str, Any], known: Sequence[str]) -> Iterator[st
     }
     for stage in SECTIONS:
         named[f"{stage}.per_task"] = (config[stage] or {}).get("per_task") or ()
-    for place, told in _parts(config, "base_model"):
-        settings = told.get("settings", {})
+    for place, values in _parts(config, "base_model"):
+        settings = values.get("settings", {})
         for key in ("pretrain_tasks", "weights", "task_env"):
             named[f"base_model.{place}.settings.{key}"] = settings.get(key, ())
     for place, tasks in named.items():
@@ -162,8 +162,8 @@ def _parts(config: Mapping[str, Any], stage: str) -> Iterator[tuple[str, dict[st
     """The settings in a section, with their place: `defaults`, then `per_task.TASK` for each task."""
     section = config[stage] or {}
     yield "defaults", section.get("defaults") or {}
-    for task, told in (section.get("per_task") or {}).items():
-        yield f"per_task.{task}", told or {}
+    for task, values in (section.get("per_task") or {}).items():
+        yield f"per_task.{task}", values or {}
 
 
 def _wrong_options(config: Mapping[str, Any], options_of: Callable[[str], KnownOptions]) -> Iterator[str]:
@@ -186,8 +186,8 @@ def _wrong_options(config: Mapping[str, Any], options_of: Callable[[str], KnownO
         demonstrator = stage_settings(config, "sft_data", task).get("demonstrator", {})
         if demonstrator:
             yield from _wrong_env(f"sft_data for {task}, demonstrator", demonstrator, options_of(task))
-    for place, told in _parts(config, "base_model"):
-        for task, env in told.get("settings", {}).get("task_env", {}).items():
+    for place, values in _parts(config, "base_model"):
+        for task, env in values.get("settings", {}).get("task_env", {}).items():
             yield from _wrong_env(f"base_model.{place}.settings.task_env.{task}", env, options_of(task))
 
 
@@ -208,14 +208,15 @@ def _wrong_env(place: str, env: Mapping[str, Any], known: KnownOptions) -> Itera
             yield from _wrong_type(f"{place}: {name} cannot be {value!r}", known.env_types[name], value)
 
 
-def _wrong_type(said: str, hint: Any, value: Any) -> list[str]:
+def _wrong_type(complaint_start: str, hint: Any, value: Any) -> list[str]:
+    """A message that begins with `complaint_start` if a value does not have the type of its hint; else none."""
     try:
         # Strict, since the environment gets the value as it is: "5" is no number and 1 not true. As JSON, in which a
         # list can be a tuple and a text a path.
         TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
-        return [f"{said}; {message[:1].lower()}{message[1:]}"]
+        return [f"{complaint_start}; {message[:1].lower()}{message[1:]}"]
     except PydanticUserError:  # a type of another package, which pydantic cannot check
         pass
     return []
@@ -287,10 +288,10 @@ def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool
             needed = [(f"loggers={name}", name, name) for name in settings.get("loggers") or ()]
             if settings.get("quantize"):
                 needed.append((f"quantize={settings['quantize']}", "bitsandbytes", "quantized"))
-            for said, package, extra in needed:
+            for setting, package, extra in needed:
                 if not installed(package):
                     where = f"it comes with this package's extra {extra!r} (pip install -e '.[{extra}]')"
-                    yield f"{stage} for {task}: {said} needs {package}; {where}"
+                    yield f"{stage} for {task}: {setting} needs {package}; {where}"
             # vLLM is no extra of this package, because their pinned requirements conflict.
             if settings.get("engine") == "vllm" and not installed("vllm"):
                 yield f"{stage} for {task}: engine=vllm needs vllm, in a separate environment (docs/install.md)"

@@ -25,7 +25,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 _LAZY = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)+):[A-Za-z_]\w*")
-"""How an object that is imported late is named: `package.module:object`."""
+"""The form of the name of an object that is imported late: `package.module:object`."""
 
 ENTRY_POINT_GROUPS = ("rl4vlm.tasks",)
 """Entry point groups through which other packages add entries to a registry."""

@@ -51,7 +51,7 @@ def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
     if nodes == 1:
         # Port 0 is any free port, so that several trainings can run on one machine.
         return [*begin, *claim, "accelerate", "launch", *how, "--main_process_port", "0", "--no_python", "rl4vlm"]
-    # One launcher per node. When one fails, SLURM ends the others, which would wait for it in vain.
+    # One launcher per node. If one fails, SLURM ends the others, which would otherwise wait for it.
     step = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={asked['threads']}"]
     step += [f"--gpus-per-node={asked['gpu'] // nodes}"] if asked["gpu"] else []
     launch = ["bash", "-c", ON_EACH_NODE, "launch", *how, "--num_machines", str(nodes), "--no_python", "rl4vlm"]

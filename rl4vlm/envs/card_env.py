@@ -67,12 +67,14 @@ class CardEnv(gymnasium.Env[np.ndarray, int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode. Raises ValueError for an option that the task does not have, or a wrong value of one."""
         super().reset(seed=seed)
         self._state = self.task.start(self.np_random, options)
         self._over = False
         return self._image(), self.task.info(self._state)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Play the action of this index. Raises ValueError for any other index, ResetNeeded if the episode is over."""
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over or has not begun: call reset first")
         if not self.action_space.contains(action):

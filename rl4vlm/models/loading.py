@@ -71,7 +71,7 @@ class Backbone:
             if is_adapter(folder):
                 # PEFT saves neither config. The model's may differ from that of its base model (one_view).
                 config = deepcopy(self.model.config)
-                config.__dict__.pop("quantization_config", None)  # whoever loads the base model chooses again
+                config.__dict__.pop("quantization_config", None)  # chosen anew whenever the base model is loaded
                 config.save_pretrained(folder)
                 self.model.generation_config.save_pretrained(folder)
             self.processor.save_pretrained(folder)
@@ -161,7 +161,7 @@ def load_backbone(
         raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
     except Exception as error:
         name_code_of_its_own(error, source)
-        # What the libraries raise for a file that is not what they expect has many types, and no common one.
+        # The libraries raise errors of many types for a file that is not what they expect.
         raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
     check_whole(weights, found, whose)
     if adapter is not None and adapter_found is not None:

@@ -74,7 +74,7 @@ def estimate(source: str | Path, settings: MemorySettings) -> Memory:
         config = (
             shape_of(str(source)) if source in SHAPES else AutoConfig.from_pretrained(source, trust_remote_code=False)
         )
-    except Exception as error:  # what transformers raises for a file that is no config has no common type
+    except Exception as error:  # transformers raises errors of many types for a file that is not a config
         name_code_of_its_own(error, source)
         known = ", ".join(SHAPES)
         raise ValueError(f"no config at {str(source)!r}, and it is none of {known}: {error}") from error

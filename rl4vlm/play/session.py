@@ -60,7 +60,7 @@ def play(
         ValueError: the task or policy is unknown, a setting is invalid, or `gif` is a file that is no GIF.
     """
     if gif is not None and gif.exists() and not gif.read_bytes().startswith(b"GIF8"):
-        raise ValueError(f"{gif} would be replaced, and is no GIF: name another file")
+        raise ValueError(f"{gif} exists and is not a GIF: name another file")
     game = get_task(task)
     display = _Display(out or sys.stdout, screen)
     with ExitStack() as opened:

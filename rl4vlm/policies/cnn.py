@@ -96,7 +96,7 @@ class CNNPolicy:
         actions_B = torch.tensor([item.action for item in items], device=value_B.device)
         old_log_prob_B = column([item.log_prob for item in items], value_B, torch.float64)
         return Rescored(
-            # No thoughts: the action's log-probability is all there is, whatever their weight.
+            # There are no thoughts, so λ has no effect: the log-probability is that of the action.
             logprob_thoughts=torch.zeros_like(value_B),
             logprob_action=log_probs_BA.gather(-1, actions_B.unsqueeze(-1)).squeeze(-1),
             old_logprob_thoughts=torch.zeros_like(old_log_prob_B),

@@ -28,7 +28,7 @@ class Claim:
     value: float | str
     """What the cell holds: a number, or a text such as a verdict."""
     tolerance: Weight = 0.0
-    """How far a number may be from `value`. Other machines round differently, and trainings end differently."""
+    """How far a number may be from `value`: other machines round differently, so that trainings end differently."""
 
 
 def load_claims(file: Path, results_dir: str) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""What a reader can conclude: differences on the same episodes, shares of the ceiling, and how the peak flatters."""
+"""Comparisons: differences on the same episodes, shares of the ceiling, and rolling peaks beside held-out rates."""
 
 from __future__ import annotations
 

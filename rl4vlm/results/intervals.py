@@ -17,8 +17,8 @@ RESAMPLES = 10_000
 Counts = tuple[int, int]
 """(successes, episodes) of one evaluation."""
 Outcomes = Mapping[Any, int]
-"""What one training seed reached, by episode. Of one method: 1 if it won the episode, else 0. Of the difference of two
-methods: 1 if only the first won, -1 if only the second did, else 0. Seeds with the same key played the same episode."""
+"""The outcomes of one training seed, by episode. Of one method: 1 if it won the episode, else 0. Of the difference of
+two methods: 1 if only the first won, -1 if only the second did, else 0. Equal keys mean the same episode."""
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:

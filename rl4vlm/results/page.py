@@ -183,7 +183,7 @@ def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _cpu_seconds(benchmark: Path) -> float:
-    """CPU time from a benchmark file of Snakemake; NaN without one (a job that a cache can answer has none)."""
+    """CPU time from a benchmark file of Snakemake; NaN without one (a rule with `cache:` writes none)."""
     if not benchmark.is_file():
         return float("nan")
     found = pd.read_csv(benchmark, sep="\t", na_values="-")
@@ -191,7 +191,7 @@ def _cpu_seconds(benchmark: Path) -> float:
 
 
 def _target(stage: str, places: Sequence[str]) -> str:
-    """What to ask Snakemake for, as a shell understands it: the runs of all seeds in one word."""
+    """The target for Snakemake as one word for a shell, with the runs of all seeds in braces."""
     if stage == "evaluation":
         return "tables/main.csv"
     if stage not in TRAININGS:

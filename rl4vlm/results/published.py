@@ -38,7 +38,7 @@ def published_rates() -> tuple[Rate, ...]:
 
 @cache
 def later_rates() -> dict[str, tuple[Rate, ...]]:
-    """What later works report on these tasks, by the work. Second-hand, and not like for like."""
+    """Rates that later works report on these tasks, by work. They are quoted, and measured by other protocols."""
     found = _read("later_work.csv").groupby("work", sort=False)
     return {str(work): tuple(_as_rates(rows)) for work, rows in found}
 

@@ -300,7 +300,7 @@ def choose_game(games: GameSet, folder: Path, wanted: str) -> Path:
 
 
 def check_task_types(names: Collection[str]) -> tuple[TaskType, ...]:
-    """Task types by name. Raises ValueError that names an unknown one, or if there is no list or an empty one."""
+    """Task types by name. Raises ValueError if a name is unknown, or if `names` is not a list or is empty."""
     if isinstance(names, str) or not isinstance(names, Collection):
         raise ValueError(f"task_types must be a list such as ['Pick', 'Heat'], not {names!r}")
     known = {task_type.value: task_type for task_type in TaskType}

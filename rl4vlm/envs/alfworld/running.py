@@ -77,7 +77,7 @@ class RunningGame:
                 f"({_in_words(game.goal)}) that hold is {share:g}, but the game is {'' if self.won else 'not '}won"
             )
         walkthrough, given = game.walkthrough or (), len(self.commands)
-        # The walkthrough is of use only as long as every command so far was taken from it.
+        # The walkthrough helps only as long as every command so far was taken from it.
         on_walkthrough = given < len(walkthrough) and list(walkthrough[:given]) == self.commands
         return Situation(
             feedback=feedback,

@@ -76,7 +76,7 @@ class ApiClient:
             http_client=http_client,
         )
         # The client takes these from OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_ADMIN_KEY and OPENAI_CUSTOM_HEADERS,
-        # which belong to whatever account the user works with elsewhere.
+        # which may belong to another account of the user.
         self._client.organization = self._client.project = self._client.admin_api_key = None
         self._client._custom_headers = {}
 
