@@ -94,7 +94,7 @@ def results_files(results: Path) -> list[str]:
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
     record = results / TABLES_RECORD
-    # Without the record, the error below names it as missing, whichever tables are expected.
+    # If the record is missing, the error below names it, whichever tables are listed here.
     tables = tables_in(read_json(record)) if record.is_file() else list(TABLES)
     expected = [f"tables/{name}" for name in table_files(tables)]
     expected += [f"figures/{name}" for name in figure_files(tables)]

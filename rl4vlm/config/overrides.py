@@ -14,8 +14,8 @@ from rl4vlm.config.settings import Settings, build_settings, plain_settings
 from rl4vlm.core.gpus import VISIBLE
 
 SHUTDOWN_SECONDS = 600
-"""How long a launcher that is told to stop waits for its processes, in place of torch's 30 seconds: the optimiser step
-under way and the save of a large model take minutes. The SLURM profile sends its signal as long before the limit."""
+"""Seconds that a launcher waits for its processes to stop, in place of torch's 30: the current optimiser
+step and the save of a large model take minutes. The SLURM profile sends its signal this long before the time limit."""
 
 
 ON_EACH_NODE = (

@@ -80,7 +80,7 @@ def _summaries(evaluations: Sequence[Path], checkpoint: Path) -> list[Mapping[st
 
 
 def _upload(folder: Path, repository: str) -> None:
-    # Only here: nothing else needs the network.
+    # Imported here, because nothing else needs the network.
     from httpx import HTTPError
     from huggingface_hub import HfApi
 

@@ -230,7 +230,7 @@ class CNNActorCritic(nn.Module):
         check_unchanged(Path(folder))
         config, weights = read_json(path), read_weights(Path(folder, WEIGHTS_FILE))
         try:
-            # Without memory, until the weights are there: a damaged size could ask for any amount.
+            # On the meta device, where it takes no memory: a damaged size in the config could ask for any amount.
             with torch.device("meta"):
                 model = cls(
                     config["actions"],

@@ -129,7 +129,7 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
         raise ValueError(f"kv_cache 'static' compiles passes for the GPU, and this machine lacks {lacking}")
     if asked is not None or model.device.type not in COMPILED_ON:
         return asked == "static"
-    # Not with FSDP, whose layers gather their weights in hooks.
+    # A model under FSDP is excluded: its layers gather their weights in hooks.
     possible = decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())
     if possible and lacking is not None:
         _warn_of_slow_replies(lacking)
@@ -138,8 +138,10 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
 
 @cache
 def lacking_compiler() -> str | None:
-    """What this machine lacks to compile passes for a GPU, if anything: Triton builds its launcher in C, with gcc or
-    clang (or what CC names) and Python's headers."""
+    """What this machine lacks to compile passes for a GPU, if anything.
+
+    Triton builds its launcher in C: that needs gcc or clang (or what CC names) and Python's headers.
+    """
     if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
         return "a C compiler, such as gcc"
     header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")

@@ -54,5 +54,5 @@ def add_kept(out: Path) -> None:
 
 
 def _beside(out: Path) -> Path:
-    # Not in the draft, which is emptied when a killed run continues.
+    # Beside the draft and not in it, because the draft is emptied when a killed run continues.
     return out.with_name(f"{out.name}.kept")

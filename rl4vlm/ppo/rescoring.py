@@ -66,7 +66,7 @@ def rescore_before_update(
             now = policy_optimizer.policy.rescore(policy_optimizer.model, items)
             log_prob_B = new_log_prob(now, policy_optimizer.thought_prob_coef)
             sampled_B = old_log_prob(now, policy_optimizer.thought_prob_coef)
-            # Without the dummy samples that fill up the last micro-batch.
+            # Leave out the dummy samples that fill up the last micro-batch.
             local += micro_batch.items[: micro_batch.counted]
             # Here the thoughts count fully (λ = 1): the reply was sampled as a whole, whatever λ is in the loss.
             cap = settings.importance_cap or math.inf

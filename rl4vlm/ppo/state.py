@@ -113,7 +113,7 @@ class PPOState:
 
     def next_update(self) -> None:
         """Move on to the next update."""
-        # Here, not after each optimiser step: the rate is constant within an update.
+        # Stepped here, not after each optimiser step: the rate is constant within an update.
         self.schedule.step()
         self.update += 1
         self.steps, self.rollout, self.progress = [], None, UpdateProgress()

@@ -130,7 +130,7 @@ def optimiser_steps(
         minibatch = [_sample(samples, index, progress, settings) for index in indices]
         kl_before = progress.totals.get("approx_kl", 0.0)
         ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
-        # Of the first mini-batch only. Later ratios differ from 1 because the weights have changed.
+        # Kept for the first mini-batch only: later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
             progress.first_ratio_error = ratio_error
         progress.seen += len(minibatch)
@@ -182,7 +182,7 @@ def _optimiser_step(
         errors = torch.cat([ratio_B.new_zeros(1), (ratio_B[counted].detach() - 1).abs()])
         sums = [values[counted].detach().sum() for values in metrics.values()]
         measured.append(torch.stack([errors.max(), *sums]))
-    # Through the accelerator: under FSDP the norm is that of the shards of all processes together.
+    # Clip through the accelerator: under FSDP the norm must be that of all processes' shards together.
     if settings.max_grad_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()

@@ -35,7 +35,7 @@ def load_claims(file: Path, results_dir: str) -> list[Claim]:
     """The claims about a config's `results_dir`, if any. Raises ValueError naming what is wrong with the file."""
     try:
         claims = TypeAdapter(dict[str, list[Claim]]).validate_python(read_yaml(file) or {})
-        # As paths, so that `results/` is `results`.
+        # Compared as paths, so that `results/` equals `results`.
         return {Path(folder): of_it for folder, of_it in claims.items()}.get(Path(results_dir), [])
     except (OSError, ValidationError) as error:
         raise ValueError(f"{file} holds no claims: {error}") from None

@@ -94,7 +94,7 @@ def _malformed(suffix: str, content: bytes) -> str | None:
         if suffix == ".json":
             parse_json(text, "it")
         elif suffix == ".jsonl":
-            # Not splitlines: it would also split at separators that a JSON string may hold, such as U+2028.
+            # splitlines would also split at separators that a JSON string may hold, such as U+2028.
             for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
                 parse_json(line, f"line {number}")
     except UnicodeDecodeError as error:

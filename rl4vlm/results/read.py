@@ -181,7 +181,7 @@ def load_evaluation(folder: Path) -> Evaluation:
                 f"{file} counts {group.successes} successes in {group.episodes} episodes of {name}, {EPISODES} "
                 f"beside it {sum(played.values())} in {len(played)}"
             )
-    # Last: what is wrong with a file says more than that it has changed.
+    # Checked last: an error about the content of a file says more than that the file has changed.
     for name in (EPISODES, SUMMARY):
         check_unchanged(folder / name)
     return found

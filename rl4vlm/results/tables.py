@@ -89,8 +89,8 @@ def build_tables(
     headings = {CARD_AVERAGE: "card average", **results.overall_headings}
     rates, differences = rate_rows(results, scale), difference_rows(results, scale)
     written = [*rates, "differences", "ceiling", "perception", *["ablations"] * bool(results.variants)]
-    # Only the names written now. Snakemake removes an old record before the job, so a table that an earlier config left
-    # would count as the user's own file and stop the job.
+    # Name only the tables that are written now. Snakemake removes an old record before the job, so a table that an
+    # earlier config left would count as the user's own file and stop the job.
     with stage_output(out, ["tables"], table_files(written)) as folder:
         said = {"lambda": "".join(f" {verdict}" for verdict in lambda_verdicts(differences))}
         for name, rows in rates.items():

@@ -198,7 +198,7 @@ def train(
         ValueError: the loss or a weight is not finite after a step. That step is not saved.
     """
     encoder, processes = Encoder(state.backbone.processor), state.processes
-    # With the backbone's dropout, if it has any: unlike PPO, SFT compares no probabilities before and after a step.
+    # Training mode turns on the backbone's dropout, if any. Unlike PPO, SFT compares no probabilities across steps.
     state.model.train()
     with (
         processes.named(),

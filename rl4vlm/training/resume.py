@@ -109,7 +109,7 @@ class ResumeManager:
         state.model_state.restore(model_state)
         streams = fields.pop("streams")
         state.load_state(fields)
-        # Last, since whatever is loaded before might draw from the streams.
+        # Restored last, because whatever is loaded before might draw from the streams.
         checkpoint.restore_random_streams(streams)
         # So that `seconds` includes the time of earlier processes.
         self._started -= saved["seconds"]
@@ -246,8 +246,8 @@ def resumable(
         manager = ResumeManager(store, out, settings, flag, started)
         manager.resume(state)
         yield manager
-    # Only after the block ended without an error: otherwise the states are needed for the next try. The outputs are
-    # published first, so that a kill in between loses neither outputs nor states.
+    # Reached only if the block ended without an error: otherwise the states are needed for the next try. The outputs
+    # are published first, so that a kill in between loses neither outputs nor states.
     if state.processes.is_main:
         publish(out)
         store.clear()

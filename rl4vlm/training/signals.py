@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they kill. SLURM sends SIGTERM at the time limit and at preemption; `--signal` asks it to
-send another one, such as SIGUSR1, earlier."""
+"""Signals that schedulers send before they kill. SLURM sends SIGTERM at the time limit and at preemption; its option
+`--signal` asks for another one, such as SIGUSR1, earlier."""
 
 
 class Interrupted(Exception):

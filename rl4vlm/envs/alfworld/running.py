@@ -155,7 +155,7 @@ class RunningGame:
         """The command of an operator. It does not depend on the state, so it is derived once per game."""
         template = self.translated.logic.actions[action].template
         placeholders = [parameter.name.strip("?") for parameter in self.translated.parameters[action]]
-        # Only the arguments that the template mentions: many operators differ just in the place they start from.
+        # Use only the arguments that the template mentions: many operators differ just in the place they start from.
         used = [thing for name, thing in zip(placeholders, things, strict=False) if re.search(rf"\b{name}\b", template)]
         key = (action, *used)
         if key not in self.translated.commands:

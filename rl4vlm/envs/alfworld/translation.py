@@ -107,7 +107,7 @@ def _learn_types(logic: Any, task: Any) -> None:
 def _initial_propositions(task: Any, types: Mapping[str, str]) -> tuple[Any, ...]:
     logic = load("textworld.logic")
     atom = load("fast_downward").translate.pddl.conditions.Atom
-    # Without the `x = x` that Fast Downward adds for each object: it is not a fact of the game.
+    # Leave out the `x = x` that Fast Downward adds for each object: it is not a fact of the game.
     return tuple(
         logic.Proposition(item.predicate, [logic.Variable(name, types[name]) for name in item.args])
         for item in task.init
