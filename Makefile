@@ -4,16 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 test
 PYTHON ?= python3
-# The lock to install: cpu (the tested environment) or cuda (all extras, and torch with its CUDA libraries).
+# The lock to install: cpu (the tested environment), or cuda (all extras, and torch with its CUDA libraries).
 LOCK ?= cpu
 INSTALLED := $(VENV)/.installed-$(LOCK)
-# Index of the smaller torch that LOCK=cpu installs first. If it cannot be reached, pip uses its other sources; on PyPI
-# that is the torch for CUDA.
+# Package index of torch's small CPU build, which LOCK=cpu installs first. If it cannot be reached, pip uses its other
+# sources; PyPI's torch is the CUDA build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # Number of test processes.
 JOBS ?= 2
-# How `make lock` resolves versions. It keeps those in the lock, unless you run: make lock UPGRADE=--upgrade
+# How `make lock` resolves versions. It keeps the locked versions, unless you run: make lock UPGRADE=--upgrade
 COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock" $(UPGRADE)
 
@@ -27,19 +27,19 @@ TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
 
-# Three training seeds. It alone writes README's table and docs/results.md.
+# Three training seeds. Only this config writes README's table and docs/results.md.
 seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
-# λ with thoughts of many wordings (it writes docs/results-lambda.md), what defects and choices are worth, and Points24 with
-# a longer warm start.
+# λ with thoughts in many wordings (writes docs/results-lambda.md), the effect of single defects and choices, and
+# Points24 with a longer warm start.
 lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml
 
-# Pre-trains the base models that are shipped, hours long, and puts them in place.
+# Pre-trains the shipped base models again and replaces the shipped weights. It takes less than an hour.
 SHIPPED := workflow/resources/base_model
 base-models: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/pretrain.yaml -- results/pretrain/base_model/cards \
@@ -53,13 +53,13 @@ test: $(INSTALLED)
 test-long: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
-# Starts a SLURM cluster on this machine, as root; installs slurm-wlm and munge by itself. RL4VLM_WHOLE_SMOKE=1 also runs
-# the whole smoke run on it.
+# Starts a SLURM cluster on this machine, as root; installs slurm-wlm and munge by itself. With RL4VLM_WHOLE_SMOKE=1 it
+# also runs the whole smoke config on it.
 test-cluster: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/cluster
 
-# Compares every official game with the unchanged library, and checks the planner's solutions. RL4VLM_OFFICIAL_GAMES is the
-# folder of the games.
+# Compares our engine with the unmodified library on every official game, and checks the planner's solutions.
+# RL4VLM_OFFICIAL_GAMES is the folder of the games.
 test-alfworld: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/envs/alfworld -v --durations=0
 
@@ -71,7 +71,8 @@ test-gallery: $(INSTALLED)
 test-resume: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/ppo/test_resume_kill.py
 
-# Packs an archive and rebuilds it elsewhere, and uses the workflow by its address (git maps GitHub's to a local folder).
+# Packs an archive and rebuilds it elsewhere, and uses the workflow from its repository address (git maps GitHub's
+# address to a local folder).
 test-sharing: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/workflow/test_archive.py tests/workflow/test_deploy.py
 
@@ -79,8 +80,8 @@ test-sharing: $(INSTALLED)
 test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
 
-# Tests vLLM on the CPU, in an environment that it creates in .venv-vllm (4 GB). Compiling is turned off: it would take
-# longer than all the tests, and it failed on a busy machine (docs/log.md).
+# Tests vLLM on the CPU, in an environment that it creates in .venv-vllm (4 GB). Compilation is turned off: it would
+# take longer than all the tests, and it failed on a busy machine (docs/log.md).
 test-vllm: $(VLLM)/.installed
 	PYTHONPATH=tests/engine_environment TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m long tests/models/test_vllm_engine.py
 
@@ -92,8 +93,8 @@ $(VLLM)/.installed: requirements/vllm.txt
 	$(VLLM)/bin/pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-# Tries to break the project for hours, and writes docs/reliability.md. RL4VLM_TORTURE=0.1 makes it a tenth as long.
-# Atheris has packages for few platforms; without it, its checks are skipped.
+# Tries to break the project for hours, and writes docs/reliability.md. With RL4VLM_TORTURE=0.1 it takes a tenth of the
+# time. Atheris has packages for few platforms only; without it, its checks are skipped.
 RL4VLM_TORTURE ?= 1
 TORTURE_RECORDS := results/torture/records.jsonl
 torture: export RL4VLM_TORTURE := $(RL4VLM_TORTURE)
@@ -103,8 +104,8 @@ torture: $(INSTALLED)
 	RL4VLM_TORTURE_RECORDS=$(TORTURE_RECORDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/torture; \
 		status=$$?; $(BIN)/python -m tests.torture.page $(TORTURE_RECORDS) > docs/reliability.md; exit $$status
 
-# Checks PPO on a GPU and measures it, in about five minutes: make gpu-check LOCK=cuda. CHECK="--correctness" chooses
-# parts. A Python with torch and transformers needs no .venv: python3 -m benchmarks.gpu_check
+# Checks and measures PPO on a GPU in about five minutes: make gpu-check LOCK=cuda. CHECK="--correctness" chooses parts.
+# If your Python has torch and transformers, you need no .venv: python3 -m benchmarks.gpu_check
 gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu_check $(CHECK)
 
@@ -136,17 +137,18 @@ define RULES_INTRO
 
 Written by `make docs` from the Snakefile: edit the rules, not this page.
 
-The graph shows the rules that `all` needs under the default config; an arrow leads from a rule to a rule that uses its
-output. `snakemake -n -p` lists every job with its command, and [sharing.md](sharing.md) shows how to draw every job.
+The graph shows the rules that `all` needs under the default config. An arrow leads from a rule to each rule that uses
+its output. `snakemake -n -p` lists every job with its command, and [sharing.md](sharing.md) shows how to draw all jobs.
 
-A rule reruns when its inputs, its settings or the code of its stage have changed. An edit of a comment or a docstring
-reruns nothing ([how](decisions/0005-staleness-by-meaning.md)). Every rule writes a log into `results/logs/`. A base
-model is made here (`base_model`), copied (`shipped_model`), downloaded (`download`) or used where it is, as the config's
-`base_model` says.
+A rule reruns if its inputs, its settings or the code of its stage have changed. An edit of a comment or a docstring
+reruns nothing ([how](decisions/0005-staleness-by-meaning.md)). Every rule writes a log into `results/logs/`. The
+config's `base_model` decides where a base model comes from: it is pre-trained here (rule `base_model`), copied
+(`shipped_model`), downloaded (`download`), or used from its own folder.
 endef
 export RULES_INTRO
 
-# docs/settings.md, from the settings classes, and docs/rules.md, from the Snakefile. With a fixed hash seed, the lines of the graph keep their order.
+# Writes docs/rules.md from the Snakefile, and docs/settings.md from the settings classes. With a fixed hash seed, the
+# lines of the graph keep their order.
 docs: $(INSTALLED)
 	{ printf '%s\n\n```mermaid\n' "$$RULES_INTRO"; \
 	  PYTHONHASHSEED=0 $(BIN)/snakemake --workflow-profile none --forceall --rulegraph mermaid-js && \
@@ -156,20 +158,21 @@ docs: $(INSTALLED)
 	mv docs/rules.md.new docs/rules.md
 	$(BIN)/rl4vlm settings-docs
 
-# The documents as a site: open site/index.html, or `python -m http.server -d site` to search in it as well.
+# Builds a site from the documents: open site/index.html. The search needs a server (python -m http.server -d site).
 # A broken link or reference is an error.
 docs-site: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --quiet
 
-# Delete the last smoke run, so that the next one runs every job again.
+# Deletes the last smoke run, so that the next one runs every job again.
 clean-smoke:
 	rm -rf results/smoke
 
 setup: $(INSTALLED)
 
-# Makes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch. The
-# third has what ALFWorld on AI2-THOR needs beside the CUDA lock; its old werkzeug takes the place of that lock's. The
-# fourth is the environment of `test-vllm`, without torch and the packages built for it, which have another index.
+# Writes the locks from the pins in pyproject.toml. The CPU lock has the same versions as the CUDA lock, without torch.
+# The third lists what ALFWorld on AI2-THOR needs in addition to the CUDA lock, and an older werkzeug that replaces that
+# lock's. The fourth is the environment of `test-vllm`, without torch and the packages built for it, which come from
+# another index.
 TORCHES := torch torchvision torchaudio torchcodec
 lock: $(INSTALLED)
 	$(BIN)/$(COMPILE) pyproject.toml --all-extras --output-file requirements/cuda.txt
@@ -185,7 +188,7 @@ lock: $(INSTALLED)
 		--config-file requirements/cpu-torch.toml $(TORCHES:%=--no-emit-package %) \
 		--output-file requirements/vllm.txt
 
-# If PYTHON is given but .venv has another version, stop instead of silently using that one.
+# If PYTHON is given but .venv has another Python version, stop instead of silently using that version.
 ifneq ($(origin PYTHON),file)
 minor = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 ifneq ($(wildcard $(BIN)/pip),)
@@ -195,9 +198,9 @@ endif
 endif
 endif
 
-# Everything is installed with hashes, except the torch for CPUs. The build of ALFWorld's planner calls `python`, which
-# some machines only have as python3, so .venv comes first on PATH. A .venv without pip was created while Debian's
-# python3-venv was missing; create it again.
+# Everything is installed with hashes, except torch's CPU build. The build of ALFWorld's planner calls `python`, which
+# some machines have only as python3, so .venv comes first on PATH. A .venv without pip was created while Debian's
+# python3-venv was missing, so it is created again.
 $(INSTALLED): pyproject.toml requirements/$(LOCK).txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }

@@ -1,4 +1,4 @@
-# ALFWorld's games, unless the config names a folder that holds them already.
+# ALFWorld's games, unless the config names a folder that already holds them.
 
 
 rule alfworld_games:

@@ -1,4 +1,4 @@
-# Held-out evaluation over HTTP: a checkpoint trained here, behind a server on this machine, and models elsewhere.
+# Held-out evaluation over HTTP: of a checkpoint trained here, served on this machine, and of models elsewhere.
 
 
 rule evaluate_over_http:

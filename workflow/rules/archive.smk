@@ -19,7 +19,7 @@ rule archive:
         results=lambda wildcards: RESULTS,
         # The whole resolved config, so that the command reads no config file.
         config=lambda wildcards: sorted(setting_words(config)),
-        # The archive packs the code itself: any commit, edit or new file makes it stale, also a comment.
+        # The archive packs the code itself, so any commit, edit or new file makes it stale, even an edited comment.
         code=packed_code,
     shell:
         "rl4vlm archive --results {params.results:q} --out {output:q} --config --set {params.config:q} 2>&1 | tee {log:q}"

@@ -42,7 +42,7 @@ rule cnn:
         f"{RESULTS}/logs/cnn/{CNN_RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/cnn/{CNN_RUN}.tsv"
-    # Depends on nothing and takes minutes: start it early, so that it does not run alone at the end.
+    # This job depends on no other training and takes minutes: start it early, so that it does not run alone at the end.
     priority: 1
     threads: threads_of("cnn")
     resources:

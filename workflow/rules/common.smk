@@ -52,19 +52,19 @@ BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)
 BASES = base_models(config, Path(SHIPPED))
-# Perception was only measured for base models that were made here.
+# Perception is measured only for base models that this project made.
 READERS = {
     task: model.folder(RESULTS) for task in config["tasks"] if (model := base_model(config, task)).kind in EMBEDDED
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
-# Evaluations of the policies that PPO runs keep beside their last one. Tables and figures do not show them.
+# Evaluations of the intermediate policies that PPO runs keep (`keep_checkpoints`). Tables and figures do not show them.
 KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
 SFT_RUN = "{task}-{style}{variant}-seed{seed}"
 PPO_RUN = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
 CNN_RUN = "{task}-seed{seed}"
 
-# Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated.
-# They end when it does (rl4vlm.core.workflow).
+# Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated. If Snakemake
+# ends, its jobs end too (rl4vlm.core.workflow).
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=announcement()
 )
@@ -87,7 +87,7 @@ wildcard_constraints:
     # The set of games (`evaluation.sets` in the config); empty for the first set.
     games=r"(@\w+)?",
     style="cot|nocot",
-    # A variant of `variants` in the config; empty for the method itself.
+    # An entry of `variants` in the config; empty for the method itself.
     variant=r"(\+\w+)?",
     lam=r"\d+(\.\d+)?",
     seed=r"\d+",
@@ -114,12 +114,12 @@ def settings(stage, but=()):
 
 
 def evaluation(found, only=None):
-    """All settings of an evaluation as `key=value` words, or some of them."""
+    """The settings of an evaluation as `key=value` words: all of them, or those in `only`."""
     return stage_arguments(STAGES["evaluation"], found, only=only)
 
 
 def evaluation_arguments(wildcards):
-    """Params function: the settings of an evaluation on the set of games of the job's wildcards."""
+    """Params function: the settings of an evaluation on the set of games that the job's wildcards name."""
     return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
 
 
@@ -158,7 +158,7 @@ def task_data(wildcards):
 
 
 def bases(*kinds):
-    """A pattern of the names of all base models of these kinds. `(?!)` matches nothing: there may be none."""
+    """A pattern for the names of all base models of these kinds. If there are none, it is `(?!)`, which matches nothing."""
     return "|".join(re.escape(name) for name, model in BASES.items() if model.kind in kinds) or "(?!)"
 
 
@@ -189,15 +189,15 @@ def shown_runs(name):
 
 
 def shown_cnn_runs(name):
-    """The CNN+RL runs that a table or figure shows: the paper has the baseline in table 2 and figure 5."""
+    """The CNN+RL runs that a table or figure shows; the paper shows the baseline in table 2 and figure 5."""
     return cnn_runs(config) if name in ("tables", "training_curves") else []
 
 
 def shown_evaluations(name):
     """The evaluations that a table or figure shows: of its PPO runs, and of SFT and the baselines on the same tasks.
-    Only tables show variants.
 
-    Evaluations over HTTP appear only in tables and the gallery; CNN+RL also appears in the training curves.
+    Only tables show variants. Evaluations over HTTP appear only in tables and the gallery; CNN+RL also appears in the
+    training curves.
     """
     runs = shown_runs(name)
     tasks = {run.task for run in runs}
@@ -209,9 +209,9 @@ def shown_evaluations(name):
 def packed_code(wildcards):
     """Params function: the revision and the digest of the code that an archive packs.
 
-    Outside of a git checkout it is the error message, so that the workflow can still be listed and drawn.
+    Outside of a git checkout it returns the error message, so that the workflow can still be listed and drawn.
     """
-    # Not by `output`: Snakemake never reruns a job for a param whose function asks for the output.
+    # The function does not take `output`: Snakemake never reruns a job for a change of a param whose function uses it.
     try:
         return revision_and_tree(Path(), ignore=Path(RESULTS, "archive.zip"))
     except ValueError as error:
@@ -219,16 +219,16 @@ def packed_code(wildcards):
 
 
 def keep_report_beside_results():
-    """Write the report that follows a run into `results_dir`, and only after a real run of `all`.
+    """Make Snakemake write its report into `results_dir`, and only after a real run of `all`.
 
     A profile's `report:` is one fixed path, while `results_dir` comes from the config. Snakemake 9 also tries to write
-    the report after a dry run, which fails on a fresh clone. After a run of fewer targets, the report would show only
-    those, in place of the whole one (docs/decisions/0001-one-report-per-results-folder.md).
+    the report after a dry run, which fails on a fresh clone. After a run of fewer targets, the whole report would be
+    replaced by one of those targets alone (docs/decisions/0001-one-report-per-results-folder.md).
     """
     write_report = workflow.create_report
 
     def create_report(report_plugin, report_settings, *args, **kwargs):
-        # `snakemake --report` comes without a DAG: write what was asked for, where it was asked for.
+        # `snakemake --report` calls this without a DAG: write the requested report to the requested path.
         if workflow.dag is None:
             return write_report(report_plugin, report_settings, *args, **kwargs)
         asked = {job.rule.name for job in workflow.dag.targetjobs}

@@ -96,7 +96,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
-    # The state's folder is not in `params`: Snakemake's cache would miss if the folder of results had another name.
+    # The state's folder is not a param: with another results folder, Snakemake's cache would no longer find the result.
     shell:
         "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q} --state {output:q}.state"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

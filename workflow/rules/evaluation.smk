@@ -7,8 +7,8 @@ TRAINED = {
     "ppo": (PPO_RUN, rules.ppo.output.checkpoint, "vlm", "evaluation"),
     "cnn": (CNN_RUN, rules.cnn.output.checkpoint, "cnn", "cnn"),
 }
-# The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). A checkpoint plays all
-# sets in one process, which loads it once. The sets determine the output files, so each group needs a rule of its own.
+# The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). One process plays all
+# sets, so that it loads the checkpoint once. The sets decide which files there are, so each group needs its own rule.
 FURTHER_SETS = {}
 for TASK in config["tasks"]:
     FURTHER_SETS.setdefault(tuple(evaluation_sets(config, TASK))[1:], []).append(TASK)
@@ -55,7 +55,7 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
 
 
 rule evaluate_kept:
-    """Evaluate a policy that a PPO run kept beside its last one, on the task's first set of games."""
+    """Evaluate an intermediate policy that a PPO run kept, on the task's first set of games."""
     input:
         checkpoints=f"{RESULTS}/ppo/{PPO_RUN}/checkpoints",
         data=task_data,

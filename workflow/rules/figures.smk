@@ -5,12 +5,12 @@ SHOWN_TABLES = expected_tables(config)
 TABLE_FILES = [f"{RESULTS}/tables/{name}" for name in table_files(SHOWN_TABLES)]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}" for name in figure_files(SHOWN_TABLES)]
 README_ASSETS = [str(file) for file in asset_files(Path(config["assets_dir"]), SHOWN_TABLES)]
-# The command line's changes to the config, for the page of results. Snakemake makes the paths absolute; here they are
-# relative again, since a published page should say nothing about this machine.
+# The command line's changes to the config, for the results page. Snakemake makes the paths absolute; they are made
+# relative again, because a published page should say nothing about this machine.
 CONFIGFILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 CONFIG = [f"{key}={json.dumps(value)}" for key, value in workflow.config_settings.config.items()]
 OVERRIDES = ["--configfile", *CONFIGFILES] * bool(CONFIGFILES) + ["--config", *CONFIG] * bool(CONFIG)
-# The λ of the method itself; the λ ablation trains a task with further ones.
+# The λ of the method itself; the λ ablation also trains with other values.
 THOUGHT_PROB_COEF = [f"{task}={thought_prob_coef(config, task)}" for task in config["tasks"]]
 
 
@@ -62,7 +62,7 @@ rule tables:
         " --out {params.results:q}/tables 2>&1 | tee {log:q}"
 
 
-# A figure is one function, one rule and one caption.
+# Each figure has one function, one rule and one caption.
 for FIGURE in figures_beside(SHOWN_TABLES):
 
     rule:
@@ -139,7 +139,7 @@ rule readme_assets:
         figures=lambda wildcards: f"{RESULTS}/figures",
         out=lambda wildcards: config["assets_dir"],
         command=shlex.join(["snakemake", "--cores", "all", *OVERRIDES]),
-        # README is no output: most of it is written by hand.
+        # README is not an output, because most of it is written by hand.
         readme=["--readme README.md"] * (page_in(Path(config["assets_dir"])) == Path("docs/results.md")),
     shell:
         "rl4vlm readme-assets --tables {params.tables:q} --figures {params.figures:q} --out {params.out:q}"

@@ -22,7 +22,7 @@ rule gallery:
     resources:
         **grant("figures"),
     params:
-        # The gallery plays the episodes again, so it runs the code of every task.
+        # The gallery replays the episodes, so it runs the code of every task.
         code=code_of("rl4vlm.gallery.build", *config["tasks"]),
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
