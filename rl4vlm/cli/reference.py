@@ -52,12 +52,12 @@ _INTRO = """\
 
 Made from the settings classes in `rl4vlm/config/` by `make docs`: edit the docstring below a field, not this page.
 
-A config is checked as a whole before anything runs; a dry run shows what is wrong. `rl4vlm STAGE --help` lists the
-settings of a stage, which `--set KEY=VALUE` takes, `a.b=VALUE` for one inside another. The defaults below are those of
-the command line; the values that the workflow uses stand in `config/scales/`.
+The whole config is checked before anything runs; a dry run shows what is wrong. `rl4vlm STAGE --help` lists the
+settings of a stage. On the command line, `--set KEY=VALUE` changes a setting, and `--set a.b=VALUE` one that is nested
+in another. The defaults below are those of the command line; the values that the workflow uses are in `config/scales/`.
 
-The sections `base_model`, `task_options`, `sft_data`, `sft`, `ppo`, `cnn` and `evaluation` have their settings under
-`defaults` for all tasks and under `per_task` for single ones:
+The sections `base_model`, `task_options`, `sft_data`, `sft`, `ppo`, `cnn` and `evaluation` have settings for all tasks
+under `defaults`, and settings for single tasks under `per_task`:
 
 ```yaml
 ppo:

@@ -70,9 +70,9 @@ class BaseModelSource:
     """Where a base model comes from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = "base"
-    """Its folder in the results and among ready weights. Tasks of the same name share one model."""
+    """Name of its folder in the results and among the shipped weights. Tasks with the same name share one model."""
     source: FilePath = "pretrain"
-    """`shipped` (ready weights), `pretrain` (make it here), a folder, or a Hugging Face name."""
+    """`shipped` (the weights in the repository), `pretrain` (train it here), a folder, or a Hugging Face name."""
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$")] | None = None
     """Branch, tag or commit of a Hugging Face model; null is the newest."""
     settings: PretrainSettings = field(default_factory=PretrainSettings)
@@ -81,10 +81,11 @@ class BaseModelSource:
 
 @settings
 class TaskOptions:
-    """What a task is, the same for demonstrations, training and evaluation."""
+    """What a task is like. Demonstrations, training and evaluation all use these options."""
 
     env: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment, such as `rules` and `card_art`. In a text, `{results_dir}` is replaced."""
+    """Keyword arguments of the environment, such as `rules` and `card_art`. `{results_dir}` in a text is replaced by
+    its value."""
     prompt: dict[str, str] = field(default_factory=dict)
     """Texts that replace parts of the task's prompt: `role`, `observation`, `rules`, or the hint for a key."""
 
@@ -108,7 +109,8 @@ class SFTDataSection(Section):
     """Demonstrations."""
 
     given: dict[str, FilePath] = field(default_factory=dict)
-    """Ready demonstrations to use instead, a folder or file of LLaVA JSON per TASK-STYLE."""
+    """Existing demonstrations to use instead of the solver's: a folder or file in LLaVA's JSON format for each
+    TASK-STYLE."""
 
 
 @settings
@@ -124,8 +126,8 @@ class EvaluationSection(Section):
     """Held-out evaluation."""
 
     sets: dict[str, dict[_SetName, dict[str, Any]]] = field(default_factory=dict)
-    """For a task whose games are data: its sets of games, each with keyword arguments of the environment. The first
-    set is the main one."""
+    """For a task whose games are data files: its sets of games, each with keyword arguments of the environment. The
+    first set is the main one."""
 
 
 SECTIONS: dict[str, type[Any]] = {"base_model": BaseModelSource, "task_options": TaskOptions, **STAGES}
@@ -145,9 +147,9 @@ class PlayedOverHttp:
     """What an evaluation over HTTP may set; null leaves it to the section `evaluation`."""
 
     episodes: Count | None = None
-    """Episodes of each policy."""
+    """Number of episodes."""
     num_envs: Count | None = None
-    """Episodes played at once."""
+    """Number of episodes played at the same time."""
     temperature: Weight | None = None
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: Count | None = None
@@ -159,11 +161,11 @@ class OverHttpSection(PlayedOverHttp):
     """Trained checkpoints that are also evaluated over HTTP, served by `transformers serve`."""
 
     tasks: Annotated[tuple[str, ...], AfterValidator(_unique)] = ()
-    """Tasks whose first main run is evaluated."""
+    """Tasks of which the first main PPO run is evaluated."""
     # Greedy, so that the replies do not depend on the order in which requests arrive.
     temperature: Weight | None = 0.0
     concurrency: Count = 2
-    """Requests in flight at a time."""
+    """Largest number of requests at the same time."""
 
 
 @settings
@@ -178,7 +180,7 @@ class ApiModel(PlayedOverHttp, ApiSettings):
 
 @settings
 class Resources:
-    """What a job asks of the machine."""
+    """Resources that a job requests."""
 
     threads: Count
     """CPU threads."""
@@ -196,7 +198,7 @@ class Resources:
 
 @settings
 class Variant:
-    """The method with some settings changed for all tasks. Without any of `sft`, it shares the method's warm start."""
+    """The method with some settings changed for all tasks. If `sft` is empty, it shares the method's warm start."""
 
     sft: Annotated[dict[str, Any], _some_of("sft")] = field(default_factory=dict)
     """Settings of the warm start."""
@@ -206,12 +208,12 @@ class Variant:
 
 @settings
 class ResourcesSection:
-    """What a job of each stage asks of the machine."""
+    """Resources that the jobs of each stage request."""
 
     base_model: Resources
     """Making the base model."""
     alfworld_games: Resources
-    """Generating ALFWorld games; it plans in as many processes as it has threads."""
+    """Generating ALFWorld games; the planner uses as many processes as there are threads."""
     sft_data: Resources
     """Demonstrations, copies and downloads."""
     sft: Resources
@@ -241,9 +243,9 @@ class Config:
     """A config of the workflow."""
 
     scale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    """The file of `config/scales/` that lies below this config: `embedded` or `paper`."""
+    """The file in `config/scales/` that this config overrides: `embedded` or `paper`."""
     label: str = ""
-    """What tables and figures call these results; the scale's name unless set."""
+    """Name of these results in tables and figures; if empty, the scale's name."""
     results_dir: FilePath
     """Folder of all results."""
     assets_dir: FilePath
@@ -251,20 +253,20 @@ class Config:
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern="^[^/@-]+$")], ...], Field(min_length=1), AfterValidator(_unique)
     ]
-    """Tasks that are trained and evaluated; `rl4vlm tasks` lists the known ones."""
+    """Tasks that are trained and evaluated; `rl4vlm tasks` lists all known tasks."""
     styles: Annotated[tuple[Style, ...], Field(min_length=1), AfterValidator(_unique)]
     """Reply styles: `cot` (thoughts, then the action) and `nocot` (the action alone)."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)]
-    """Training seeds. Each repeats everything that is trained: SFT, PPO from that warm start, CNN+RL.
-    Demonstrations are the same for all."""
+    """Training seeds. Each seed trains everything again: SFT, PPO from that warm start, CNN+RL. Demonstrations are the
+    same for all seeds."""
     container: str = "rl4vlm.sif"
     """Image for `--sdm apptainer`: a .sif file or a docker:// address."""
     accelerate: FilePath = "config/accelerate/ddp.yaml"
-    """The file of `accelerate launch` that says how the processes of a training share its work."""
+    """The config file of `accelerate launch`, for training with several processes."""
     base_model: Section
     """The base models that tasks start from."""
     task_options: Section = field(default_factory=Section)
-    """What each task is, for all stages."""
+    """What each task is like, for all stages."""
     alfworld: AlfworldSection = field(default_factory=AlfworldSection)
     """Generated games of ALFWorld."""
     sft_data: SFTDataSection = field(default_factory=SFTDataSection)
@@ -282,14 +284,14 @@ class Config:
     api_models: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[dict[str, Any], _all_of(ApiModel)]
     ] = field(default_factory=dict)
-    """Models behind OpenAI-compatible endpoints, by the name that they have here."""
+    """Models behind OpenAI-compatible endpoints; the keys are names of your choice."""
     ablations: dict[Literal["lambda"], dict[str, _Lambdas] | None] | None = None
-    """Further PPO runs, with thoughts: under `lambda`, values of `thought_prob_coef` per task (figure 7)."""
+    """Additional PPO runs, with thoughts: `lambda` lists values of `thought_prob_coef` for each task (figure 7)."""
     variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Variant] = field(default_factory=dict)
-    """Further PPO runs, with thoughts: each differs from the method in some settings (under `sft` and `ppo`),
-    and is a row of the table `ablations`. A variant that changes nothing for a task is left out there."""
+    """Additional PPO runs, with thoughts. Each variant differs from the method in some settings (under `sft` and `ppo`)
+    and is a row of the table `ablations`. A variant that changes nothing for a task is left out for that task."""
     resources: ResourcesSection
-    """What jobs ask of the machine."""
+    """Resources that each stage's jobs request."""
     figures: FiguresSection = field(default_factory=FiguresSection)
     """How figures look."""
     gallery: Annotated[dict[str, Any], _all_of(GallerySettings)] = field(default_factory=dict)

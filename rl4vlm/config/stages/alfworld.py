@@ -16,18 +16,18 @@ class GamesSettings:
     train: Natural = 60
     """Games to train on."""
     seen: Natural = 30
-    """Games for evaluation in rooms that are trained in."""
+    """Evaluation games in rooms that also occur in training."""
     unseen: Natural = 30
-    """Games for evaluation in rooms that are not trained in."""
+    """Evaluation games in rooms that do not occur in training."""
     seed: Natural = 1
     """Seed of the games."""
     rooms: Annotated[Count, Field(le=24)] = 3
-    """Rooms of each kind for train and seen: the first ones of ALFRED's training scenes."""
+    """Rooms of each kind for `train` and `seen`: the first ones of ALFRED's training scenes."""
     unseen_rooms: Annotated[Count, Field(le=6)] = 2
-    """Rooms of each kind for unseen: the first ones of ALFRED's held-out scenes."""
+    """Rooms of each kind for `unseen`: the first ones of ALFRED's held-out scenes."""
     # With fewer, some task types have no game.
     receptacles: Annotated[Count, Field(ge=4)] = 8
-    """Largest number of receptacles per room, the same ones in all games of a room."""
+    """Largest number of receptacles per room. All games of a room have the same receptacles."""
     distractors: Natural = 5
     """Number of objects per game that have nothing to do with the task."""
     longest: Count = 30

@@ -24,7 +24,7 @@ class ApiSettings:
     base_url: str
     """The endpoint, up to and including `/v1`."""
     method: str = ""
-    """Name of the model in tables; unless set, its name in the config."""
+    """Name of the model in tables; if empty, its name in the config."""
     key_env: str | None = None
     """The environment variable that holds the key; null for an endpoint without keys."""
     input_price: Weight = 0.0
@@ -34,17 +34,17 @@ class ApiSettings:
     spending_cap: Positive | None = None
     """The most, in US dollars, that the replies of one evaluation may cost; null sets no limit."""
     concurrency: Count = 4
-    """Requests in flight at a time."""
+    """Largest number of requests at the same time."""
     requests_per_minute: Positive | None = None
-    """Requests per minute at most; null sets no limit."""
+    """Largest number of requests per minute; null sets no limit."""
     timeout: Positive = 60.0
-    """Seconds to wait for a reply to begin, and for each further part of it. An endpoint that sends small parts without
-    an end is waited for without an end."""
+    """Seconds to wait for a reply to begin, and for each further part of it. There is no limit for the whole reply."""
     max_retries: Natural = 6
-    """How often a request is tried again after a failure that may pass (status 429, 5xx, a timeout, a lost connection;
-    docs/api-models.md) or an answer that is no readable completion."""
+    """How often a request is retried after a temporary failure (status 429, 5xx, a timeout, a lost connection;
+    docs/api-models.md) or an answer without a readable completion."""
     refusal_codes: tuple[str, ...] = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
-    """Error codes and finish reasons that mean that the content was refused: an answer, and no failure."""
+    """Error codes and finish reasons that mean that the model refused the content. A refusal counts as an answer, not
+    as a failure."""
     refusal_statuses: tuple[int, ...] = ()
     """HTTP statuses that mean the same at this endpoint, such as 451."""
     omit: tuple[str, ...] = ()

@@ -37,17 +37,19 @@ class BackboneSettings:
     dtype: DType = "float32"
     """Number format of the weights."""
     quantize: Quantization | None = None
-    """Store the weights in 4 or 8 bits (needs the extra `quantized`). Training them needs `lora`, too."""
+    """Store the weights in 4 or 8 bits (needs the extra `quantized`). Training then also needs `lora`."""
     attn_implementation: Attention | None = None
-    """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
+    """The attention implementation, by its name in transformers; null lets transformers choose. It changes speed and
+    rounding."""
     one_view: bool = False
-    """Show each image once, where the model would add views of its parts."""
+    """Show each image only as a whole, without the additional views of its parts that some models use."""
     lora: LoraSettings | None = None
     """Train low-rank adapters; null trains all weights, or the adapters that the checkpoint already has."""
     freeze: Pattern | None = None
-    """A regular expression that must match the whole name of a parameter: those stay as they are."""
+    """A regular expression; parameters whose whole name matches it are not trained."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of storing them: less memory, more time, the same result up to rounding."""
+    """Recompute activations in the backward pass instead of storing them: less memory, more time, the same result up to
+    rounding."""
 
     @model_validator(mode="after")
     def _is_trainable(self) -> BackboneSettings:

@@ -24,13 +24,13 @@ class CNNSizes:
     width: Count = 128
     """Width of the layer that joins image and text."""
     text_embedding: Count = 32
-    """Size of the vector of a byte."""
+    """Size of the embedding of a byte."""
     text_width: Count = 64
     """Size of the GRU's state."""
     text_limit: Count = 256
-    """Largest number of bytes of text that are read; of a longer text, the last ones."""
+    """Largest number of bytes of text that are read; from a longer text, the last ones are read."""
     word_buckets: Count = 2048
-    """Number of word vectors, for a network that reads words."""
+    """Number of word vectors, for tasks whose actions change with the state."""
     word_width: Count = 64
     """Size of a word vector."""
 

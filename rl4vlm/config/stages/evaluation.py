@@ -39,14 +39,15 @@ class PlaySettings:
     quantize: Quantization | None = None
     """Store the weights in 4 or 8 bits (needs the extra `quantized`)."""
     attn_implementation: Attention | None = None
-    """How attention is computed, as transformers calls it; null is its choice. It changes speed, and rounding."""
+    """The attention implementation, by its name in transformers; null lets transformers choose. It changes speed and
+    rounding."""
     kv_cache: KVCache | None = None
-    """Whether the KV cache has a fixed size while a reply is generated, as `kv_cache` of `ppo`."""
+    """Whether the KV cache has a fixed size while a reply is generated, like `kv_cache` of `ppo`."""
     one_view: bool = False
-    """Show each image once, where the model would add views of its parts."""
+    """Show each image only as a whole, without the additional views of its parts that some models use."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What samples the replies (docs/throughput.md). `vllm` has a second copy of the weights and draws
-    other random numbers."""
+    """What samples the replies (docs/throughput.md). `vllm` keeps a second copy of the weights and draws different
+    random numbers."""
     engine_cache_gb: Positive = 8.0
     """Memory for the KV cache of `engine: vllm`, in GB."""
     device: Device = "auto"
@@ -56,7 +57,7 @@ class PlaySettings:
     prompt: dict[str, str] = field(default_factory=dict)
     """Texts that replace parts of the task's prompt; in a config, `task_options` sets them."""
     api: dict[str, Any] = field(default_factory=dict)
-    """Settings of a policy that is asked over HTTP, as an entry of `api_models` has them."""
+    """Settings of a policy over HTTP, as in an entry of `api_models`."""
 
     @model_validator(mode="after")
     def _engine_fits(self) -> PlaySettings:
@@ -78,13 +79,14 @@ class EvaluationSettings(PlaySettings, SavedByTime):
     """Held-out evaluation."""
 
     episodes: Count = 200
-    """Episodes of each policy."""
+    """Number of episodes."""
     each_game_once: bool = False
-    """Play no more episodes than a set has games, so that none is played twice; for ALFWorld."""
+    """For ALFWorld: play at most as many episodes as a set has games, so that no game is played twice."""
     num_envs: Count = 64
-    """Episodes played at once. It changes speed, not the result."""
+    """Number of episodes played at the same time. It changes speed, not the result, up to rounding."""
     seed_base: Natural = 1_000_000_000
-    """Seed of the first episode; the seeds of the others follow. Training and its validation use none of them."""
+    """Seed of the first episode; the next episodes have consecutive seeds. Training and its validation use none of
+    these seeds."""
     games: str = ""
     """Name of the set of games that `env` chooses; in a config, `evaluation.sets` sets it."""
 

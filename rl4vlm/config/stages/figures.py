@@ -41,12 +41,12 @@ class FigureSettings:
     dpi: Count = 220
     """Dots per inch of the PNG files."""
     colours: dict[str, str] = field(default_factory=dict)
-    """Colours of single methods, such as RL4VLM or CNN+RL, in any notation of matplotlib."""
+    """Colours of single methods, such as RL4VLM or CNN+RL, in any notation that matplotlib accepts."""
     lambda_palette: str = "viridis"
-    """The seaborn palette that colours the values of lambda."""
+    """The seaborn palette for the values of lambda."""
     show_published_curves: bool = False
-    """Draw the paper's curves as well, read off by eye and stretched to the length of the reproduced run. The two axes
-    count steps of different models."""
+    """Also draw the paper's curves, read off by eye and stretched to the length of the reproduced run. The steps of the
+    two curves are those of different models."""
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> FigureSettings:

@@ -10,4 +10,5 @@ class GallerySettings:
     """How much the gallery shows."""
 
     episodes: Count = 12
-    """Largest number of episodes per evaluation: the first that were won, that were lost, and that had a fallback."""
+    """Largest number of episodes per evaluation: the first ones that were won, that were lost, and that had a
+    fallback."""

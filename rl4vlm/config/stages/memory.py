@@ -21,19 +21,19 @@ class MemorySettings:
     targets: str = ALL_LINEAR
     """Which linear layers have adapters, as in `lora.targets`."""
     train: bool = True
-    """Whether the model is trained, or only plays."""
+    """Whether the model is trained; otherwise it only plays."""
     gradient_checkpointing: bool = True
-    """Compute activations twice instead of storing them."""
+    """Recompute activations in the backward pass instead of storing them."""
     tokens: Count = 1024
-    """Tokens of prompt and reply together, image included."""
+    """Tokens of prompt and reply together, including the image."""
     reply: Natural = 256
-    """Tokens of the longest reply, which `tokens` includes."""
+    """Tokens of the longest reply; they are included in `tokens`."""
     patches: Count = 577
     """Patches of an image that the vision tower sees."""
     micro_batch_size: Count = 1
     """Samples trained on at a time."""
     num_envs: Count = 16
-    """Environments played at once."""
+    """Number of environments played at the same time."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of the value head."""
 

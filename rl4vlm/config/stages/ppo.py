@@ -14,18 +14,19 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 
 @settings
 class DefectSettings:
-    """Defects of the public code (docs/fidelity.md), to measure what each costs. All are off but in an ablation."""
+    """Defects of the public code (docs/fidelity.md), to measure the cost of each. Only an ablation turns them on."""
 
     first_prompt: bool = False
-    """Score every reply under the run's first prompt instead of the one that it answers."""
+    """Score every reply under the run's first prompt instead of its own prompt."""
     schedule_steps: Count = 1
-    """Steps of the learning rate's schedule per update: the public code makes one for each process, so that the rate
-    depends on their number and rises again before the run ends."""
+    """Steps of the learning rate schedule per update. The public code makes one step for each process, so the learning
+    rate depends on their number and rises again before the run ends."""
     dropped_tokens: Natural = 0
-    """Tokens at the start of a reply that its log-probability leaves out; 2 in the public code."""
+    """Number of tokens at the start of a reply that are left out of its log-probability; 2 in the public code."""
     dropout: Share = 0.0
     """Dropout that stays on while replies are sampled and scored, on the inputs of the adapters, or of all linear
-    layers of a model without adapters; 0.05 in the public code. A resumed run with it is not the run it would be."""
+    layers if the model has no adapters; 0.05 in the public code. With dropout, a resumed run differs from an
+    uninterrupted one."""
 
 
 @settings
@@ -39,21 +40,21 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     """Longest reply, in tokens."""
     kv_cache: KVCache | None = None
     """Whether the KV cache has a fixed size (`static`) or grows (`dynamic`) while a reply is generated. With a fixed
-    size, the pass for one token can be compiled, with CUDA graphs. Null means static on a GPU, if the model's class
-    allows it (docs/backbones.md), FSDP does not shard the model, and the machine has what compiling needs
-    (docs/install.md), and dynamic otherwise. It changes speed, memory, and rounding."""
+    size, the forward pass for one token can be compiled with CUDA graphs. Null means static on a GPU, if the model's
+    class allows it (docs/backbones.md), FSDP does not shard the model and the machine can compile (docs/install.md),
+    and dynamic otherwise. It changes speed, memory and rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What samples the replies. `vllm` (docs/throughput.md) has a second copy of the weights, which is updated before
+    """What samples the replies. `vllm` (docs/throughput.md) keeps a second copy of the weights, which is updated before
     every rollout and validation. It rounds differently from the trained model, so it needs `importance_cap`."""
     engine_cache_gb: Positive = 8.0
     """Memory for the KV cache of `engine: vllm`, in GB."""
     detach_value: bool = False
-    """Whether the value loss trains the value head alone, and leaves the weights that it shares with the policy."""
+    """Whether the value loss trains only the value head, and not the weights that the head shares with the policy."""
     kl_coef: Weight = 0.0
-    """Weight of the KL divergence of the replies from those of the checkpoint that the run started from, in nats per
-    reply. It keeps reading and wording alive where rewards are noisy, and needs a second copy of the model."""
+    """Weight of the KL divergence from the checkpoint that the run started from, in nats per reply. With noisy rewards,
+    it keeps the model from forgetting how to read images and word its thoughts. It needs a second copy of the model."""
     defects: DefectSettings = field(default_factory=DefectSettings)
     """Defects of the public code, for an ablation."""
     prompt: dict[str, str] = field(default_factory=dict)

@@ -23,35 +23,36 @@ def kept_after(update: int) -> str:
 class TrainingSettings(RunSettings):
     """The training loop; the defaults are the paper's for NumberLine (public code and section 6).
 
-    With several processes every number is that of all of them together, except `micro_batch_size`.
+    With several processes, numbers are totals over all of them, except `micro_batch_size`.
     """
 
     save_every: Count = 1
-    """Updates between two saves of the run's state, from which a killed run resumes. A run saves its state only if it
-    has a folder for it (`--state`)."""
+    """Number of updates between two saves of the run's state, from which a killed run continues. A run saves its state
+    only if it is given a folder (`--state`)."""
     keep_checkpoints: Natural = 0
-    """Updates between two policies that are kept in `checkpoints/` beside the last one, as `update0010`, ..., and with
-    validation also the best on it, as `best`; 0 keeps the last policy alone. The workflow evaluates them all."""
+    """Number of updates between two intermediate policies that are kept in `checkpoints/` as `update0010`, ... With
+    validation, the policy with the best validation is also kept, as `best`. 0 keeps only the last policy. The workflow
+    evaluates all kept policies."""
     total_env_steps: Count = 15_000
-    """Environment steps of a run, all environments together."""
+    """Environment steps per run, all environments together."""
     num_envs: Count = 2
-    """Environments played at once."""
+    """Number of environments played at the same time."""
     num_steps: Count = 512
-    """Environment steps of a rollout, all environments together; an update follows each rollout."""
+    """Environment steps per rollout, all environments together; an update follows each rollout."""
     ppo_epochs: Count = 4
-    """Passes over each rollout."""
+    """Epochs per update: passes over the rollout."""
     minibatch_size: Count = 128
-    """Samples of one optimiser step."""
+    """Samples per optimizer step."""
     micro_batch_size: Count | None = None
-    """Samples in memory at a time, per process; null is the whole mini-batch. It changes memory and speed, not the
-    result. The paper accumulates gradients over 128 micro-batches of one sample."""
+    """Samples in memory at a time, per process; null is the whole mini-batch. It changes memory and speed, but the
+    result only by rounding. The paper accumulates gradients over 128 micro-batches of one sample."""
     learning_rate: Weight = 1e-5
     """Learning rate at the start; it falls along a cosine over the updates of the run."""
     final_learning_rate: Weight = 1e-9
     """Learning rate at the end of the cosine."""
     value_learning_rate: Positive | None = None
-    """Learning rate of the value head; null is `learning_rate`, which is slow if rewards are as large as ALFWorld's
-    50."""
+    """Learning rate of the value head; null is `learning_rate`, with which values move slowly if rewards are as large
+    as ALFWorld's 50."""
     adam_epsilon: Weight = 1e-7
     """Epsilon of Adam."""
     gamma: Share = 0.9
@@ -66,21 +67,21 @@ class TrainingSettings(RunSettings):
     """How far the probability ratio may move from 1 before the policy loss clips it; also the limit of value updates
     unless `value_clip` is set."""
     ratio_limit: Positive = 10.0
-    """A sample whose probability ratio is larger has no gradient."""
+    """A sample with a larger probability ratio has no policy gradient."""
     target_kl: Positive | None = None
-    """An update ends after the first mini-batch whose estimated KL divergence from the policy that played (`approx_kl`,
-    in nats, mean over its samples) is above this; null always makes all `ppo_epochs`."""
+    """An update ends after the first mini-batch whose estimated KL divergence from the rollout policy (`approx_kl`, in
+    nats, mean over its samples) is above this; with null it always makes all `ppo_epochs`."""
     importance_cap: Positive | None = None
     """Largest importance weight of a sample; null gives every sample the weight 1. Below float32, generating a reply
-    and scoring it round differently, so the policy that plays is not quite the one that learns. With a cap, the policy
-    loss of a sample is multiplied by min(cap, p / q), where p is the probability of its reply when it is scored and q
-    the one when it was sampled. In float32 all weights are 1 up to rounding."""
+    and scoring it round differently, so the policy that plays is not quite the one that is trained. With a cap, the
+    policy loss of a sample is multiplied by min(cap, p / q), where q is the probability of its reply when sampled, and
+    p the probability when scored. In float32 all weights are 1 up to rounding."""
     value_clip: Positive | None = None
-    """How far an update may move a value, in units of reward; null is `clip_range`, which is slow if rewards are as
-    large as ALFWorld's 50."""
+    """How far an update may move a value, in units of reward; null is `clip_range`, with which values move slowly if
+    rewards are as large as ALFWorld's 50."""
     value_warmup: Natural = 0
-    """Updates at the start of a run whose loss is the value loss alone: a new value head's first advantages are noise.
-    The policy stands still only with `detach_value`. Not with DDP."""
+    """Number of updates at the start of a run with only the value loss, because the first advantages from a new value
+    head are noise. Unless `detach_value` is on, the value loss still changes the policy. Does not work with DDP."""
     vf_coef: Weight = 0.5
     """Weight of the value loss."""
     ent_coef: Weight = 0.0
@@ -92,15 +93,16 @@ class TrainingSettings(RunSettings):
     success_window: Count = 200
     """Training episodes in the rolling success rate."""
     validation_every: Natural = 0
-    """Updates between two validations, with one more after the last update; 0 never validates. It shows over-training
-    and changes nothing in the training."""
+    """Number of updates between two validations, with one more after the last update; 0 never validates. Validation
+    shows over-training and does not affect the training."""
     validation_episodes: Count = 50
-    """Episodes of a validation, always the same ones; their seeds are used nowhere else."""
+    """Episodes per validation. They are always the same, and their seeds are used nowhere else."""
     logged_episodes: Natural = 1
-    """How many validation episodes go to the `loggers`, with their images and replies, at each validation: always the
-    first ones (with several processes, the first of the main process)."""
+    """Number of validation episodes that each validation sends to the `loggers`, with images and replies: always the
+    first ones (with several processes, the first ones of the main process)."""
     bootstrap_truncated: bool = False
-    """Whether an episode that is cut off gets the value of its last state; the paper counts it as ended."""
+    """Whether the discounted value of the last state is added to the last reward of a truncated episode; in the paper a
+    truncated episode counts as ended."""
     env: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment; in a config, `task_options` sets them."""
 

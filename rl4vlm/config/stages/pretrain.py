@@ -29,11 +29,12 @@ class TinySizes:
     mlp: Count = 384
     """Width of the MLPs."""
     vocabulary: Count = 1024
-    """Tokens that the tokenizer knows."""
+    """Size of the tokenizer's vocabulary."""
     spread: Positive = 0.02
-    """Standard deviation of new weights. With a wider spread, a small model learns to copy from its prompt sooner."""
+    """Standard deviation of initial weights. With a larger one, a small model learns sooner to copy from its prompt."""
     rope: Positive = 10_000.0
-    """Base of the rotary positions. With a smaller base, a small model learns to copy from its prompt sooner."""
+    """Base of the rotary position embedding. With a smaller base, a small model learns sooner to copy from its
+    prompt."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TinySizes:
@@ -62,9 +63,9 @@ class PretrainSettings:
     )
     """Tasks whose images it learns to read."""
     steps: Count = 1500
-    """Optimiser steps."""
+    """Number of optimizer steps."""
     batch_size: Count = 64
-    """Images of one optimiser step."""
+    """Images per optimizer step."""
     learning_rate: Weight = 6e-4
     """Peak of the cosine schedule."""
     muon_learning_rate: Positive | None = None
@@ -74,15 +75,15 @@ class PretrainSettings:
     max_grad_norm: Positive | None = 1.0
     """Largest gradient norm; null does not clip gradients."""
     corpus: Count = 400
-    """Random states of each task that the tokenizer is trained on."""
+    """Number of random states per task that the tokenizer is trained on."""
     probe: Count = 200
-    """Random states of each task on which perception is measured afterwards."""
+    """Number of random states per task on which perception is measured after training."""
     seed: Natural = 1
     """Seed of states, images and weights."""
     device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     weights: dict[str, Weight] = field(default_factory=dict)
-    """How often the images of a task are drawn; 1 for a task that is not named."""
+    """Relative sampling weight of each task's images; 1 for a task that is not named."""
     task_env: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Keyword arguments of each task's environment; in a config, `task_options` sets them."""
     sizes: TinySizes = field(default_factory=TinySizes)

@@ -12,11 +12,11 @@ class SFTSettings(BackboneSettings, RunSettings, SavedByTime):
     """Supervised fine-tuning; the defaults are the paper's (LLaVA's recipe)."""
 
     epochs: Count = 1
-    """Passes over the demonstrations."""
+    """Number of passes over the demonstrations."""
     batch_size: Count = 64
-    """Samples of one optimiser step, all processes together."""
+    """Samples per optimizer step, all processes together."""
     micro_batch_size: Count = 64
-    """Samples in memory at a time, per process. It changes memory and speed, not the result."""
+    """Samples in memory at a time, per process. It changes memory and speed, but the result only by rounding."""
     learning_rate: Weight = 2e-5
     """Peak of the cosine schedule."""
     muon_learning_rate: Positive | None = None
@@ -25,11 +25,12 @@ class SFTSettings(BackboneSettings, RunSettings, SavedByTime):
     warmup: Share = 0.03
     """Share of the steps in which the learning rate rises."""
     weight_decay: Weight = 0.0
-    """Weight decay of the optimiser."""
+    """Weight decay of the optimizer."""
     max_length: Count = 2048
-    """Longest prompt and reply, in tokens, image included. A longer sample is an error: cutting it would cut the
-    action."""
+    """Largest length of prompt and reply together, in tokens, including the image. A longer sample is an error, because
+    truncation would cut off the action."""
     seed: Seed = 1
     """Seed of the order of the samples and of new weights."""
     tf32: bool = False
-    """Let a GPU multiply float32 matrices in TF32: several times faster, with 11 of 24 bits of each factor."""
+    """Let a GPU multiply float32 matrices in TF32, which is several times faster but uses only 11 of the 24 bits of
+    each factor's mantissa."""

@@ -14,18 +14,19 @@ class SFTDataSettings(SavedByTime):
     """How demonstrations are made."""
 
     samples: Count = 20_000
-    """Question-and-answer pairs."""
+    """Number of samples, each a prompt with its reply."""
     seed: Natural = 1
     """Seed of the games and of the random actions."""
     action_noise: Share = 0.0
     """Probability that the demonstrator writes and plays a random legal action, while its thoughts stay the solver's.
-    The larger it is, the weaker the warm start."""
+    More noise makes a weaker warm start."""
     wording: Literal["fixed", "varied"] = "fixed"
-    """How the demonstrator words its thoughts: `fixed` has one wording for each state, `varied` draws one of hundreds
-    that say the same (NumberLine and EZPoints)."""
+    """Wording of the thoughts: `fixed` has one wording per state, `varied` draws one of hundreds with the same meaning
+    (only NumberLine and EZPoints)."""
     env: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment; in a config, `task_options` sets them."""
     demonstrator: dict[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of the environment for demonstrations alone, such as which `expert` is asked."""
+    """Further keyword arguments of the environment, for demonstrations only, such as `expert`, which chooses the
+    demonstrator."""
     prompt: dict[str, str] = field(default_factory=dict)
     """Texts that replace parts of the task's prompt; in a config, `task_options` sets them."""
