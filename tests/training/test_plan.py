@@ -54,10 +54,11 @@ def test_sizes_and_formulas_of_the_papers_config(config: dict[str, Any]) -> None
 def test_kept_policies_are_evaluated_by_jobs_of_their_own() -> None:
     kept = {"tasks": ["ALFWorld"], "styles": ["cot"], "ppo": {"defaults": {"keep_checkpoints": 2}}}
     found = rows(plan(laid_over("paper", kept), SHAPE, Rates()))
-    # Five updates: those after the second and the fourth are kept. Every other checkpoint plays both sets in one job.
+    # Five updates: those after the second and the fourth are kept, and the best by validation. Every other checkpoint
+    # plays both sets in one job.
     assert (found["evaluation"][1], found["evaluation"][-1]) == ("2", "up to 2 x 200 episodes")
     assert (found["evaluation of kept policies"][1], found["evaluation of kept policies"][-1]) == (
-        "2",
+        "3",
         "up to 200 episodes",
     )
 
