@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl4vlm.config.stages.backbone import LoraSettings
-from rl4vlm.models.actor_critic import ActorCritic
+from rl4vlm.models.actor_critic import ActorCritic, Scores
 from tests.pretend_gpu import pretended_gpu, to_gpu
 
 TEXTS = ("Read.", "You see a number line. Answer in JSON:", "Read.")
@@ -17,25 +17,28 @@ TEXTS = ("Read.", "You see a number line. Answer in JSON:", "Read.")
 
 @pytest.mark.parametrize("kv_cache", ["static", "dynamic"])
 def test_replies_and_scores_are_those_of_the_cpu(tiny_checkpoint: Path, kv_cache: str) -> None:
-    lora = LoraSettings(rank=2, alpha=4)
-    model = ActorCritic.load(
-        tiny_checkpoint, temperature=0.7, max_new_tokens=16, value_sizes=(16,), lora=lora, kv_cache=kv_cache
-    )
+    def loaded() -> ActorCritic:
+        lora = LoraSettings(rank=2, alpha=4)
+        return ActorCritic.load(
+            tiny_checkpoint, temperature=0.7, max_new_tokens=16, value_sizes=(16,), lora=lora, kv_cache=kv_cache
+        )
+
     # The first and the last prompt are equal, so they are read once.
     image = np.random.default_rng(3).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
-    prompts = [model.encoder.prompt(image, text) for text in TEXTS]
 
-    def replies() -> list[list[int]]:
+    def replies(model: ActorCritic) -> tuple[list[list[int]], Scores]:
+        prompts = [model.encoder.prompt(image, text) for text in TEXTS]
         streams = [np.random.default_rng(seed) for seed in range(len(prompts))]
-        return [reply.ids.tolist() for reply in model.generate(prompts, streams)]
+        ids = [reply.ids.tolist() for reply in model.generate(prompts, streams)]
+        return ids, model.score(prompts, [torch.tensor(reply) for reply in ids])
 
-    expected = replies()
-    ids = [torch.tensor(reply) for reply in expected]
-    scored = model.score(prompts, ids).logprobs
+    expected, scored = replies(loaded())
+    # Another copy of the model: the static cache of the first is on the CPU.
+    model = loaded()
     with pretended_gpu():
         to_gpu(model)
-        assert replies() == expected
-        scores = model.score(prompts, ids)
-        torch.testing.assert_close(scores.logprobs.detach().cpu(), scored.detach())
+        found, scores = replies(model)
+        assert found == expected
+        torch.testing.assert_close(scores.logprobs.detach().cpu(), scored.logprobs.detach())
         scores.logprobs.sum().backward()
         assert all(weight.grad is not None for name, weight in model.named_parameters() if "lora_B" in name)
