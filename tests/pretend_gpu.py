@@ -34,32 +34,32 @@ class OnGPU(torch.Tensor):
     @staticmethod
     def __new__(cls, real: torch.Tensor) -> OnGPU:
         # On the meta device for torch itself, which needs a driver for a GPU.
-        made: OnGPU = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: OnGPU = torch.Tensor._make_wrapper_subclass(
             cls,
             real.size(),
             strides=real.stride(),
             storage_offset=real.storage_offset(),
             dtype=real.dtype,
-            device="meta",
+            device=torch.device("meta"),
         )
         made.numbers = real
         return made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnGPU({self.numbers!r})"
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == torch.Tensor.device.__get__:
             return GPU
         # Not torch's own, which would turn what was copied to the CPU into this class again.
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise RuntimeError(f"{func} of a tensor on the pretended GPU, outside of `pretended_gpu`")
@@ -100,7 +100,7 @@ class Pretend(TorchDispatchMode):
         if func is aten._to_copy.default and not there:
             return found
         # What an operation changes in place, it returns: as the same tensor.
-        known = {id(tensor.numbers): tensor for tensor in tensors if isinstance(tensor, OnGPU)}
+        known: dict[int, torch.Tensor] = {id(tensor.numbers): tensor for tensor in tensors if isinstance(tensor, OnGPU)}
         known |= {id(tensor): tensor for tensor in tensors if not isinstance(tensor, OnGPU)}
         return tree_map_only(
             torch.Tensor, lambda tensor: known[id(tensor)] if id(tensor) in known else OnGPU(tensor), found
@@ -134,6 +134,9 @@ class Making(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and asked is not None and torch.device(asked).type == "cuda":
             self.waits["made from numbers"] += 1
             return OnGPU(func(*args, **{**kwargs, "device": "cpu"}))
+        if func is torch.Tensor.tolist and isinstance(args[0], OnGPU):
+            self.waits["to the CPU"] += 1
+            return args[0].numbers.tolist()
         return func(*args, **kwargs)
 
 
@@ -151,11 +154,13 @@ def pretended_gpu() -> Iterator[Pretend]:
 
 
 def to_gpu(module: nn.Module) -> None:
-    """Move a module's parameters and buffers to the pretended GPU."""
+    """Move a module's parameters and buffers to the pretended GPU. Tied weights stay tied."""
+    moved: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(OnGPU(weight.detach()), weight.requires_grad)
+            if weight is not None and id(weight) not in moved:
+                moved[id(weight)] = nn.Parameter(OnGPU(weight.detach()), weight.requires_grad)
+            part._parameters[name] = None if weight is None else moved[id(weight)]
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = OnGPU(buffer)
