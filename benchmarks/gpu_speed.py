@@ -21,7 +21,6 @@ from benchmarks.throughput import profiled
 from rl4vlm.config.fields import DType, KVCache
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.models.kv_cache import ReusedCache
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.memory import Memory, estimate_of
 from rl4vlm.ppo.rollout import Sample
@@ -190,10 +189,8 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
 
     line = {"measured": "play", **attempt(measured)}
     if choice.kv_cache == "static":
-        # Drop the cache and the graphs that were recorded for it: they would count in the peaks of learning, and the
-        # next choice may need another size.
-        mode.model.reused_cache = ReusedCache(mode.model.model.config)
-        torch.compiler.reset()
+        # It would count in the peaks of learning, and the next choice may need another size.
+        mode.model.reused_cache.drop()
     return max(found, key=len), line
 
 

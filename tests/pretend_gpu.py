@@ -147,6 +147,7 @@ def pretended_gpu() -> Iterator[Pretend]:
         patch("torch.cuda._lazy_init", lambda: None),
         patch.object(torch.Tensor, "pin_memory", lambda tensor, *_: tensor),
         patch("rl4vlm.models.decoding.COMPILED_ON", ()),
+        patch("rl4vlm.models.decoding.lacking_compiler", lambda: None),
         Pretend() as mode,
         Making(mode.waits),
     ):

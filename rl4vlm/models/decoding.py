@@ -119,18 +119,24 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
     Raises:
         ValueError: it is asked for, but this model's passes cannot be compiled, or not on this machine.
     """
+    if asked == "dynamic":
+        return False
     if asked == "static" and not decodes_static(model):
         raise ValueError(
             f"kv_cache 'static' is not possible with {type(model).__name__} and its attention "
             f"({model.config.get_text_config(decoder=True)._attn_implementation}): leave kv_cache out"
         )
-    lacking = lacking_compiler() if model.device.type == "cuda" and asked != "dynamic" else None
-    if asked == "static" and lacking is not None:
-        raise ValueError(f"kv_cache 'static' compiles passes for the GPU, and this machine lacks {lacking}")
-    if asked is not None or model.device.type not in COMPILED_ON:
-        return asked == "static"
+    lacking = lacking_compiler() if model.device.type == "cuda" else None
+    if asked == "static":
+        if lacking is not None:
+            raise ValueError(f"kv_cache 'static' compiles passes for the GPU, and this machine lacks {lacking}")
+        return True
     # A model under FSDP is excluded: its layers gather their weights in hooks.
-    possible = decodes_static(model) and not any(isinstance(module, FSDPModule) for module in model.modules())
+    possible = (
+        model.device.type in COMPILED_ON
+        and decodes_static(model)
+        and not any(isinstance(module, FSDPModule) for module in model.modules())
+    )
     if possible and lacking is not None:
         _warn_of_slow_replies(lacking)
     return possible and lacking is None

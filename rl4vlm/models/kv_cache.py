@@ -87,13 +87,22 @@ class ReusedCache:
             if rows <= self._rows and tokens <= self._capacity:
                 self._cache.reset()
                 return self._cache
-            # Free it before the larger one is made, with what was compiled for it: torch would keep that and its
-            # graphs' memory, and after 8 of them it would run all further passes uncompiled.
-            self._cache = None
-            torch.compiler.reset()
-        self._rows, self._capacity = rows, max(self._capacity, -(-tokens // self.STEP) * self.STEP)
+            tokens = max(tokens, self._capacity)
+            # Before the larger one is made, or both would take memory.
+            self.drop()
+        self._rows, self._capacity = rows, -(-tokens // self.STEP) * self.STEP
         self._cache = StaticCache(config=self._config, max_cache_len=self._capacity)
         return self._cache
+
+    def drop(self) -> None:
+        """Free the cache, with what was compiled for it. The next one is as large as its batch needs.
+
+        Torch would keep the compiled passes and their graphs' memory, and after 8 of them run all further ones
+        uncompiled.
+        """
+        self._cache = None
+        self._rows = self._capacity = 0
+        torch.compiler.reset()
 
 
 def concat_caches(parts: Sequence[DynamicCache], rows: Sequence[int], cache: Cache) -> None:
