@@ -165,7 +165,6 @@ def _optimiser_step(
     model, accelerator = policy_optimizer.model, policy_optimizer.accelerator
     # No dropout: the ratio must compare the same network before and after the weights changed.
     model.eval()
-    clear_gradients(policy_optimizer.optimizer, model)
     # Data-parallel libraries average gradients over the processes. So each process divides its sum by the size of an
     # even share, not of its own: the average is then the gradient of the mean over the whole mini-batch.
     even_share = len(minibatch) / accelerator.num_processes
@@ -186,7 +185,7 @@ def _optimiser_step(
     if settings.max_grad_norm is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     policy_optimizer.optimizer.step()
-    # Not only before the next step, or the gradients would take memory while the next rollout is played.
+    # Not before the next step, or the gradients would take memory while the next rollout is played.
     clear_gradients(policy_optimizer.optimizer, model)
     # Copy the metrics to the CPU once, at the end: `.item()` after each micro-batch would synchronise the GPU.
     rows: list[list[float]] = torch.stack(measured).tolist()
