@@ -11,7 +11,7 @@ from typing import Any
 from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.core.types import Style
-from rl4vlm.policies.registry import LEARNED, REMOTE
+from rl4vlm.policies.registry import checkpoint_of
 from rl4vlm.results.provenance import CHECKPOINT, read_record, record_of
 
 
@@ -68,8 +68,10 @@ def _trained_with(policy: str, task: str) -> list[str]:
 
 def _training_record(policy: str) -> Mapping[str, Any]:
     """The run record beside a checkpoint of SFT, PPO or CNN+RL; empty for any other policy."""
-    kind, _, rest = policy.partition(":")
-    checkpoint = Path(rest if kind in (*LEARNED, *REMOTE) else policy)
+    try:
+        checkpoint = Path(checkpoint_of(policy)[1])
+    except ValueError:  # a scripted policy, or none at all: that is said when it is made
+        return {}
     file = record_of(checkpoint)
     record = read_record(file) if checkpoint.is_dir() and file.is_file() else {}
     return record if record.get("stage") in ("sft", "ppo", "cnn") else {}
