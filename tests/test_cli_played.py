@@ -10,7 +10,8 @@ import pytest
 
 from rl4vlm.cli import build_parser
 from rl4vlm.cli.played import played_settings, played_style
-from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.config.overrides import parse_settings
+from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
 from rl4vlm.core.types import Style
 
 PPO = {"task": "NumberLine", "style": "nocot", "temperature": 0.4, "max_new_tokens": 9, "gamma": 0.9}
@@ -30,11 +31,26 @@ def test_of_ppo_it_takes_style_and_sampling(prefix: str, tmp_path: Path) -> None
     assert played_settings(EvaluationSettings, args) == ["temperature=0.4", "max_new_tokens=9", "temperature=0.1"]
 
 
-@pytest.mark.parametrize(("task", "own"), [("ALFWorld", ['env={"split": "train"}']), ("NumberLine", [])])
-def test_options_of_its_task_are_for_that_task_alone(task: str, own: list[str], tmp_path: Path) -> None:
+def test_options_of_its_task_are_for_that_task_alone(tmp_path: Path) -> None:
     policy = checkpoint(tmp_path, "ppo", {"task": "ALFWorld", "temperature": 0.4, "env": {"split": "train"}})
-    args = build_parser().parse_args(["evaluate", policy, task])
-    assert played_settings(EvaluationSettings, args) == ["temperature=0.4", *own]
+    args = build_parser().parse_args(["evaluate", policy, "NumberLine"])
+    assert played_settings(EvaluationSettings, args) == ["temperature=0.4"]
+    args = build_parser().parse_args(["play", "ALFWorld", "--policy", policy])
+    assert played_settings(PlaySettings, args) == ["temperature=0.4", 'env={"split": "train"}']
+
+
+@pytest.mark.parametrize(
+    ("words", "split"), [([], "valid_seen"), (["env.data=a"], "valid_seen"), (["env.split=train"], "train")]
+)
+@pytest.mark.parametrize("stage", ["sft", "ppo", None])
+def test_an_evaluation_plays_none_of_the_training_games(
+    stage: str | None, words: list[str], split: str, tmp_path: Path
+) -> None:
+    env = {"split": "train", "data": "games"}
+    policy = checkpoint(tmp_path, stage, {"task": "ALFWorld", "env": env}) if stage else "random"
+    args = build_parser().parse_args(["evaluate", policy, "ALFWorld", "--set", "episodes=9", *words])
+    found = parse_settings(EvaluationSettings, played_settings(EvaluationSettings, args))
+    assert found.env["split"] == split
 
 
 @pytest.mark.parametrize(

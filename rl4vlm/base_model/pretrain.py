@@ -9,19 +9,21 @@ of replies, or an expert's action.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
+from rl4vlm.base_model.samples import READ_PROMPT, Glimpse, corpus, glimpses
 from rl4vlm.base_model.tiny import IMAGE, build
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings
@@ -29,117 +31,24 @@ from rl4vlm.core.files import RECORD, JsonLines, atomic_write_text
 from rl4vlm.core.output import check_unchanged, stage_output
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.types import GameEnv, Style, View
 from rl4vlm.envs.registration import make_env
-from rl4vlm.interaction.prompt import render, situation_text, write_reply
 from rl4vlm.models.actor_critic import ActorCritic, reply_logits
-from rl4vlm.models.devices import choose_device
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.models.weights import check_readable, read_weights
-from rl4vlm.results.provenance import write_run_record
-from rl4vlm.tasks.base import Task
+from rl4vlm.results.provenance import METRICS, write_run_record
 from rl4vlm.tasks.registry import get_task
-from rl4vlm.training.optim import adamw_or_muon
+from rl4vlm.training.accelerator import accelerator_on
+from rl4vlm.training.distributed import Processes
+from rl4vlm.training.increments import games_of
+from rl4vlm.training.optim import adamw_or_muon, check_finite
+from rl4vlm.training.resume import resumable
+from rl4vlm.training.stepped import SteppedState
+from rl4vlm.training.store import StateFolder
 
-READ_PROMPT = "Read the picture."
 LESSONS_AT_ONCE = 8
 """Lessons per forward pass."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """The words of a prompt, and questions about them with their answers."""
-
-    text: str
-    asked: tuple[tuple[str, str], ...]
-
-    @property
-    def whole(self) -> str:
-        return "\n".join([self.text, *(f"{question} {answer}." for question, answer in self.asked)])
-
-
-@dataclass(frozen=True)
-class Glimpse:
-    """One training sample.
-
-    Attributes:
-        image: (300, 300, 3) uint8.
-        perception: the text of each field that can be read off the image.
-        lesson: the prompt's words with questions about them, for a task that has questions.
-    """
-
-    image: np.ndarray
-    perception: Mapping[str, str]
-    lesson: Lesson | None = None
-
-    @property
-    def answer(self) -> str:
-        return "; ".join(self.perception.values())
-
-
-def glimpses(env: GameEnv, rng: np.random.Generator, task: Task) -> Iterator[Glimpse]:
-    """Endless states from random play. The solver makes half of the moves, so that long episodes occur too."""
-    image, _ = env.reset(seed=int(rng.integers(2**31)))
-    while True:
-        view, perception = env.view(), dict(env.perception())
-        yield Glimpse(image, perception, _lesson(task, view, perception, rng))
-        words = view.actions
-        index = words.index(env.expert_action().action) if rng.random() < 0.5 else int(rng.integers(len(words)))
-        image, _, terminated, truncated, _ = env.step(index)
-        if terminated or truncated:
-            image, _ = env.reset()
-
-
-def _lesson(task: Task, view: View, perception: Mapping[str, str], rng: np.random.Generator) -> Lesson | None:
-    """The prompt's words with questions and answers, or None if the task has no questions.
-
-    The last question asks what the image shows.
-    """
-    asked = task.questions(view, rng)
-    if not asked:
-        return None
-    return Lesson(situation_text(task.prompt, view), (*asked, (READ_PROMPT, "; ".join(perception.values()))))
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The texts that the tokenizer is made from.
-
-    Attributes:
-        texts: the texts that it is trained on.
-        constant_lines: lines that all prompts of a task and style share; each becomes one token.
-        words: words that the task wants as tokens of their own.
-    """
-
-    texts: list[str]
-    constant_lines: list[str]
-    words: frozenset[str]
-
-
-def corpus(
-    task_name: str, count: int, rng: np.random.Generator, env_options: Mapping[str, Any] | None = None
-) -> Corpus:
-    """Prompts, demonstrations and perceived texts of `count` random states of a task."""
-    task = get_task(task_name)
-    env = make_env(task_name, **(env_options or {}))
-    prompts: dict[Style, list[str]] = {style: [] for style in Style}
-    texts = []
-    for _, glimpse in zip(range(count), glimpses(env, rng, task), strict=False):
-        view, expert_action = env.view(), env.expert_action()
-        for style in Style:
-            prompts[style].append(render(task.prompt, view, style))
-            texts.append(write_reply(expert_action.entries, expert_action.action, style))
-        texts.append(glimpse.answer)
-        if glimpse.lesson:
-            texts.append(glimpse.lesson.whole)
-    # The lines that are the same in every state: role, rules, form of the answer.
-    common = [set.intersection(*(set(prompt.splitlines()) for prompt in of_style)) for of_style in prompts.values()]
-    # One style is enough: the prompts of the other differ only in the form of the answer.
-    texts += prompts[Style.COT]
-    kept = frozenset() if task.kept_whole is None else frozenset(task.kept_whole.findall("\n".join(texts)))
-    return Corpus(texts, sorted(set.union(*common)), kept)
 
 
 def build_base(settings: PretrainSettings) -> Backbone:
@@ -154,36 +63,48 @@ def build_base(settings: PretrainSettings) -> Backbone:
     return build(texts, settings.sizes, settings.seed, phrases, words)
 
 
-def run(*, out: Path, settings: PretrainSettings) -> None:
+@dataclass(kw_only=True)
+class PretrainState(SteppedState):
+    """A pre-training between two optimiser steps; `accelerator` has its device."""
+
+    accelerator: Accelerator
+
+
+def run(*, out: Path, settings: PretrainSettings, resume_dir: StateFolder | None = None) -> None:
     """Build, pre-train and save the base model as a Hugging Face checkpoint, and measure its perception.
 
     Args:
         out: folder to write; an earlier base model there is replaced.
         settings: sizes and hyperparameters.
+        resume_dir: where the run's state is saved; a killed run continues from there. None saves no state.
 
     Raises:
-        ValueError: `out` holds something other than a base model.
+        ValueError: `out` holds something other than a base model, or the training diverged.
     """
     started = time.monotonic()
     # Taken at the start: the code may be edited during the hours of training.
     digest = code_digest(__name__, settings.pretrain_tasks)
-    with stage_output(out, BASE_MODEL_STAGES) as folder:
-        backbone = build_base(settings)
-        backbone.model.to(choose_device(settings.device))
-        train(backbone, settings, folder / "metrics.jsonl")
-        backbone.save(folder)
-        accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
-        report = {"samples": settings.probe, "tasks": accuracy}
-        atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
-        write_run_record(
-            folder,
-            stage="base_model",
-            settings=vars(settings),
-            seeds={"pretrain": settings.seed},
-            inputs={},
-            seconds=time.monotonic() - started,
-            digest=digest,
-        )
+    inputs = {name: folder for env in settings.task_env.values() for name, folder in games_of(env).items()}
+    with resume_dir.locked() if resume_dir else nullcontext(), stage_output(out, BASE_MODEL_STAGES) as folder:
+        state = begin(settings)
+        with resumable(
+            state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, stage="base_model"
+        ) as manager:
+            train(state, settings, folder, manager.on_step)
+            backbone = state.backbone
+            backbone.save(folder)
+            accuracy = {name: perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
+            report = {"samples": settings.probe, "tasks": accuracy}
+            atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
+            write_run_record(
+                folder,
+                stage="base_model",
+                settings=vars(settings),
+                seeds={"pretrain": settings.seed},
+                inputs=inputs,
+                seconds=manager.seconds,
+                digest=digest,
+            )
 
 
 def copy_shipped(*, source: Path, out: Path) -> None:
@@ -211,14 +132,24 @@ def copy_shipped(*, source: Path, out: Path) -> None:
             write_run_record(folder, stage="base_model", settings=settings, seeds={}, inputs={}, seconds=seconds)
 
 
-def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) -> None:
-    """Pre-train a backbone in place; each sample's task is drawn with `settings.weights` (1 if a task is not named).
+def begin(settings: PretrainSettings) -> PretrainState:
+    """Build the model and set up its pre-training, before the first step."""
+    accelerator = accelerator_on(settings.device)
+    backbone = build_base(settings)
+    model = backbone.model.to(accelerator.device)
+    optimizer = adamw_or_muon(model, model.device, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
+    return PretrainState(
+        backbone=backbone,
+        optimizer=optimizer,
+        schedule=get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps),
+        processes=Processes(accelerator, timeout=60.0),
+        steps=settings.steps,
+        accelerator=accelerator,
+    )
 
-    Raises:
-        ValueError: the loss is not finite.
-    """
-    encoder = Encoder(backbone.processor)
-    model = backbone.model.train()
+
+def batches(settings: PretrainSettings) -> Iterator[list[Glimpse]]:
+    """The samples of every step, endlessly; each sample's task is drawn with `settings.weights` (1 if not named)."""
     rng = stream(settings.seed, "glimpses")
     # A stream per task: how often one task is drawn does not change the states of another.
     sources = [
@@ -226,29 +157,54 @@ def train(backbone: Backbone, settings: PretrainSettings, metrics_path: Path) ->
         for i, name in enumerate(settings.pretrain_tasks)
     ]
     shares = np.array([settings.weights.get(name, 1.0) for name in settings.pretrain_tasks])
-    optimizer = adamw_or_muon(model, model.device, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * settings.steps), settings.steps)
-    with JsonLines(metrics_path) as metrics, progress(settings.steps, "base model", unit="batch") as bar:
-        for step in range(1, settings.steps + 1):
-            picks = rng.choice(len(sources), size=settings.batch_size, p=shares / shares.sum())
-            batch = [next(sources[pick]) for pick in picks]
+    while True:
+        picks = rng.choice(len(sources), size=settings.batch_size, p=shares / shares.sum())
+        yield [next(sources[pick]) for pick in picks]
+
+
+def train(
+    state: PretrainState, settings: PretrainSettings, out: Path, on_step: Callable[[PretrainState], None]
+) -> None:
+    """Train to the end of the run, and write `metrics.jsonl`.
+
+    Args:
+        state: the run, new or resumed; it is changed in place.
+        settings: the hyperparameters.
+        out: the draft of the run's folder.
+        on_step: called after every optimiser step, when the state is complete and may be saved.
+
+    Raises:
+        ValueError: the loss or a weight is not finite after a step. That step is not saved.
+    """
+    backbone = state.backbone
+    encoder, model = Encoder(backbone.processor), backbone.model.train()
+    # A resumed run draws the states of its first steps again, to go on from where they end. It does not train on them.
+    left = islice(batches(settings), state.done, state.steps)
+    with (
+        JsonLines(out / METRICS, append=state.done > 0) as metrics,
+        progress(state.steps, "base model", unit="batch") as bar,
+    ):
+        bar.update(state.done)
+        for batch in left:
             loss = answer_loss(model, encoder, batch)
             lessons = [glimpse for glimpse in batch if glimpse.lesson]
             # Each loss is a mean over its own tokens, so the longer lessons do not outweigh the answers.
             if lessons:
                 loss = loss + lesson_loss(model, encoder, lessons)
-            optimizer.zero_grad()
+            state.optimizer.zero_grad()
             loss.backward()
             if settings.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            schedule.step()
+            state.optimizer.step()
+            state.schedule.step()
+            state.done += 1
             found = float(loss.detach())
-            if not math.isfinite(found):
-                raise ValueError(f"base model, step {step}: the loss is {found}; try a smaller learning_rate")
-            metrics.write({"step": step, "loss": found})
+            # Before on_step, which may save the state: a diverged run must not overwrite a good state.
+            check_finite({"loss": found}, model, state.accelerator, f"base model, {state.position}")
+            metrics.write({"step": state.done, "loss": found})
             bar.update(1)
             bar.describe(loss=found)
+            on_step(state)
     model.eval()
 
 

@@ -59,6 +59,8 @@ def play(args: argparse.Namespace) -> None:
 
 
 def base_model(args: argparse.Namespace) -> None:
+    if args.state is not None and (args.copy or args.download):
+        raise ValueError("--state is for pre-training: a copy or download has no state")
     if args.download:
         from rl4vlm.base_model.download import run as download
 
@@ -71,7 +73,9 @@ def base_model(args: argparse.Namespace) -> None:
     if args.copy:
         copy_shipped(source=args.copy, out=args.out)
     else:
-        run(out=args.out, settings=parse_settings(PretrainSettings, args.set))
+        settings = parse_settings(PretrainSettings, args.set)
+        states = _state_folder(args, "rl4vlm.base_model.pretrain", *settings.pretrain_tasks)
+        run(out=args.out, settings=settings, resume_dir=states)
 
 
 def alfworld_games(args: argparse.Namespace) -> None:

@@ -82,6 +82,7 @@ def _training(add: AddStage) -> None:
     ready.add_argument("--copy", type=Path, metavar="DIR", help="copy this ready checkpoint instead of training one")
     ready.add_argument("--download", metavar="NAME", help="download this model of the Hugging Face hub instead")
     sub.add_argument("--revision", metavar="REV", help="branch, tag or commit of --download (default: the newest)")
+    options.state(sub)
     options.settings(sub, PretrainSettings)
 
     sub = add(

@@ -10,9 +10,11 @@ from typing import Any
 
 from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
+from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
 from rl4vlm.policies.registry import checkpoint_of
 from rl4vlm.results.provenance import CHECKPOINT, read_record, record_of
+from rl4vlm.tasks.registry import get_task
 
 
 def policy_label(policy: str) -> str:
@@ -37,11 +39,14 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
     """Settings of the class `kind` as `key=value` words; a later word overrides an earlier one.
 
     The first words are the policy's own: for `api:MODEL` what its entry in the config sets, for a checkpoint of PPO or
-    CNN+RL what it was trained with, such as the temperature, which is part of the policy. The words of `--set` follow.
+    CNN+RL what it was trained with, such as the temperature, which is part of the policy. An evaluation adds the task's
+    `held_out_env`, unless a config says which games are played. The words of `--set` follow.
     """
     model = _configured_model(args)
     if model is None:
-        return [*_trained_with(args.policy, args.task), *args.set]
+        held_out = get_task(args.task).held_out_env if kind is EvaluationSettings else {}
+        games = setting_words({f"env.{name}": value for name, value in held_out.items()})
+        return [*_trained_with(args.policy, args.task), *games, *args.set]
     found = api_settings(load_config(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
     return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from accelerate.utils import set_seed
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.config.stages.sft import SFTSettings
@@ -25,82 +24,32 @@ from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
-from rl4vlm.models.loading import Backbone, load_backbone
+from rl4vlm.models.loading import load_backbone
 from rl4vlm.results.provenance import CHECKPOINT, METRICS, read_record, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
-from rl4vlm.training.model_state import ModelState
 from rl4vlm.training.optim import adamw_or_muon, check_finite, clear_gradients
 from rl4vlm.training.resume import resumable, run_folder
+from rl4vlm.training.stepped import SteppedState
 from rl4vlm.training.store import StateFolder
 from rl4vlm.training.tracking import metric_trackers
 
 
-@dataclass
-class SFTState:
-    """A fine-tuning between two optimiser steps. It is a `Resumable`.
+@dataclass(kw_only=True)
+class SFTState(SteppedState):
+    """A fine-tuning between two optimiser steps.
 
     Attributes:
-        backbone: the model that is trained, and its processor.
         model: `backbone.model` as the accelerator prepared it. Forward passes with gradients go through it.
-        optimizer: that of the trained weights.
-        schedule: of the learning rate, stepped once per optimiser step.
         accelerator: prepares the model and runs backward passes.
-        processes: the processes that train together.
         batches: indices of the samples of every step of the run.
-        done: number of optimiser steps made.
-        saved_at: the `time.monotonic()` of the last save, or of the start of this process.
     """
 
-    logs: ClassVar[tuple[str, ...]] = (METRICS,)
-
-    backbone: Backbone
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
     accelerator: Accelerator
-    processes: Processes
     batches: Sequence[np.ndarray]
-    done: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def model_state(self) -> ModelState:
-        """Weights, optimiser and schedule."""
-        return ModelState(self.backbone.model, self.optimizer, self.schedule)
-
-    @property
-    def plain_types(self) -> tuple[type, ...]:
-        """Empty: the fields are plain numbers."""
-        return ()
-
-    @property
-    def position(self) -> str:
-        """How far the run is, in words."""
-        return f"step {self.done} of {len(self.batches)}"
-
-    def should_save(self, settings: SFTSettings) -> bool:
-        """Whether to save now: `save_minutes` after the last save or the start, and after the last step."""
-        now = time.monotonic()
-        # The main process decides: clocks differ, but all processes must save after the same step.
-        due = self.processes.gather(now - self.saved_at >= 60 * settings.save_minutes)[0]
-        save = due or self.done == len(self.batches)
-        self.saved_at = now if save else self.saved_at
-        return save
-
-    def shared_state(self) -> dict[str, Any]:
-        """The order of samples follows from the seed, so the number of steps is all there is to save."""
-        return {"done": self.done}
-
-    def rank_state(self) -> dict[str, Any]:
-        """Nothing: the processes differ only in their shares of each batch."""
-        return {}
-
-    def load_state(self, fields: Mapping[str, Any]) -> None:
-        """Load what `shared_state` returned."""
-        self.done = fields["done"]
 
 
 def run(
@@ -169,8 +118,16 @@ def begin(init: str | Path, samples: int, settings: SFTSettings) -> SFTState:
     # All batches are drawn now: the schedule needs their number, and a resumed run skips those that are done.
     batches = [batch for epoch in range(settings.epochs) for batch in shuffled_batches(samples, settings, epoch)]
     schedule = get_cosine_schedule_with_warmup(optimizer, int(settings.warmup * len(batches)), len(batches))
-    processes = Processes(accelerator, settings.process_timeout)
-    return SFTState(backbone, model, optimizer, schedule, accelerator, processes, batches)
+    return SFTState(
+        backbone=backbone,
+        optimizer=optimizer,
+        schedule=schedule,
+        processes=Processes(accelerator, settings.process_timeout),
+        steps=len(batches),
+        model=model,
+        accelerator=accelerator,
+        batches=batches,
+    )
 
 
 def train(
@@ -205,10 +162,10 @@ def train(
         JsonLines(processes.file(out / METRICS), append=state.done > 0) as metrics,
         metric_trackers(state.accelerator, settings.loggers, trackers or out, settings) as track,
         processes.shown() as screen,
-        progress(len(state.batches), title, unit="batch", stream=screen) as bar,
+        progress(state.steps, title, unit="batch", stream=screen) as bar,
     ):
         bar.update(state.done)  # a resumed run starts its bar where it was stopped
-        while state.done < len(state.batches):
+        while state.done < state.steps:
             loss = _step(state, encoder, [samples[i] for i in state.batches[state.done]], settings)
             state.done += 1
             # Before on_step, which may save the state: a diverged run must not overwrite a good state.

@@ -91,6 +91,10 @@ class Task(ABC):
     overall: ClassVar[str | None] = None
     """What tables call the rate over all groups."""
 
+    held_out_env: ClassVar[Mapping[str, Any]] = {}
+    """Options of the environment with which `rl4vlm evaluate` plays games that no training plays, for tasks whose games
+    are data. Without them, the evaluation's seeds are enough."""
+
     perception_patterns: ClassVar[Mapping[str, re.Pattern[str]]] = {}
     """For each field that must be read off the image, the pattern whose first group finds it in a reply. Perception
     accuracy compares that group with the environment's `perception()`, ignoring case, white space and quotes. Other

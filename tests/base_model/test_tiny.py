@@ -12,17 +12,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from rl4vlm.base_model import download
 from rl4vlm.base_model.pretrain import (
-    READ_PROMPT,
-    Glimpse,
-    Lesson,
+    begin,
     build_base,
     copy_shipped,
-    glimpses,
     lesson_loss,
     perception_accuracy,
     run,
     train,
 )
+from rl4vlm.base_model.samples import READ_PROMPT, Glimpse, Lesson, glimpses
 from rl4vlm.base_model.tiny import build, train_tokenizer
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings, TinySizes
@@ -106,7 +104,7 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -
 def test_a_loss_that_is_not_finite_ends_it_before_anything_is_written(tmp_path: Path) -> None:
     sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
     settings = PretrainSettings(pretrain_tasks=("NumberLine",), steps=9, corpus=10, learning_rate=1e30, sizes=sizes)
-    with pytest.raises(ValueError, match=r"base model, step \d: the loss is"):
+    with pytest.raises(ValueError, match=r"base model, step \d of 9: loss is nan"):
         run(out=tmp_path / "base", settings=settings)
     assert list(tmp_path.iterdir()) == []
 
@@ -146,11 +144,11 @@ def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     settings = PretrainSettings(
         pretrain_tasks=("NumberLine",), steps=60, batch_size=8, learning_rate=1e-2, corpus=10, sizes=sizes
     )
-    backbone = build_base(settings)
-    train(backbone, settings, tmp_path / "metrics.jsonl")
+    state = begin(settings)
+    train(state, settings, tmp_path, lambda state: None)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    assert set(perception_accuracy(backbone, "NumberLine", settings)) == {"current number", "target number"}
+    assert set(perception_accuracy(state.backbone, "NumberLine", settings)) == {"current number", "target number"}
 
 
 COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'

@@ -25,8 +25,10 @@ rule base_model:
             "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
         ),
         settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
+    # The state's folder is not a param: with another results folder, Snakemake's cache would no longer find the result.
     shell:
-        "{params.rl4vlm:q} base-model --out {output:q} --set {params.settings:q} 2>&1 | tee {log:q}"
+        "{params.rl4vlm:q} base-model --out {output:q} --state {output:q}.state --set {params.settings:q} 2>&1"
+        " | tee {log:q}"
 
 
 rule shipped_model:
@@ -96,7 +98,7 @@ rule sft_data:
         task="{task}",
         style="{style}",
         settings=settings("sft_data"),
-    # The state's folder is not a param: with another results folder, Snakemake's cache would no longer find the result.
+    # As for rule base_model.
     shell:
         "rl4vlm sft-data --task {params.task:q} --style {params.style:q} --out {output:q} --state {output:q}.state"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

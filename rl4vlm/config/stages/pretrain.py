@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from rl4vlm.config.fields import Count, Device, Natural, Positive, Share, Weight, settings
+from rl4vlm.config.stages.training import SavedByTime
 
 
 @settings
@@ -52,7 +53,7 @@ class TinySizes:
 
 
 @settings
-class PretrainSettings:
+class PretrainSettings(SavedByTime):
     """How the embedded base model is made."""
 
     pretrain_tasks: Annotated[tuple[str, ...], Field(min_length=1)] = (
