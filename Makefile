@@ -46,6 +46,7 @@ base-models: $(INSTALLED)
 		results/pretrain/base_model/alfworld
 	rm -rf $(SHIPPED)/cards $(SHIPPED)/alfworld
 	cp -r results/pretrain/base_model/cards results/pretrain/base_model/alfworld $(SHIPPED)
+	rm -f $(SHIPPED)/*/.snakemake_timestamp
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
