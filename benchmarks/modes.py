@@ -199,7 +199,7 @@ def phase(samples: Sequence[Sample], works: Sequence[Work], cost: Cost) -> Phase
 
 def played(sample: Sample) -> tuple[float, ...]:
     """The row that `rescore_before_update` would give if playing and scoring agreed: log-probability, value,
-    log-probability as sampled, importance weight, and a `token_error` of 1 over one token."""
+    log-probability as sampled, importance weight, and a `token_mult_prob_error` of 1 over one token."""
     item = vlm_item(sample)
     log_prob = THOUGHT_PROB_COEF * item.logprob_thoughts + item.logprob_action
     return log_prob, item.value, log_prob, 1.0, 1.0, 1.0

@@ -40,16 +40,16 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
 
     The first words are the policy's own: for `api:MODEL` what its entry in the config sets, for a checkpoint of PPO or
     CNN+RL what it was trained with, such as the temperature, which is part of the policy. An evaluation adds the task's
-    `held_out_env`, unless a config says which games are played. The words of `--set` follow.
+    `held_out_env`, which the config of `api:MODEL` overrides. The words of `--set` follow.
     """
+    held_out = get_task(args.task).held_out_env if kind is EvaluationSettings else {}
+    games = setting_words({f"env.{name}": value for name, value in held_out.items()})
     model = _configured_model(args)
     if model is None:
-        held_out = get_task(args.task).held_out_env if kind is EvaluationSettings else {}
-        games = setting_words({f"env.{name}": value for name, value in held_out.items()})
         return [*_trained_with(args.policy, args.task), *games, *args.set]
     found = api_settings(load_config(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
-    return [*setting_words({key: value for key, value in found.items() if key in known}), *args.set]
+    return [*games, *setting_words({key: value for key, value in found.items() if key in known}), *args.set]
 
 
 def _configured_model(args: argparse.Namespace) -> str | None:

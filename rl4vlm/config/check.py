@@ -87,7 +87,7 @@ def checked_config(
         problems += _wrong_names(typed)
         problems += _wrong_settings(typed)
         problems += _missing_packages(typed, installed)
-        problems += _wrong_processes(typed)
+        problems += [*_wrong_processes(typed), *_hidden_devices(typed)]
     _raise(problems)
     return typed
 
@@ -295,6 +295,17 @@ def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool
             # vLLM is no extra of this package, because their pinned requirements conflict.
             if settings.get("engine") == "vllm" and not installed("vllm"):
                 yield f"{stage} for {task}: engine=vllm needs vllm, in a separate environment (docs/install.md)"
+
+
+def _hidden_devices(config: Mapping[str, Any]) -> Iterator[str]:
+    """Stages whose device is a GPU although their jobs ask for none, so that they see none (`stage_command`)."""
+    for stage in ("sft", "ppo", "cnn", "evaluation"):
+        if config[stage] is None or config["resources"][stage]["gpu"]:
+            continue
+        for task in config["tasks"]:
+            device = stage_settings(config, stage, task).get("device", "auto")
+            if device.startswith("cuda"):
+                yield f"{stage} for {task}: device is {device!r}, but resources.{stage}.gpu is 0, which hides all GPUs"
 
 
 def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_r
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
+from rl4vlm.training.increments import games_of
 from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
@@ -228,7 +229,13 @@ def run_to_end(
     """
     run_key = {"stage": stage, **played, "seed": seed}
     with resumable(
-        state, resume_dir, out=draft, settings=settings, inputs=inputs, started=started, **run_key
+        state,
+        resume_dir,
+        out=draft,
+        settings=settings,
+        inputs={**inputs, **games_of(settings.env)},
+        started=started,
+        **run_key,
     ) as manager:
         train(state, settings, draft, " ".join([stage.upper(), *played.values()]), manager.on_step, trackers=out)
         # Inside the block: the saved state is removed only once the checkpoint is written.

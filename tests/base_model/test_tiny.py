@@ -11,15 +11,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from rl4vlm.base_model import download
-from rl4vlm.base_model.pretrain import (
-    begin,
-    build_base,
-    copy_shipped,
-    lesson_loss,
-    perception_accuracy,
-    run,
-    train,
-)
+from rl4vlm.base_model.learn import begin, build_base, lesson_loss, perception_accuracy, train
+from rl4vlm.base_model.pretrain import copy_shipped, run
 from rl4vlm.base_model.samples import READ_PROMPT, Glimpse, Lesson, glimpses
 from rl4vlm.base_model.tiny import build, train_tokenizer
 from rl4vlm.config.code_digest import code_digest
@@ -87,7 +80,7 @@ def test_run_writes_an_ordinary_checkpoint_with_its_perception(tmp_path: Path) -
     perception = json.loads((tmp_path / "base" / "perception.json").read_text())
     assert set(perception["tasks"]["NumberLine"]) == {"current number", "target number"}
     record = json.loads((tmp_path / "base" / "run.json").read_text())
-    assert record["code"]["digest"] == code_digest("rl4vlm.base_model.pretrain", ["NumberLine"])
+    assert record["code"]["digest"] == code_digest("rl4vlm.base_model.learn", ["NumberLine"])
     copy_shipped(source=tmp_path / "base", out=tmp_path / "copy")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         tmp_path / "base" / "model.safetensors"

@@ -233,6 +233,12 @@ def test_processes_that_could_not_work_are_named(told: dict[str, Any], said: str
         laid_over("paper", told)
 
 
+def test_a_gpu_for_a_job_that_sees_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ppo for NumberLine: device is 'cuda:1', but resources\.ppo\.gpu is 0"):
+        laid_over("default", {"ppo": {"defaults": {"device": "cuda:1"}}})
+    laid_over("default", {"ppo": {"defaults": {"device": "cuda:1"}}, "resources": {"ppo": {"gpu": 1}}})
+
+
 def test_a_file_for_several_processes_must_be_there() -> None:
     with pytest.raises(ValueError, match=r"accelerate: there is no file 'none\.yaml', and resources\.ppo asks for 2"):
         laid_over("smoke", {"resources": {"ppo": {"processes": 2}}, "accelerate": "none.yaml"})

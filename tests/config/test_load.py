@@ -122,9 +122,10 @@ def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> N
                 "max_new_tokens": 9,
                 "dtype": "float32",
             },
-            "per_task": {"Blackjack": {"episodes": 50}},
+            "per_task": {"Blackjack": {"episodes": 50}, "ALFWorld": {"each_game_once": True}},
         },
     }
+    assert cnn_evaluation_settings(config, "ALFWorld")["each_game_once"] is True
     assert cnn_evaluation_settings(config, "Blackjack") == {"episodes": 50, "seed_base": 7, "temperature": 0.7}
     assert cnn_evaluation_settings(config, "NumberLine") == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
 

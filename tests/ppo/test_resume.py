@@ -8,6 +8,8 @@ import os
 import random
 import signal
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 from pydantic_core import to_json
@@ -19,6 +21,8 @@ from rl4vlm.core.files import sha256_of
 from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
 from rl4vlm.ppo import cnn, rollout, train, update
+from rl4vlm.ppo.loop import run_to_end
+from rl4vlm.ppo.state import PPOState
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -291,3 +295,20 @@ def test_the_network_without_language_goes_on_too(tmp_path):
 def test_save_every_must_be_a_number_of_updates():
     with pytest.raises(ValueError, match="save_every"):
         replace(SETTINGS, save_every=0)
+
+
+def test_the_games_are_part_of_a_states_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them, a state of other games would be loaded, whose episodes cannot be played again."""
+    found: dict[str, Path] = {}
+
+    def resumable(*_: object, inputs: dict[str, Path], **__: object) -> None:
+        found.update(inputs)
+        raise SimulatedKill
+
+    monkeypatch.setattr("rl4vlm.ppo.loop.resumable", resumable)
+    with pytest.raises(SimulatedKill):
+        run_to_end(
+            cast(PPOState, None), CNNSettings(env={"data": "games"}), {"task": "ALFWorld"}, stage="cnn", seed=1,
+            inputs={}, draft=tmp_path, out=tmp_path, resume_dir=None, started=0.0,
+        )  # fmt: skip
+    assert found == {"games games": Path("games")}
