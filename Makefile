@@ -39,7 +39,7 @@ lambda ablations points24: $(INSTALLED)
 smoke: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/smoke.yaml
 
-# Pre-trains the shipped base models again and replaces the shipped weights. It takes less than an hour.
+# Pre-trains the shipped base models again and replaces the shipped weights. It takes less than an hour on two cores.
 SHIPPED := workflow/resources/base_model
 base-models: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/pretrain.yaml -- results/pretrain/base_model/cards \
@@ -82,7 +82,7 @@ test-image: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/containers
 
 # Tests vLLM on the CPU, in an environment that it creates in .venv-vllm (4 GB). Compilation is turned off: it would
-# take longer than all the tests, and it failed on a busy machine (docs/log.md).
+# take longer than all the tests, and it failed on a busy machine (docs/log.md, "sampling with vLLM").
 test-vllm: $(VLLM)/.installed
 	PYTHONPATH=tests/engine_environment TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m long tests/models/test_vllm_engine.py
 

@@ -45,9 +45,9 @@ from rl4vlm.results.expected import expected_tables
 from rl4vlm.results.names import TABLES, asset_files, figure_files, figures_beside, page_in, table_files
 
 RESULTS = config["results_dir"]
-# Pre-trained weights of the embedded base models, one folder each (docs/log.md: how they were made). They lie next to
-# this file, also if another workflow loads this one as a module by its path. If it is loaded by its web address, there
-# is no such folder, and the copy in the installed package is used.
+# Pre-trained weights of the embedded base models, one folder each; `make base-models` makes them again. They are in
+# ../resources/base_model, also if another workflow loads this one as a module by its path. If it is loaded by its web
+# address, there is no such folder, and the copy in the installed package is used.
 BESIDE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 BROUGHT = Path(sysconfig.get_path("data"), "share", "rl4vlm", "base_model")
 SHIPPED = os.path.relpath(BESIDE / "resources" / "base_model") if BESIDE.is_dir() else str(BROUGHT)

@@ -81,7 +81,7 @@ rule prefetch:
 
 
 rule sft_data:
-    """Write the solver's demonstrations of a task: LLaVA's JSON format, with images."""
+    """Write demonstrations of a task by its solver, in ALFWorld by an expert: LLaVA's JSON format, with images."""
     input:
         data=task_data,
     output:
