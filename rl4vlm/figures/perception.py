@@ -32,21 +32,24 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.35, note=note)
     titles = [panels.title(results, task) for task in tasks]
     for axis, task in zip(panels.panels(sheet.part, titles, "read right (%)", ""), tasks, strict=True):
-        _panel(axis, rows[rows["task"] == task], style)
+        draw_fields(axis, rows[rows["task"] == task], style)
     sheet.legend()
     return sheet.figure
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, style: FigureStyle) -> None:
+def draw_fields(axis: Axes, rows: pd.DataFrame, style: FigureStyle) -> None:
+    """Draw the bars of a task: `rows` has the columns method, field, accuracy (in percent)."""
     names = list(rows["field"].unique())
     width = 0.8 / len(STAGES)
+    # Smaller where bars are narrow, or "100" beside "100" would overlap.
+    size = style.font_size - (2 if len(names) < 3 else 3.5)
     for place, (method, stage) in enumerate(STAGES.items()):
         found = rows[rows["method"] == method]
         # A field that no reply states has no bar.
         for name, accuracy in found.dropna(subset="accuracy")[["field", "accuracy"]].itertuples(index=False):
             x = names.index(name) + (place - (len(STAGES) - 1) / 2) * width
             axis.bar(x, accuracy, 0.92 * width, color=style.colour(method), label=stage)
-            axis.text(x, accuracy + 1.5, f"{accuracy:.0f}", ha="center", fontsize=style.font_size - 2)
+            axis.text(x, accuracy + 1.5, f"{accuracy:.0f}", ha="center", fontsize=size)
     axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_ylim(0, 108)

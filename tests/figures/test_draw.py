@@ -4,11 +4,13 @@ import json
 from importlib import import_module
 from typing import Any
 
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.figures.draw import draw
+from rl4vlm.figures.perception import STAGES, draw_fields
 from rl4vlm.figures.style import FigureStyle, drawing
 from rl4vlm.results.collection import Results
 from rl4vlm.results.names import FIGURES
@@ -240,6 +242,20 @@ def test_an_action_that_is_certain_still_has_a_place_on_the_logarithmic_axis(tmp
     add_evaluation(made, "ppo-EZPoints-cot-lambda0.5-seed1", "EZPoints", "RL4VLM", "ppo", 0.5, 10, seed=1, **extra)
     draw("logprob_balance", **made.inputs, out=tmp_path / "figure", scale="embedded", style=STYLE)
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_numbers_above_narrow_bars_do_not_meet(made):
+    """ALFWorld has three fields."""
+    fields = ["place", "in hand", "state"]
+    rows = [(method, field, 100.0) for method in STAGES for field in fields]
+    figure = make("perception", made)
+    axis = axes_of(figure)[0]
+    axis.clear()
+    draw_fields(axis, pd.DataFrame(rows, columns=["method", "field", "accuracy"]), FigureStyle())
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) == 9
+    assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[:k] if a.overlaps(b)]
 
 
 def test_perception_has_a_bar_for_every_stage_and_field(made):
