@@ -296,7 +296,7 @@ def test_a_task_may_start_from_a_model_of_its_own(workspace: Workspace) -> None:
     )
     done = workspace.snakemake("--dry-run", "-p", "--configfile", "own.yaml")
     made = re.findall(r"^Shell command: .*rl4vlm base-model --out results/base_model/(\S+) --(\S+)", done.stdout, re.M)
-    own = {("cards", "copy"), ("hands", "set"), ("someone--some-model@v1", "download")}
+    own = {("cards", "copy"), ("hands", "state"), ("someone--some-model@v1", "download")}
     assert {pair for pair in made if pair[0] != "alfworld"} == own
     starts = dict(re.findall(r"--data results/sft_data/(\w+)-cot --init results/base_model/(\S+)", done.stdout))
     assert starts == {
