@@ -32,7 +32,7 @@ seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
 # λ with thoughts in many wordings (writes docs/results-lambda.md), the effect of single defects and choices, and
-# Points24 with a longer warm start.
+# Points24 with a longer warm start (writes docs/results-points24.md).
 lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 

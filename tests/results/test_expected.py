@@ -105,7 +105,11 @@ def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_
     seeds = {path.as_posix() for path in expected_files(load_config([config / "config.yaml", config / "seeds.yaml"]))}
     assert {"docs/assets/games.png", "docs/results.md"} <= seeds
     assert {f"results/seeds/sft/EZPoints-nocot-seed{seed}/metrics.jsonl" for seed in (1, 2, 3)} <= seeds
-    published = {"seeds.yaml": "docs/results.md", "lambda.yaml": "docs/results-lambda.md"}
+    published = {
+        "seeds.yaml": "docs/results.md",
+        "lambda.yaml": "docs/results-lambda.md",
+        "points24.yaml": "docs/results-points24.md",
+    }
     for overlay in [file for file in config.glob("*.yaml") if file.name != "config.yaml"]:
         files = expected_files(load_config([config / "config.yaml", overlay]))
         pages = [path.as_posix() for path in files if path.parts[0] != "results" and path.parts[1] != "assets"]
