@@ -33,7 +33,7 @@ from rl4vlm.results.provenance import METRICS
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.optim import adamw_or_muon, check_finite
+from rl4vlm.training.optim import adamw_or_muon, check_finite, clear_gradients
 from rl4vlm.training.stepped import SteppedState
 
 LESSONS_AT_ONCE = 8
@@ -118,7 +118,7 @@ def train(
             # Each loss is a mean over its own tokens, so the longer lessons do not outweigh the answers.
             if lessons:
                 loss = loss + lesson_loss(model, encoder, lessons)
-            state.optimizer.zero_grad()
+            clear_gradients(state.optimizer, model)
             loss.backward()
             if settings.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
