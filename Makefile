@@ -21,8 +21,8 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
-.PHONY: reproduce seeds lambda ablations points24 alfworld-long smoke base-models test test-long test-cluster test-alfworld \
-	test-gallery test-image test-resume test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
+.PHONY: reproduce seeds lambda ablations points24 smoke base-models test test-long test-cluster test-alfworld test-gallery \
+	test-image test-resume test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -31,9 +31,9 @@ reproduce: $(INSTALLED)
 seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
-# λ with thoughts in many wordings (writes docs/results-lambda.md), the effect of single defects and choices, Points24
-# with a longer warm start (docs/results-points24.md), and ALFWorld with a longer PPO (docs/results-alfworld-long.md).
-lambda ablations points24 alfworld-long: $(INSTALLED)
+# λ with thoughts in many wordings (writes docs/results-lambda.md), the effect of single defects and choices, and
+# Points24 with a longer warm start (writes docs/results-points24.md).
+lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 
 smoke: $(INSTALLED)
