@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any, cast, get_type_hints
 
 from gymnasium import make
@@ -64,8 +64,7 @@ def env_types(task_name: str) -> dict[str, Any]:
 
 
 def _env_class(task_name: str) -> Any:
-    module, _, attribute = get_task_entry(task_name).env.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return resolve_name(get_task_entry(task_name).env)
 
 
 def make_env(task_name: str, **options: Any) -> GameEnv:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 from rl4vlm.core.files import RECORD
 from rl4vlm.core.output import stage_output
@@ -45,8 +45,7 @@ def draw(
     """
     if name not in FIGURES:
         raise ValueError(f"unknown figure {name!r}: known are {', '.join(FIGURES)}")
-    module, _, attribute = FIGURES[name].partition(":")
-    figure = getattr(importlib.import_module(module), attribute)
+    figure = resolve_name(FIGURES[name])
     started = time.monotonic()
     style = style or FigureStyle()
     evaluations, training_runs = list(evaluations), list(training_runs)

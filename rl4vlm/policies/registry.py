@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from rl4vlm.config.methods import scripted_policies
@@ -48,16 +48,16 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
     policy: Policy
     scripted = scripted_policies().get(name)
     if scripted and scripted.policy:
-        policy = _load(scripted.policy)(style)
+        policy = resolve_name(scripted.policy)(style)
     else:
         kind, checkpoint = checkpoint_of(name)
         for option in VLM_OPTIONS:
             if option in options and kind != "vlm":
                 raise ValueError(f"{option} is for a vision-language model in this process, not for {name!r}")
         if kind in REMOTE:
-            policy = _load(REMOTE[kind]).load(checkpoint, api=api or {}, **options)
+            policy = resolve_name(REMOTE[kind]).load(checkpoint, api=api or {}, **options)
         else:
-            policy = _load(LEARNED[kind]).load(checkpoint, **options)
+            policy = resolve_name(LEARNED[kind]).load(checkpoint, **options)
     return policy
 
 
@@ -82,8 +82,3 @@ def checkpoint_of(name: str) -> tuple[str, str]:
         return "vlm", name
     known = ", ".join(scripted_policies())
     raise ValueError(f"no policy {name!r}: it is neither {known} nor an existing checkpoint folder")
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any
 
 from rl4vlm.core.nearest import did_you_mean
@@ -60,7 +60,7 @@ def get_task_entry(name: str) -> TaskEntry:
         raise ValueError(f"unknown task {name!r}; {did_you_mean(name, task_names())}")
     target = others[name].value
     try:
-        task = _load(target)
+        task = resolve_name(target)
         return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
     except Exception as error:  # whatever another package's module does
         raise ValueError(f"task {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}") from error
@@ -68,7 +68,8 @@ def get_task_entry(name: str) -> TaskEntry:
 
 def get_task_class(name: str) -> type[Task]:
     """The class of a task. Raises ValueError that lists the known names."""
-    return _load(get_task_entry(name).task)
+    task: type[Task] = resolve_name(get_task_entry(name).task)
+    return task
 
 
 def get_task(name: str, **options: Any) -> Task:
@@ -89,9 +90,3 @@ def _entry_points() -> dict[str, EntryPoint]:
     """The tasks of other packages. They cannot take the name of one of this package's own."""
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {name: point for name, point in found.items() if name not in TASKS}
-
-
-def _load(target: str) -> type[Task]:
-    module, _, attribute = target.partition(":")
-    task: type[Task] = getattr(importlib.import_module(module), attribute)
-    return task

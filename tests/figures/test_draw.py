@@ -1,7 +1,7 @@
 """Figures: what they show, that it follows from their inputs alone, and that style changes looks only."""
 
 import json
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import pandas as pd
@@ -26,9 +26,8 @@ def made(tmp_path_factory):
 
 def make(name, made, style=STYLE, scale="embedded"):
     """The matplotlib figure of a name."""
-    module, _, attribute = FIGURES[name].partition(":")
     with drawing(style):
-        return getattr(import_module(module), attribute)(Results.load(**made.inputs), scale, style)
+        return resolve_name(FIGURES[name])(Results.load(**made.inputs), scale, style)
 
 
 def axes_of(figure):

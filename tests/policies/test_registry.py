@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -60,7 +61,7 @@ class Loaded:
 def test_every_registered_object_is_there() -> None:
     scripted = [method.policy for method in scripted_policies().values() if method.policy]
     for path in (*scripted, *registry.LEARNED.values()):
-        assert hasattr(registry._load(path), "act")
+        assert hasattr(resolve_name(path), "act")
 
 
 @pytest.mark.parametrize("name", ["cnn:somewhere", "api:gpt", "served:somewhere"])
