@@ -166,16 +166,16 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    from rl4vlm.config.runs import name_on
     from rl4vlm.config.stages.evaluation import EvaluationSettings
     from rl4vlm.evaluation.run import run_sets
     from rl4vlm.policies.registry import kind_of
-    from rl4vlm.results.read import GAMES_MARK
 
     out = args.out or Path("evaluation", f"{policy_label(args.policy)}-{args.task}")
     words = played_settings(EvaluationSettings, args)
     sets = {out: parse_settings(EvaluationSettings, words)}
     for games, *changed in args.also:
-        folder = out.with_name(f"{out.name}{GAMES_MARK}{games}")
+        folder = out.with_name(name_on(out.name, games))
         if folder in sets:
             raise ValueError(f"--also {games} is given twice")
         sets[folder] = parse_settings(EvaluationSettings, [*words, *changed])

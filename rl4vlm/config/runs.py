@@ -15,6 +15,9 @@ from rl4vlm.config.settings import build_settings, plain_settings
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 
+GAMES_MARK = "@"
+"""Stands before the name of a further set of games in the name of an evaluation."""
+
 
 @dataclass(frozen=True)
 class PPORun:
@@ -192,10 +195,15 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ]
 
 
+def name_on(evaluation: str, games: str) -> str:
+    """The name of an evaluation on a further set of games, from its name on the first set."""
+    return f"{evaluation}{GAMES_MARK}{games}"
+
+
 def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) -> list[EvaluationRun]:
     """The same evaluations on each further set of games of their task, after the first."""
     return [
-        replace(run, name=f"{run.name}@{games}", games=games)
+        replace(run, name=name_on(run.name, games), games=games)
         for run in runs
         for games in list(evaluation_sets(config, run.task))[1:]
     ]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rl4vlm.config.runs import GAMES_MARK
 from rl4vlm.core.files import RECORD, checked, read_json, read_json_lines
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
@@ -20,9 +21,6 @@ from rl4vlm.results.game_label import games_played
 from rl4vlm.results.intervals import Counts
 from rl4vlm.results.origin import origin_of_run
 from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY, read_record
-
-GAMES_MARK = "@"
-"""Stands before the name of a further set of games in the folder name of an evaluation."""
 
 
 class Tally(BaseModel):

@@ -26,12 +26,14 @@ from rl4vlm.config.load import (
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import granted, setting_words, stage_arguments, stage_command
 from rl4vlm.config.runs import (
+    GAMES_MARK,
     PPORun,
     ablation_runs,
     cnn_runs,
     evaluation_runs,
     kept_policies,
     main_runs,
+    name_on,
     ppo_runs,
     start_of,
 )
@@ -83,9 +85,9 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
-    task="[^/@-]+",
+    task=rf"[^/{GAMES_MARK}-]+",
     # The set of games (`evaluation.sets` in the config); empty for the first set.
-    games=r"(@\w+)?",
+    games=rf"({GAMES_MARK}\w+)?",
     style="cot|nocot",
     # An entry of `variants` in the config; empty for the method itself.
     variant=r"(\+\w+)?",

@@ -25,7 +25,7 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
                 data=task_data,
             output:
                 [
-                    f"{RESULTS}/eval/{KIND}-{RUN}@{games}/{file}"
+                    f"{RESULTS}/eval/{name_on(f'{KIND}-{RUN}', games)}/{file}"
                     for games in FURTHER
                     for file in ("episodes.jsonl", "summary.json", "run.json")
                 ],
