@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rl4vlm.cli.played import played_settings, played_style, policy_label
 from rl4vlm.config.load import load_config, merge
 from rl4vlm.config.overrides import parse_settings, parse_words
+from rl4vlm.core.games import name_on
 from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 
@@ -166,7 +167,6 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from rl4vlm.config.runs import name_on
     from rl4vlm.config.stages.evaluation import EvaluationSettings
     from rl4vlm.evaluation.run import run_sets
     from rl4vlm.policies.registry import kind_of

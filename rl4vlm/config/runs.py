@@ -13,10 +13,8 @@ from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings, plain_settings
 from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.core.games import name_on
 from rl4vlm.core.types import Style
-
-GAMES_MARK = "@"
-"""Stands before the name of a further set of games in the name of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +191,6 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
         *(EvaluationRun(f"http-{run.name}", "http", run.task, run.style, run) for run in http_runs(config)),
         *api_runs(config),
     ]
-
-
-def name_on(evaluation: str, games: str) -> str:
-    """The name of an evaluation on a further set of games, from its name on the first set."""
-    return f"{evaluation}{GAMES_MARK}{games}"
 
 
 def _on_further_games(config: Mapping[str, Any], runs: Sequence[EvaluationRun]) -> list[EvaluationRun]:

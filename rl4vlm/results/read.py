@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rl4vlm.config.runs import GAMES_MARK
 from rl4vlm.core.files import RECORD, checked, read_json, read_json_lines
+from rl4vlm.core.games import GAMES_MARK
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played

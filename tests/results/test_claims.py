@@ -69,7 +69,7 @@ def test_a_file_that_is_no_text_or_no_table_is_named(tmp_path: Path) -> None:
 def test_the_project_s_claims_name_cells_that_a_run_writes(tmp_path: Path) -> None:
     made = make_results(tmp_path, episodes=20, cnn=True)
     household: dict[str, Any] = {"overall": "alfworld_avg", "data_sources": ["generated"], "games": "unseen"}
-    for method, kind in (("LLaVA-sft", "sft"), ("RL4VLM", "ppo")):
+    for method, kind in (("LLaVA-sft", "sft"), ("RL4VLM", "ppo"), ("CNN+RL", "cnn")):
         groups = {"pick": {"successes": 4, "episodes": 20, "success_rate": 20.0}}
         add_evaluation(
             made, f"{kind}-ALFWorld@unseen", "ALFWorld", method, kind, 0.2, 20, seed=1, groups=groups, **household

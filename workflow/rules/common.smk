@@ -26,18 +26,17 @@ from rl4vlm.config.load import (
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import granted, setting_words, stage_arguments, stage_command
 from rl4vlm.config.runs import (
-    GAMES_MARK,
     PPORun,
     ablation_runs,
     cnn_runs,
     evaluation_runs,
     kept_policies,
     main_runs,
-    name_on,
     ppo_runs,
     start_of,
 )
 from rl4vlm.config.schema import STAGES
+from rl4vlm.core.games import GAMES_MARK, name_on
 from rl4vlm.core.gpus import shown_gpus
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
