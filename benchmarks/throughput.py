@@ -193,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(told)
     else:
         torch.set_num_threads(arguments.threads or hardware()["cores"])
+        about["hardware"] = hardware()  # with the threads that were just set
         for task in arguments.task:
             # A profile takes long, so only the first game gets one.
             profile_to = arguments.profile if task == arguments.task[0] else None

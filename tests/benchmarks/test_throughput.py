@@ -22,6 +22,7 @@ FEW = [*TINY, "--num-envs", "3", "--public-steps", "2"]
 
 
 def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
     throughput.main([*FEW, "--out", str(tmp_path / "made.json")])
     shown = capsys.readouterr().out.split("\n")
     header = next(line for line in shown if line.startswith("| mode"))
@@ -31,6 +32,7 @@ def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.Captur
     assert all(cell.strip(" |") for row in rows.values() for cell in row)
     whole = json.loads((tmp_path / "made.json").read_text())
     assert {"hardware", "packages", "date", "code", "tasks"} <= whole.keys()
+    assert whole["hardware"]["threads"] == 1, "the option --threads"
     made = whole["tasks"]["EZPoints"]
     assert {"settings", "ceiling"} <= made.keys()
     assert all(value > 0 for value in made["ceiling"].values())

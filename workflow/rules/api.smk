@@ -50,7 +50,7 @@ rule evaluate_api:
         out=subpath(output.summary, parent=True),
         style=lambda wildcards: api_style(config, wildcards.model),
         settings=lambda wildcards: evaluation(
-            api_settings(config, wildcards.model, wildcards.task, wildcards.games[1:])
+            api_settings(config, wildcards.model, wildcards.task, wildcards.games.removeprefix(GAMES_MARK))
         ),
     shell:
         "rl4vlm evaluate api:{wildcards.model:q} {wildcards.task:q} --style {params.style:q} --out {params.out:q}"

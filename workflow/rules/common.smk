@@ -121,7 +121,7 @@ def evaluation(found, only=None):
 
 def evaluation_arguments(wildcards):
     """Params function: the settings of an evaluation on the set of games that the job's wildcards name."""
-    return evaluation(evaluation_settings(config, wildcards.task, wildcards.games[1:]))
+    return evaluation(evaluation_settings(config, wildcards.task, wildcards.games.removeprefix(GAMES_MARK)))
 
 
 def checkpoint_evaluation(kind, further):
