@@ -21,8 +21,9 @@ COMPILE := uv pip compile --quiet --generate-hashes --python-version 3.11 --pyth
 VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
-.PHONY: reproduce seeds lambda ablations points24 smoke base-models test test-long test-cluster test-alfworld test-gallery \
-	test-image test-resume test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
+.PHONY: reproduce seeds lambda ablations points24 smoke base-models \
+	test test-long test-cluster test-alfworld test-base-models test-gallery test-image test-resume test-sharing test-vllm \
+	torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all
@@ -63,6 +64,10 @@ test-cluster: $(INSTALLED)
 # RL4VLM_OFFICIAL_GAMES is the folder of the games.
 test-alfworld: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/envs/alfworld -v --durations=0
+
+# Repeats the first steps of the shipped base model's pre-training, and compares their losses with those on record.
+test-base-models: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/base_model
 
 # Opens the gallery in a real browser. Needs: apt-get install chromium
 test-gallery: $(INSTALLED)

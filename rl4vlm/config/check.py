@@ -299,8 +299,8 @@ def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool
 
 def _hidden_devices(config: Mapping[str, Any]) -> Iterator[str]:
     """Stages whose device is a GPU although their jobs ask for none, so that they see none (`stage_command`)."""
-    for stage in ("sft", "ppo", "cnn", "evaluation"):
-        if config[stage] is None or config["resources"][stage]["gpu"]:
+    for stage in (stage for stage in STAGES if config[stage] is not None and stage in config["resources"]):
+        if config["resources"][stage]["gpu"]:
             continue
         for task in config["tasks"]:
             device = stage_settings(config, stage, task).get("device", "auto")
