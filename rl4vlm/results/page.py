@@ -152,7 +152,7 @@ def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
             "training seeds": _list(found["seed"]) if stage in TRAININGS else "",
             "env steps or episodes": _span(found["size"]),
             "hours": f"{found['seconds'].sum() / 3600:.2f}",
-            "CPU hours": "" if found["cpu"].isna().all() else f"{found['cpu'].sum() / 3600:.2f}",
+            "CPU hours": _cpu_hours(found["cpu"]),
             "machine": _list(found["hardware"]),
             "code": _list(found["revision"]),
             "target": f"`{results / _target(stage, list(found['place']))}`",
@@ -188,6 +188,15 @@ def _cpu_seconds(benchmark: Path) -> float:
         return float("nan")
     found = pd.read_csv(benchmark, sep="\t", na_values="-")
     return float(found["cpu_time"].sum(min_count=1))
+
+
+def _cpu_hours(seconds: pd.Series) -> str:
+    """The sum over an experiment's runs, and how many of them it is of if some have no time."""
+    known = seconds.dropna()
+    if known.empty:
+        return ""
+    of = "" if len(known) == len(seconds) else f" ({len(known)} of {len(seconds)} runs)"
+    return f"{known.sum() / 3600:.2f}{of}"
 
 
 def _target(stage: str, places: Sequence[str]) -> str:

@@ -116,6 +116,16 @@ def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) 
     assert line[-1].endswith("/ppo/EZPoints-cot-lambda0.5-seed{1,2,3}/run.json`")
 
 
+def test_cpu_hours_of_some_runs_say_of_how_many(made: Synthetic, tmp_path: Path) -> None:
+    evaluated = [run.name for run in made.evaluations if "EZPoints" in run.name]
+    benchmark = made.root / "benchmarks" / "eval" / f"{evaluated[0]}.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text("s\tcpu_time\n36.0\t1800.0\n")
+    text = pages(tables=made.root / "tables", out=tmp_path / "assets")[tmp_path / "assets" / "page.md"]
+    line = next(row for row in map(cells, text.splitlines()) if row[0] == "evaluation EZPoints")
+    assert line[5] == f"0.50 (1 of {len(evaluated)} runs)"
+
+
 def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Path) -> None:
     out = Path("results/smoke/assets")
     found = pages(tables=made.root / "tables", out=out)
