@@ -22,7 +22,7 @@ VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
 .PHONY: reproduce seeds lambda ablations points24 smoke base-models \
-	test test-long test-cluster test-alfworld test-base-models test-gallery test-image test-resume test-sharing test-vllm \
+	test test-system test-long test-cluster test-alfworld test-base-models test-gallery test-image test-resume test-sharing test-vllm \
 	torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
@@ -51,6 +51,10 @@ base-models: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Starts workflows, servers and training processes, and kills some of them.
+test-system: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "system and not long"
 
 test-long: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long

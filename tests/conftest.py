@@ -20,9 +20,8 @@ TEXTS = [
 ] * 20
 
 
-# Folders whose files take longest. `make test` gives a whole file to one process; a long one that comes last would run
-# alone.
-LONGEST = ("tests/workflow/", "tests/torture/", "tests/ppo/", "tests/policies/api/")
+# Folders whose files take longest. A whole file goes to one process; a long one that comes last would run alone.
+LONGEST = ("tests/workflow/", "tests/torture/", "tests/ppo/", "tests/policies/api/", "tests/models/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

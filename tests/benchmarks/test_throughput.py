@@ -16,6 +16,8 @@ from benchmarks.public_way import PublicWay
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 
+pytestmark = pytest.mark.system
+
 TINY = ["--model", "llava-test", "--task", "EZPoints", "--tokens", "5", "--padded", "12", "--threads", "1"]
 TINY += ["--steps-per-env", "1", "--repeats", "1"]
 FEW = [*TINY, "--num-envs", "3", "--public-steps", "2"]

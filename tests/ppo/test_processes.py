@@ -29,6 +29,8 @@ from tests.fakes import climb_slot
 from tests.launch import STRATEGIES, Launched
 from tests.ppo import process_work
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("rl4vlm")
 ENVIRONMENT = {

@@ -16,6 +16,8 @@ import pytest
 from tests.torture.records import budget, trial
 from tests.torture.stages import STAGES, Bench
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_stages(stage: str, bench: Bench) -> None:

@@ -12,6 +12,8 @@ import yaml
 from tests.policies.api.endpoint import Endpoint, completion, serving
 from tests.workflow.conftest import Workspace
 
+pytestmark = pytest.mark.system
+
 TARGET = "results/smoke/eval/api-mine-NumberLine/summary.json"
 
 

@@ -10,6 +10,8 @@ import pytest
 from rl4vlm.core.files import sha256_of
 from tests.workflow.conftest import Workspace
 
+pytestmark = pytest.mark.system
+
 SHARED = ("base_model/cards", "sft_data/NumberLine-cot", "sft_data/NumberLine-nocot")
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.workflow.conftest import ROOT, Workspace
 
+pytestmark = pytest.mark.system
+
 PACKAGE = ROOT / "tests" / "external_task"
 OVERLAYS = ("--configfile", "config/smoke.yaml", str(PACKAGE / "config.yaml"))
 

@@ -12,6 +12,8 @@ import pytest
 from tests.models.hub import COMMIT, NAME, Hub, serving
 from tests.workflow.conftest import Job, Workspace
 
+pytestmark = pytest.mark.system
+
 HUB_NAME = ("--config", f"base_model={{'defaults': {{'source': '{NAME}', 'revision': '{COMMIT}'}}}}")
 FOLDER = f"{NAME}@{COMMIT}".replace("/", "--")
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.workflow.conftest import Job, Workspace
 
+pytestmark = pytest.mark.system
+
 FIGURES = {"training_curves", "cot_ablation", "logprob_balance", "perception"}
 RESULTS = FIGURES | {"tables", "gallery", "readme_assets"}
 

@@ -7,7 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.workflow.conftest import ROOT, Workspace
+
+pytestmark = pytest.mark.system
 
 
 def links(mermaid: str) -> set[tuple[str, str]]:

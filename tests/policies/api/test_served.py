@@ -20,6 +20,8 @@ from rl4vlm.models import devices
 from rl4vlm.policies.api.served import HOST, Server
 from tests.conftest import TEXTS
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
