@@ -266,8 +266,18 @@ def word_buckets(text: str, buckets: int) -> torch.Tensor:
 
 def downscale(image: np.ndarray, side: int) -> torch.Tensor:
     """Scale an image (height, width, 3) uint8 to (3, side, side) uint8; each pixel is the mean of those it covers."""
-    channels = torch.from_numpy(image).permute(2, 0, 1).float()
+    channels = _buffer(image.shape[:2]).copy_(torch.from_numpy(image).permute(2, 0, 1))
     return nn.functional.interpolate(channels[None], (side, side), mode="area")[0].round().to(torch.uint8)
+
+
+@lru_cache(maxsize=4)
+def _buffer(size: tuple[int, int]) -> torch.Tensor:
+    """Memory (3, height, width) for one image at a time.
+
+    With new memory for each image, the stored small images end up between freed large ones: a rollout of 512 steps took
+    2 GB.
+    """
+    return torch.empty(3, *size)
 
 
 def _orthogonal(layer: Any, gain: float) -> Any:

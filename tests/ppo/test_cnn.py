@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from accelerate import Accelerator
 
 from rl4vlm.cli import main
+from rl4vlm.config.load import load_config, stage_settings
+from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.seeding import stream
@@ -26,6 +30,7 @@ from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
 from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
+from tests.launch import ROOT
 
 SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
@@ -233,3 +238,24 @@ def test_learns_to_climb(changing, monkeypatch):
 def test_settings_that_cannot_be_are_named(changes, word):
     with pytest.raises(ValueError, match=word):
         replace(SETTINGS, **changes)
+
+
+AND_ITS_PEAK = """
+import resource, sys
+from rl4vlm.cli import main
+code = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.mark.system
+def test_rollouts_of_the_default_fit_into_the_memory_of_its_job(tmp_path):
+    """When the memory of the images was fragmented, two rollouts took 2.3 GB."""
+    config = load_config([ROOT / "config" / "config.yaml"])
+    settings = {**stage_settings(config, "cnn", "NumberLine"), "device": "cpu", "ppo_epochs": 1}
+    settings["total_env_steps"] = 2 * settings["num_steps"]
+    words = ["cnn", "--task", "NumberLine", "--seed", "1", "--out", str(tmp_path / "out")]
+    words += ["--set", *setting_words(settings)]
+    run = subprocess.run([sys.executable, "-c", AND_ITS_PEAK, *words], stdout=subprocess.PIPE, text=True, check=True)
+    assert int(run.stdout.split()[-1]) / 1024 < 0.6 * config["resources"]["cnn"]["mem_mb"]
