@@ -15,7 +15,7 @@ INTRO = """\
 Written by `make torture` from the records of its checks: edit `tests/torture/`, not this page.
 
 Each row is one check of `tests/torture/`: what was tried, how often, and what happened. The tests of every change run
-the same checks with few inputs, `make torture` with many: up to a million per check, or the share of that in
+most of the checks with few inputs, `make torture` all with many: up to a million per check, or the share of that in
 `RL4VLM_TORTURE`. The end of the page lists the runs with their shares. Random inputs come from hypothesis, from seeded
 mutations of real inputs, and from atheris, which evolves inputs that reach new code (only in `make torture`, if atheris
 can be installed). *Not recorded* means that no `run.json` has a checksum of the file. If a check failed, its row begins
