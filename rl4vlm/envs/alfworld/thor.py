@@ -6,6 +6,8 @@ downloads itself. Generated games cannot be played. `AlfredThorEnv` reports no f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +22,8 @@ from rl4vlm.envs.render import SIDE
 INSTALL = "pip install 'alfworld[vis]==0.4.2'"
 STEPS = 1000
 """A step limit that is never reached: `ALFWorldEnv` has its own."""
+NO_RESULT = ()
+"""Takes the place of the last result. Otherwise `AlfredThorEnv` would give that again when the simulator has failed."""
 
 
 class ThorBackend:
@@ -27,6 +31,8 @@ class ThorBackend:
 
     The simulator cannot be pickled. A pickle holds the game file and the commands given, which are replayed when it is
     unpickled.
+
+    `AlfredThorEnv` talks to its simulator in a thread, which ends without a word when the simulator fails.
     """
 
     images: ClassVar[Images] = Images.FRAMES
@@ -35,11 +41,12 @@ class ThorBackend:
         _thor_class()  # fail here, not at the first game, if it is not installed
         self._env: Any = None
         self._situation: Situation | None = None
+        self._sent = False
         self._game: Any = None
         self._commands: list[str] = []
 
     def start(self, game_file: str) -> Situation:
-        """Start a game. Raises BadGame if its files do not describe the scene."""
+        """Start a game. Raises BadGame if its files do not describe the scene, or the simulator fails on it."""
         self._game = read_game(Path(game_file))
         trajectory = Path(game_file).with_name("traj_data.json")
         if '"object_poses"' not in trajectory.read_text(encoding="utf-8"):
@@ -54,18 +61,26 @@ class ThorBackend:
             # `init_env` would search all data for games and replace the list above.
             self._env.get_env_paths = lambda: None
             self._env.init_env(batch_size=1)
-        self._commands = []
-        feedback, infos = self._env.reset()
+        self._commands, self._sent = [], False
+        self._env.envs[0]._res = NO_RESULT
+        feedback, infos = self._answer(self._env.reset)
         return self._record(feedback[0], infos, steps=0)
 
     def send(self, command: str) -> None:
+        """Give a command without waiting for the simulator, so that the simulators of a batch run at the same time."""
         assert self._situation is not None
         self._commands.append(command)
-        feedback, _, _, infos = self._env.step([command])
-        self._record(feedback[0], infos, steps=self._situation.steps + 1)
+        self._env.envs[0]._res = NO_RESULT
+        self._env.action_queues[0].put((command, False, ""))
+        self._sent = True
 
     def receive(self) -> Situation:
+        """The situation after the command sent last. Raises BadGame if the simulator fails."""
         assert self._situation is not None
+        if self._sent:
+            self._sent = False
+            feedback, _, infos = self._answer(self._env.wait_and_get_info)
+            self._record(feedback[0], infos, steps=self._situation.steps + 1)
         return self._situation
 
     def image(self) -> np.ndarray:
@@ -87,6 +102,17 @@ class ThorBackend:
             self.start(kept["game_file"])
             for command in kept["commands"]:
                 self.send(command)
+                self.receive()
+
+    def _answer(self, ask: Callable[[], Any]) -> Any:
+        """What `ask` returns. If the simulator fails, it is stopped, and the next game starts a new one."""
+        try:
+            return ask()
+        except ValueError as error:  # `NO_RESULT` cannot be unpacked
+            with suppress(Exception):  # the simulator may be gone already
+                self._env.close()
+            self._env = None
+            raise BadGame(f"{self._game.file}: AI2-THOR failed, as the traceback above says") from error
 
     def _record(self, feedback: str, infos: dict[str, Any], *, steps: int) -> Situation:
         won = bool(infos["won"][0])

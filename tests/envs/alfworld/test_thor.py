@@ -6,12 +6,14 @@ import queue
 import shutil
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from rl4vlm.envs.alfworld import library, thor
+from rl4vlm.envs.alfworld.games import BadGame
 from tests.envs.alfworld.random_walk import alfworld_env
 
 MODULE = "alfworld.agents.environment.alfred_thor_env"
@@ -27,38 +29,62 @@ def fresh_imports():
         cached.cache_clear()
 
 
+class Simulator(threading.Thread):
+    """Answers like `AlfredThorEnv.Thor`: what its queue brings, in a thread that an error ends."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.queue: queue.Queue = queue.Queue()
+        self.commands, self.played = [], None
+        self._res: tuple = ()
+        self.start()
+
+    def run(self):
+        while True:
+            command, reset, file = self.queue.get()
+            try:
+                self.commands = [] if reset else [*self.commands, command]
+                self.played = file if reset else self.played
+                if command == "break" or (reset and FAILING and FAILING[0] in file):
+                    raise RuntimeError("Unity is gone")
+                won = command == "use desklamp 1"
+                told = "You are in the middle of a room." if reset else "You turn it on."
+                commands = ["look", "use desklamp 1", "look", "break"]
+                self._res = (told, won, commands, won, 1.0 if won else 0.5, ["use desklamp 1"])
+            finally:
+                self.queue.task_done()
+
+
+FAILING: list[str] = []
+"""A part of the path of the games on which the simulator fails."""
+
+
 class StandIn:
     """Answers like `AlfredThorEnv`, in batches of one. Its frames are BGR."""
 
     def __init__(self, config, train_eval):
-        self.config, self.envs, self.json_file_list, self.commands = config, [], [], []
+        self.config, self.envs, self.action_queues, self.json_file_list = config, [], [], []
         self.closed = False
-        self.queue: queue.Queue[None] = queue.Queue()
-        self.worker = threading.Thread(target=self.queue.get, daemon=True)
-        self.worker.start()
 
     def init_env(self, batch_size):
         self.get_env_paths()
-        self.envs = [object()] * batch_size
+        self.envs = [Simulator() for _ in range(batch_size)]
+        self.action_queues = [simulator.queue for simulator in self.envs]
 
     def get_env_paths(self):
         raise AssertionError("it would walk all of the data")
 
-    def _told(self):
-        won = self.commands[-1:] == ["use desklamp 1"]
-        infos = {"won": [won], "admissible_commands": [["look", "use desklamp 1", "look"]]}
-        infos |= {"goal_condition_success_rate": [1.0 if won else 0.5], "extra.expert_plan": [["use desklamp 1"]]}
-        return infos
-
     def reset(self):
-        self.commands = []
-        (self.played,) = self.json_file_list
-        return ["You are in the middle of a room."], self._told()
+        (file,) = self.json_file_list
+        self.action_queues[0].put((None, True, file))
+        feedback, _, infos = self.wait_and_get_info()
+        return feedback, infos
 
-    def step(self, commands):
-        self.commands += commands
-        infos = self._told()
-        return ["You turn it on."], None, infos["won"], infos
+    def wait_and_get_info(self):
+        self.action_queues[0].join()
+        feedback, done, commands, won, met, plan = self.envs[0]._res
+        infos = {"won": [won], "admissible_commands": [commands], "extra.expert_plan": [plan]}
+        return [feedback], [done], {**infos, "goal_condition_success_rate": [met]}
 
     def get_frames(self):
         frame = np.zeros((1, 200, 200, 3), np.uint8)
@@ -67,7 +93,6 @@ class StandIn:
 
     def close(self):
         self.closed = True
-        self.queue.put(None)
 
 
 @pytest.fixture
@@ -108,13 +133,13 @@ def test_an_episode(full_games, stand_in):
     assert image[0, 0].tolist() == [0, 0, 200]
     assert info["pictures"] == "frames"
     assert env.task.data_source({**info, "source": "official"}) == "official"
-    assert env._backend._env.played == info["extra.gamefile"].replace("game.tw-pddl", "traj_data.json")
-    assert env.view().actions == ("look", "use desklamp 1")
+    assert env._backend._env.envs[0].played == info["extra.gamefile"].replace("game.tw-pddl", "traj_data.json")
+    assert env.view().actions == ("break", "look", "use desklamp 1")
     assert "the middle of a room" in env.view().fields["scene"]
-    assert env.step(0)[1] == 0.5
+    assert env.step(1)[1] == 0.5
     assert env.expert_action().action == "use desklamp 1"
     assert env.perception() == {}
-    _, reward, terminated, _, info = env.step(1)
+    _, reward, terminated, _, info = env.step(2)
     assert (reward, terminated, info["won"]) == (51.0, True, True)
     simulator = env._backend._env
     env.close()
@@ -126,15 +151,50 @@ def test_a_saved_episode_is_replayed(full_games, stand_in):
     env = alfworld_env(data=full_games, backend="thor")
     pickle.loads(pickle.dumps(env)).close()  # before the first episode
     env.reset(seed=0)
-    env.step(0)
+    env.step(1)
     again = pickle.loads(pickle.dumps(env))
     assert isinstance(env._backend, thor.ThorBackend)
     assert isinstance(again._backend, thor.ThorBackend)
     assert again._backend._env is not env._backend._env
-    assert again._backend._env.played == env._backend._env.played
-    assert again._backend._env.commands == ["look"]
+    assert again._backend._env.envs[0].played == env._backend._env.envs[0].played
+    assert again._backend._env.envs[0].commands == ["look"]
     assert again.view() == env.view()
     assert again._backend.receive() == env._backend.receive()
     for one in (env, again):
-        assert one.step(1)[2]
+        assert one.step(2)[2]
         one.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+class TestAFailingSimulator:
+    def test_in_an_episode_it_is_an_error_and_the_next_game_starts_a_new_one(self, full_games, stand_in):
+        env = alfworld_env(data=full_games, backend="thor")
+        env.reset(seed=0)
+        env.step(2)  # won: the result that must not be given again
+        env.reset(seed=0)
+        with pytest.raises(BadGame, match=r"game\.tw-pddl: AI2-THOR failed"):
+            env.step(0)
+        assert not env.reset(seed=0)[1]["won"]
+        assert env.step(2)[2]
+        env.close()
+
+    def test_at_the_start_of_a_game_that_game_can_be_skipped(self, full_games, stand_in, monkeypatch):
+        env = alfworld_env(data=full_games, backend="thor", skip_bad_games=True)
+        games = [env.reset(seed=seed)[1]["extra.gamefile"] for seed in range(2)]
+        assert games[0] != games[1]
+        monkeypatch.setattr("tests.envs.alfworld.test_thor.FAILING", [str(Path(games[0]).parent.name)])
+        assert env.reset(seed=0)[1]["extra.gamefile"] != games[0]
+        assert list(env.skipped) == [games[0]]
+        env.close()
+
+
+def test_the_simulators_of_a_batch_run_at_the_same_time(full_games, stand_in):
+    env = alfworld_env(data=full_games, backend="thor")
+    env.reset(seed=0)
+    backend = env._backend
+    assert isinstance(backend, thor.ThorBackend)
+    before = backend._situation
+    backend.send("look")
+    assert backend._situation is before, "it has not waited for the answer"
+    assert backend.receive().steps == 1
+    env.close()
