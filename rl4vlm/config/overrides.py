@@ -12,6 +12,7 @@ import yaml
 from rl4vlm.config.load import merge
 from rl4vlm.config.settings import Settings, build_settings, plain_settings
 from rl4vlm.core.gpus import VISIBLE
+from rl4vlm.core.workflow import VARIABLE as WORKFLOW
 
 SHUTDOWN_SECONDS = 600
 """Seconds that a launcher waits for its processes to stop, in place of torch's 30: the current optimiser
@@ -44,7 +45,10 @@ def stage_command(config: Mapping[str, Any], stage: str) -> list[str]:
     variables = [f"TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SHUTDOWN_SECONDS}"] if processes > 1 else []
     # A job that asks for no GPU sees none: `device: auto` would take one from the jobs that do, or wait for it.
     variables += [] if asked["gpu"] else [f"{VISIBLE}="]
-    begin = ["env", *variables] if variables else []
+    # On several nodes the stage descends from SLURM's daemons, not from the workflow, and would take it for gone. There
+    # SLURM ends it with the job.
+    hidden = ["-u", WORKFLOW] if nodes > 1 else []
+    begin = ["env", *hidden, *variables] if hidden or variables else []
     if processes == 1:
         return [*begin, *claim, "rl4vlm"]
     how = ["--config_file", config["accelerate"], "--num_processes", str(processes)]

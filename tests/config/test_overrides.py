@@ -195,6 +195,18 @@ def test_a_job_without_a_gpu_sees_none() -> None:
     assert "CUDA_VISIBLE_DEVICES=" in stage_command(config, "ppo")
 
 
+def test_on_several_nodes_a_stage_does_not_look_for_the_workflow_among_its_ancestors() -> None:
+    """Its ancestors there are SLURM's daemons, so it would end at once."""
+    asked = {"threads": 1, "gpu": 0, "processes": 2}
+    look = [sys.executable, "-c", "import os; print(os.environ.get('RL4VLM_WORKFLOW'))"]
+    for nodes, seen in ((1, "4711 here"), (2, "None")):
+        config = {"resources": {"ppo": asked | {"nodes": nodes}}, "accelerate": "ddp.yaml"}
+        words = stage_command(config, "ppo")
+        before = words[: words.index("accelerate" if nodes == 1 else "srun")]
+        environment = {**os.environ, "RL4VLM_WORKFLOW": "4711 here"}
+        assert subprocess.check_output([*before, *look], text=True, env=environment, timeout=60) == f"{seen}\n"
+
+
 def test_several_nodes_have_a_launcher_each() -> None:
     asked = {"threads": 16, "mem_mb": 9, "runtime": 60, "gpu": 8, "processes": 8, "nodes": 2}
     config = {"resources": {"ppo": asked}, "accelerate": "ddp.yaml"}
