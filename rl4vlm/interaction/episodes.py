@@ -150,8 +150,13 @@ def play_episodes(
     seeds: Sequence[int],
     num_envs: int,
     should_continue: Callable[[Episode], bool] = lambda _: True,
-) -> Iterator[tuple[Episode, list[Step]]]:
-    """Play one episode per seed, and yield each with its steps, in the order of `seeds`; see `EpisodePlay`."""
-    play = EpisodePlay(make_env, task, style, parts, seeds, num_envs, keep=lambda step: step)
+    *,
+    keep: Callable[[Step], Kept],
+) -> Iterator[tuple[Episode, list[Kept]]]:
+    """Play one episode per seed, and yield each with what is kept of its steps, in the order of `seeds`.
+
+    The arguments are those of `EpisodePlay` and its `turns`.
+    """
+    play = EpisodePlay(make_env, task, style, parts, seeds, num_envs, keep)
     for finished in play.turns(policy, should_continue):
         yield from finished

@@ -35,8 +35,8 @@ from rl4vlm.models.value_head import FILE as VALUE_FILE
 from rl4vlm.models.value_head import ValueHead
 
 PROMPT_TOKENS = 4096
-"""Prompt tokens per forward pass in `generate`. More is no faster on a GPU, and slower on a CPU, where the activations
-between two layers no longer fit into its caches."""
+"""Prompt tokens per forward pass in `generate` and `values`. More is no faster on a GPU, and slower on a CPU, where the
+activations between two layers no longer fit into its caches."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,9 @@ class ActorCritic(nn.Module):
         """The critic's values (B,) float64 of prompts, with dropout off."""
         self.eval()
         shown, rows = distinct(prompts)
-        _, last_prompt = reply_logits(self.model, self._collated(shown))
+        size = max(1, PROMPT_TOKENS // max(len(prompt.input_ids) for prompt in shown))
+        parts = [shown[start : start + size] for start in range(0, len(shown), size)]
+        last_prompt = torch.cat([reply_logits(self.model, self._collated(part))[1] for part in parts])
         return self.value_head(last_prompt).double().cpu().numpy()[rows]
 
     def forward(self, prompts: Sequence[Encoded], replies: Sequence[np.ndarray]) -> Scores:

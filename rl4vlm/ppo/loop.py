@@ -99,6 +99,8 @@ def train(
                 steps = concat_envs(parts)
                 state.rollout = compute_advantages(steps, np.concatenate(bootstrap_values), settings)
                 state.recent.add(steps)
+                # Otherwise this rollout would stay in memory while the next one is played.
+                del parts, steps
             update_started = time.monotonic()
             # 3. Improve policy and critic on the rollout: some epochs of mini-batch steps.
             for done in optimiser_steps(
@@ -314,7 +316,8 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
                 track.episode(f"validation_episode_{number + 1}", steps, state.update * settings.num_steps)
 
         with ready_to_play(learner):
-            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, show)
+            shown = show if settings.loggers and settings.logged_episodes else None
+            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, shown)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}
 

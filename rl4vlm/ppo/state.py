@@ -16,6 +16,7 @@ from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Rollout, Sample, Transition
 from rl4vlm.ppo.success import RecentEpisodes
 from rl4vlm.ppo.update import UpdateProgress
+from rl4vlm.results.provenance import METRICS, TIMING
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
 
@@ -42,7 +43,7 @@ class PPOState:
         progress: through the update on that rollout.
     """
 
-    logs: ClassVar[tuple[str, ...]] = ("metrics.jsonl", "timing.jsonl")
+    logs: ClassVar[tuple[str, ...]] = (METRICS, TIMING)
 
     policy_optimizer: PolicyOptimizer
     processes: Processes
@@ -74,8 +75,13 @@ class PPOState:
         return f"update {self.update}, {self.progress.seen} samples into its optimisation"
 
     def should_save(self, settings: TrainingSettings) -> bool:
-        """Whether to save now: between two updates, every `save_every` updates and after the last one."""
-        between = not self.steps and self.rollout is None
+        """Whether to save now: between two updates, every `save_every` updates and after the last one.
+
+        And before a validation: while it is played nothing is saved, and a kill should not cost the whole update.
+        """
+        if self.rollout is not None:
+            return self.progress.epoch >= settings.ppo_epochs and settings.validates_after(self.update)
+        between = not self.steps
         return between and (self.update > self.updates or (self.update - 1) % settings.save_every == 0)
 
     def shared_state(self) -> dict[str, Any]:

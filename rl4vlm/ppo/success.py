@@ -63,20 +63,29 @@ def validate(
     settings: TrainingSettings,
     rank: int,
     processes: int,
-    on_episode: Callable[[int, Sequence[Step]], None] = lambda number, steps: None,
+    on_episode: Callable[[int, Sequence[Step]], None] | None = None,
 ) -> list[bool]:
     """Play this process's share of the validation episodes; returns whether each was won.
 
     They are the same episodes at every call, of the game, style and prompt that the slots play. After each episode,
-    `on_episode` gets its index in the share, from 0, and its steps.
+    `on_episode` gets its index in the share, from 0, and its steps. Without it no steps are kept: their images would
+    take a lot of memory.
     """
     one = slots[0]
     seeds = validation_seeds(settings.validation_episodes)[rank::processes]
     played = play_episodes(
-        lambda: make_env(one.task.name, **settings.env), one.task, policy, one.style, one.parts, seeds, len(slots)
+        lambda: make_env(one.task.name, **settings.env),
+        one.task,
+        policy,
+        one.style,
+        one.parts,
+        seeds,
+        len(slots),
+        keep=(lambda step: step) if on_episode else (lambda step: None),
     )
     won = []
     for number, (episode, steps) in enumerate(played):
-        on_episode(number, steps)
+        if on_episode:
+            on_episode(number, [step for step in steps if step is not None])
         won.append(episode.success)
     return won

@@ -23,9 +23,13 @@ from tests.fakes import LAST_STEP, ClimbEnv, ClimbTask, FakePolicy, climb_slot
 UP, WAIT, NOTHING = '{"action": "up"}', '{"action": "wait"}', "I do not know."
 
 
+def whole(step: Step) -> Step:
+    return step
+
+
 def played(seeds: list[int], width: int, policy: Policy | None = None) -> list[tuple[Episode, list[Step]]]:
     policy = policy or RandomPolicy()
-    return list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, ClimbTask.prompt, seeds, width))
+    return list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, ClimbTask.prompt, seeds, width, keep=whole))
 
 
 class TestAdvance:
@@ -253,7 +257,9 @@ class TestPlayEpisodes:
             made.append(ClimbEnv())
             return made[-1]
 
-        episodes = play_episodes(make, ClimbTask(), FakePolicy(UP), Style.COT, ClimbTask.prompt, range(100), 2)
+        episodes = play_episodes(
+            make, ClimbTask(), FakePolicy(UP), Style.COT, ClimbTask.prompt, range(100), 2, keep=whole
+        )
         next(episodes)
         assert sum(len(env.resets) for env in made) < 10
         cast(Generator[Any], episodes).close()
@@ -268,7 +274,9 @@ class TestPlayEpisodes:
 
         everything = played(list(range(30)), 4, FakePolicy(UP))
         parts, policy = ClimbTask.prompt, FakePolicy(UP)
-        episodes = list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, parts, range(30), 4, should_continue))
+        episodes = list(
+            play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, parts, range(30), 4, should_continue, keep=whole)
+        )
         # Four begin at once, and one more after each of the first four that end.
         assert [episode for episode, _ in episodes] == [episode for episode, _ in everything[:8]]
 

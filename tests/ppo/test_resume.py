@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -274,6 +276,38 @@ def test_saves_as_often_as_asked_and_at_the_end(runs):
         runs.train(settings=replace(SETTINGS, save_every=2, total_env_steps=40))
     # Five updates, saved after the second and the fourth. No step follows the last save, after the fifth.
     assert {update: most for update, most in saved if update <= 5} == {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
+
+
+def test_a_kill_in_a_validation_does_not_cost_the_update_before_it(runs, monkeypatch, steps):
+    settings = replace(SETTINGS, validation_every=2, validation_episodes=4, save_every=2)
+    whole = runs.train("whole", settings, keep=False)
+    first = [*steps]
+    steps.clear()
+
+    def killed(*_):
+        raise SimulatedKill
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rl4vlm.ppo.loop.validate", killed)
+        with pytest.raises(SimulatedKill):
+            runs.train("killed", settings)
+    assert runs.train("killed", settings) == whole
+    assert steps == first
+
+
+def test_a_rollout_is_forgotten_before_the_next_one_is_complete(runs):
+    alive: list[weakref.ref] = []
+
+    def look(state):
+        gc.collect()
+        if state.rollout is None and len(state.steps) == SETTINGS.steps_per_env and state.update > 1:
+            assert not any(one() for one in alive)
+        if state.rollout is not None:
+            alive[:] = [weakref.ref(sample.item) for sample in state.rollout.samples]
+
+    with on_step_hook(look):
+        runs.train(keep=True)
+    assert alive
 
 
 def test_the_network_without_language_goes_on_too(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,7 @@ def test_validation_plays_the_same_episodes_on_seeds_of_their_own() -> None:
     whole = validate(policy, slots, settings, 0, 1, lambda number, steps: shown.append(len(steps)))
     assert len(whole) == len(shown) == 6
     assert min(shown) > 0
+    # Without anybody to show them to, no steps are kept.
     parts = [validate(policy, slots, settings, rank, 4) for rank in range(4)]
     assert [parts[index % 4][index // 4] for index in range(6)] == whole
 
@@ -121,7 +123,9 @@ def test_the_first_episodes_of_each_validation_are_logged(tmp_path, monkeypatch)
         return [True] * 3
 
     monkeypatch.setattr("rl4vlm.ppo.loop.validate", three_episodes)
-    settings = replace(SETTINGS, validation_every=2, logged_episodes=2)
+    # Loggers are asked for, but opening them is not tested here.
+    monkeypatch.setattr("rl4vlm.ppo.loop.metric_trackers", lambda accelerator, *_: nullcontext(Track(accelerator)))
+    settings = replace(SETTINGS, validation_every=2, logged_episodes=2, loggers=("tensorboard",))
     train(new_state(settings), settings, tmp_path, "test")
     steps = [settings.num_steps * update for update in (2, 3)]
     assert logged == [(f"validation_episode_{n}", n, step) for step in steps for n in (1, 2)]

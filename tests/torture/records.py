@@ -38,7 +38,7 @@ EXAMPLES = 5
 
 
 def budget(short: int, long: int) -> int:
-    """How many inputs a check tries: in `make torture` a share (`SHARE`) of `long`, in the other test targets `short`."""
+    """How many inputs a check tries: a share (`SHARE`) of `long` in `make torture`, and otherwise `short`."""
     share = os.environ.get(SHARE)
     return max(short, round(long * float(share))) if share else short
 
