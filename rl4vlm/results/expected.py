@@ -42,10 +42,12 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
     files += [results / "figures" / f"{name}.{RECORD}" for name in names.figures_beside(tables)]
     files += [results / folder / RECORD for folder in ("tables", "gallery")]
     for model in base_models(config).values():
-        if model.kind != "folder":
-            files += [results / "base_model" / model.name / name for name in ("config.json", "model.safetensors")]
-        if model.kind in EMBEDDED:
-            files += [results / "base_model" / model.name / PERCEPTION]
+        if model.kind == "hub":
+            # Its weights are in one file or in several: the record lists them.
+            files += [results / "base_model" / model.name / name for name in ("config.json", RECORD)]
+        elif model.kind in EMBEDDED:
+            made = ("config.json", "model.safetensors", PERCEPTION)
+            files += [results / "base_model" / model.name / name for name in made]
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
     for start in sft_runs(config):

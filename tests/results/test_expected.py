@@ -114,3 +114,9 @@ def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_
         files = expected_files(load_config([config / "config.yaml", overlay]))
         pages = [path.as_posix() for path in files if path.parts[0] != "results" and path.parts[1] != "assets"]
         assert pages == [published[overlay.name]] if overlay.name in published else not pages, overlay
+
+
+def test_the_weights_of_a_model_of_the_hub_may_be_in_several_files() -> None:
+    files = expected_files(load_config([ROOT / "config" / "config.yaml", ROOT / "config" / "paper.yaml"]))
+    folder = Path("results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf")
+    assert {file for file in files if folder in file.parents} == {folder / "config.json", folder / "run.json"}
