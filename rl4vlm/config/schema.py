@@ -227,7 +227,9 @@ class ResourcesSection:
     api: Resources
     """Evaluation of models behind an endpoint."""
     figures: Resources
-    """Tables, figures, gallery and archive."""
+    """Tables, figures and archive."""
+    gallery: Resources
+    """The gallery. It replays its episodes, in AI2-THOR too."""
 
 
 @settings

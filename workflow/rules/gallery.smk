@@ -20,7 +20,7 @@ rule gallery:
     benchmark:
         f"{RESULTS}/benchmarks/gallery.tsv"
     resources:
-        **grant("figures"),
+        **grant("gallery"),
     params:
         # The gallery replays the episodes, so it runs the code of every task.
         code=code_of("rl4vlm.gallery.build", *config["tasks"]),

@@ -179,7 +179,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
     def view(self) -> View:
         """The admissible commands in the order of `step`'s index, the goal and, with `show_text`, the scene."""
         now = self._current()
-        said = [f"The scene in words: {_one_line(now.scene)}"]
+        said = [f"The scene in words: {_one_line(now.scene)}"] if now.scene else []
         if now.steps:
             said.append(f"The last command was answered: {_one_line(now.feedback)}")
         scene = "".join(f"\n{line}" for line in said) if self.show_text else ""

@@ -30,7 +30,8 @@ def advise(situation: Situation) -> tuple[str, str]:
     if command not in situation.admissible:
         command = Planner(situation).next_command()
     if not situation.facts:  # the backend `thor` reports none, and has an expert of its own
-        return command or "look", "This is the next step of the task."
+        command = command or "look"
+        return command, f"I hold {situation.held or 'nothing'}. {_reason(situation, command)}"
     return command, _thoughts(situation, command)
 
 
@@ -195,18 +196,24 @@ def _reason(situation: Situation, command: str) -> str:
         case "use":
             return f"I look at the {class_of(held or '')} under the {class_of(rest)}."
         case "go":
-            return _reason_to_go(situation)
+            return _reason_to_go(situation, rest.removeprefix("to "))
     return "There is nothing better to do."
 
 
-def _reason_to_go(situation: Situation) -> str:
+def _reason_to_go(situation: Situation, place: str) -> str:
     goal, held = situation.goal, situation.held
+    # Without facts, where the expert goes tells whether the object has been treated.
+    treated = (
+        any(fact[:2] == (TREATED.get(goal.task_type), held) for fact in situation.facts)
+        if situation.facts
+        else class_of(place) != STATIONS.get(goal.task_type)
+    )
     if held is None:
         return f"The task needs a {goal.object_class}, so I look for one."
     if class_of(held) != goal.object_class:
         return f"The task does not need a {class_of(held)}, so I put it away."
     if goal.lamp is not None:
         return f"Next I need the {goal.lamp}."
-    if goal.task_type in STATIONS and not any(f[:2] == (TREATED[goal.task_type], held) for f in situation.facts):
+    if goal.task_type in STATIONS and not treated:
         return f"The {class_of(held)} must be {WORDS[goal.task_type]} first."
     return f"Next it goes to a {goal.receptacle}."

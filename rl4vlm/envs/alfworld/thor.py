@@ -6,6 +6,7 @@ downloads itself. Generated games cannot be played. `AlfredThorEnv` reports no f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -22,6 +23,9 @@ from rl4vlm.envs.render import SIDE
 INSTALL = "pip install 'alfworld[vis]==0.4.2'"
 STEPS = 1000
 """A step limit that is never reached: `ALFWorldEnv` has its own."""
+TAKE, PUT = re.compile(r"take (.+) from .+"), re.compile("(?:put|move) ")
+NOTHING = "Nothing happens"
+"""The answer to a command that does not work."""
 NO_RESULT = ()
 """Takes the place of the last result. Otherwise `AlfredThorEnv` would give that again when the simulator has failed."""
 
@@ -42,6 +46,7 @@ class ThorBackend:
         self._env: Any = None
         self._situation: Situation | None = None
         self._sent = False
+        self._held: str | None = None
         self._game: Any = None
         self._commands: list[str] = []
 
@@ -61,7 +66,7 @@ class ThorBackend:
             # `init_env` would search all data for games and replace the list above.
             self._env.get_env_paths = lambda: None
             self._env.init_env(batch_size=1)
-        self._commands, self._sent = [], False
+        self._commands, self._sent, self._held = [], False, None
         self._env.envs[0]._res = NO_RESULT
         feedback, infos = self._answer(self._env.reset)
         return self._record(feedback[0], infos, steps=0)
@@ -80,6 +85,8 @@ class ThorBackend:
         if self._sent:
             self._sent = False
             feedback, _, infos = self._answer(self._env.wait_and_get_info)
+            if not feedback[0].startswith(NOTHING):
+                self._held = held_after(self._commands[-1], self._held)
             self._record(feedback[0], infos, steps=self._situation.steps + 1)
         return self._situation
 
@@ -119,13 +126,14 @@ class ThorBackend:
         plan = infos["extra.expert_plan"][0]
         self._situation = Situation(
             feedback=feedback,
-            scene=feedback,
+            # The first answer describes the room; later ones, only what the command did.
+            scene="" if steps else feedback,
             goal_text=self._game.goal_text,
             admissible=tuple(sorted(set(infos["admissible_commands"][0]))),
             facts=(),  # not reported by `AlfredThorEnv`
             location="",
             at=(),
-            held=None,
+            held=self._held,
             won=won,
             done=won,
             steps=steps,
@@ -136,6 +144,13 @@ class ThorBackend:
             next_command=plan[0] if plan else None,
         )
         return self._situation
+
+
+def held_after(command: str, held: str | None) -> str | None:
+    """What the agent holds after a command that worked: `AlfredThorEnv` does not say it."""
+    if taken := TAKE.fullmatch(command):
+        return taken[1]
+    return None if PUT.match(command) else held
 
 
 @cache

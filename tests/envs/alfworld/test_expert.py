@@ -102,6 +102,19 @@ def test_thoughts_say_place_and_hand_and_why():
     assert thoughts == "I am at no receptacle and hold nothing. The task needs a mug, so I look for one."
 
 
+def test_without_facts_the_thoughts_follow_from_the_command_and_what_is_held():
+    """The backend `thor` reports no facts, and its own expert gives the command."""
+
+    def thoughts(command, held=None):
+        now = situation({}, held=held, admissible=(command,), next_command=command)
+        return advise(replace(now, facts=(), at=(), location=""))[1]
+
+    assert thoughts("go to desk 1") == "I hold nothing. The task needs a mug, so I look for one."
+    assert thoughts("take mug 1 from desk 1") == "I hold nothing. The task needs a mug, and it is here."
+    assert thoughts("go to microwave 1", "mug 1") == "I hold mug 1. The mug must be hot first."
+    assert thoughts("go to countertop 1", "mug 1") == "I hold mug 1. Next it goes to a countertop."
+
+
 def test_nothing_to_be_done_is_no_error():
     assert advised({})[0] == "look"
 

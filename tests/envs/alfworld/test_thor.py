@@ -49,6 +49,7 @@ class Simulator(threading.Thread):
                     raise RuntimeError("Unity is gone")
                 won = command == "use desklamp 1"
                 told = "You are in the middle of a room." if reset else "You turn it on."
+                told = "Nothing happens." if command == "look" else told
                 commands = ["look", "use desklamp 1", "look", "break"]
                 self._res = (told, won, commands, won, 1.0 if won else 0.5, ["use desklamp 1"])
             finally:
@@ -137,7 +138,10 @@ def test_an_episode(full_games, stand_in):
     assert env.view().actions == ("break", "look", "use desklamp 1")
     assert "the middle of a room" in env.view().fields["scene"]
     assert env.step(1)[1] == 0.5
+    # The scene is described at the beginning only.
+    assert env.view().fields["scene"] == "\nThe last command was answered: Nothing happens."
     assert env.expert_action().action == "use desklamp 1"
+    assert env.expert_action().entries["thoughts"].startswith("I hold nothing. ")
     assert env.perception() == {}
     _, reward, terminated, _, info = env.step(2)
     assert (reward, terminated, info["won"]) == (51.0, True, True)
@@ -198,3 +202,17 @@ def test_the_simulators_of_a_batch_run_at_the_same_time(full_games, stand_in):
     assert backend._situation is before, "it has not waited for the answer"
     assert backend.receive().steps == 1
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "after"),
+    [
+        ("take mug 1 from shelf 2", None, "mug 1"),
+        ("put mug 1 in/on shelf 2", "mug 1", None),
+        ("move mug 1 to shelf 2", "mug 1", None),
+        ("heat mug 1 with microwave 1", "mug 1", "mug 1"),
+        ("go to shelf 2", None, None),
+    ],
+)
+def test_what_is_held_follows_from_the_commands_that_worked(command, before, after):
+    assert thor.held_after(command, before) == after
