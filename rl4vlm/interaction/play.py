@@ -164,6 +164,12 @@ class Slot:
                 "np_random, actions and what `carried` returns (docs/resume.md)"
             )
 
+    def abandon(self, saved: Mapping[str, Any]) -> None:
+        """Begin another episode in place of one that `load_state` could not restore, with the streams as saved."""
+        self.rng.bit_generator.state = saved["rng"]
+        self.env.np_random.bit_generator.state = saved["now"]["rng"]
+        self._reset(None)
+
     def _now(self) -> dict[str, Any]:
         """The prompt and the random stream: if both agree, the environment is taken to be in the same state."""
         return {"prompt": self.request.prompt, "rng": self.env.np_random.bit_generator.state}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,13 +106,26 @@ class PPOState:
         return {"slots": [slot.state() for slot in self.slots], "steps": steps, "progress": progress}
 
     def load_state(self, fields: Mapping[str, Any]) -> None:
-        """Load what `shared_state` and `rank_state` returned."""
-        for slot, saved in zip(self.slots, fields["slots"], strict=True):
-            slot.load_state(saved)
+        """Load what `shared_state` and `rank_state` returned.
+
+        The actions of running episodes are replayed. If an environment reaches another state, as a simulator may, its
+        episode is cut off, with a note, and another one begins.
+        """
+        cut: list[int] = []
+        for index, (slot, saved) in enumerate(zip(self.slots, fields["slots"], strict=True)):
+            try:
+                slot.load_state(saved)
+            except ValueError as error:
+                print(f"note: environment {index} begins another episode: {error}", file=sys.stderr)
+                slot.abandon(saved)
+                cut.append(index)
         self.shuffle.bit_generator.state = fields["shuffle"]
         self.recent.load_state(fields["recent"])
         self.update, self.best = fields["update"], fields["best"]
         self.rollout, self.steps = fields["rollout"], fields["steps"]
+        for index in cut if self.steps else ():
+            # Or the value of the new episode's first state would count as the future of the old one's last step.
+            self.steps[-1][index] = replace(self.steps[-1][index], done=True)
         progress: dict[str, Any] = {
             name: value.numpy() if torch.is_tensor(value) else value for name, value in fields["progress"].items()
         }

@@ -10,6 +10,7 @@ import random
 import signal
 import weakref
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,7 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.types import Style
+from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.ppo.loop import run_to_end
 from rl4vlm.ppo.state import PPOState
@@ -308,6 +310,35 @@ def test_a_rollout_is_forgotten_before_the_next_one_is_complete(runs):
     with on_step_hook(look):
         runs.train(keep=True)
     assert alive
+
+
+def test_an_episode_that_does_not_come_back_is_cut_off(runs, monkeypatch, capsys):
+    """A simulator may not repeat itself."""
+    cut: list[int] = []
+    done: list[list[bool]] = []
+    numbers = count()
+
+    def stop(state):
+        if state.update == 2 and len(state.steps) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with on_step_hook(stop), pytest.raises(Interrupted):
+        runs.train()
+    restored = Slot.load_state
+
+    def other(slot, saved):
+        restored(slot, saved)
+        number = next(numbers)
+        if saved["played"] and not cut:  # in the middle of an episode
+            cut.append(number)
+            raise ValueError("the game did not come back")
+
+    monkeypatch.setattr(Slot, "load_state", other)
+    with on_step_hook(lambda state: done.append([step.done for step in state.steps[0]] if state.steps else [])):
+        runs.train()
+    note = f"note: environment {cut[0]} begins another episode: the game did not come back"
+    assert note in capsys.readouterr().err
+    assert done[0][cut[0]], "the last step before it is the end of its episode"
 
 
 def test_the_network_without_language_goes_on_too(tmp_path):
