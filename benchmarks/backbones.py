@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig
 
 from rl4vlm.base_model.tiny import IMAGE, build_processor, train_tokenizer
 from rl4vlm.config.stages.backbone import LoraSettings
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.config.stages.pretrain import TinySizes
 from rl4vlm.core.types import PromptParts, Style, View
 from rl4vlm.interaction.prompt import render
@@ -115,7 +116,7 @@ def build(
     torch.backends.cudnn.allow_tf32 = False
     with device if device.type != "cpu" else nullcontext():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-        head = ValueHead(config.text_config.hidden_size)
+        head = ValueHead(config.text_config.hidden_size, PPOSettings.value_sizes)
     model.generation_config.update(**ends)
     if lora is not None:
         ensure_adapter(model, lora)

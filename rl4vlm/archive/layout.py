@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rl4vlm.core.files import RECORD
-from rl4vlm.results.provenance import EPISODES, METRICS, PERCEPTION, SUMMARY, TIMING
+from rl4vlm.results.provenance import EPISODES, MANIFEST, METRICS, PERCEPTION, SUMMARY, TIMING
 
 SUMS = "SHA256SUMS"
 """The manifest of all other files, in the format of `sha256sum --check`."""
@@ -15,7 +15,7 @@ PATCH = "uncommitted.patch"
 CODE = "code"
 RESULTS = "results"
 
-RUN_FILES = (RECORD, SUMMARY, EPISODES, METRICS, TIMING, PERCEPTION, "manifest.json")
+RUN_FILES = (RECORD, SUMMARY, EPISODES, METRICS, TIMING, PERCEPTION, MANIFEST)
 """The files of a run's folder to pack. Weights, images and demonstrations are left out; records hold their SHA-256."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt")

@@ -15,7 +15,7 @@ from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.output import check_unchanged, stage_output
 from rl4vlm.models.weights import check_readable, read_weights
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import PERCEPTION, write_run_record
 from rl4vlm.training.increments import games_of
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
@@ -46,7 +46,7 @@ def run(*, out: Path, settings: PretrainSettings, resume_dir: StateFolder | None
             backbone.save(folder)
             accuracy = {name: learn.perception_accuracy(backbone, name, settings) for name in settings.pretrain_tasks}
             report = {"samples": settings.probe, "tasks": accuracy}
-            atomic_write_text(folder / "perception.json", json.dumps(report, indent=2) + "\n")
+            atomic_write_text(folder / PERCEPTION, json.dumps(report, indent=2) + "\n")
             write_run_record(
                 folder,
                 stage="base_model",

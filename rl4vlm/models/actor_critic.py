@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.models.decoding import GenerationLoop, reply_lengths, use_static_cache
 from rl4vlm.models.devices import to_device
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
@@ -292,7 +293,7 @@ class ActorCritic(nn.Module):
         *,
         temperature: float,
         max_new_tokens: int,
-        value_sizes: Sequence[int] = (1024, 512),
+        value_sizes: Sequence[int] = PPOSettings.value_sizes,
         device: torch.device | None = None,
         gradient_checkpointing: bool = False,
         detach_value: bool = False,

@@ -23,7 +23,7 @@ class ValueHead(nn.Module):
         sizes: widths of the hidden layers.
     """
 
-    def __init__(self, hidden: int, sizes: Sequence[int] = (1024, 512)) -> None:
+    def __init__(self, hidden: int, sizes: Sequence[int]) -> None:
         super().__init__()
         widths = [hidden, *sizes]
         layers: list[nn.Module] = []

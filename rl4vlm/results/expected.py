@@ -14,7 +14,7 @@ from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results import names
-from rl4vlm.results.provenance import CHECKPOINT, EPISODES, METRICS, PERCEPTION, SUMMARY, TIMING
+from rl4vlm.results.provenance import CHECKPOINT, DATA, EPISODES, MANIFEST, METRICS, PERCEPTION, SUMMARY, TIMING
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """First bytes of files by suffix."""
@@ -60,7 +60,7 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
         for style in config["styles"]:
             data = results / "sft_data" / f"{task}-{style}"
             if f"{task}-{style}" not in config["sft_data"]["given"]:
-                files += [data / name for name in ("data.json", "manifest.json", RECORD)]
+                files += [data / name for name in (DATA, MANIFEST, RECORD)]
     return files
 
 

@@ -32,6 +32,8 @@ KEPT = "checkpoints"
 """The folder of the policies that a PPO run keeps beside its last one (`keep_checkpoints`)."""
 PERCEPTION = "perception.json"
 """What the base model reads off images, measured when it was made."""
+DATA, MANIFEST = "data.json", "manifest.json"
+"""Demonstrations, and how many there are of what; generated ALFWorld games have such a manifest, too."""
 
 
 def record_of(checkpoint: Path) -> Path:

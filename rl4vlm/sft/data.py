@@ -31,14 +31,14 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.scripted import SolverPolicy
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import DATA, MANIFEST, write_run_record
 from rl4vlm.sft.wording import Rewording
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.increments import games_of, increments
 from rl4vlm.training.store import StateFolder, relevant
 
 STAGE = "sft_data"
-DATA, IMAGES, MANIFEST = "data.json", "images", "manifest.json"
+IMAGES = "images"
 IMAGE_TOKEN = "<image>"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """The formats that are read. For some others, such as EPS, Pillow would start another program."""

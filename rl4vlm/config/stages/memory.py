@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from rl4vlm.config.fields import Count, DType, Natural, Quantization, settings
 from rl4vlm.config.stages.backbone import ALL_LINEAR, check_trainable
+from rl4vlm.config.stages.ppo import PPOSettings
 
 
 @settings
@@ -34,7 +35,7 @@ class MemorySettings:
     """Samples trained on at a time."""
     num_envs: Count = 16
     """Number of environments played at the same time."""
-    value_sizes: tuple[Count, ...] = (1024, 512)
+    value_sizes: tuple[Count, ...] = PPOSettings.value_sizes
     """Widths of the hidden layers of the value head."""
 
     @model_validator(mode="after")

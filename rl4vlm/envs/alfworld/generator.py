@@ -24,10 +24,9 @@ from rl4vlm.envs.alfworld.games import GameData
 from rl4vlm.envs.alfworld.problem import LAMP, Draft, Placed, can, portable, spot_ids, wordings
 from rl4vlm.envs.alfworld.scenes import KINDS, Receptacle, Scene, constants, read_scene, scene_numbers
 from rl4vlm.envs.alfworld.types import Source, TaskType
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import MANIFEST, write_run_record
 
 STAGE = "alfworld_games"
-MANIFEST = "manifest.json"
 ROUNDS = 20
 """How often a game without a solution is drafted again. After that, an error asks for other settings."""
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.envs.alfworld.games import UNKNOWN_GOAL, GameData
+from rl4vlm.envs.alfworld.games import GAME, TRAJECTORY, UNKNOWN_GOAL, GameData
 from rl4vlm.envs.alfworld.library import load, shipped
 from rl4vlm.envs.alfworld.scenes import Receptacle, Scene, constants
 from rl4vlm.envs.alfworld.types import Goal, Source, TaskType
@@ -58,7 +58,7 @@ class Draft:
         """The game as the engine reads it."""
         goal_text = self.wording.format(**self._words(str.lower))
         return GameData(
-            file=Path(self.folder, "game.tw-pddl"),
+            file=Path(self.folder, GAME),
             goal=Goal(
                 task_type=self.task_type,
                 object_class=self.target.lower(),
@@ -97,7 +97,7 @@ class Draft:
             "scene": {"floor_plan": f"FloorPlan{self.scene.number}", "scene_num": self.scene.number},
             "source": Source.GENERATED.value,
         }
-        return {"game.tw-pddl": json.dumps(content), "traj_data.json": json.dumps(trajectory, indent=2) + "\n"}
+        return {GAME: json.dumps(content), TRAJECTORY: json.dumps(trajectory, indent=2) + "\n"}
 
     def _words(self, spell: Any) -> dict[str, str]:
         return {"obj": spell(self.target), "recep": spell(self.receptacle or ""), "toggle": spell(LAMP)}

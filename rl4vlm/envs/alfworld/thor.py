@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from rl4vlm.envs.alfworld.games import BadGame, read_game
+from rl4vlm.envs.alfworld.games import TRAJECTORY, BadGame, read_game
 from rl4vlm.envs.alfworld.types import Images, Situation
 from rl4vlm.envs.render import SIDE
 
@@ -53,7 +53,7 @@ class ThorBackend:
     def start(self, game_file: str) -> Situation:
         """Start a game. Raises BadGame if its files do not describe the scene, or the simulator fails on it."""
         self._game = read_game(Path(game_file))
-        trajectory = Path(game_file).with_name("traj_data.json")
+        trajectory = Path(game_file).with_name(TRAJECTORY)
         if '"object_poses"' not in trajectory.read_text(encoding="utf-8"):
             raise BadGame(
                 f"{trajectory}: backend 'thor' needs ALFWorld's own data, with the scene's object_poses; a game that "
