@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -266,8 +267,25 @@ def sha256_of(path: Path) -> str | None:
         return digest.hexdigest()
     if not path.is_file():
         return None
+    about = path.stat()
+    if about.st_size >= LARGE:
+        return _sha256_of_large(path.resolve(), about.st_size, about.st_mtime_ns)
+    return _sha256_of_content(path)
+
+
+LARGE = 2**26
+"""From this size in bytes on, a file is read once per process: a stage asks several times for the checksum of the
+weights that it starts from. A smaller file may be written again before its time of change differs."""
+
+
+def _sha256_of_content(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256_of_large(path: Path, size: int, changed_ns: int) -> str:
+    return _sha256_of_content(path)
 
 
 NOT_CONTENT = (".snakemake_timestamp", ".lock", ".unfinished")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rl4vlm.core import files
 from rl4vlm.core.files import (
     JsonLines,
     atomic_directory,
@@ -237,6 +238,24 @@ class TestSha256:
         (tmp_path / "a").write_bytes(b"content")
         assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
         assert sha256_of(Path("llava-hf/llava-v1.6-mistral-7b-hf")) is None
+
+    def test_a_large_file_is_read_once_until_it_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[Path] = []
+        content = files._sha256_of_content
+        monkeypatch.setattr(files, "LARGE", 4)
+
+        def noted(path: Path) -> str:
+            read.append(path)
+            return content(path)
+
+        monkeypatch.setattr(files, "_sha256_of_content", noted)
+        file = tmp_path / "weights"
+        file.write_bytes(b"content")
+        first = sha256_of(file)
+        assert first == sha256_of(file) == hashlib.sha256(b"content").hexdigest()
+        assert len(read) == 1
+        file.write_bytes(b"longer content")
+        assert sha256_of(file) == hashlib.sha256(b"longer content").hexdigest()
 
     def test_of_a_folder_covers_names_and_contents(self, tmp_path: Path) -> None:
         def digest(name: str, files: dict[str, str]) -> str | None:
