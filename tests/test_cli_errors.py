@@ -203,3 +203,20 @@ def test_a_set_of_games_that_is_given_twice_is_refused(tmp_path: Path, capsys: p
     twice = ["--also", "x", "episodes=3", "--also", "x", "episodes=4"]
     assert main(["evaluate", "random", "NumberLine", "--out", str(tmp_path / "out"), *twice]) == 2
     assert "--also x is given twice" in capsys.readouterr().err
+
+
+def test_standard_error_may_be_closed(tmp_path: Path) -> None:
+    """As some schedulers and services start a program."""
+    command = [str(Path(sys.executable).with_name("rl4vlm")), "evaluate", "random", "NumberLine"]
+    command += ["--out", str(tmp_path / "out"), "--set", "episodes=2"]
+    closed = ["bash", "-c", 'exec "$@" 2>&-', "bash", *command]
+    done = subprocess.run(closed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_an_empty_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be the current folder."""
+    with pytest.raises(SystemExit):
+        main(["sft-data", "--task", "NumberLine", "--out", ""])
+    assert "argument --out: it is empty" in capsys.readouterr().err

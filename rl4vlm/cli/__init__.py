@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (SIGUSR1) for a run that saved its state. All of these but 0 print one line. 1: a bug, with its traceback.
     """
     given = sys.argv[1:] if arguments is None else [*arguments]
+    if sys.stderr is None:  # the caller closed it
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         "".join(given).encode()
     except UnicodeEncodeError:

@@ -263,7 +263,7 @@ def sha256_of(path: Path) -> str | None:
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(files_below(path)):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
     if not path.is_file():
         return None

@@ -6,9 +6,11 @@ such a list are ever replaced, and readers compare files with their checksums in
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import ENOENT
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,7 +62,8 @@ def stage_output(
             _check_replaceable(out, stages, names, record)
             draft.mkdir()
             try:
-                yield draft
+                with _still_there(draft):
+                    yield draft
             except BaseException:
                 if not (keep_draft and any(draft.iterdir())):
                     shutil.rmtree(draft, ignore_errors=True)
@@ -72,6 +75,21 @@ def stage_output(
         for folder in created:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+@contextmanager
+def _still_there(draft: Path) -> Iterator[None]:
+    """Raise FileNotFoundError at the end of the block if the folder was removed or replaced.
+
+    A file that is written late would make the folder again, without the earlier files.
+    """
+    made = os.open(draft, os.O_RDONLY)  # while it is open, no other folder gets its number
+    try:
+        yield
+        if not draft.is_dir() or draft.stat().st_ino != os.fstat(made).st_ino:
+            raise FileNotFoundError(ENOENT, "it was removed while the stage wrote to it", str(draft))
+    finally:
+        os.close(made)
 
 
 def publish(draft: Path, record: str = RECORD) -> None:

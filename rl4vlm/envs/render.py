@@ -68,6 +68,9 @@ def _open(folder: Path, card: str) -> Image.Image:
     file = folder / ("card.png" if card == BACK else f"{card}.png")
     if not file.is_file():
         raise ValueError(f"card_art has no image {str(file)!r}")
-    with Image.open(file) as image:
-        image.load()
-        return image
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            image.load()
+            return image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"card_art: the image {str(file)!r} cannot be read: {error}") from error

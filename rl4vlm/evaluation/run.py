@@ -331,6 +331,6 @@ def origin_of(policy: str, style: Style, task: str, api: Mapping[str, Any] | Non
 def _origin_of_checkpoint(checkpoint: str, style: Style, task: str) -> Origin:
     file = record_of(Path(checkpoint))
     record = read_record(file) if file.is_file() else {}
-    found = origin_of_run(record, style, file) or Origin(Path(checkpoint).name, "checkpoint")
+    found = origin_of_run(record, style, file) or Origin(Path(checkpoint).resolve().name, "checkpoint")
     trained = record.get("settings", {}).get("task", task)
     return found if trained == task else found._replace(method=f"{found.method} trained on {trained}")

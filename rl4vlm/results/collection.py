@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rl4vlm.config.methods import rank
 from rl4vlm.core.files import RECORD
@@ -53,11 +54,13 @@ class Results:
         """Read folders of evaluations and of training runs, and by task the `perception.json` of its base model.
 
         Raises:
-            ValueError: a file is missing or broken, or a task was trained with several λ and none is named as the
-                method's own.
+            ValueError: a file is missing or broken; two folders hold the same run; a task was trained with several λ
+                and none is named as the method's own, or the λ named is none of them.
         """
         played = [load_evaluation(folder) for folder in evaluations]
         trained = [load_training_run(folder) for folder in training_runs]
+        _refuse_copies({run.folder: (*_what(run), run.games) for run in played})
+        _refuse_copies({run.folder: _what(run) for run in trained})
         results = cls(
             evaluations=tuple(run for run in played if not run.variant),
             training_runs=tuple(run for run in trained if not run.variant),
@@ -85,9 +88,15 @@ class Results:
 
     def lambda_of(self, task: str) -> float | None:
         """The λ of the method itself on a task; None if nothing was trained. Raises ValueError if it is not known."""
-        if task in self.thought_prob_coef:
-            return self.thought_prob_coef[task]
         found = self.lambdas(task)
+        if task in self.thought_prob_coef:
+            own = self.thought_prob_coef[task]
+            if found and own not in found:
+                there = ", ".join(f"{one:g}" for one in found)
+                raise ValueError(
+                    f"{task} has no run with λ {own:g}, which was named as the method's own; it has {there}"
+                )
+            return own
         if len(found) > 1:
             raise ValueError(
                 f"{task} was trained with several λ ({', '.join(f'{one:g}' for one in found)}): name the method's own, "
@@ -135,6 +144,21 @@ class Results:
     def games(self, task: str) -> str | None:
         """Which games a task was played on (`generated games`); None for a task whose games are not data."""
         return games_played(source for run in self.evaluations if run.task == task for source in run.data_sources)
+
+
+def _what(run: Evaluation | TrainingRun) -> tuple[Any, ...]:
+    return run.method, run.task, run.thought_prob_coef, run.seed, run.variant
+
+
+def _refuse_copies(runs: Mapping[Path, tuple[Any, ...]]) -> None:
+    """Raise ValueError if two folders hold the same run: its episodes would count twice."""
+    seen: dict[tuple[Any, ...], Path] = {}
+    for folder, what in runs.items():
+        if what in seen:
+            method, task, _, seed, *_ = what
+            which = "" if seed is None else f" of training seed {seed}"
+            raise ValueError(f"{seen[what]} and {folder} are both {method} on {task}{which}: name or keep only one")
+        seen[what] = folder
 
 
 def input_files(

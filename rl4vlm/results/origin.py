@@ -55,7 +55,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
             raise ValueError(f"{where}: settings.thought_prob_coef is {weight!r}, not a number")
         return Origin(f"RL4VLM{ending}", "ppo", float(weight), _seed(record, stage, where), variant)
     if stage == "cnn":
-        return Origin("CNN+RL", "cnn", seed=_seed(record, stage, where))
+        return Origin("CNN+RL", "cnn", seed=_seed(record, stage, where), variant=variant)
     return None
 
 

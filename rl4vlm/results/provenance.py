@@ -38,7 +38,7 @@ DATA, MANIFEST = "data.json", "manifest.json"
 
 def record_of(checkpoint: Path) -> Path:
     """The `run.json` of the run that made a checkpoint, its last one or one of `KEPT`."""
-    folder = checkpoint.parent
+    folder = checkpoint.resolve().parent  # it may be given as `.`, or by a link
     return (folder.parent if folder.name == KEPT else folder) / RECORD
 
 

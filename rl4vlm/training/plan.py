@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rl4vlm.config.base_models import base_model
+from rl4vlm.config.base_models import EMBEDDED, base_model
 from rl4vlm.config.fields import Positive, settings
 from rl4vlm.config.load import evaluation_sets, evaluation_settings, stage_settings
 from rl4vlm.config.runs import evaluation_runs, kept_policies, ppo_runs, sft_runs
@@ -78,7 +78,10 @@ def plan(config: Mapping[str, Any], model: str | None, rates: Rates) -> str:
     found: dict[StageNeeds, list[str]] = {}
     bases: dict[str, int] = {}
     for task in config["tasks"]:
-        source = model or _shape_of(base_model(config, task).source)
+        base = base_model(config, task)
+        if model is None and base.kind in EMBEDDED:
+            raise ValueError(f"{task} starts from an embedded model: name its folder or a known shape with --model")
+        source = model or _shape_of(base.source)
         for needs in _task_needs(config, task, source, rates):
             found.setdefault(needs, []).append(task)
         bases[source] = _estimate(source, MemorySettings(dtype="bfloat16", lora_rank=0, train=False)).weights

@@ -266,7 +266,7 @@ class StateStore:
     def _others(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return [entry for entry in self.folder.iterdir() if entry.is_dir() and entry != self._home]
+        return [entry for entry in self.folder.iterdir() if (entry / KEY).is_file() and entry != self._home]
 
     def _report_others(self) -> None:
         for other in self._others():

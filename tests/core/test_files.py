@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -268,6 +269,10 @@ class TestSha256:
         assert first == digest("two", {"sub/b": "2", "a": "1"})
         changed = [{"a": "1", "sub/b": "3"}, {"a": "1", "sub/c": "2"}, {"a": "1"}]
         assert len({first, *(digest(f"other{n}", files) for n, files in enumerate(changed))}) == 4
+
+    def test_of_a_folder_with_a_name_that_is_not_utf8(self, tmp_path: Path) -> None:
+        (tmp_path / os.fsdecode(b"n\xff.txt")).touch()
+        assert len(sha256_of(tmp_path) or "") == 64
 
     def test_of_symbolic_links_is_that_of_their_targets(self, tmp_path: Path) -> None:
         kept, linked = tmp_path / "kept", tmp_path / "linked"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def die_at(self, target):
 Path.replace = die_at
 write(Path(sys.argv[1]), "two")
 """
+
+
+def test_a_draft_that_was_removed_meanwhile_is_not_published(tmp_path: Path) -> None:
+    def removed() -> None:
+        with stage_output(tmp_path, ["ppo"]) as draft:
+            shutil.rmtree(draft)
+            write_run_record(draft, stage="ppo", settings={}, seeds={}, inputs={}, seconds=0.0)
+
+    with pytest.raises(OSError, match="removed while the stage wrote to it"):
+        removed()
+    assert not (tmp_path / "run.json").exists()
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2])

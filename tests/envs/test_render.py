@@ -101,6 +101,16 @@ def test_a_missing_image_is_named(tmp_path):
         env.reset(options={"cards": ["HK", "D2"]})
 
 
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x89PNG\r\n\x1a\n"], ids=["another format", "cut off"]
+)
+def test_an_image_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "HK.png").write_bytes(content)
+    env = make_env("EZPoints", card_art=tmp_path)
+    with pytest.raises(ValueError, match=r"card_art: the image .*HK\.png.* cannot be read"):
+        env.reset(options={"cards": ["HK", "HK"]})
+
+
 def test_all_cards_can_be_told_apart_at_half_the_size_of_points24():
     small = {}
     for card in (*DECK, BACK):

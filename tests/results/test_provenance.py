@@ -13,6 +13,7 @@ import pytest
 
 from rl4vlm.core.types import Style
 from rl4vlm.results import provenance
+from rl4vlm.results.origin import origin_of_run
 from rl4vlm.results.provenance import write_run_record
 
 
@@ -78,3 +79,21 @@ def test_an_edit_of_the_code_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
     assert provenance.code_revision()["changed"] is False
     (package / "__init__.py").write_text("x = 1\n")
     assert provenance.code_revision()["changed"] is True
+
+
+def test_the_record_of_a_checkpoint_is_found_by_any_of_its_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    (tmp_path / "best").symlink_to(run / "checkpoint")
+    monkeypatch.chdir(run / "checkpoint")
+    for path in (Path(), Path("../checkpoint"), tmp_path / "best"):
+        assert provenance.record_of(path) == run / "run.json"
+
+
+def test_a_variant_of_the_network_is_not_the_method_itself() -> None:
+    record = {"stage": "cnn", "seeds": {"cnn": 1}, "settings": {"variant": "wide"}}
+    found = origin_of_run(record, None, Path("run.json"))
+    assert found is not None
+    assert found.variant == "wide"

@@ -1,6 +1,7 @@
 """Reading results back: what is taken from which file, and errors that name the file and the line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,22 @@ def test_several_lambdas_without_a_known_main_one_are_refused(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.1, 0.9), episodes=10)
     with pytest.raises(ValueError, match=r"NumberLine was trained with several λ \(0\.1, 0\.9\).*--thought-prob-coef"):
         Results.load(**made.inputs | {"thought_prob_coef": {}})
+
+
+def test_a_lambda_that_no_run_has_is_refused(tmp_path):
+    made = make_results(tmp_path, tasks=["NumberLine"], lambdas=(0.1, 0.5), episodes=10)
+    with pytest.raises(ValueError, match=r"NumberLine has no run with λ 0\.7.*it has 0\.1, 0\.5"):
+        Results.load(**made.inputs | {"thought_prob_coef": {"NumberLine": 0.7}})
+
+
+@pytest.mark.parametrize("kind", ["evaluations", "training_runs"])
+def test_the_same_run_in_two_folders_would_count_twice(tmp_path, kind):
+    made = make_results(tmp_path, tasks=["NumberLine"], episodes=10)
+    run = made.inputs[kind][-1]
+    copy = run.with_name(f"{run.name}.bak")
+    shutil.copytree(run, copy)
+    with pytest.raises(ValueError, match=rf"{run.name} and .*{copy.name} are both .* on NumberLine"):
+        Results.load(**made.inputs | {kind: [*made.inputs[kind], copy]})
 
 
 def test_runs_come_in_the_order_of_their_seeds(tmp_path):

@@ -79,3 +79,8 @@ def test_a_pass_that_scores_again_is_counted_once(changed: dict[str, Any], passe
     laid = {"tasks": ["NumberLine"], "ablations": None, "ppo": {"defaults": changed}}
     hours = rows(plan(laid_over("paper", laid), SHAPE, Rates()))["ppo"][-1]
     assert hours.count("1/scored") == passes
+
+
+def test_an_embedded_model_needs_a_name() -> None:
+    with pytest.raises(ValueError, match=r"NumberLine starts from an embedded model.*--model"):
+        plan(laid_over("default", {"tasks": ["NumberLine"]}), None, Rates())

@@ -213,3 +213,11 @@ with store.saving() as draft:
 def test_clear_removes_everything(saved: Store) -> None:
     saved.clear()
     assert not saved.folder.exists()
+
+
+def test_a_folder_that_is_no_state_is_not_spoken_of(tmp_path: Path) -> None:
+    (tmp_path / "state" / "checkpoint").mkdir(parents=True)
+    store = Store(tmp_path / "state")
+    save(store, "one")
+    store.clear()
+    assert not any("checkpoint" in line for line in store.lines)
