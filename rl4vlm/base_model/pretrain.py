@@ -13,7 +13,7 @@ from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.core.files import RECORD, atomic_write_text
-from rl4vlm.core.output import check_unchanged, stage_output
+from rl4vlm.core.output import check_apart, check_unchanged, stage_output
 from rl4vlm.models.weights import check_readable, read_weights
 from rl4vlm.results.provenance import PERCEPTION, write_run_record
 from rl4vlm.training.increments import games_of
@@ -66,9 +66,7 @@ def copy_shipped(*, source: Path, out: Path) -> None:
             one of the two folders is in the other.
     """
     started = time.monotonic()
-    here, there = source.resolve(), out.resolve()
-    if here.is_relative_to(there) or there.is_relative_to(here):
-        raise ValueError(f"a base model cannot be copied from {source} to {out}: one of them is in the other")
+    check_apart(source, out)
     if not (source / "config.json").is_file():
         raise ValueError(f"no base model at {source}: config.json is missing")
     check_unchanged(source)

@@ -188,11 +188,25 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
+class UniqueKeysLoader(yaml.SafeLoader):
+    """Refuses a mapping with the same key twice, of which YAML would silently keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise ValueError(f"the key {key.value!r} is there twice, again in line {key.start_mark.line + 1}")
+                seen.add((key.tag, key.value))
+        return node
+
+
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file. Raises ValueError that names the file if it is missing, not text or not YAML."""
+    """Read a YAML file. Raises ValueError that names the file if it is missing or no YAML, or has a key twice."""
     text = read_text(path)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, UniqueKeysLoader)
     # PyYAML does not catch Python's own errors about numbers, dates and keys, which are of many types.
     except Exception as error:
         raise ValueError(f"{path} is not YAML: {error}") from None

@@ -77,6 +77,13 @@ def stage_output(
                 folder.rmdir()
 
 
+def check_apart(source: str | Path, out: Path) -> None:
+    """Raise ValueError if a folder that a stage starts from is in its output folder, or the other way round."""
+    here, there = Path(source).resolve(), out.resolve()
+    if here.exists() and (here.is_relative_to(there) or there.is_relative_to(here)):
+        raise ValueError(f"{source} would be overwritten by what is made from it: name another folder than {out}")
+
+
 @contextmanager
 def _still_there(draft: Path) -> Iterator[None]:
     """Raise FileNotFoundError at the end of the block if the folder was removed or replaced.

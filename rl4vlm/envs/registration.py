@@ -30,7 +30,11 @@ def register_all() -> None:
 
 
 def _register(name: str, entry: TaskEntry) -> None:
-    if entry.gym_id not in registry:
+    if entry.gym_id in registry:
+        taken = registry[entry.gym_id].kwargs.get("task")
+        if taken != name:  # `make` would play the other game
+            raise ValueError(f"task {name!r}: its gym_id {entry.gym_id!r} is already that of {taken or 'another game'}")
+    else:
         try:
             register(entry.gym_id, entry_point=entry.env, kwargs={"task": name})
         except Error as error:  # its own class, which is no ValueError

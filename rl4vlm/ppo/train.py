@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
 from rl4vlm.config.stages.ppo import PPOSettings
+from rl4vlm.core.output import check_apart
 from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.actor_critic import ActorCritic
@@ -18,6 +19,7 @@ from rl4vlm.models.dropout import add_dropout
 from rl4vlm.models.vllm_engine import check_vllm_on
 from rl4vlm.policies.vlm import VLMPolicy, vllm_for
 from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
+from rl4vlm.results.provenance import CHECKPOINT
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import run_folder
@@ -48,6 +50,7 @@ def run(
     started = time.monotonic()
     # For new weights (value head, LoRA adapters). Environments, sampling and shuffling have streams of their own.
     set_seed(seed)
+    check_apart(init, out / CHECKPOINT)
     with run_folder(out, "ppo", PPO_OUTPUTS, resume_dir) as folder:
         accelerator = accelerator_on(settings.device, settings.process_timeout)
         if settings.engine == "vllm":

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.core.files import RECORD, JsonLines
-from rl4vlm.core.output import check_unchanged
+from rl4vlm.core.output import check_apart, check_unchanged
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.models.actor_critic import reply_logits
@@ -66,6 +66,7 @@ def run(
     """
     started = time.monotonic()
     set_seed(settings.seed)
+    check_apart(init, out / CHECKPOINT)
     with run_folder(out, "sft", (CHECKPOINT, METRICS), resume_dir) as folder:
         check_unchanged(data)
         samples = load_samples(data)

@@ -295,3 +295,14 @@ def test_the_floors_below_the_models_never_load_torch() -> None:
     modules = ["config.load", "config.runs", "core.files", "core.progress", "core.seeding", "results.intervals"]
     code = f"import sys, {', '.join(f'rl4vlm.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_key_that_yaml_has_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: &common {x: 1}\nb: {<<: *common, x: 2}\nc: {<<: *common}\n")
+    assert read_yaml(file) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 1}}
+    file.write_text("ppo:\n  EZPoints: {rate: 1}\n  EZPoints: {envs: 2}\n")
+    with pytest.raises(
+        ValueError, match=r"config\.yaml is not YAML: the key 'EZPoints' is there twice, again in line 3"
+    ):
+        read_yaml(file)

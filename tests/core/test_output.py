@@ -15,7 +15,7 @@ import pytest
 
 from rl4vlm.core.files import atomic_write_text, read_json
 from rl4vlm.core.lock import locked, scratch_folder
-from rl4vlm.core.output import check_unchanged, stage_output
+from rl4vlm.core.output import check_apart, check_unchanged, stage_output
 from rl4vlm.results.provenance import write_run_record
 
 NAMES = ("checkpoint", "metrics.jsonl")
@@ -203,3 +203,13 @@ class TestCheckUnchanged:
         (tmp_path / "run.json").write_text("{}")
         (tmp_path / "model").mkdir()
         check_unchanged(tmp_path / "model")
+
+
+def test_what_a_stage_starts_from_is_apart_from_what_it_writes(tmp_path: Path) -> None:
+    (tmp_path / "sft" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "sft")
+    check_apart(tmp_path / "sft" / "checkpoint", tmp_path / "ppo" / "checkpoint")
+    check_apart("owner/model", tmp_path / "sft" / "checkpoint")
+    for source in ("sft/checkpoint", "link/checkpoint", "sft"):
+        with pytest.raises(ValueError, match="would be overwritten"):
+            check_apart(tmp_path / source, tmp_path / "sft" / "checkpoint")

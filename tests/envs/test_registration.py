@@ -83,6 +83,23 @@ def test_tasks_of_other_packages_are_registered(monkeypatch: pytest.MonkeyPatch)
         gymnasium.registry.pop("walks/Walk-v0", None)
 
 
+class Copied(NumberLine):
+    """A copy of a task in which somebody forgot to change the ID."""
+
+    gym_id = "gym_cards/NumberLine-v0"
+
+
+def test_two_tasks_with_one_gym_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would play the first one's game."""
+    point = EntryPoint("Copied", f"{__name__}:Copied", "rl4vlm.tasks")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    registration.make_env("NumberLine").close()
+    with pytest.raises(
+        ValueError, match="task 'Copied': its gym_id 'gym_cards/NumberLine-v0' is already that of NumberLine"
+    ):
+        registration.make_env("Copied")
+
+
 def test_environments_need_neither_torch_nor_matplotlib() -> None:
     modules = "rl4vlm.envs.registration, rl4vlm.envs.card_env"
     script = f"import sys, {modules}; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rl4vlm.core.files import atomic_write_text, read_json
+from rl4vlm.core.files import atomic_write_text, named, read_json
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class ReplyCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Before the first question is asked and paid for.
+        with named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> Stored | None:
         """The stored response, or None. Raises ValueError if the file is damaged; the message names it."""
