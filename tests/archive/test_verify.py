@@ -33,6 +33,7 @@ def sign(folder: Path, name: str) -> None:
     (folder / "SHA256SUMS").write_text("".join(f"{line}\n" for line in changed))
 
 
+@pytest.mark.system
 def test_the_command_in_its_readme_rebuilds_everything_with_the_packed_code(unpack: Callable[[], Path]) -> None:
     folder = unpack()
     (command,) = re.findall(r"^PYTHONPATH=code python .*$", (folder / "README.md").read_text(), flags=re.MULTILINE)

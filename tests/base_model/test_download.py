@@ -14,6 +14,8 @@ import pytest
 
 from tests.models.hub import COMMIT, NAME, Hub, serving
 
+pytestmark = pytest.mark.system
+
 COMMAND = [sys.executable, "-c", "import sys; from rl4vlm.cli import main; sys.exit(main())", "base-model"]
 
 

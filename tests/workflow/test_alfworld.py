@@ -11,6 +11,8 @@ import pytest
 
 from tests.workflow.conftest import Job, Workspace
 
+pytestmark = pytest.mark.system
+
 OVERLAYS = ("--configfile", "config/smoke.yaml", "config/alfworld.yaml")
 
 
