@@ -65,7 +65,9 @@ def stage_output(
                 with _still_there(draft):
                     yield draft
             except BaseException:
-                if not (keep_draft and any(draft.iterdir())):
+                # With a record it would count as complete, and the next run would publish it.
+                (draft / record).unlink(missing_ok=True)
+                if not (keep_draft and draft.is_dir() and any(draft.iterdir())):
                     shutil.rmtree(draft, ignore_errors=True)
                 raise
             # A draft that cannot be moved is complete: keep it.
