@@ -215,8 +215,9 @@ def test_standard_error_may_be_closed(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "summary.json").is_file()
 
 
-def test_an_empty_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["sft-data", "--task", "NumberLine"], ["evaluate", "random", "NumberLine"]])
+def test_an_empty_output_folder_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It would be the current folder."""
     with pytest.raises(SystemExit):
-        main(["sft-data", "--task", "NumberLine", "--out", ""])
+        main([*command, "--out", ""])
     assert "argument --out: it is empty" in capsys.readouterr().err

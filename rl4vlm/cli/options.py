@@ -85,10 +85,11 @@ def _task_lambda(text: str) -> tuple[str, float]:
 
 
 def out(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help=what)
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help=what)
 
 
-def _folder(text: str) -> Path:
+def folder(text: str) -> Path:
+    """The type of an option that names a folder to write."""
     if not text:  # as by a shell variable that is not set
         raise argparse.ArgumentTypeError("it is empty; name a folder")
     return Path(text)

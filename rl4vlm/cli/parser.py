@@ -166,7 +166,9 @@ def _evaluating(add: AddStage) -> None:
     )
     sub.add_argument("task", metavar="TASK", help="as listed by `rl4vlm tasks`")
     options.played_style(sub)
-    sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)")
+    sub.add_argument(
+        "--out", type=options.folder, metavar="DIR", help="folder to write (default: evaluation/<POLICY>-<TASK>)"
+    )
     sub.add_argument(
         "--also",
         action="append",

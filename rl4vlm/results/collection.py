@@ -59,8 +59,8 @@ class Results:
         """
         played = [load_evaluation(folder) for folder in evaluations]
         trained = [load_training_run(folder) for folder in training_runs]
-        _refuse_copies({run.folder: (*_what(run), run.games) for run in played})
-        _refuse_copies({run.folder: _what(run) for run in trained})
+        _refuse_copies((run.folder, (*_what(run), run.games)) for run in played)
+        _refuse_copies((run.folder, _what(run)) for run in trained)
         results = cls(
             evaluations=tuple(run for run in played if not run.variant),
             training_runs=tuple(run for run in trained if not run.variant),
@@ -69,7 +69,12 @@ class Results:
             thought_prob_coef=dict(thought_prob_coef or {}),
         )
         for task in results.tasks:
-            results.lambda_of(task)
+            own, found = results.lambda_of(task), results.lambdas(task)
+            if found and own not in found:
+                raise ValueError(
+                    f"{task} has no run with λ {own:g}, which was named as the method's own; it has "
+                    f"{', '.join(f'{one:g}' for one in found)}"
+                )
         return results
 
     @property
@@ -88,15 +93,9 @@ class Results:
 
     def lambda_of(self, task: str) -> float | None:
         """The λ of the method itself on a task; None if nothing was trained. Raises ValueError if it is not known."""
-        found = self.lambdas(task)
         if task in self.thought_prob_coef:
-            own = self.thought_prob_coef[task]
-            if found and own not in found:
-                there = ", ".join(f"{one:g}" for one in found)
-                raise ValueError(
-                    f"{task} has no run with λ {own:g}, which was named as the method's own; it has {there}"
-                )
-            return own
+            return self.thought_prob_coef[task]
+        found = self.lambdas(task)
         if len(found) > 1:
             raise ValueError(
                 f"{task} was trained with several λ ({', '.join(f'{one:g}' for one in found)}): name the method's own, "
@@ -150,10 +149,10 @@ def _what(run: Evaluation | TrainingRun) -> tuple[Any, ...]:
     return run.method, run.task, run.thought_prob_coef, run.seed, run.variant
 
 
-def _refuse_copies(runs: Mapping[Path, tuple[Any, ...]]) -> None:
-    """Raise ValueError if two folders hold the same run: its episodes would count twice."""
+def _refuse_copies(runs: Iterable[tuple[Path, tuple[Any, ...]]]) -> None:
+    """Raise ValueError if two folders hold the same run, or one is given twice: its episodes would count twice."""
     seen: dict[tuple[Any, ...], Path] = {}
-    for folder, what in runs.items():
+    for folder, what in runs:
         if what in seen:
             method, task, _, seed, *_ = what
             which = "" if seed is None else f" of training seed {seed}"
