@@ -22,8 +22,8 @@ VLLM := .venv-vllm
 TORCHVISION := $(shell sed -n '/^torchvision==/p' requirements/vllm.in)
 
 .PHONY: reproduce seeds lambda ablations points24 smoke base-models \
-	test test-system test-long test-cluster test-alfworld test-base-models test-gallery test-image test-resume test-sharing test-vllm \
-	torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
+	test test-system test-long test-cluster test-alfworld test-base-models test-gallery test-image test-resume \
+	test-sharing test-vllm torture gpu-check gpu-wheels lint format docs docs-site setup lock clean-smoke
 
 reproduce: $(INSTALLED)
 	$(BIN)/snakemake --cores all

@@ -25,9 +25,10 @@ from rl4vlm.core.files import JsonLines
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
 from rl4vlm.envs.registration import make_env
-from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, Encoder, collate
 from rl4vlm.models.loading import Backbone
+from rl4vlm.models.reply_logits import reply_logits
 from rl4vlm.models.value_head import ValueHead
 from rl4vlm.results.provenance import METRICS
 from rl4vlm.tasks.registry import get_task

@@ -1,6 +1,6 @@
 """The policy and the critic on one vision-language model: generate replies, and score stored ones.
 
-Legend: B samples, N rows, K tokens of a row that predict reply tokens, R reply length, V vocabulary, D hidden width.
+Legend: B samples, R reply length.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from rl4vlm.models.devices import to_device
 from rl4vlm.models.encode import Batch, Encoded, Encoder, collate
 from rl4vlm.models.kv_cache import ReusedCache, concat_caches, preallocated_cache
 from rl4vlm.models.loading import Backbone, load_backbone, use_own_generation
-from rl4vlm.models.output_head import first_head_input
+from rl4vlm.models.reply_logits import predictors, reply_logits
 from rl4vlm.models.sampling import Sampler, policy_log_probs, uniforms
 from rl4vlm.models.shared_prompts import (
-    attention_mask,
-    counts_positions,
     distinct,
     keeps_all_keys,
     shared_rows,
@@ -72,45 +70,6 @@ class Scores:
     mask: torch.Tensor
 
 
-def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the model on a batch of prompts with their replies.
-
-    Args:
-        model: the backbone, or a data-parallel wrapper of it.
-        batch: prompts padded on the left, replies on the right.
-
-    Returns:
-        The logits (N, K, V) that predict the reply tokens (`predictors` says which), and the final hidden state (N, D)
-        of each prompt's last token. In a batch of one reply per row, K is R; without replies it is 1.
-    """
-    bare = unwrapped(model)
-    columns, width = batch.inputs["input_ids"].shape[1], batch.reply_ids.shape[1]
-    replies = torch.arange(batch.prompt_length, columns, device=batch.reply_ids.device).unflatten(0, (-1, width or 1))
-    # The token at position t is predicted at t - 1: the first token of every reply by the prompt's last token, each
-    # other one by the reply token before it. Logits of the prompt's other tokens are never read, and would be most of
-    # the output head's work. The critic reads the state of the prompt's last token.
-    last = torch.arange(batch.prompt_length - 1, batch.prompt_length, device=batch.reply_ids.device)
-    kept = torch.cat([last, replies[:, :-1].flatten()])
-    own = counts_positions(bare)
-    inputs = {name: tensor for name, tensor in batch.inputs.items() if not (own and name == "position_ids")}
-    if len(replies) > 1:
-        inputs["attention_mask"] = attention_mask(batch)
-    with first_head_input(bare) as seen:
-        # Keys and values are only needed to generate further tokens.
-        logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits
-    return logits, seen[0][:, 0]
-
-
-def predictors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the logits (N, K, V) of `reply_logits` predict each reply token: the index of its row (B, 1), and its index
-    among the row's K (B, R)."""
-    # The first of the K is the prompt's last token. Then come R - 1 per reply: its last one predicts nothing.
-    width = batch.reply_ids.shape[1]
-    token = torch.arange(width, device=batch.slot.device)
-    number = batch.slot.unsqueeze(-1) * (width - 1) + token
-    return batch.row.unsqueeze(-1), number.masked_fill(token == 0, 0)
-
-
 def checkpoint_layers(model: PreTrainedModel) -> None:
     """Make gradient checkpointing, if it is on, work in evaluation mode too, which PPO scores in."""
     if model.is_activation_checkpointing and torch.is_grad_enabled():
@@ -119,11 +78,6 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
                 # Transformers checkpoints a layer only if its own flag says training. Setting the flag alone, instead
                 # of calling `train()`, leaves the dropout inside the layer off.
                 module.training = True
-
-
-def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """The model inside a data-parallel wrapper."""
-    return model if isinstance(model, PreTrainedModel) else model.module
 
 
 class ActorCritic(nn.Module):
@@ -246,8 +200,7 @@ class ActorCritic(nn.Module):
         """The critic's values (B,) float64 of prompts, with dropout off."""
         self.eval()
         shown, rows = distinct(prompts)
-        size = max(1, PROMPT_TOKENS // max(len(prompt.input_ids) for prompt in shown))
-        parts = [shown[start : start + size] for start in range(0, len(shown), size)]
+        parts = _parts(shown, max(len(prompt.input_ids) for prompt in shown))
         last_prompt = torch.cat([reply_logits(self.model, self._collated(part))[1] for part in parts])
         return self.value_head(last_prompt).double().cpu().numpy()[rows]
 
@@ -345,13 +298,18 @@ class ActorCritic(nn.Module):
             length: tokens of the longest prompt.
             cache: has capacity for the replies.
         """
-        size = max(1, PROMPT_TOKENS // length)
-        parts = []
-        for start in range(0, len(prompts), size):
-            inputs = self._collated(prompts[start : start + size], length).inputs
+        caches = []
+        for part in _parts(prompts, length):
+            inputs = self._collated(part, length).inputs
             inputs |= {name: inputs[name][:, :-1] for name in ("input_ids", "attention_mask", "position_ids")}
-            part = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            filled = DynamicCache(config=self.model.config.get_text_config(decoder=True))
             # The logits are not used: compute those of one token, the fewest that a model allows.
-            self.model(**inputs, past_key_values=part, use_cache=True, logits_to_keep=1)
-            parts.append(part)
-        concat_caches(parts, rows, cache)
+            self.model(**inputs, past_key_values=filled, use_cache=True, logits_to_keep=1)
+            caches.append(filled)
+        concat_caches(caches, rows, cache)
+
+
+def _parts(prompts: Sequence[Encoded], length: int) -> list[Sequence[Encoded]]:
+    """Prompts of up to `length` tokens, in parts of `PROMPT_TOKENS`."""
+    size = max(1, PROMPT_TOKENS // length)
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]

@@ -310,13 +310,13 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
     if settings.validates_after(state.update):
         learner, processes = state.policy_optimizer, state.processes
 
-        # Only the main process has trackers, so it shows episodes of its own share.
         def show(number: int, steps: Sequence[Step]) -> None:
-            if processes.is_main and number < settings.logged_episodes:
+            if number < settings.logged_episodes:
                 track.episode(f"validation_episode_{number + 1}", steps, state.update * settings.num_steps)
 
+        # Only the main process has trackers, so it shows episodes of its own share.
+        shown = show if processes.is_main and settings.loggers and settings.logged_episodes else None
         with ready_to_play(learner):
-            shown = show if settings.loggers and settings.logged_episodes else None
             own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, shown)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}

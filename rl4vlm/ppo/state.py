@@ -82,8 +82,7 @@ class PPOState:
         """
         if self.rollout is not None:
             return self.progress.epoch >= settings.ppo_epochs and settings.validates_after(self.update)
-        between = not self.steps
-        return between and (self.update > self.updates or (self.update - 1) % settings.save_every == 0)
+        return not self.steps and (self.update > self.updates or (self.update - 1) % settings.save_every == 0)
 
     def shared_state(self) -> dict[str, Any]:
         """The fields that are the same in every process, saved once. Weights and optimizer are in `model_state`."""

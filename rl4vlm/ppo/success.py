@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
@@ -73,19 +74,12 @@ def validate(
     """
     one = slots[0]
     seeds = validation_seeds(settings.validation_episodes)[rank::processes]
-    played = play_episodes(
-        lambda: make_env(one.task.name, **settings.env),
-        one.task,
-        policy,
-        one.style,
-        one.parts,
-        seeds,
-        len(slots),
-        keep=(lambda step: step) if on_episode else (lambda step: None),
-    )
+    keep: Callable[[Step], Any] = (lambda step: step) if on_episode else (lambda step: None)
+    new_env = partial(make_env, one.task.name, **settings.env)
+    played = play_episodes(new_env, one.task, policy, one.style, one.parts, seeds, len(slots), keep=keep)
     won = []
     for number, (episode, steps) in enumerate(played):
         if on_episode:
-            on_episode(number, [step for step in steps if step is not None])
+            on_episode(number, steps)
         won.append(episode.success)
     return won

@@ -22,9 +22,9 @@ from rl4vlm.core.files import RECORD, JsonLines
 from rl4vlm.core.output import check_apart, check_unchanged
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
-from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.reply_logits import reply_logits
 from rl4vlm.results.provenance import CHECKPOINT, METRICS, read_record, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on

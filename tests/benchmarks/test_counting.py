@@ -10,9 +10,10 @@ from transformers import LlavaConfig
 from benchmarks.backbones import build, config_of
 from benchmarks.counting import Ceiling, Counted, Part, Work, causal, count, used_layers
 from rl4vlm.config.stages.backbone import LoraSettings
-from rl4vlm.models.actor_critic import ActorCritic, reply_logits
+from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.encode import Encoded, collate
 from rl4vlm.models.lora import trainable
+from rl4vlm.models.reply_logits import reply_logits
 
 # 2x2 patches of 14 pixels and the class token: 5 tokens. One of two vision layers is used: LLaVA uses the last but one.
 # Patches 3 * 14 * 14 * 16 = 9,408; vision 4 * 16 * 16 + 2 * 16 * 32 = 2,048; projector 16 * 32 + 32 * 32 = 1,536;

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rl4vlm.models.actor_critic import reply_logits
 from rl4vlm.models.encode import Encoder, collate
 from rl4vlm.models.loading import load_backbone
+from rl4vlm.models.reply_logits import reply_logits
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -53,6 +55,20 @@ def test_a_run_may_be_stored_after_every_step_of_both_kinds(tmp_path):
     assert seen[:9] == [*played, *optimised, (2, 0, 0, 0, True)]
     assert len(seen) == 3 * 9
     assert seen[-1][0] == 4
+
+
+def test_a_rollout_is_forgotten_before_the_next_one_is_complete(tmp_path):
+    alive: list[weakref.ref] = []
+
+    def look(state):
+        gc.collect()
+        if state.rollout is None and len(state.steps) == SETTINGS.steps_per_env and state.update > 1:
+            assert not any(one() for one in alive)
+        if state.rollout is not None:
+            alive[:] = [weakref.ref(sample.item) for sample in state.rollout.samples]
+
+    train(new_state(), SETTINGS, tmp_path, "test", look)
+    assert alive
 
 
 class Stopped(Exception):

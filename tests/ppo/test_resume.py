@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
 import random
 import signal
-import weakref
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -295,21 +293,6 @@ def test_a_kill_in_a_validation_does_not_cost_the_update_before_it(runs, monkeyp
             runs.train("killed", settings)
     assert runs.train("killed", settings) == whole
     assert steps == first
-
-
-def test_a_rollout_is_forgotten_before_the_next_one_is_complete(runs):
-    alive: list[weakref.ref] = []
-
-    def look(state):
-        gc.collect()
-        if state.rollout is None and len(state.steps) == SETTINGS.steps_per_env and state.update > 1:
-            assert not any(one() for one in alive)
-        if state.rollout is not None:
-            alive[:] = [weakref.ref(sample.item) for sample in state.rollout.samples]
-
-    with on_step_hook(look):
-        runs.train(keep=True)
-    assert alive
 
 
 def test_an_episode_that_does_not_come_back_is_cut_off(runs, monkeypatch, capsys):

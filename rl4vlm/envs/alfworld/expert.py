@@ -202,18 +202,17 @@ def _reason(situation: Situation, command: str) -> str:
 
 def _reason_to_go(situation: Situation, place: str) -> str:
     goal, held = situation.goal, situation.held
-    # Without facts, where the expert goes tells whether the object has been treated.
-    treated = (
-        any(fact[:2] == (TREATED.get(goal.task_type), held) for fact in situation.facts)
-        if situation.facts
-        else class_of(place) != STATIONS.get(goal.task_type)
-    )
     if held is None:
         return f"The task needs a {goal.object_class}, so I look for one."
     if class_of(held) != goal.object_class:
         return f"The task does not need a {class_of(held)}, so I put it away."
     if goal.lamp is not None:
         return f"Next I need the {goal.lamp}."
-    if goal.task_type in STATIONS and not treated:
-        return f"The {class_of(held)} must be {WORDS[goal.task_type]} first."
+    if goal.task_type in STATIONS:
+        # Without facts, where the expert goes tells whether the object has been treated.
+        treated = class_of(place) != STATIONS[goal.task_type]
+        if situation.facts:
+            treated = any(fact[:2] == (TREATED[goal.task_type], held) for fact in situation.facts)
+        if not treated:
+            return f"The {class_of(held)} must be {WORDS[goal.task_type]} first."
     return f"Next it goes to a {goal.receptacle}."
