@@ -36,6 +36,7 @@ DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 4, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("task 'x' is unknown"), 2, "error: task 'x' is unknown"),
+        (ValueError("it said \x1b[2J\nand more"), 2, r"it said \x1b[2J and more"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -47,6 +47,7 @@ def test_types_and_bounds_are_words() -> None:
     kinds = {setting.name: setting.kind for setting in settings_of(STAGES["ppo"])}
     assert kinds["num_envs"] == "whole number at least 1"
     assert kinds["gamma"] == "number from 0 to 1"
+    assert kinds["process_timeout"] == "number above 0, at most 10000000"
     assert kinds["value_clip"] == "number above 0 or null"
     assert kinds["loggers"] == "list of tensorboard or wandb"
     assert kinds["lora"] == "mapping or null"

@@ -12,11 +12,11 @@ from rl4vlm.base_model import learn
 from rl4vlm.base_model.download import BASE_MODEL_STAGES
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import RECORD, atomic_write_text
 from rl4vlm.core.output import check_apart, check_unchanged, stage_output
 from rl4vlm.models.weights import check_readable, read_weights
-from rl4vlm.results.provenance import PERCEPTION, write_run_record
-from rl4vlm.training.increments import games_of
+from rl4vlm.results.provenance import PERCEPTION, inputs_now, write_run_record
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
 
@@ -35,11 +35,11 @@ def run(*, out: Path, settings: PretrainSettings, resume_dir: StateFolder | None
     started = time.monotonic()
     # Taken at the start: the code may be edited during the hours of training.
     digest = code_digest(learn.__name__, settings.pretrain_tasks)
-    games = {name: folder for env in settings.task_env.values() for name, folder in games_of(env).items()}
+    inputs = inputs_now({name: path for env in settings.task_env.values() for name, path in env_folders(env).items()})
     with resume_dir.locked() if resume_dir else nullcontext(), stage_output(out, BASE_MODEL_STAGES) as folder:
         state = learn.begin(settings)
         with resumable(
-            state, resume_dir, out=folder, settings=settings, inputs=games, started=started, stage="base_model"
+            state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, stage="base_model"
         ) as manager:
             learn.train(state, settings, folder, manager.on_step)
             backbone = state.backbone

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from rl4vlm.cli.parser import build_parser
 from rl4vlm.core.files import named
+from rl4vlm.core.printable import printable
 from rl4vlm.core.workflow import end_with_workflow
 from rl4vlm.training.signals import Interrupted
 
@@ -151,7 +152,7 @@ def _memory_message(stage: str, error: Exception) -> str:
 def _print_error(text: str) -> None:
     """Print a line to standard error, whose reader may have ended: a scheduler's signal also ends the job's `tee`."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)  # it may quote a server
     except OSError:
         _discard(sys.stderr)
 

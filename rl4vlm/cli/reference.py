@@ -140,7 +140,7 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     words = {"ge": "at least", "gt": "above", "le": "at most"}
     if {"ge", "le"} <= limits.keys():
         return f" from {limits['ge']} to {limits['le']}"
-    return "".join(f" {words[name]} {limit}" for name, limit in limits.items())
+    return ",".join(f" {words[name]} {limit}" for name, limit in limits.items())
 
 
 def settings_help(kind: type[Any]) -> str:

@@ -80,6 +80,8 @@ LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST_SEED)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=10_000_000)]
+"""A time limit of at most 115 days: what waits takes no much larger number."""
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[str, AfterValidator(_path)]

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress as progress_bar
@@ -26,9 +27,9 @@ from rl4vlm.interaction.episodes import EpisodePlay
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, SUMMARY, read_record, record_of, write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, InputFile, inputs_now, read_record, record_of, write_run_record
 from rl4vlm.tasks.registry import get_task
-from rl4vlm.training.increments import games_of, increments
+from rl4vlm.training.increments import increments
 from rl4vlm.training.store import StateFolder, relevant
 
 PROTOCOL = "held_out"
@@ -152,12 +153,13 @@ def run_sets(
     if any(settings.loading != loading for settings in sets.values()):
         raise ValueError(f"the sets of games of {task} differ in how the policy is loaded: evaluate each by itself")
 
+    inputs = inputs_now(_inputs(policy))
+
     def key(states: StateFolder) -> dict[str, Any]:
-        inputs = _inputs(policy)
-        for settings in sets.values():
-            inputs |= games_of(settings.env)
+        folders = {name: path for settings in sets.values() for name, path in env_folders(settings.env).items()}
         chosen = {str(number): relevant(settings) for number, settings in enumerate(sets.values(), 1)}
-        return states.key(inputs, stage="evaluation", policy=str(policy), task=task, style=style, settings=chosen)
+        read = inputs | inputs_now(folders)
+        return states.key(read, stage="evaluation", policy=str(policy), task=task, style=style, settings=chosen)
 
     with ExitStack() as opened:
         # Entered first, so it exits last: the state is removed only when all results are in place.
@@ -179,7 +181,7 @@ def run_sets(
             kept.on_step(position, lambda: ({"sets": [one.new() for one in progress if one.play]}, []))
 
         return [
-            _run(policy, player, task, style, draft, settings, origin, one, on_turn)
+            _run(policy, player, task, style, draft, settings, origin, inputs, one, on_turn)
             for draft, settings, one in zip(drafts, sets.values(), progress, strict=True)
         ]
 
@@ -192,6 +194,7 @@ def _run(
     folder: Path,
     settings: EvaluationSettings,
     origin: Origin | None,
+    inputs: Mapping[str, InputFile],
     progress: SetProgress,
     on_turn: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -245,7 +248,7 @@ def _run(
         stage="evaluation",
         settings={"policy": name, "task": task, "style": style, **vars(settings)},
         seeds={"episodes": [seeds[0], seeds[-1]]},
-        inputs=_inputs(policy),
+        inputs=inputs,
         seconds=progress.seconds,
     )
     return summary

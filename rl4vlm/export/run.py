@@ -17,7 +17,7 @@ from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import read_record, record_of, write_run_record
+from rl4vlm.results.provenance import inputs_now, read_record, record_of, write_run_record
 from rl4vlm.results.read import load_summary
 
 LIMITS = """The model was trained to play one game: it reads that game's images and prompts, and answers with a JSON
@@ -45,6 +45,7 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
     started, where = time.monotonic(), record_of(checkpoint)
     if push is not None:
         validate_repo_id(push)
+    inputs = inputs_now({"checkpoint": checkpoint})
     card = model_card(read_record(where), _summaries(evaluations, checkpoint), where)
     # Merged in float32 and rounded once: products of adapters are smaller than the steps of a bfloat16 weight.
     backbone = load_backbone(checkpoint, dtype="float32")
@@ -58,7 +59,7 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
             stage="export",
             settings={"dtype": dtype},
             seeds={},
-            inputs={"checkpoint": checkpoint},
+            inputs=inputs,
             seconds=time.monotonic() - started,
         )
     if push is not None:

@@ -12,7 +12,7 @@ from rl4vlm.core.output import stage_output
 from rl4vlm.figures.style import FigureStyle, drawing, save
 from rl4vlm.results.collection import Results, input_files, perceptions_record
 from rl4vlm.results.names import FIGURE_KINDS, FIGURES
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import inputs_now, write_run_record
 
 
 def draw(
@@ -49,6 +49,7 @@ def draw(
     started = time.monotonic()
     style = style or FigureStyle()
     evaluations, training_runs = list(evaluations), list(training_runs)
+    inputs = inputs_now(input_files(evaluations, training_runs, base_perceptions))
     results = Results.load(
         evaluations=evaluations,
         training_runs=training_runs,
@@ -71,7 +72,7 @@ def draw(
                 "style": style,
             },
             seeds={},
-            inputs=input_files(evaluations, training_runs, base_perceptions),
+            inputs=inputs,
             seconds=time.monotonic() - started,
             name=record,
         )

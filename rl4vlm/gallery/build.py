@@ -18,7 +18,7 @@ from rl4vlm.gallery.images import MIME, ImageTable
 from rl4vlm.gallery.page import build_page
 from rl4vlm.gallery.replay import Replayed, replay
 from rl4vlm.results.game_label import games_played
-from rl4vlm.results.provenance import EPISODES, SUMMARY, write_run_record
+from rl4vlm.results.provenance import EPISODES, SUMMARY, inputs_now, write_run_record
 from rl4vlm.results.read import STEP_ENTRIES, Recording, load_recording
 
 PAGE = "index.html"
@@ -43,8 +43,9 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
     if not evaluations:
         raise ValueError("the gallery has no evaluation to show")
     started = time.monotonic()
-    read = [load_recording(folder) for folder in evaluations]
     files = [folder / name for folder in evaluations for name in (EPISODES, RECORD, SUMMARY)]
+    inputs = inputs_now({f"{path.parent.name}/{path.name}": path for path in files})
+    read = [load_recording(folder) for folder in evaluations]
     with stage_output(out, ["gallery"], [PAGE]) as draft:
         atomic_write_text(draft / PAGE, build_page(gallery_data(read, scale, settings)))
         write_run_record(
@@ -52,7 +53,7 @@ def build_gallery(*, evaluations: Sequence[Path], scale: str, out: Path, setting
             stage="gallery",
             settings={"scale": scale, **vars(settings)},
             seeds={},
-            inputs={f"{path.parent.name}/{path.name}": path for path in files},
+            inputs=inputs,
             seconds=time.monotonic() - started,
         )
     return out / PAGE

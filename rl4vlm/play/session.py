@@ -13,6 +13,7 @@ import numpy as np
 
 from rl4vlm.config.stages.evaluation import PlaySettings
 from rl4vlm.core.files import atomic_write_bytes
+from rl4vlm.core.printable import printable
 from rl4vlm.core.types import Episode, PlayStopped, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.last_frame import LastFrame
@@ -20,7 +21,7 @@ from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.play.gif import encode_gif
 from rl4vlm.play.human import HumanPolicy, Quit
-from rl4vlm.play.terminal import Screen, half_blocks, printable
+from rl4vlm.play.terminal import Screen, half_blocks
 from rl4vlm.policies.registry import make_policy
 from rl4vlm.results.game_label import games_played
 from rl4vlm.tasks.registry import get_task
@@ -59,7 +60,8 @@ def play(
     Raises:
         ValueError: the task or policy is unknown, a setting is invalid, or `gif` is a file that is no GIF.
     """
-    if gif is not None and gif.exists() and not gif.read_bytes().startswith(b"GIF8"):
+    # A pipe must not be opened here: it would wait for its other end.
+    if gif is not None and gif.exists() and not (gif.is_file() and gif.read_bytes().startswith(b"GIF8")):
         raise ValueError(f"{gif} exists and is not a GIF: name another file")
     game = get_task(task)
     display = _Display(out or sys.stdout, screen)

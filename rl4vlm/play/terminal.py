@@ -60,11 +60,3 @@ def _colour(rgb: list[int], screen: Screen) -> str:
     # Colours 16 to 231 of 256-colour terminals are a cube of 6 by 6 by 6.
     red, green, blue = (round(value / 255 * 5) for value in rgb)
     return f"5;{16 + 36 * red + 6 * green + blue}"
-
-
-def printable(text: str) -> str:
-    """Escape control characters, except line breaks, so that a model's text cannot send commands to the terminal."""
-    return "".join(
-        letter if letter == "\n" or letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )

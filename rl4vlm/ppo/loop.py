@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from rl4vlm.config.stages.ppo_training import TrainingSettings
+from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import JsonLines
 from rl4vlm.core.progress import progress
 from rl4vlm.core.seeding import stream
@@ -27,11 +28,10 @@ from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.success import RecentEpisodes, validate
 from rl4vlm.ppo.update import optimiser_steps
-from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, InputFile, inputs_now, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.fsdp import full_weights_on_main, prepare
-from rl4vlm.training.increments import games_of
 from rl4vlm.training.optim import adamw, check_finite
 from rl4vlm.training.resume import resumable
 from rl4vlm.training.store import StateFolder
@@ -209,7 +209,7 @@ def run_to_end(
     *,
     stage: str,
     seed: int,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, InputFile],
     draft: Path,
     out: Path,
     resume_dir: StateFolder | None,
@@ -235,7 +235,7 @@ def run_to_end(
         resume_dir,
         out=draft,
         settings=settings,
-        inputs={**inputs, **games_of(settings.env)},
+        inputs={**inputs, **inputs_now(env_folders(settings.env))},
         started=started,
         **run_key,
     ) as manager:

@@ -19,7 +19,7 @@ from rl4vlm.models.dropout import add_dropout
 from rl4vlm.models.vllm_engine import check_vllm_on
 from rl4vlm.policies.vlm import VLMPolicy, vllm_for
 from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
-from rl4vlm.results.provenance import CHECKPOINT
+from rl4vlm.results.provenance import CHECKPOINT, inputs_now
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import run_folder
@@ -57,6 +57,7 @@ def run(
             check_engine(accelerator)
         # Raises if there are too few environments. So call it before the model is loaded, which takes minutes.
         indices = local_env_indices(settings.num_envs, accelerator)
+        inputs = inputs_now({"init": Path(init)})
         model = ActorCritic.load(
             init,
             temperature=settings.temperature,
@@ -96,7 +97,7 @@ def run(
             {"task": task, "style": style},
             stage="ppo",
             seed=seed,
-            inputs={"init": Path(init)},
+            inputs=inputs,
             draft=folder,
             out=out,
             resume_dir=resume_dir,

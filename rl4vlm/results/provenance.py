@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -42,13 +43,27 @@ def record_of(checkpoint: Path) -> Path:
     return (folder.parent if folder.name == KEPT else folder) / RECORD
 
 
+@dataclass(frozen=True)
+class InputFile:
+    """A file or folder that a run reads: its path, and its SHA-256, which is None if it is no path on this machine."""
+
+    path: str
+    sha256: str | None
+
+
+def inputs_now(paths: Mapping[str, Path]) -> dict[str, InputFile]:
+    """The inputs of a run, by name, as they are now. Take them before they are read: a run may last for days, and its
+    record must not have the checksum of what replaced them meanwhile."""
+    return {name: InputFile(str(path), sha256_of(path)) for name, path in paths.items()}
+
+
 def write_run_record(
     folder: Path,
     *,
     stage: str,
     settings: Mapping[str, Any],
     seeds: Mapping[str, Any],
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, InputFile],
     seconds: float,
     name: str = RECORD,
     digest: str | None = None,
@@ -60,8 +75,7 @@ def write_run_record(
         stage: name of the stage.
         settings: its settings, resolved.
         seeds: its seeds by purpose.
-        inputs: files and folders that it read, by name. Each is recorded with its SHA-256, or with null if it is no
-            path on this machine (the name of a model on a hub).
+        inputs: what it read, by name (`inputs_now`).
         seconds: wall time.
         name: name of the file, if several runs write into one folder.
         digest: the `code_digest` of the stage, for a result that is kept longer than the code that made it.
@@ -70,7 +84,7 @@ def write_run_record(
         "stage": stage,
         "settings": settings,
         "seeds": seeds,
-        "inputs": {name: {"path": str(path), "sha256": sha256_of(path)} for name, path in inputs.items()},
+        "inputs": {name: asdict(one) for name, one in inputs.items()},
         "outputs": output_checksums(folder, name),
         "code": {**code_revision(), **({"digest": digest} if digest else {})},
         "packages": package_versions(),

@@ -17,7 +17,7 @@ from rl4vlm.results.ablations import ablation_rows
 from rl4vlm.results.collection import Results, input_files, perceptions_record
 from rl4vlm.results.comparisons import ceiling_rows, difference_rows, lambda_verdicts
 from rl4vlm.results.names import table_files
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import inputs_now, write_run_record
 from rl4vlm.results.published import PAPER, later_citations
 from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows, with_games
 
@@ -80,6 +80,7 @@ def build_tables(
     """
     started = time.monotonic()
     evaluations, training_runs = list(evaluations), list(training_runs)
+    inputs = inputs_now(input_files(evaluations, training_runs, base_perceptions))
     results = Results.load(
         evaluations=evaluations,
         training_runs=training_runs,
@@ -117,7 +118,7 @@ def build_tables(
                 "base_perceptions": perceptions_record(base_perceptions),
             },
             seeds={},
-            inputs=input_files(evaluations, training_runs, base_perceptions),
+            inputs=inputs,
             seconds=time.monotonic() - started,
         )
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from rl4vlm.config.stages.sft_data import SFTDataSettings
+from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import atomic_write_text, jsonable, parse_json, read_text, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress
@@ -31,10 +32,10 @@ from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.scripted import SolverPolicy
-from rl4vlm.results.provenance import DATA, MANIFEST, write_run_record
+from rl4vlm.results.provenance import DATA, MANIFEST, inputs_now, write_run_record
 from rl4vlm.sft.wording import Rewording
 from rl4vlm.tasks.registry import get_task
-from rl4vlm.training.increments import games_of, increments
+from rl4vlm.training.increments import increments
 from rl4vlm.training.store import StateFolder, relevant
 
 STAGE = "sft_data"
@@ -80,7 +81,8 @@ def run(
     saved = 0
 
     def key(states: StateFolder) -> dict[str, Any]:
-        return states.key(games_of(settings.env), stage=STAGE, task=task, style=style, settings=relevant(settings))
+        folders = inputs_now(env_folders(settings.env))
+        return states.key(folders, stage=STAGE, task=task, style=style, settings=relevant(settings))
 
     def new() -> tuple[dict[str, Any], list[Path]]:
         nonlocal saved

@@ -25,7 +25,7 @@ from rl4vlm.core.seeding import stream
 from rl4vlm.models.encode import IGNORED_LABEL, Encoded, Encoder, collate
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.reply_logits import reply_logits
-from rl4vlm.results.provenance import CHECKPOINT, METRICS, read_record, write_run_record
+from rl4vlm.results.provenance import CHECKPOINT, METRICS, inputs_now, read_record, write_run_record
 from rl4vlm.sft.data import Demonstration, check_special_tokens, load_samples
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import Processes, accumulate, all_reduce_sum, micro_batches
@@ -69,10 +69,10 @@ def run(
     check_apart(init, out / CHECKPOINT)
     with run_folder(out, "sft", (CHECKPOINT, METRICS), resume_dir) as folder:
         check_unchanged(data)
+        inputs = inputs_now({"data": data, "init": Path(init)})
         samples = load_samples(data)
         state = begin(init, len(samples), settings)
         check_special_tokens(data, samples, Encoder(state.backbone.processor).special_tokens())
-        inputs = {"data": data, "init": Path(init)}
         with resumable(
             state, resume_dir, out=folder, settings=settings, inputs=inputs, started=started, stage="sft"
         ) as manager:

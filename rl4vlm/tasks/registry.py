@@ -51,7 +51,7 @@ def get_task_entry(name: str) -> TaskEntry:
 
     Raises:
         ValueError: there is no such task; the message lists the known ones. Or the other package cannot be
-            imported, or its class has no `gym_id`.
+            imported, or its class has no `gym_id`, or another `name`.
     """
     if name in TASKS:
         return TASKS[name]
@@ -61,6 +61,8 @@ def get_task_entry(name: str) -> TaskEntry:
     target = others[name].value
     try:
         task = resolve_name(target)
+        if task.name != name:
+            raise ValueError(f"its `name` is {task.name!r}; the entry point must have the same")
         return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
     except Exception as error:  # whatever another package's module does
         raise ValueError(f"task {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}") from error

@@ -112,8 +112,3 @@ def increments(
             kept = Increments(folder, lambda: key(folder), save_minutes, flag)
             yield kept
         kept.clear()
-
-
-def games_of(env: Mapping[str, Any]) -> dict[str, Path]:
-    """The folder of games that an environment with these options reads, as an input of the run; empty without one."""
-    return {f"games {env['data']}": Path(env["data"])} if env.get("data") else {}

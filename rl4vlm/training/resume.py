@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import UNFINISHED, publish, stage_output
+from rl4vlm.results.provenance import InputFile
 from rl4vlm.training import model_state as checkpoint
 from rl4vlm.training.distributed import Processes
 from rl4vlm.training.model_state import ModelState
@@ -213,7 +214,7 @@ def resumable(
     *,
     out: Path,
     settings: Any,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, InputFile],
     started: float,
     **run_key: Any,
 ) -> Iterator[ResumeManager]:
@@ -229,7 +230,7 @@ def resumable(
         folder: where states are kept; None turns saving off.
         out: the run's draft (`run_folder`).
         settings: the run's settings.
-        inputs: files and folders that the run reads, by name.
+        inputs: what the run reads, by name.
         started: the `time.monotonic()` at which this process began the run.
         run_key: what else identifies the run, such as its stage, task and seed.
 

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, read_json, sha256_of
 from rl4vlm.core.lock import locked
-from rl4vlm.results.provenance import package_versions
+from rl4vlm.results.provenance import InputFile, package_versions
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
@@ -54,17 +54,17 @@ class StateFolder:
             raise PermissionError(errno.EACCES, "no state can be saved here", str(self.path))
         return locked(self.path.with_name(f".{self.path.name}.lock"))
 
-    def key(self, inputs: Mapping[str, Path], **run: Any) -> dict[str, Any]:
+    def key(self, inputs: Mapping[str, InputFile], **run: Any) -> dict[str, Any]:
         """The key of a run's states: everything that determines its results.
 
         Args:
-            inputs: files and folders that the run reads, by name.
+            inputs: what the run reads, by name.
             run: what else identifies the run, such as its stage, task and `relevant` settings.
         """
         return {
             **run,
             # A hub name has no files to digest.
-            "inputs": {name: sha256_of(path) or str(path) for name, path in inputs.items()},
+            "inputs": {name: one.sha256 or one.path for name, one in inputs.items()},
             "code": self.code(),
             "packages": package_versions(),
         }

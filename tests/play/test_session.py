@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,15 @@ def test_a_stopped_episode_is_saved_too(tmp_path: Path) -> None:
     played("human", ["+", "q"], task="Points24", gif=tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as animation:
         assert sum(1 for _ in ImageSequence.Iterator(animation)) == 2
+
+
+def test_what_is_no_gif_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("notes.txt", "pipe", "."):
+        with pytest.raises(ValueError, match="exists and is not a GIF"):
+            played("solver", gif=tmp_path / name)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 class TestCommand:

@@ -25,6 +25,7 @@ from rl4vlm.interaction.play import Slot
 from rl4vlm.ppo import cnn, rollout, train, update
 from rl4vlm.ppo.loop import run_to_end
 from rl4vlm.ppo.state import PPOState
+from rl4vlm.results.provenance import InputFile
 from rl4vlm.training import resume
 from rl4vlm.training.signals import Interrupted
 from rl4vlm.training.store import StateFolder
@@ -345,18 +346,19 @@ def test_save_every_must_be_a_number_of_updates():
         replace(SETTINGS, save_every=0)
 
 
-def test_the_games_are_part_of_a_states_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without them, a state of other games would be loaded, whose episodes cannot be played again."""
-    found: dict[str, Path] = {}
+def test_games_and_card_images_are_part_of_a_states_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them, a state of other games or images would be loaded, and its episodes could not be played again."""
+    found: dict[str, InputFile] = {}
 
-    def resumable(*_: object, inputs: dict[str, Path], **__: object) -> None:
+    def resumable(*_: object, inputs: dict[str, InputFile], **__: object) -> None:
         found.update(inputs)
         raise SimulatedKill
 
     monkeypatch.setattr("rl4vlm.ppo.loop.resumable", resumable)
     with pytest.raises(SimulatedKill):
         run_to_end(
-            cast(PPOState, None), CNNSettings(env={"data": "games"}), {"task": "ALFWorld"}, stage="cnn", seed=1,
+            cast(PPOState, None), CNNSettings(env={"data": "games", "card_art": "art"}), {"task": "T"},
+            stage="cnn", seed=1,
             inputs={}, draft=tmp_path, out=tmp_path, resume_dir=None, started=0.0,
         )  # fmt: skip
-    assert found == {"games games": Path("games")}
+    assert found == {"data games": InputFile("games", None), "card_art art": InputFile("art", None)}

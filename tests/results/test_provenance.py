@@ -14,7 +14,7 @@ import pytest
 from rl4vlm.core.types import Style
 from rl4vlm.results import provenance
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import write_run_record
+from rl4vlm.results.provenance import inputs_now, write_run_record
 
 
 def record_of(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def record_of(folder: Path, **changes: Any) -> dict[str, Any]:
         "stage": "test",
         "settings": {"style": Style.COT, "rate": 0.5},
         "seeds": {"test": 1},
-        "inputs": {"data": folder / "input"},
+        "inputs": inputs_now({"data": folder / "input"}),
         "seconds": 1.23456,
     }
     write_run_record(folder, **{**given, **changes})
@@ -42,6 +42,15 @@ def test_records_settings_inputs_packages_and_hardware(tmp_path: Path) -> None:
     assert record["packages"]["numpy"] == np.__version__
     assert {"python", "rl4vlm", "torch", "snakemake"} <= set(record["packages"])
     assert record["finished"].endswith("+00:00")
+
+
+def test_an_input_is_recorded_as_it_was_when_the_run_began(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("old")
+    began_with = inputs_now({"init": tmp_path / "weights", "hub": Path("owner/model")})
+    (tmp_path / "weights").write_text("new")
+    inputs = record_of(tmp_path, inputs=began_with)["inputs"]
+    assert inputs["init"]["sha256"] == hashlib.sha256(b"old").hexdigest()
+    assert inputs["hub"] == {"path": "owner/model", "sha256": None}
 
 
 def test_records_the_revision_of_the_code_not_of_the_working_folder(

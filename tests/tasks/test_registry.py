@@ -42,12 +42,18 @@ class Walk(NumberLine):
     gym_id = "walks/Walk-v0"
 
 
+class Idle(Task):
+    name = "Fall"
+
+
 class Stroll(Task):
+    name = "Stroll"
     gym_id = "walks/Stroll-v0"
     entry_point = "walks.env:StrollEnv"
 
 
 class Nameless(NumberLine):
+    name = "Nameless"
     gym_id = "no id, for it has blanks"
 
 
@@ -55,7 +61,8 @@ class Nameless(NumberLine):
     ("target", "said"),
     [
         ("no_such_package.tasks:Fall", "ModuleNotFoundError: No module named 'no_such_package'"),
-        ("rl4vlm.tasks.base:Task", "AttributeError: .*'gym_id'"),
+        (f"{__name__}:Idle", "AttributeError: .*'gym_id'"),
+        (f"{__name__}:Walk", "ValueError: its `name` is 'Walk'"),
     ],
 )
 def test_a_broken_package_breaks_no_other_task(target: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from rl4vlm.config.runs import (
     start_of,
 )
 from rl4vlm.config.schema import STAGES
+from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.games import GAMES_MARK, name_on
 from rl4vlm.core.gpus import shown_gpus
 from rl4vlm.config.stages.alfworld import GamesSettings
@@ -148,13 +149,12 @@ def checkpoint_evaluation(kind, further):
 
 
 def data_of(task):
-    """The folder of games that a task's environment reads, as a list; empty if it reads none."""
-    data = stage_settings(config, "ppo", task).get("env", {}).get("data")
-    return [data] if data else []
+    """The folders that a task's environment reads, of games or card images."""
+    return [str(folder) for folder in env_folders(stage_settings(config, "ppo", task).get("env", {})).values()]
 
 
 def task_data(wildcards):
-    """Input function: the folder of games of the job's task, if any."""
+    """Input function: the folders that the environment of the job's task reads."""
     return data_of(wildcards.task)
 
 

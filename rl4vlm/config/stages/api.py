@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
-from rl4vlm.config.fields import Count, Name, Natural, Positive, Weight, settings
+from rl4vlm.config.fields import Count, Name, Natural, Positive, Seconds, Weight, settings
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -37,7 +37,7 @@ class ApiSettings:
     """Largest number of requests at the same time."""
     requests_per_minute: Positive | None = None
     """Largest number of requests per minute; null sets no limit."""
-    timeout: Positive = 60.0
+    timeout: Seconds = 60.0
     """Seconds to wait for a reply to begin, and for each further part of it. There is no limit for the whole reply."""
     max_retries: Natural = 6
     """How often a request is retried after a temporary failure (status 429, 5xx, a timeout, a lost connection;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rl4vlm.config.fields import Device, Positive, settings
+from rl4vlm.config.fields import Device, Positive, Seconds, settings
 
 
 @settings
@@ -20,7 +20,7 @@ class SavedByTime:
 class RunSettings:
     """Where and how a training runs; the result does not depend on it, up to rounding."""
 
-    process_timeout: Positive = 1800.0
+    process_timeout: Seconds = 1800.0
     """With several processes: how many seconds a process waits for the others."""
     device: Device = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import openai
@@ -23,6 +23,10 @@ SHORTEST_SECRET = 12
 
 class ApiError(ValueError):
     """The endpoint does not answer, and retrying did not help."""
+
+
+class Stopped(BaseException):
+    """`ApiClient.stop` was called before the request was sent. Not an Exception: the official client would retry."""
 
 
 def may_pass(status: int) -> bool:
@@ -45,12 +49,13 @@ class RateLimit:
         self._lock = Lock()
         self._next = 0.0
 
-    def wait(self) -> None:
-        """Wait until the next request may start."""
+    def delay(self) -> float:
+        """Reserve the start of a request; returns the seconds to wait for it."""
         with self._lock:
-            start = max(time.monotonic(), self._next)
+            now = time.monotonic()
+            start = max(now, self._next)
             self._next = start + self._gap
-        time.sleep(max(0.0, start - time.monotonic()))
+        return start - now
 
 
 class ApiClient:
@@ -60,10 +65,12 @@ class ApiClient:
         self.name = name
         self.settings = settings
         self._limit = RateLimit(settings.requests_per_minute)
+        self._stopped = Event()
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
         try:
             http_client = openai.DefaultHttpxClient(
-                trust_env=not settings.is_local, event_hooks={"response": [_say_whether_to_retry]}
+                trust_env=not settings.is_local,
+                event_hooks={"request": [lambda _: self._pause(0)], "response": [_say_whether_to_retry]},
             )
         except Exception as error:  # the library raises errors of many types for wrong variables of the environment
             raise ApiError(f"{name}: a proxy of the environment (https_proxy, ...) is no address: {error}") from error
@@ -86,11 +93,12 @@ class ApiClient:
         Raises:
             ApiError: the key is missing or no header can hold it, the endpoint rejects the request, or it gives no
                 readable completion after all retries.
+            Stopped: `stop` was called before the request was sent.
         """
         self._check_key()
         tries = 0
         while True:
-            self._limit.wait()
+            self._pause(self._limit.delay())
             stored = self._send(body)
             if self.read(stored).kind is not Kind.MALFORMED:
                 return replace(stored, retries=stored.retries + tries)
@@ -100,7 +108,7 @@ class ApiClient:
                     f"{self._place}: no readable completion after {tries - 1} retries; it answered "
                     f"{stored.text[:200]!r}{self._hint()}{RERUN}"
                 )
-            time.sleep(min(0.5 * 2**tries, LONGEST_WAIT))
+            self._pause(min(0.5 * 2**tries, LONGEST_WAIT))
 
     def read(self, stored: Stored) -> Answer:
         """Parse a response. Today's settings decide whether it is a refusal, also for a response from the cache."""
@@ -125,6 +133,11 @@ class ApiClient:
         text = self._clean(raw.text) if len(self._key) >= SHORTEST_SECRET else raw.text
         return Stored(raw.http_response.status_code, text, raw.retries_taken)
 
+    def _pause(self, seconds: float) -> None:
+        """Wait. Raises Stopped if `stop` was or is called."""
+        if self._stopped.wait(seconds):
+            raise Stopped
+
     def _check_key(self) -> None:
         """Refuse a missing key, and one that no header can hold: the HTTP library's message would show it."""
         variable = self.settings.key_env
@@ -135,6 +148,10 @@ class ApiClient:
                 f"API model {self.name!r}: the key in {variable} holds a line break, a control character or one that "
                 "is not ASCII; it was not sent"
             )
+
+    def stop(self) -> None:
+        """Send nothing more, and retry nothing. Requests under way may still be answered."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Close the connections."""

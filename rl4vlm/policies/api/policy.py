@@ -129,8 +129,13 @@ class ApiPolicy:
         new = [question for key, question in questions.items() if key not in self._known]
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             asked = {question.key: pool.submit(self._ask, question) for question in new}
-            wait(asked.values(), return_when=FIRST_EXCEPTION)
-            pool.shutdown(cancel_futures=True)
+            try:
+                wait(asked.values(), return_when=FIRST_EXCEPTION)
+            except BaseException:  # such as Ctrl-C: answers that are paid for are still stored, nothing more is sent
+                self.client.stop()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
         for failed in [future.exception() for future in asked.values() if not future.cancelled()]:
             if failed is not None:
                 raise failed

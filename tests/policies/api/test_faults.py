@@ -16,6 +16,7 @@ from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.types import Request
 from rl4vlm.policies.api import client
+from rl4vlm.policies.api import policy as policy_module
 from rl4vlm.policies.api.cache import Stored
 from rl4vlm.policies.api.client import ApiError
 from rl4vlm.policies.api.policy import ApiPolicy
@@ -333,3 +334,25 @@ class TestConcurrencyAndRate:
         asked = requests(6)
         with serving(Endpoint(say=floor_of)) as endpoint:
             assert texts(policy_for(endpoint, tmp_path), asked) == [request.prompt for request in asked]
+
+
+class TestInterruption:
+    def test_the_answer_under_way_is_stored_and_nothing_more_is_sent(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def slowly(body: Mapping[str, Any]) -> dict[str, Any]:
+            time.sleep(0.3)
+            return completion()
+
+        def interrupted(*_: Any, **__: Any) -> None:
+            while len(endpoint.asked) < 2:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(policy_module, "wait", interrupted)
+        with serving(Endpoint(503, say=slowly)) as endpoint:
+            policy = policy_for(endpoint, tmp_path, concurrency=2, max_retries=9)
+            with pytest.raises(KeyboardInterrupt):
+                policy.act(requests(5))
+            assert len(endpoint.asked) == 2  # neither the one that failed again, nor the three that had to wait
+        assert len([*tmp_path.rglob("*.json")]) == 1

@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {"model": "m", "base_url": "https://example.org/v1"}
         ({"omit": ["temperature", "model"]}, "omit names model"),
         ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0}, "timeout"),
+        ({"timeout": 1e300}, "timeout"),
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"concurency": 3}, "did you mean concurrency"),
     ],
