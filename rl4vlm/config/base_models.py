@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.load import stage_settings, task_options
-from rl4vlm.config.stages.backbone import HUB_NAME
+from rl4vlm.config.stages.backbone import is_hub_name
 from rl4vlm.core.nearest import did_you_mean
 
 EMBEDDED = ("pretrain", "shipped")
@@ -95,8 +95,6 @@ def _check_source(task: str, model: BaseModel, shipped: Path | None) -> None:
         raise ValueError(f"{place} no weights named {model.name!r} are shipped; {did_you_mean(model.name, there)}")
     if model.kind == "folder" and not (source / "config.json").is_file():
         raise ValueError(f"{place} source {model.source!r} is a folder without a config.json, so it holds no model")
-    # `models/mine` could be on the hub, unless there is a folder `models` here.
-    on_hub = HUB_NAME.fullmatch(model.source) and not source.parent.is_dir()
-    if model.kind == "hub" and not on_hub:
+    if model.kind == "hub" and not is_hub_name(model.source):
         near = did_you_mean(model.source, EMBEDDED, otherwise="a model of the hub is named owner/model")
         raise ValueError(f"{place} source {model.source!r}: there is no such folder; {near}")

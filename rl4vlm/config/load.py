@@ -112,12 +112,19 @@ def evaluation_sets(config: Mapping[str, Any], task: str) -> dict[str, dict[str,
     return dict((config.get("evaluation", {}).get("sets") or {}).get(task) or {})
 
 
-def evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:
+PART_OF_THE_POLICY = ("temperature", "max_new_tokens", "one_view")
+"""Settings of `ppo` that evaluations take over unless they have their own: others measure another policy."""
+
+
+def evaluation_settings(config: Mapping[str, Any], task: str, games: str = "", variant: str = "") -> dict[str, Any]:
     """Settings of a task's evaluation on a set of games, the first unless `games` names another.
 
     Raises ValueError if there is no such set.
     """
-    sets, settings = evaluation_sets(config, task), stage_settings(config, "evaluation", task)
+    # `rl4vlm play --config` may get a file with the settings of a model alone.
+    trained = stage_settings(config, "ppo", task, variant) if "ppo" in config else {}
+    shared = {name: trained[name] for name in PART_OF_THE_POLICY if name in trained}
+    sets, settings = evaluation_sets(config, task), merge(shared, stage_settings(config, "evaluation", task))
     if games and games not in sets:
         raise ValueError(f"config, evaluation.sets.{task}: no set {games!r}; there are {', '.join(sets) or 'none'}")
     name = games or next(iter(sets), "")

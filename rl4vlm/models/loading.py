@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from rl4vlm.config.stages.backbone import HUB_NAME, LoraSettings
+from rl4vlm.config.stages.backbone import LoraSettings, is_hub_name
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
@@ -205,7 +205,7 @@ def check_there(source: str | Path, what: str = "") -> None:
     name = str(source)
     if Path(source).is_dir():
         return
-    if not HUB_NAME.fullmatch(name):
+    if not is_hub_name(name):
         raise ValueError(
             f"no model at {name!r}{what}: there is no such folder, and a hub name has the form owner/model"
         )

@@ -32,9 +32,13 @@ class Screen:
         return max(2, min(self.columns, wanted) // 2 * 2)
 
 
-def find_screen(stream: TextIO = sys.stdout) -> Screen | None:
-    """The terminal that `stream` writes to, or None if it is not a terminal or colours are off (`NO_COLOR`)."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+def find_screen(stream: TextIO | None = None) -> Screen | None:
+    """The terminal that a stream writes to, standard output unless given.
+
+    None if it is not a terminal, or if colours are off (`NO_COLOR`).
+    """
+    stream = stream or sys.stdout  # None if the caller closed it
+    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return None
     size = shutil.get_terminal_size()
     return Screen(size.columns, size.lines, os.environ.get("COLORTERM") in ("truecolor", "24bit"))

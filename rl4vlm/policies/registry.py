@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.stages.backbone import is_hub_name
 from rl4vlm.config.stages.evaluation import VLM_OPTIONS
 from rl4vlm.core.types import Policy, Style
 
@@ -77,8 +78,7 @@ def checkpoint_of(name: str) -> tuple[str, str]:
     for kind, mark in MARKS.items():
         if Path(name, mark).is_file():
             return kind, name
-    # A Hugging Face name is owner/model. But results/... always means a folder, so a missing one is an error.
-    if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "results/"))):
+    if Path(name).is_dir() or is_hub_name(name):
         return "vlm", name
     known = ", ".join(scripted_policies())
     raise ValueError(f"no policy {name!r}: it is neither {known} nor an existing checkpoint folder")

@@ -113,6 +113,7 @@ class TestStageSettings:
 
 def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> None:
     config = {
+        "ppo": {"defaults": {"temperature": 0.2, "max_new_tokens": 8}},
         "cnn": {"defaults": {"temperature": 1.0}, "per_task": {"Blackjack": {"temperature": 0.7}}},
         "evaluation": {
             "defaults": {
@@ -130,9 +131,21 @@ def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> N
     assert cnn_evaluation_settings(config, "NumberLine") == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
 
 
+def test_a_policy_is_sampled_as_it_was_trained_unless_the_evaluation_says_otherwise() -> None:
+    config = {
+        "ppo": {"defaults": {"temperature": 0.2, "num_envs": 4}, "per_task": {"Points24": {"max_new_tokens": 80}}},
+        "evaluation": {"defaults": {"episodes": 3}, "per_task": {"Blackjack": {"temperature": 0.0}}},
+        "variants": {"hot": {"ppo": {"temperature": 1.5}}},
+    }
+    assert evaluation_settings(config, "Points24") == {"temperature": 0.2, "max_new_tokens": 80, "episodes": 3}
+    assert evaluation_settings(config, "NumberLine", variant="hot") == {"temperature": 1.5, "episodes": 3}
+    assert evaluation_settings(config, "Blackjack", variant="hot") == {"temperature": 0.0, "episodes": 3}
+
+
 class TestSetsOfGames:
     CONFIG: ClassVar[dict[str, Any]] = {
         "task_options": {"per_task": {"NumberLine": {"env": {"data": "games", "split": "train"}}}},
+        "ppo": {},
         "evaluation": {
             "sets": {"NumberLine": {"seen": {"split": "seen"}, "unseen": {"split": "unseen"}}},
             "defaults": {"episodes": 3},

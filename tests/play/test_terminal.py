@@ -47,6 +47,9 @@ def test_finds_only_terminals_that_want_colours(monkeypatch: pytest.MonkeyPatch)
     for name in ("NO_COLOR", "TERM", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     assert find_screen(io.StringIO()) is None
+    with monkeypatch.context() as closed:
+        closed.setattr("sys.stdout", None)  # as for `>&-` in a shell
+        assert find_screen() is None
     screen = find_screen(Terminal())
     assert screen is not None
     assert not screen.true_colour

@@ -37,9 +37,10 @@ def test_a_folder_or_a_hub_name_is_a_vlm_and_a_kind_may_come_first(tmp_path: Pat
     assert checkpoint_of(f"vlm:{tmp_path}") == ("vlm", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["rnadom", "./nowhere/checkpoint", "/no/where", "results/ppo", "a/b/c"])
+@pytest.mark.parametrize("name", ["rnadom", "./nowhere/checkpoint", "/no/where", "results/ppo", "runs/typo", "a/b/c"])
 def test_anything_else_is_named_with_what_there_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a run's results would make some of these names real
+    (tmp_path / "runs").mkdir()
     with pytest.raises(ValueError, match=rf"no policy '{name}'.*random, stand17, solver"):
         make_policy(name, Style.COT)
 

@@ -111,8 +111,13 @@ def settings(stage, but=()):
     Settings named in `but` are left out, because the job's wildcards decide them.
     """
     return lambda wildcards: stage_arguments(
-        STAGES[stage], stage_settings(config, stage, wildcards.task, wildcards.get("variant", "")[1:]), but=but
+        STAGES[stage], stage_settings(config, stage, wildcards.task, variant_of(wildcards)), but=but
     )
+
+
+def variant_of(wildcards):
+    """The variant of the job's run, empty for the method itself. In a run's name, a `+` stands before it."""
+    return wildcards.get("variant", "")[1:]
 
 
 def evaluation(found, only=None):
@@ -135,14 +140,15 @@ def checkpoint_evaluation(kind, further):
         further: names of the task's sets of games, without the first.
     """
 
-    def on(task, games):
+    def on(wildcards, games):
         if kind == "cnn":
-            return evaluation(cnn_evaluation_settings(config, task, games), only=[*CNN_EVALUATION, "temperature"])
-        return evaluation(evaluation_settings(config, task, games))
+            found = cnn_evaluation_settings(config, wildcards.task, games)
+            return evaluation(found, only=[*CNN_EVALUATION, "temperature"])
+        return evaluation(evaluation_settings(config, wildcards.task, games, variant_of(wildcards)))
 
     def words(wildcards):
-        first = on(wildcards.task, "")
-        changes = {games: [word for word in on(wildcards.task, games) if word not in first] for games in further}
+        first = on(wildcards, "")
+        changes = {games: [word for word in on(wildcards, games) if word not in first] for games in further}
         return [*first, *(word for games, changed in changes.items() for word in ("--also", games, *changed))]
 
     return words
@@ -170,7 +176,7 @@ def base_of(wildcards):
 
 def warm_start_of(wildcards):
     """Input function: the SFT checkpoint that the job's PPO run starts from."""
-    run = PPORun(wildcards.task, wildcards.style, float(wildcards.lam), int(wildcards.seed), wildcards.variant[1:])
+    run = PPORun(wildcards.task, wildcards.style, float(wildcards.lam), int(wildcards.seed), variant_of(wildcards))
     return f"{RESULTS}/sft/{start_of(config, run).name}/checkpoint"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
@@ -10,8 +11,15 @@ from pydantic import model_validator
 from rl4vlm.config.fields import Attention, Count, DType, Pattern, Positive, Quantization, settings
 
 ALL_LINEAR = "all-linear"
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-"""The form of a model's name on the Hugging Face hub."""
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text can be the name of a model on the Hugging Face hub, `owner/model`.
+
+    `models/x` is a path if there is a folder `models` here, and `results/x` always is.
+    """
+    return bool(_HUB_NAME.fullmatch(text)) and not (Path(text).parent.is_dir() or text.startswith("results/"))
 
 
 @settings
