@@ -110,8 +110,6 @@ def build(
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config.text_config.update(ends)
     torch.manual_seed(seed)
-    # The adapters of an earlier model below float32 may have turned it on, for the whole process (`in_float32`).
-    torch.backends.cuda.matmul.allow_tf32 = False
     # Torch's default on GPUs, for the convolution that cuts an image into patches: it would be coarser than float32.
     torch.backends.cudnn.allow_tf32 = False
     with device if device.type != "cpu" else nullcontext():

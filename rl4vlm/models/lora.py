@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR, LoraSettings
@@ -102,15 +104,31 @@ def name_in_order(model: PreTrainedModel) -> None:
             config.target_modules = sorted(config.target_modules)
 
 
+class MatrixInFloat32(nn.Linear):
+    """A matrix of an adapter that is kept in float32 and multiplied in its input's dtype.
+
+    PEFT would multiply in float32: on a GPU at about a twelfth of bfloat16's rate, and with a float32 copy of the input
+    and the output of every layer.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return linear(input, self.weight.to(input.dtype))
+
+
 def in_float32(model: PreTrainedModel) -> None:
-    """Turn adapter weights into float32. If the backbone is coarser, let GPUs multiply them in TF32."""
+    """Turn adapter weights into float32. If the backbone is coarser, they are multiplied in its dtype."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
-    # GPUs multiply float32 at about a twelfth of their bfloat16 rate, so the adapters, a fifteenth of the arithmetic,
-    # would take about as long as the rest. TF32 has three more mantissa bits than bfloat16, the backbone's dtype.
-    if model.dtype in (torch.bfloat16, torch.float16) and torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = True
+    if model.dtype.itemsize >= torch.float32.itemsize:
+        return
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
+            for matrix in [*layer.lora_A.values(), *layer.lora_B.values()]:
+                # The class alone changes, as in `output_head`. A parameter's adapter has no input, only a product.
+                if type(matrix) is nn.Linear:
+                    matrix.__class__ = MatrixInFloat32
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

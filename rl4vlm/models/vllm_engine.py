@@ -98,6 +98,9 @@ class VLLMEngine:
             limit_mm_per_prompt={"image": 1},
             max_model_len=-1,  # as long as the cache allows
             kv_cache_memory_bytes=int(cache_gb * 1e9),
+            # At its start vLLM compares this share of the GPU with what is free, and would refuse the default of 0.92
+            # beside the model that learns. The cache has the size above all the same.
+            gpu_memory_utilization=0.01,
         )
 
     @torch.no_grad()

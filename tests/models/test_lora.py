@@ -58,21 +58,23 @@ def test_settings_that_make_no_sense_are_named(wrong: dict[str, object], message
     assert parse_settings(SFTSettings, ["lora.rank=3"]).lora == LoraSettings(rank=3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "gpu", "rounded"), [("bfloat16", True, True), ("float32", True, False), ("bfloat16", False, False)]
-)
-def test_a_gpu_rounds_to_tf32_what_is_added_to_a_coarser_backbone(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, gpu: bool, rounded: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    switches = torch.backends.cuda.matmul
-    before = switches.allow_tf32
-    try:
-        switches.allow_tf32 = False
-        load_backbone(tiny_checkpoint, dtype=dtype, lora=LoraSettings(rank=2))
-        assert switches.allow_tf32 is rounded
-    finally:
-        switches.allow_tf32 = before
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_multiplied_in_the_backbones_dtype_and_learn_in_float32(tiny_checkpoint: Path, dtype: str) -> None:
+    model = load_backbone(tiny_checkpoint, dtype=dtype, lora=LoraSettings(rank=2)).model
+    (adapted,) = [
+        layer for name, layer in model.named_modules() if name.endswith("language_model.layers.0.mlp.up_proj")
+    ]
+    products: list[torch.dtype] = []
+    for matrix in (adapted.lora_A["default"], adapted.lora_B["default"]):
+        torch.nn.init.normal_(matrix.weight)
+        matrix.register_forward_hook(lambda _matrix, args, output: products.extend([args[0].dtype, output.dtype]))
+    inputs = torch.randn(5, adapted.in_features, dtype=model.dtype)
+    output = adapted(inputs)
+    output.sum().backward()
+    assert {*products, output.dtype} == {model.dtype}
+    assert {parameter.grad.dtype for parameter in trainable(adapted) if parameter.grad is not None} == {torch.float32}
+    exact = adapted.base_layer(inputs).float() + inputs.float() @ adapted.get_delta_weight("default").T
+    torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.02 * exact.abs().max().item())
 
 
 def test_other_adapters_than_those_there_are_refused(tiny_checkpoint: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rl4vlm.evaluation import run as evaluation
 from rl4vlm.models import vllm_engine
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.hub_names import hub_weights
+from rl4vlm.models.vllm_engine import VLLMEngine
 from rl4vlm.policies import vlm
 from rl4vlm.ppo.train import check_engine, run
 from tests.ppo.test_train import SETTINGS
@@ -146,3 +148,17 @@ def test_a_missing_vllm_is_reported_before_anything_is_loaded(tmp_path: Path, mo
     monkeypatch.setattr(vllm_engine, "find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"needs vllm, which is not installed: docs/install\.md"):
         run(task="NumberLine", style=Style.COT, init=tmp_path / "none", out=tmp_path / "out", seed=1, settings=ENGINE)
+
+
+def test_vllm_starts_beside_a_model_that_fills_the_gpu(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM refuses to start if less than this share of the GPU is free, although the size of its cache is given."""
+    asked: dict[str, Any] = {}
+    library = ModuleType("vllm")
+    library.LLM = lambda _folder, **options: asked.update(options)  # type: ignore[attr-defined]
+    library.SamplingParams = dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", library)
+    monkeypatch.setattr(vllm_engine, "check_vllm", lambda: None)
+    model = ActorCritic.load(tiny_checkpoint, temperature=1.0, max_new_tokens=4, value_sizes=(1,))
+    VLLMEngine(model.model, model.encoder, model.suppressed, temperature=1.0, max_new_tokens=4, cache_gb=0.5)
+    assert asked["kv_cache_memory_bytes"] == 500_000_000
+    assert asked["gpu_memory_utilization"] <= 0.01

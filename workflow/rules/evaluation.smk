@@ -74,7 +74,9 @@ rule evaluate_kept:
         code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
         out=subpath(output.summary, parent=True),
         state=f"{RESULTS}/state/eval_kept/ppo-{PPO_RUN}/{{kept}}",
-        settings=lambda wildcards: evaluation(evaluation_settings(config, wildcards.task, variant=variant_of(wildcards))),
+        settings=lambda wildcards: evaluation(
+            evaluation_settings(config, wildcards.task, variant=variant_of(wildcards))
+        ),
         rl4vlm=stage_command(config, "evaluation"),
     shell:
         "{params.rl4vlm:q} evaluate {input.checkpoints:q}/{wildcards.kept:q} {wildcards.task:q} --style {wildcards.style:q}"
