@@ -32,8 +32,8 @@ reproduce: $(INSTALLED)
 seeds: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/seeds.yaml
 
-# λ with thoughts in many wordings (writes docs/results-lambda.md), the effect of single defects and choices, and
-# Points24 with a longer warm start (writes docs/results-points24.md).
+# λ with thoughts in many wordings, the effect of single defects and choices, and Points24 with a longer warm start. Each
+# writes a page, docs/results-lambda.md for one.
 lambda ablations points24: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/$@.yaml
 

@@ -109,6 +109,7 @@ def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_
         "seeds.yaml": "docs/results.md",
         "lambda.yaml": "docs/results-lambda.md",
         "points24.yaml": "docs/results-points24.md",
+        "ablations.yaml": "docs/results-ablations.md",
     }
     for overlay in [file for file in config.glob("*.yaml") if file.name != "config.yaml"]:
         files = expected_files(load_config([config / "config.yaml", overlay]))
