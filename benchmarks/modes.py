@@ -29,7 +29,7 @@ from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo.loop import make_slots
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
-from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimizer_steps
 from rl4vlm.training.optim import adamw
 
 THOUGHT_PROB_COEF = 0.5
@@ -153,7 +153,7 @@ class Mode:
         def update() -> None:
             rng = np.random.default_rng(0)
             progress = UpdateProgress(old=old)
-            for _ in optimiser_steps(self.policy_optimizer, samples, progress, self.training, rng):
+            for _ in optimizer_steps(self.policy_optimizer, samples, progress, self.training, rng):
                 pass
             self.policy_optimizer.optimizer.zero_grad()
 

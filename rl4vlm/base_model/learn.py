@@ -55,7 +55,7 @@ def build_base(settings: PretrainSettings) -> Backbone:
 
 @dataclass(kw_only=True)
 class PretrainState(SteppedState):
-    """A pre-training between two optimiser steps; `accelerator` has its device."""
+    """A pre-training between two optimizer steps; `accelerator` has its device."""
 
     accelerator: Accelerator
 
@@ -99,7 +99,7 @@ def train(
         state: the run, new or resumed; it is changed in place.
         settings: the hyperparameters.
         out: the draft of the run's folder.
-        on_step: called after every optimiser step, when the state is complete and may be saved.
+        on_step: called after every optimizer step, when the state is complete and may be saved.
 
     Raises:
         ValueError: the loss or a weight is not finite after a step. That step is not saved.

@@ -15,7 +15,7 @@ from rl4vlm.core.gpus import VISIBLE
 from rl4vlm.core.workflow import VARIABLE as WORKFLOW
 
 SHUTDOWN_SECONDS = 600
-"""Seconds that a launcher waits for its processes to stop, in place of torch's 30: the current optimiser
+"""Seconds that a launcher waits for its processes to stop, in place of torch's 30: the current optimizer
 step and the save of a large model take minutes. The SLURM profile sends its signal this long before the time limit."""
 
 

@@ -27,7 +27,7 @@ from rl4vlm.ppo.policy_optimizer import PolicyOptimizer, ready_to_play
 from rl4vlm.ppo.rollout import Rollout, compute_advantages, concat_envs, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.success import RecentEpisodes, validate
-from rl4vlm.ppo.update import optimiser_steps
+from rl4vlm.ppo.update import optimizer_steps
 from rl4vlm.results.provenance import CHECKPOINT, KEPT, METRICS, TIMING, InputFile, inputs_now, write_run_record
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.distributed import Processes
@@ -60,12 +60,12 @@ def train(
         settings: the hyperparameters.
         out: the draft of the run's folder.
         title: names the run in the progress bar and in errors.
-        on_step: called after every batched environment step, every optimiser step and every update. `state` is complete
+        on_step: called after every batched environment step, every optimizer step and every update. `state` is complete
             at these moments, so it may be saved.
         trackers: folder of the trackers that the settings ask for; `out` unless given.
 
     Raises:
-        ValueError: losses or weights are not finite after an optimiser step. They are not saved.
+        ValueError: losses or weights are not finite after an optimizer step. They are not saved.
     """
     policy_optimizer, slots, processes = state.policy_optimizer, state.slots, state.processes
     policy, accelerator = policy_optimizer.policy, policy_optimizer.accelerator
@@ -103,7 +103,7 @@ def train(
                 del parts, steps
             update_started = time.monotonic()
             # 3. Improve policy and critic on the rollout: some epochs of mini-batch steps.
-            for done in optimiser_steps(
+            for done in optimizer_steps(
                 policy_optimizer,
                 state.rollout.samples,
                 state.progress,

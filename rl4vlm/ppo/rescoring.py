@@ -55,7 +55,7 @@ def rescore_before_update(
         (samples, 6) float64, the same in every process; its columns are `LOG_PROB` to `TOKENS`. 0 for samples that
         `order` leaves out.
     """
-    # The mode of the optimiser step, without dropout.
+    # The mode of the optimizer step, without dropout.
     policy_optimizer.model.eval()
     local: list[int] = []
     scored: list[torch.Tensor] = []

@@ -24,7 +24,7 @@ from rl4vlm.training.model_state import ModelState
 
 @dataclass
 class PPOState:
-    """A PPO run between two batched environment steps or two optimiser steps. It is `Resumable`.
+    """A PPO run between two batched environment steps or two optimizer steps. It is `Resumable`.
 
     Saving these fields and loading them into a run with the same settings continues that run exactly.
 
@@ -132,7 +132,7 @@ class PPOState:
 
     def next_update(self) -> None:
         """Move on to the next update."""
-        # Stepped here, not after each optimiser step: the rate is constant within an update.
+        # Stepped here, not after each optimizer step: the rate is constant within an update.
         self.schedule.step()
         self.update += 1
         self.steps, self.rollout, self.progress = [], None, UpdateProgress()

@@ -96,7 +96,7 @@ class UpdateProgress:
         return means | self.neighbours
 
 
-def optimiser_steps(
+def optimizer_steps(
     policy_optimizer: PolicyOptimizer,
     samples: Sequence[Sample],
     progress: UpdateProgress,
@@ -105,7 +105,7 @@ def optimiser_steps(
     *,
     values_only: bool = False,
 ) -> Iterator[UpdateProgress]:
-    """Train on `samples`, from wherever `progress` stands; yields it after each optimiser step.
+    """Train on `samples`, from wherever `progress` stands; yields it after each optimizer step.
 
     Args:
         policy_optimizer: the policy to train.
@@ -118,7 +118,7 @@ def optimiser_steps(
     while progress.epoch < settings.ppo_epochs:
         if progress.order is None:
             progress.order = rng.permutation(len(samples))
-        # Before the first optimiser step: old log-probabilities must come from the weights that played.
+        # Before the first optimizer step: old log-probabilities must come from the weights that played.
         again = settings.scores_again(below_float32=below_float32(policy_optimizer.policy.model))
         if progress.seen == 0 and progress.old is None and again:
             progress.old = rescore_before_update(policy_optimizer, samples, progress.order, settings)
@@ -129,7 +129,7 @@ def optimiser_steps(
         indices = by_input(progress.order[progress.position : progress.position + settings.minibatch_size], samples)
         minibatch = [_sample(samples, index, progress, settings) for index in indices]
         kl_before = progress.totals.get("approx_kl", 0.0)
-        ratio_error = _optimiser_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
+        ratio_error = _optimizer_step(policy_optimizer, minibatch, progress.totals, settings, values_only)
         # Kept for the first mini-batch only: later ratios differ from 1 because the weights have changed.
         if progress.first_ratio_error is None:
             progress.first_ratio_error = ratio_error
@@ -154,14 +154,14 @@ def _sample(samples: Sequence[Sample], index: int, progress: UpdateProgress, set
     return replace(samples[index], log_prob=log_prob, value=value, importance=importance)
 
 
-def _optimiser_step(
+def _optimizer_step(
     policy_optimizer: PolicyOptimizer,
     minibatch: Sequence[Sample],
     totals: dict[str, float],
     settings: TrainingSettings,
     values_only: bool,
 ) -> float:
-    """One optimiser step on a mini-batch. Adds its metrics to `totals` and returns the largest |ratio - 1|."""
+    """One optimizer step on a mini-batch. Adds its metrics to `totals` and returns the largest |ratio - 1|."""
     model, accelerator = policy_optimizer.model, policy_optimizer.accelerator
     # No dropout: the ratio must compare the same network before and after the weights changed.
     model.eval()

@@ -39,7 +39,7 @@ from rl4vlm.training.tracking import metric_trackers
 
 @dataclass(kw_only=True)
 class SFTState(SteppedState):
-    """A fine-tuning between two optimiser steps.
+    """A fine-tuning between two optimizer steps.
 
     Attributes:
         model: `backbone.model` as the accelerator prepared it. Forward passes with gradients go through it.
@@ -149,7 +149,7 @@ def train(
         settings: the hyperparameters.
         out: the draft of the run's folder.
         title: names the run in the progress bar and in errors.
-        on_step: called after every optimiser step, when the state is complete and may be saved.
+        on_step: called after every optimizer step, when the state is complete and may be saved.
         trackers: folder of the trackers that the settings ask for; `out` unless given.
 
     Raises:
@@ -182,7 +182,7 @@ def train(
 
 
 def _step(state: SFTState, encoder: Encoder, batch: Sequence[Demonstration], settings: SFTSettings) -> float:
-    """One optimiser step on a batch. Returns the batch's loss, the same in all processes."""
+    """One optimizer step on a batch. Returns the batch's loss, the same in all processes."""
     accelerator = state.accelerator
     parts: list[float] = []
     losses_so_far: list[torch.Tensor] = []

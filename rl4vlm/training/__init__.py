@@ -1,1 +1,1 @@
-"""What every training shares: processes, optimiser, exact resume, metric trackers."""
+"""What every training shares: processes, optimizer, exact resume, metric trackers."""

@@ -22,7 +22,7 @@ def accelerator_on(name: str, process_timeout: float = 1800.0) -> Accelerator:
     """An accelerator on the device that `choose_device` returns for `name`.
 
     With several processes (`accelerate launch`), each takes the GPU of its local rank. With
-    `config/accelerate/fsdp.yaml`, the processes shard weights, gradients and the optimiser's moments (FSDP2).
+    `config/accelerate/fsdp.yaml`, the processes shard weights, gradients and the optimizer's moments (FSDP2).
 
     Args:
         name: a device's name, as for `choose_device`.

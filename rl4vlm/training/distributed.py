@@ -28,14 +28,14 @@ class Processes:
     Attributes:
         count: number of processes.
         rank: this process's number, from 0.
-        split: whether each process holds only a part of the weights (FSDP).
+        sharded: whether each process holds only a part of the weights (FSDP).
         timeout: seconds that a process waits for the others.
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float) -> None:
         self.count = int(accelerator.num_processes)
         self.rank = int(accelerator.process_index)
-        self.split = bool(accelerator.is_fsdp2)
+        self.sharded = bool(accelerator.is_fsdp2)
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
         # Python objects are exchanged over gloo, on the CPU, so that they take no GPU memory.

@@ -19,7 +19,7 @@ from rl4vlm.models.value_head import ValueHead
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
-    """Prepare a model and its optimiser with accelerate.
+    """Prepare a model and its optimizer with accelerate.
 
     Args:
         model: if it has `forward_methods`, those are the methods beside `forward` that use its weights.
@@ -27,7 +27,7 @@ def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Acc
         accelerator: that of the training.
 
     Returns:
-        The prepared model and optimiser.
+        The prepared model and optimizer.
 
     Raises:
         ValueError: the weights are quantised, and FSDP would have to shard them.
@@ -74,15 +74,15 @@ def unsharded_for_generation(model: nn.Module, accelerator: Accelerator) -> Iter
     try:
         yield
     finally:
-        split(model)
+        reshard(model)
         for part in parts:
             # The root's weights are needed first in the backward pass: resharding them would only gather them again.
             again = accelerator.state.fsdp_plugin.reshard_after_forward and part is not model
             part.set_reshard_after_forward(again, recurse=False)
 
 
-def split(model: nn.Module) -> None:
-    """Free the other processes' shards."""
+def reshard(model: nn.Module) -> None:
+    """Free the gathered weights; each process keeps its own shard."""
     for part in _fsdp_modules(model):
         part.reshard()
 
@@ -106,7 +106,7 @@ def own_shard(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def to_sharded(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Turn an optimiser's state with this process's shards (`to_local`) into one that `load_state_dict` accepts."""
+    """Turn an optimizer's state with this process's shards (`to_local`) into one that `load_state_dict` accepts."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
         number: {name: _sharded_like(parameters[number], value) for name, value in values.items()}
@@ -131,7 +131,7 @@ def full_weights_on_main(model: nn.Module, accelerator: Accelerator) -> Iterator
 
     All processes must enter the block together; the others keep their shards.
     """
-    split(model)
+    reshard(model)
     places = [
         (module, name, parameter)
         for module in model.modules()

@@ -1,27 +1,21 @@
-"""What a training has learned, and how a state is written to a file: weights, optimiser, schedule and random streams.
+"""What a training has learned: weights, optimizer and schedule; and the global random streams.
 
-Each training adds its own fields to this (`Resumable` in `rl4vlm.training.resume`). A file of a state holds tensors and
-plain data only, and reading one runs no code from it.
+Each training adds its own fields to this (`Resumable` in `rl4vlm.training.resume`).
 """
 
 from __future__ import annotations
 
-import pickle
 import random
-from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl4vlm.training.fsdp import split, to_local, to_sharded
-
-PLAIN = (type(None), bool, int, float, str, torch.Tensor)
+from rl4vlm.training.fsdp import reshard, to_local, to_sharded
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -41,7 +35,7 @@ def restore_tensors(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None
     if here.keys() != saved.keys():
         raise ValueError(f"the state's weights are of another model: {sorted(here.keys() ^ saved.keys())[0]!r} differs")
     for name, tensor in here.items():
-        # In place, since the optimiser and any wrapper refer to these tensors.
+        # In place, since the optimizer and any wrapper refer to these tensors.
         tensor.copy_(saved[name])
 
 
@@ -70,7 +64,7 @@ def restore_random_streams(saved: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ModelState:
-    """What optimiser steps change: the trained weights, the optimiser's moments and the learning-rate schedule.
+    """What optimizer steps change: the trained weights, the optimizer's moments and the learning-rate schedule.
 
     With FSDP each process has its own part, and all processes must capture and restore together. `model` is the model
     itself, not a wrapper of it.
@@ -82,8 +76,8 @@ class ModelState:
 
     def capture(self) -> dict[str, Any]:
         """The state as a dictionary of tensors and numbers. The tensors are not copied."""
-        # While FSDP has gathered the full weights, the parameters are not the shards that the optimiser updates.
-        split(self.model)
+        # While FSDP has gathered the full weights, the parameters are not the shards that the optimizer updates.
+        reshard(self.model)
         return {
             "weights": trained_tensors(self.model),
             "optimizer": to_local(self.optimizer.state_dict()),
@@ -96,7 +90,7 @@ class ModelState:
         self.optimizer.load_state_dict(to_sharded(saved["optimizer"], self.optimizer))
         _copy_moments(self.optimizer)
         self.schedule.load_state_dict(saved["schedule"])
-        # Torch warns if a schedule is ahead of its optimiser. Here the killed process made the optimiser's steps.
+        # Torch warns if a schedule is ahead of its optimizer. Here the killed process made the optimizer's steps.
         self.schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
@@ -106,52 +100,3 @@ def _copy_moments(optimizer: torch.optim.Optimizer) -> None:
         for name, value in values.items():
             if torch.is_tensor(value) and value.device.type == "cpu":
                 values[name] = value.clone()
-
-
-def write(content: Mapping[str, Any], file: IO[bytes], types: Collection[type] = ()) -> None:
-    """Write a part of a state.
-
-    Args:
-        content: tensors and plain data, in dictionaries, lists and tuples.
-        file: the opened file.
-        types: dataclasses of tensors and plain data that `content` may also hold.
-
-    Raises:
-        ValueError: it holds something else, which `read` would refuse.
-    """
-    _check_plain(content, types, "it")
-    torch.save(content, file)
-
-
-def _check_plain(value: Any, types: Collection[type], place: str) -> None:
-    if type(value) in (dict, OrderedDict, *types):
-        for name, inner in (value if isinstance(value, dict) else vars(value)).items():
-            _check_plain(inner, types, f"{place}.{name}")
-    elif type(value) in (list, tuple):
-        for inner in value:
-            _check_plain(inner, types, f"{place}[...]")
-    elif type(value) not in PLAIN:
-        raise ValueError(
-            f"the run's state cannot be saved: {place} is of type {type(value).__name__}, neither a tensor nor plain "
-            "data"
-        )
-
-
-def read(file: Path, types: Collection[type] = (), *, mapped: bool = False) -> dict[str, Any]:
-    """Read what `write` wrote, tensors on the CPU.
-
-    Args:
-        file: the file.
-        types: as `write` was given.
-        mapped: map tensors into memory instead of reading them. Processes on one machine then share the memory. The
-            file must not be removed while they are in use: on some network file systems its content is gone at once.
-
-    Raises:
-        ValueError: the file holds anything but tensors, plain data and `types`.
-    """
-    try:
-        with torch.serialization.safe_globals([*types]):
-            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{file} holds more than tensors and plain data, and is not loaded: {error}") from error
-    return content

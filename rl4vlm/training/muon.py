@@ -31,7 +31,7 @@ def hidden_matrices(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 class MuonAdamW(AdamW):
-    """One optimiser with two kinds of step: Muon's for hidden matrices, AdamW's for all other weights.
+    """One optimizer with two kinds of step: Muon's for hidden matrices, AdamW's for all other weights.
 
     `torch.optim.Muon` orthogonalises in bfloat16, one matrix at a time: on a CPU without bfloat16 units that takes four
     times as long as in float32, and matrices of one shape can share a call (docs/log.md, 2026-11-28).

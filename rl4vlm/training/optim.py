@@ -1,4 +1,4 @@
-"""Optimisers of all trainings, and what is done before and after an optimiser step."""
+"""Optimizers of all trainings, and what is done before and after an optimizer step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rl4vlm.training.rounding import StochasticAdamW
 def adamw_or_muon(
     model: PreTrainedModel, device: torch.device, *, lr: float, muon_lr: float | None, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """The optimiser of SFT and pre-training.
+    """The optimizer of SFT and pre-training.
 
     Args:
         model: its trained weights are optimised.
@@ -55,7 +55,7 @@ def adamw(
 
 
 def fused(device: torch.device) -> bool | None:
-    """An optimiser's `fused` argument: True on a GPU, None (torch's choice) elsewhere.
+    """An optimizer's `fused` argument: True on a GPU, None (torch's choice) elsewhere.
 
     A fused step is one kernel. Torch's default on GPUs copies all trained weights for the time of the step.
     """
@@ -63,14 +63,14 @@ def fused(device: torch.device) -> bool | None:
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Clear the gradients before or after an optimiser step; `model` is as the accelerator prepared it."""
+    """Clear the gradients before or after an optimizer step; `model` is as the accelerator prepared it."""
     # With DDP gradients are views of its buckets. Setting them to None would make each micro-batch but the last
     # allocate new ones beside the buckets, so that they take twice the memory.
     optimizer.zero_grad(set_to_none=not isinstance(model, DistributedDataParallel))
 
 
 def check_finite(losses: Mapping[str, float], model: nn.Module, accelerator: Accelerator, place: str) -> None:
-    """Stop a training that has diverged. Call it after an optimiser step, before anything is saved.
+    """Stop a training that has diverged. Call it after an optimizer step, before anything is saved.
 
     All processes must call it, and either all raise or none does.
 

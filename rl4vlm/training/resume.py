@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Protocol, cast
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import UNFINISHED, publish, stage_output
 from rl4vlm.results.provenance import InputFile
-from rl4vlm.training import model_state as checkpoint
+from rl4vlm.training import state_file
 from rl4vlm.training.distributed import Processes
-from rl4vlm.training.model_state import ModelState
+from rl4vlm.training.model_state import ModelState, random_streams, restore_random_streams
 from rl4vlm.training.signals import SignalFlag, stopped_by, watch_signals
 from rl4vlm.training.store import NUMERICS_ONLY, Draft, Part, StateFolder, StateStore, relevant
 
@@ -100,18 +100,18 @@ class ResumeManager:
         folder = processes.gather(self._store.newest() if processes.is_main else None)[0]
         if folder is None:
             return
-        saved = checkpoint.read(folder / FILE, state.plain_types)
-        fields = {**saved["shared"], **checkpoint.read(folder / rank_file(processes.rank), state.plain_types)}
-        if processes.split:
+        saved = state_file.read(folder / FILE, state.plain_types)
+        fields = {**saved["shared"], **state_file.read(folder / rank_file(processes.rank), state.plain_types)}
+        if processes.sharded:
             model_state = fields.pop("model_state")
         else:
             # Mapped, so that eight processes on a machine do not each hold a copy of all moments.
-            model_state = checkpoint.read(folder / MODEL_STATE, mapped=True)
+            model_state = state_file.read(folder / MODEL_STATE, mapped=True)
         state.model_state.restore(model_state)
         streams = fields.pop("streams")
         state.load_state(fields)
         # Restored last, because whatever is loaded before might draw from the streams.
-        checkpoint.restore_random_streams(streams)
+        restore_random_streams(streams)
         # So that `seconds` includes the time of earlier processes.
         self._started -= saved["seconds"]
         if processes.is_main:
@@ -147,7 +147,7 @@ class ResumeManager:
                 processes.gather(draft.folder)
                 for name, content in shared.items():
                     with draft.file(name) as file:
-                        checkpoint.write(content, file, state.plain_types)
+                        state_file.write(content, file, state.plain_types)
                 for part in processes.gather(_write_rank_file(draft.folder, 0, own, state.plain_types)):
                     # Raised here, so that the store reports another process's full disk like its own.
                     if isinstance(part, OSError):
@@ -161,10 +161,10 @@ class ResumeManager:
 
     def _content(self, state: Resumable) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """The content of the files that the main process writes, by name, and that of this process's own file."""
-        own = {**state.rank_state(), "streams": checkpoint.random_streams()}
+        own = {**state.rank_state(), "streams": random_streams()}
         # All processes must capture together, also those that do not write the result.
         model_state = state.model_state.capture()
-        if state.processes.split:
+        if state.processes.sharded:
             own["model_state"] = model_state
         if not state.processes.is_main:
             return {}, own
@@ -174,7 +174,7 @@ class ResumeManager:
             "seconds": self.seconds,
             "numerics_only": _numerics_only(self._settings),
         }
-        return {FILE: shared} if state.processes.split else {FILE: shared, MODEL_STATE: model_state}, own
+        return {FILE: shared} if state.processes.sharded else {FILE: shared, MODEL_STATE: model_state}, own
 
 
 def _numerics_only(settings: Any) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _write_rank_file(folder: Path, rank: int, own: Mapping[str, Any], types: Col
     draft = Draft(folder)
     try:
         with draft.file(rank_file(rank)) as file:
-            checkpoint.write(own, file, types)
+            state_file.write(own, file, types)
     except Exception:
         if draft.error is None:
             raise
@@ -240,7 +240,7 @@ def resumable(
     if folder is None:
         yield ResumeManager(None, out, settings, SignalFlag(), started)
         return
-    processes = {"count": state.processes.count, "split": state.processes.split}
+    processes = {"count": state.processes.count, "sharded": state.processes.sharded}
     key = folder.key(inputs, **run_key, processes=processes, settings=relevant(settings))
     store = StateStore(folder.path, key)
     with watch_signals() as flag:

@@ -1,4 +1,4 @@
-"""A training whose number of optimiser steps is known when it begins: SFT, and the pre-training of a base model."""
+"""A training whose number of optimizer steps is known when it begins: SFT, and the pre-training of a base model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class SteppedState:
     Attributes:
         backbone: the model that is trained, and its processor.
         optimizer: that of the trained weights.
-        schedule: of the learning rate, stepped once per optimiser step.
+        schedule: of the learning rate, stepped once per optimizer step.
         processes: the processes that train together.
-        steps: number of optimiser steps of the whole training.
-        done: number of optimiser steps made.
+        steps: number of optimizer steps of the whole training.
+        done: number of optimizer steps made.
         saved_at: the `time.monotonic()` of the last save, or of the start of this process.
     """
 
@@ -45,7 +45,7 @@ class SteppedState:
 
     @property
     def model_state(self) -> ModelState:
-        """Weights, optimiser and schedule."""
+        """Weights, optimizer and schedule."""
         return ModelState(self.backbone.model, self.optimizer, self.schedule)
 
     @property

@@ -14,7 +14,8 @@ from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.lora import trainable
 from rl4vlm.models.memory import SHAPES, estimate, estimate_of, report, table
-from rl4vlm.training.model_state import ModelState, write
+from rl4vlm.training.model_state import ModelState
+from rl4vlm.training.state_file import write
 from tests.models.families import FAMILIES
 
 

@@ -18,7 +18,7 @@ from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.loop import end, initial_state, make_slots, train
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.train import first_prompt
-from rl4vlm.ppo.update import optimiser_steps
+from rl4vlm.ppo.update import optimizer_steps
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.fsdp import full_weights_on_main
@@ -57,7 +57,7 @@ def update(folder: Path, out: Path) -> None:
     state = _new_state(folder, UPDATE)
     measured = []
     for samples in torch.load(folder / "rollouts.pt", weights_only=False):
-        for _ in optimiser_steps(state.policy_optimizer, samples, state.progress, UPDATE, state.shuffle):
+        for _ in optimizer_steps(state.policy_optimizer, samples, state.progress, UPDATE, state.shuffle):
             pass
         measured.append(state.progress.means(state.processes))
         state.next_update()
@@ -65,10 +65,10 @@ def update(folder: Path, out: Path) -> None:
 
 
 def update_in_bfloat16(folder: Path, out: Path) -> None:
-    """Do one optimiser step in bfloat16 on the first stored rollout; writes the metrics and the rescored samples."""
+    """Do one optimizer step in bfloat16 on the first stored rollout; writes the metrics and the rescored samples."""
     state = _new_state(folder, UPDATE, dtype=torch.bfloat16)
     samples = torch.load(folder / "rollouts.pt", weights_only=False)[0]
-    progress = next(optimiser_steps(state.policy_optimizer, samples, state.progress, UPDATE, state.shuffle))
+    progress = next(optimizer_steps(state.policy_optimizer, samples, state.progress, UPDATE, state.shuffle))
     _write(state, out, measured=progress.means(state.processes), old=progress.old)
 
 
@@ -109,7 +109,7 @@ def _write(state: PPOState, out: Path, **more: object) -> None:
     """Write the weights by name, the number of sharded weights, the number of processes, and `more`."""
     model = state.policy_optimizer.policy.model
     split = sum(isinstance(tensor, DTensor) for tensor in model.parameters())
-    assert state.processes.split == bool(split)
+    assert state.processes.sharded == bool(split)
     with full_weights_on_main(state.policy_optimizer.model, state.policy_optimizer.accelerator):
         weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     if state.processes.is_main:

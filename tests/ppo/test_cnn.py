@@ -26,7 +26,7 @@ from rl4vlm.ppo.cnn import build_model, run
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.train import run as run_vlm
-from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimizer_steps
 from rl4vlm.training.distributed import Processes
 from tests.fakes import ClimbTask, climb_slot
 from tests.games import GAMES
@@ -61,7 +61,7 @@ def update(model, optimizer, samples, settings, rng):
     """A whole update; returns its metrics."""
     progress = UpdateProgress()
     policy_optimizer = PolicyOptimizer(CNNPolicy(model), model, optimizer, Accelerator(cpu=True), 0.0)
-    for _ in optimiser_steps(policy_optimizer, samples, progress, settings, rng):
+    for _ in optimizer_steps(policy_optimizer, samples, progress, settings, rng):
         pass
     return progress.means(ALONE)
 

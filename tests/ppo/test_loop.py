@@ -32,7 +32,7 @@ def new_state(settings=SETTINGS):
     return initial_state(policy, slots, Accelerator(cpu=True), settings, seed=1, thought_prob_coef=0.0)
 
 
-def test_the_optimiser_is_fused_where_that_is_asked_for(monkeypatch):
+def test_the_optimizer_is_fused_where_that_is_asked_for(monkeypatch):
     assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is None
     monkeypatch.setattr(optim, "fused", lambda device: True)
     assert new_state().policy_optimizer.optimizer.param_groups[0]["fused"] is True

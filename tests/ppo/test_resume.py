@@ -89,7 +89,7 @@ def unbroken(tmp_path_factory, tiny_checkpoint):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """The batched environment steps and optimiser steps, in the order in which they are made."""
+    """The batched environment steps and optimizer steps, in the order in which they are made."""
     made: list[str] = []
 
     def noting(name, function):
@@ -100,7 +100,7 @@ def steps(monkeypatch):
         return noted
 
     monkeypatch.setattr(rollout, "advance", noting("play", rollout.advance))
-    monkeypatch.setattr(update, "_optimiser_step", noting("optimise", update._optimiser_step))
+    monkeypatch.setattr(update, "_optimizer_step", noting("optimise", update._optimizer_step))
     return made
 
 

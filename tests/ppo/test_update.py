@@ -17,7 +17,7 @@ from rl4vlm.ppo import update
 from rl4vlm.ppo.loop import parameter_groups
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, by_input
-from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimizer_steps
 from rl4vlm.training.distributed import Processes
 
 ALONE = Processes(Accelerator(cpu=True), timeout=1.0)
@@ -63,7 +63,7 @@ def run_update(model, samples, thought_prob_coef=0.5, **changes):
     """One whole update of a copy of the model; returns the copy and the metrics."""
     policy_optimizer, progress = policy_optimizer_of(model, thought_prob_coef), UpdateProgress()
     settings, rng = replace(SETTINGS, **changes), np.random.default_rng(1)
-    for _ in optimiser_steps(policy_optimizer, samples, progress, settings, rng):
+    for _ in optimizer_steps(policy_optimizer, samples, progress, settings, rng):
         pass
     return policy_optimizer.model, progress.means(ALONE)
 
@@ -130,7 +130,7 @@ def test_importance_weights_correct_what_was_sampled_elsewhere(actor_critic, sam
         moved.append(replace(sample, item=replace(item, **changed)))
     policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
     settings = replace(SETTINGS, importance_cap=2.0)
-    next(optimiser_steps(policy_optimizer, moved, progress, settings, np.random.default_rng(1)))
+    next(optimizer_steps(policy_optimizer, moved, progress, settings, np.random.default_rng(1)))
     lengths = np.array([len(sample.item.ids) for sample in samples])
     weights = np.minimum(2.0, np.array(played, dtype=float) ** -lengths)
     assert progress.old is not None
@@ -167,7 +167,7 @@ def test_first_ratio_is_one_in_bfloat16_too(coarse, micro_batch_size):
     played = [s.item.logprob_thoughts * 0.5 + s.item.logprob_action for s in samples]
     policy_optimizer, progress, rng = policy_optimizer_of(coarse), UpdateProgress(), np.random.default_rng(1)
     settings = replace(SETTINGS, micro_batch_size=micro_batch_size, minibatch_size=4)
-    steps = optimiser_steps(policy_optimizer, samples, progress, settings, rng)
+    steps = optimizer_steps(policy_optimizer, samples, progress, settings, rng)
     next(steps)
     measured = progress.means(ALONE)
     assert measured["first_ratio_error"] < 1e-3
@@ -190,7 +190,7 @@ def test_a_fit_in_bfloat16_goes_on_without_scoring_again(coarse):
     whole, measured = run_update(coarse, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     policy_optimizer, progress, rng = policy_optimizer_of(coarse), UpdateProgress(), np.random.default_rng(1)
     while progress.epoch < settings.ppo_epochs:
-        progress = copy.deepcopy(next(optimiser_steps(policy_optimizer, samples, progress, settings, rng)))
+        progress = copy.deepcopy(next(optimizer_steps(policy_optimizer, samples, progress, settings, rng)))
     for one, other in zip(whole.parameters(), policy_optimizer.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert progress.means(ALONE) == measured
@@ -247,13 +247,13 @@ def test_clip_norm_limits_the_step(actor_critic, samples):
 
 
 def test_a_fit_goes_on_from_where_it_stopped(actor_critic, samples):
-    """Stopped after every optimiser step and continued by a new generator, it gives the same bits."""
+    """Stopped after every optimizer step and continued by a new generator, it gives the same bits."""
     settings = replace(SETTINGS, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     whole, measured = run_update(actor_critic, samples, ppo_epochs=2, minibatch_size=3, micro_batch_size=2)
     policy_optimizer, progress, rng = policy_optimizer_of(actor_critic), UpdateProgress(), np.random.default_rng(1)
     optimised = 0
     while progress.epoch < settings.ppo_epochs:
-        progress = copy.deepcopy(next(optimiser_steps(policy_optimizer, samples, progress, settings, rng)))
+        progress = copy.deepcopy(next(optimizer_steps(policy_optimizer, samples, progress, settings, rng)))
         optimised += 1
     assert optimised == 6
     for one, other in zip(whole.parameters(), policy_optimizer.model.parameters(), strict=True):
@@ -265,7 +265,7 @@ def test_an_update_ends_where_the_policy_is_far_from_the_one_that_played(actor_c
     def steps(target_kl):
         policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
         settings = replace(SETTINGS, ppo_epochs=3, minibatch_size=4, target_kl=target_kl)
-        made = list(optimiser_steps(policy_optimizer, samples, progress, settings, np.random.default_rng(1)))
+        made = list(optimizer_steps(policy_optimizer, samples, progress, settings, np.random.default_rng(1)))
         assert progress.means(ALONE)["approx_kl"] == progress.totals["approx_kl"] / (4 * len(made))
         return len(made)
 
@@ -277,7 +277,7 @@ def test_an_update_ends_where_the_policy_is_far_from_the_one_that_played(actor_c
 def test_every_sample_comes_once_an_epoch(actor_critic, samples):
     policy_optimizer, progress = policy_optimizer_of(actor_critic), UpdateProgress()
     orders = []
-    for _ in optimiser_steps(
+    for _ in optimizer_steps(
         policy_optimizer, samples, progress, replace(SETTINGS, ppo_epochs=2, minibatch_size=3), np.random.default_rng(1)
     ):
         if progress.order is not None and progress.position == 3:

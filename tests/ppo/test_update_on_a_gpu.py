@@ -13,7 +13,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample
-from rl4vlm.ppo.update import UpdateProgress, optimiser_steps
+from rl4vlm.ppo.update import UpdateProgress, optimizer_steps
 from tests.ppo.test_update import SETTINGS, run_update, samples_of
 from tests.pretend_gpu import OnGPU, pretended_gpu, to_gpu
 
@@ -26,7 +26,7 @@ def update_on_gpu(model: ActorCritic, samples: list[Sample], micro_batch_size: i
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         policy_optimizer = PolicyOptimizer(VLMPolicy(model), model, optimizer, Accelerator(cpu=True), 0.5)
         gpu.waits.clear()
-        for _ in optimiser_steps(policy_optimizer, samples, UpdateProgress(), settings, np.random.default_rng(1)):
+        for _ in optimizer_steps(policy_optimizer, samples, UpdateProgress(), settings, np.random.default_rng(1)):
             pass
     return gpu.waits
 

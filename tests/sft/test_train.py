@@ -24,8 +24,7 @@ from rl4vlm.sft import train
 from rl4vlm.sft.data import Demonstration, load_samples
 from rl4vlm.sft.data import run as make_data
 from rl4vlm.sft.train import encode_prompt, reply_losses, run, shuffled_batches
-from rl4vlm.training import model_state as checkpoint
-from rl4vlm.training import optim
+from rl4vlm.training import optim, state_file
 from rl4vlm.training.store import StateFolder
 from tests.launch import STRATEGIES, Launched
 
@@ -94,7 +93,7 @@ def test_the_size_of_micro_batches_changes_nothing(data: Path, tiny_checkpoint: 
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3, msg=name)
 
 
-def test_the_optimiser_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimizer_is_fused_where_that_is_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optim, "fused", lambda device: device.type == "cpu")
     assert train.begin(tiny_checkpoint, 8, SETTINGS).optimizer.param_groups[0]["fused"] is True
 
@@ -143,7 +142,7 @@ def test_a_training_that_diverges_stops_and_leaves_no_checkpoint(
     for _ in range(2):  # a rerun continues from finite numbers
         with pytest.raises(ValueError, match=place):
             run(data=data, init=tiny_checkpoint, out=tmp_path / "out", settings=wild, resume_dir=resume_dir)
-        states = [checkpoint.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
+        states = [state_file.read(file) for file in (tmp_path / "state").glob("*/*/model_state.pt")]
         assert states
         assert all(tensor.isfinite().all() for state in states for tensor in state["weights"].values())
     assert [path.name for path in (tmp_path / "out").iterdir()] == [UNFINISHED]

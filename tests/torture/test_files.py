@@ -36,7 +36,7 @@ from rl4vlm.results.provenance import read_record
 from rl4vlm.results.read import load_base_perception, load_evaluation, load_recording, load_training_run
 from rl4vlm.sft.data import llava_entry, load_samples
 from rl4vlm.tasks.registry import task_names
-from rl4vlm.training import model_state
+from rl4vlm.training import state_file
 from rl4vlm.training.store import StateStore
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, write_json, write_lines
 from tests.torture.damage import damages
@@ -177,14 +177,14 @@ def states(at: Path, _: Path) -> Iterator[Reader]:
     with store.saving() as draft:
         for name in ("shared.pt", "model.pt"):
             with draft.file(name) as file:
-                model_state.write({"step": 3, "weights": torch.arange(9.0)}, file)
+                state_file.write({"step": 3, "weights": torch.arange(9.0)}, file)
 
     def read() -> Any:
         said.clear()
         folder = store.newest()
         if folder is None:
             raise ValueError("; ".join(said))
-        return [str(model_state.read(folder / name)) for name in ("shared.pt", "model.pt")]
+        return [str(state_file.read(folder / name)) for name in ("shared.pt", "model.pt")]
 
     folder = store.newest()
     assert folder is not None

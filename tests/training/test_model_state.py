@@ -20,12 +20,11 @@ from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.model_state import (
     ModelState,
     random_streams,
-    read,
     restore_random_streams,
     restore_tensors,
     trained_tensors,
-    write,
 )
+from rl4vlm.training.state_file import read, write
 from rl4vlm.training.store import StateStore
 from tests.fakes import FakePolicy
 from tests.games import GAMES
@@ -102,7 +101,7 @@ class Small(torch.nn.Module):
 
 
 @pytest.mark.parametrize("fused", [None, True])
-def test_weights_optimiser_and_schedule_come_back(fused, tmp_path: Path) -> None:
+def test_weights_optimizer_and_schedule_come_back(fused, tmp_path: Path) -> None:
     def make():
         torch.manual_seed(0)
         model = Small()

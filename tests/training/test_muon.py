@@ -96,7 +96,7 @@ def three_steps(accelerator: Accelerator | None = None) -> nn.Module:
 def sharded(out: Path) -> None:
     accelerator = accelerator_on("cpu", 60.0)
     model = three_steps(accelerator)
-    assert Processes(accelerator, 60.0).split
+    assert Processes(accelerator, 60.0).sharded
     with full_weights_on_main(model, accelerator):
         if accelerator.is_main_process:
             torch.save(list(model.parameters()), out)

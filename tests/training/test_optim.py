@@ -1,4 +1,4 @@
-"""What every training does around an optimiser's step."""
+"""What every training does around an optimizer's step."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_with_ddp_gradients_live_in_its_buckets_from_the_first_step_on(tmp_path:
         assert torch.equal(gradients[1], torch.full((2, 3), 4.0))
 
 
-def test_optimisers_are_fused_on_a_gpu_alone() -> None:
+def test_optimizers_are_fused_on_a_gpu_alone() -> None:
     assert fused(torch.device("cuda", 1)) is True
     assert fused(torch.device("cpu")) is None
 
