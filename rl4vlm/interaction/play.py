@@ -6,6 +6,7 @@ to a policy in one batch and plays the replies.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -164,11 +165,29 @@ class Slot:
                 "np_random, actions and what `carried` returns (docs/resume.md)"
             )
 
-    def abandon(self, saved: Mapping[str, Any]) -> None:
-        """Begin another episode in place of one that `load_state` could not restore, with the streams as saved."""
-        self.rng.bit_generator.state = saved["rng"]
-        self.env.np_random.bit_generator.state = saved["now"]["rng"]
-        self._reset(None)
+    def load_or_abandon(self, saved: Mapping[str, Any], name: str) -> bool:
+        """Restore a saved `state` of endless play. If the environment does not reach it, begin another episode.
+
+        A simulator may not repeat itself, and a run must be able to continue all the same. A note on standard error
+        says that the episode was abandoned.
+
+        Args:
+            saved: what `state` returned.
+            name: what the note calls the environment, such as `environment 3`.
+
+        Returns:
+            Whether the episode was restored.
+        """
+        try:
+            self.load_state(saved)
+        except ValueError as error:
+            print(f"note: {name} begins another episode: {error}", file=sys.stderr)
+            # With the streams as saved, or the actions that were replayed would change what is drawn from now on.
+            self.rng.bit_generator.state = saved["rng"]
+            self.env.np_random.bit_generator.state = saved["now"]["rng"]
+            self._reset(None)
+            return False
+        return True
 
     def _now(self) -> dict[str, Any]:
         """The prompt and the random stream: if both agree, the environment is taken to be in the same state."""

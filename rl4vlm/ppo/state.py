@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -112,11 +111,7 @@ class PPOState:
         """
         cut: list[int] = []
         for index, (slot, saved) in enumerate(zip(self.slots, fields["slots"], strict=True)):
-            try:
-                slot.load_state(saved)
-            except ValueError as error:
-                print(f"note: environment {index} begins another episode: {error}", file=sys.stderr)
-                slot.abandon(saved)
+            if not slot.load_or_abandon(saved, f"environment {index}"):
                 cut.append(index)
         self.shuffle.bit_generator.state = fields["shuffle"]
         self.recent.load_state(fields["recent"])

@@ -184,8 +184,12 @@ class Demonstrations:
         return {"slot": self._slot.state(), "words": self._words.bit_generator.state}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a saved `state`. Call this before `steps`."""
-        self._slot.load_state(saved["slot"])
+        """Continue from a saved `state`. Call this before `steps`.
+
+        The reset of the saved episode is repeated. If the environment shows something else, as a simulator may, another
+        episode begins, with a note.
+        """
+        self._slot.load_or_abandon(saved["slot"], "the environment")
         self._words.bit_generator.state = saved["words"]
 
     def close(self) -> None:

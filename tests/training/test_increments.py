@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from rl4vlm.cli import main
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
-from rl4vlm.core.types import Style
+from rl4vlm.core.types import GameEnv, Style
+from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.run import run_sets
 from rl4vlm.sft import data
 from rl4vlm.training import increments
@@ -113,6 +116,30 @@ def test_replies_of_a_model_are_the_same_since_it_continues_with_the_same_batche
         runs.killed(step)
     assert runs.run() == expected
     assert b"logprob_thoughts" in expected["50/episodes.jsonl"]
+
+
+def test_demonstrations_in_a_simulator_that_does_not_repeat_itself_continue_with_another_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = count()
+
+    def changing(task: str, **options: Any) -> GameEnv:
+        env: Any = make_env(task, **options)
+        view = env.view
+        env.view = lambda: replace(shown := view(), fields={**shown.fields, "frame": str(next(frames))})
+        return cast(GameEnv, env)
+
+    monkeypatch.setattr(data, "make_env", changing)
+    runs, prompt = Runs(tmp_path), {"observation": "You see frame {frame}."}
+    runs.killed(3, prompt=prompt)
+    saved = [json.loads((state / increments.FILE).read_text())["entries"] for state in runs.states()]
+    entries = json.loads(runs.run(prompt=prompt)[data.DATA])
+    assert [entry["id"] for entry in entries] == [f"EZPoints-cot-{number}" for number in range(40)]
+    before = [entry for increment in saved for entry in increment]
+    assert before
+    assert entries[: len(before)] == before
+    assert "note: the environment begins another episode: CardEnv did not come back" in capsys.readouterr().err
+    assert not (runs.folder / "state").exists()
 
 
 def test_a_signal_saves_first(runs: Runs, undisturbed: Runs, capsys: pytest.CaptureFixture[str]) -> None:
