@@ -187,6 +187,10 @@ class PlayStopped(Exception):
     """A policy raises this to end play without an error: it has reached its spending cap."""
 
 
+class GameSkipped(Exception):
+    """An environment's `reset` raises this if it skips the game and must not replace it (`SkippingEnv`)."""
+
+
 class Policy(Protocol):
     """Anything that can play: it answers a batch of requests with one reply each, in order."""
 
@@ -233,8 +237,11 @@ class SplitStepEnv(Protocol):
 class SkippingEnv(Protocol):
     """An environment that can skip games which it cannot play.
 
-    `skipped` maps the file of each game skipped so far to the reason.
+    `skipped` maps the file of each game skipped so far to the reason. If `replaces_skipped` (the default), `reset` then
+    plays another game; otherwise it raises GameSkipped.
     """
+
+    replaces_skipped: bool
 
     @property
     def skipped(self) -> Mapping[str, str]: ...

@@ -18,7 +18,7 @@ from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
 from rl4vlm.core.output import stage_output
 from rl4vlm.core.progress import progress as progress_bar
-from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, Style
+from rl4vlm.core.types import Episode, GameEnv, PlayStopped, Policy, SkippingEnv, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.evaluation.perception import PerceptionExaminer
 from rl4vlm.evaluation.progress import SetProgress
@@ -96,6 +96,10 @@ def run(
     If the budget of the policy does not cover all episodes, the result is `partial`: no episode begins that might not
     be finished (`Allowance`). If the policy still stops play in the middle (PlayStopped), only the episodes before the
     first unfinished one count. Finished ones after it are the short ones of their batch and would bias the result.
+
+    With `each_game_once`, no game is played twice: a game that is skipped as bad has no episode, and is not replaced by
+    another. All totals and intervals are of the other games, the summary names it in `skipped_games`, and the result is
+    not `partial` for it.
 
     Args:
         policy: a policy, or its name as for `make_policy`.
@@ -209,8 +213,11 @@ def _run(
     allowance = Allowance(player, settings.num_envs)
 
     def new_env() -> GameEnv:
-        progress.envs.append(make_env(task, **settings.env))
-        return progress.envs[-1]
+        env = make_env(task, **settings.env)
+        if settings.each_game_once and isinstance(env, SkippingEnv):
+            env.replaces_skipped = False  # the other game would be played twice
+        progress.envs.append(env)
+        return env
 
     seeds = settings.seeds
     if settings.each_game_once:
@@ -237,7 +244,7 @@ def _run(
         **({"games": settings.games} if settings.games else {}),
         **({"overall": game.overall} if game.overall else {}),
         **summarise(lines, game.groups),
-        "partial": len(lines) < len(seeds),
+        "partial": not progress.play.complete,
         "stopped": stopped or allowance.stopped,
         **_skipped(progress.skipped),
         **({"api": player.totals()} if isinstance(player, Metered) else {}),
@@ -309,7 +316,7 @@ def _record(
         except PlayStopped as reason:
             stopped = str(reason)
     if not lines:
-        raise ValueError(f"not one episode was finished: {stopped}")
+        raise ValueError(f"not one episode was finished: {stopped or 'no game could be started'}")
     return stopped
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
-from rl4vlm.core.types import Episode, GameEnv, Policy, PromptParts, Step, Style
+from rl4vlm.core.types import Episode, GameEnv, GameSkipped, Policy, PromptParts, Step, Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.tasks.base import Task
 
@@ -23,6 +23,9 @@ class EpisodePlay(Generic[Kept]):
     An episode depends on its seed alone, through `env.reset(seed=seed)` and `stream(seed, "sampling")`. It does not
     depend on `num_envs` or on the other seeds, except that a model rounds differently in batches of another shape. Play
     that continues from a `state` has the same batches as without interruption, so even these replies are the same.
+
+    A seed has no episode if the environment skips its game (GameSkipped). The next seed begins at once in its place, so
+    the batch stays as large as it would be without the skipped seed.
 
     Args:
         make_env: makes one environment; called at most `num_envs` times.
@@ -79,26 +82,28 @@ class EpisodePlay(Generic[Kept]):
             while len(self._slots) < self._num_envs and (self._resumed or self._waiting):
                 env = self._make_env()
                 opened.callback(env.close)
-                resumed = self._resumed.popleft() if self._resumed else None
-                seed = resumed["seed"] if resumed else self._waiting.popleft()
-                slot = self._new_slot(env, seed)
-                self._slots.append(slot)
-                if resumed:
-                    self._load_slot(slot, seed, resumed)
+                resumed = self._resume_next(env) if self._resumed else None
+                if slot := resumed or self._begin_next(env):
+                    self._slots.append(slot)
             while self._slots:
+                # Towards the end there are fewer seeds than environments, and the batch becomes smaller.
+                running = []
                 for slot, step in zip(self._slots, advance(self._slots, policy), strict=True):
                     assert slot.seed is not None
                     self._steps.setdefault(slot.seed, []).append(self._keep(step))
                     if step.episode is None:
+                        running.append(slot)
                         continue
                     self._finished[slot.seed] = step.episode
                     if not should_continue(step.episode):
                         self._waiting.clear()
-                    if self._waiting:
-                        slot.start(self._waiting.popleft())
-                # Towards the end there are fewer seeds than environments, and the batch becomes smaller.
-                self._slots = [slot for slot in self._slots if not slot.stopped]
+                    if following := self._begin_next(slot.env):
+                        running.append(following)
+                self._slots = running
                 yield self._returned()
+            # Left over if the only episode that they waited for was skipped when play continued.
+            if finished := self._returned():
+                yield finished
 
     def _returned(self) -> list[tuple[Episode, list[Kept]]]:
         """The finished episodes whose turn it is. Short ones wait for longer ones that began earlier."""
@@ -108,13 +113,43 @@ class EpisodePlay(Generic[Kept]):
             found.append((self._finished.pop(seed), self._steps.pop(seed)))
         return found
 
-    def _load_slot(self, slot: Slot, seed: int, saved: Mapping[str, Any]) -> None:
+    def _begin_next(self, env: GameEnv) -> Slot | None:
+        """Begin the first waiting episode whose game is not skipped. None if there is none."""
+        while self._waiting:
+            seed = self._waiting.popleft()
+            try:
+                return self._new_slot(env, seed)
+            except GameSkipped:
+                self._skip(seed)
+        return None
+
+    def _resume_next(self, env: GameEnv) -> Slot | None:
+        """Continue the next saved episode. None if its game could be started then, but is skipped now."""
+        saved = self._resumed.popleft()
+        seed = saved["seed"]
         try:
-            slot.load_state(saved)
-        except ValueError as error:
-            print(f"note: the episode of seed {seed} begins again: {error}", file=sys.stderr)
-            slot.start(seed)
-            self._steps[seed] = []
+            slot = self._new_slot(env, seed)
+            try:
+                slot.load_state(saved)
+            except ValueError as error:
+                print(f"note: the episode of seed {seed} begins again: {error}", file=sys.stderr)
+                slot.start(seed)
+                self._steps[seed] = []
+        except GameSkipped as error:
+            print(f"note: the episode of seed {seed} is left out: {error}", file=sys.stderr)
+            self._skip(seed)
+            return None
+        return slot
+
+    def _skip(self, seed: int) -> None:
+        """Leave out the episode of a seed."""
+        self._unreturned.remove(seed)
+        self._steps.pop(seed, None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the episodes of all seeds have been returned, except for skipped ones."""
+        return not self._unreturned
 
     def state(self) -> dict[str, Any]:
         """What is left to play, to be saved between two turns; JSON can hold it if it can hold what `keep` returns.
@@ -133,7 +168,8 @@ class EpisodePlay(Generic[Kept]):
         """Continue from a saved `state` of the same seeds. Call this before `turns`.
 
         The actions of running episodes are replayed. If an environment reaches another state, as a simulator may, its
-        episode is played again from the beginning, with a note.
+        episode is played again from the beginning, with a note. If its game can no longer be started and is skipped,
+        the episode is left out: why it fails has nothing to do with how it was played, so this does not bias the rest.
         """
         self._waiting, self._unreturned = deque(saved["waiting"]), deque(saved["unreturned"])
         self._resumed = deque(saved["running"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM
-from rl4vlm.core.types import Episode, Outcome, Policy, Reply, Request, Step, Style
+from rl4vlm.core.types import Episode, GameSkipped, Outcome, Policy, Reply, Request, Step, Style
 from rl4vlm.envs.registration import make_env
 from rl4vlm.interaction.episodes import EpisodePlay, play_episodes
 from rl4vlm.interaction.play import Slot, advance
@@ -30,6 +30,20 @@ def whole(step: Step) -> Step:
 def played(seeds: list[int], width: int, policy: Policy | None = None) -> list[tuple[Episode, list[Step]]]:
     policy = policy or RandomPolicy()
     return list(play_episodes(ClimbEnv, ClimbTask(), policy, Style.COT, ClimbTask.prompt, seeds, width, keep=whole))
+
+
+def skipping_play(skipped: set[int], count: int = 9) -> EpisodePlay[str]:
+    """Plays seeds 0 to `count`, two at a time, in environments that skip the games of some."""
+
+    class Skipping(ClimbEnv):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+            if seed in skipped:
+                raise GameSkipped("it does not start")
+            return super().reset(seed=seed)
+
+    return EpisodePlay(
+        Skipping, ClimbTask(), Style.COT, ClimbTask.prompt, range(count), 2, keep=lambda step: step.action
+    )
 
 
 class TestAdvance:
@@ -318,6 +332,45 @@ class TestPlayEpisodes:
         ((episode, actions),) = [one for finished in continued.turns(FakePolicy(UP)) for one in finished]
         assert actions == ["up"] * episode.length
         assert "note: the episode of seed 0 begins again: Changing did not come back" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("turns", range(4))
+    def test_a_seed_whose_game_is_skipped_has_no_episode(self, turns: int) -> None:
+        before, after, expected = FakePolicy(UP), FakePolicy(UP), FakePolicy(UP)
+        left = [(episode, [step.action for step in steps]) for episode, steps in played([1, 2, 5, 6, 7], 2, expected)]
+        stopped, continued = skipping_play({0, 3, 4, 8}), skipping_play({0, 3, 4, 8})
+        found = [one for finished in islice(stopped.turns(before), turns) for one in finished]
+        assert not stopped.complete
+        if turns:
+            continued.load_state(json.loads(json.dumps(stopped.state())))
+        found += [one for finished in continued.turns(after) for one in finished]
+        assert found == left
+        assert continued.complete
+        asked = [[request.prompt for request in batch] for batch in (*before.batches, *after.batches)]
+        assert asked == [[request.prompt for request in batch] for batch in expected.batches]
+
+    def test_where_every_game_is_skipped_there_is_no_episode(self) -> None:
+        play = skipping_play(set(range(9)))
+        assert [*play.turns(FakePolicy(UP))] == []
+        assert play.complete
+
+    def test_an_episode_whose_game_is_skipped_when_play_continues_is_left_out(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A later one that is finished already waits for it, and must not be lost."""
+
+        def act(request: Request) -> str:
+            return WAIT if cast(ClimbEnv, request.env).resets[-1] == 0 else UP
+
+        expected = skipping_play({0})
+        whole = [one for finished in expected.turns(FakePolicy(act)) for one in finished]
+        # All but the first are finished by then, and it holds them back.
+        stopped, continued = skipping_play(set(), count=3), skipping_play({0}, count=3)
+        assert [*islice(stopped.turns(FakePolicy(act)), 4)] == [[]] * 4
+        continued.load_state(json.loads(json.dumps(stopped.state())))
+        found = [one for finished in continued.turns(FakePolicy(act)) for one in finished]
+        assert found == whole[:2]
+        assert continued.complete
+        assert "note: the episode of seed 0 is left out: it does not start" in capsys.readouterr().err
 
     @pytest.mark.parametrize(("seeds", "width", "what"), [([1, 1], 2, "repeated"), ([1], 0, "num_envs 0")])
     def test_refuses_what_makes_no_sense(self, seeds: list[int], width: int, what: str) -> None:

@@ -81,7 +81,8 @@ class EvaluationSettings(PlaySettings, SavedByTime):
     episodes: Count = 200
     """Number of episodes."""
     each_game_once: bool = False
-    """For ALFWorld: play at most as many episodes as a set has games, so that no game is played twice."""
+    """For ALFWorld: play at most as many episodes as a set has games, so that no game is played twice. A game that
+    `skip_bad_games` skips has no episode then; otherwise another game is played in its place."""
     num_envs: Count = 64
     """Number of episodes played at the same time. It changes speed, not the result, up to rounding."""
     seed_base: Natural = 1_000_000_000

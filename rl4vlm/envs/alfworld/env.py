@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.core.seeding import stream
-from rl4vlm.core.types import ExpertAction, View
+from rl4vlm.core.types import ExpertAction, GameSkipped, View
 from rl4vlm.envs.alfworld import expert as experts
 from rl4vlm.envs.alfworld.drawn import DrawnBackend
 from rl4vlm.envs.alfworld.games import SPLITS, BadGame, GameSet, find_games, split_folder
@@ -77,9 +77,14 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         show_text: whether the prompt describes the scene in words. Otherwise only the image shows it.
         expert: who answers `expert_action`: `planner`, which knows where everything is, or `explorer`, which knows only
             what the player is shown.
-        skip_bad_games: skip games that cannot be read or started; otherwise such a game is an error. A game that breaks
-            in the middle of an episode is always an error.
+        skip_bad_games: skip games that cannot be read or started; otherwise such a game is an error. In place of one
+            that cannot be started, another is drawn at random. A game that breaks in the middle of an episode is always
+            an error.
         render_mode: None or `rgb_array`.
+
+    Attributes:
+        replaces_skipped: whether another game is drawn in place of one that cannot be started (the default). If False,
+            `reset` raises GameSkipped instead, so that no game is played twice.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as gymnasium has it)
@@ -124,13 +129,19 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         self._over = True
         self._expert = expert
         self._skip_bad_games = skip_bad_games
+        self.replaces_skipped = True
         self._bad: dict[Path, str] = {}  # games that could not be started, with the reasons
         self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a game. Raises ValueError for an unknown option, or if the option `game` names no game or several."""
+        """Start a game.
+
+        Raises:
+            ValueError: an option is unknown, or the option `game` names no game or several.
+            GameSkipped: the game cannot be started, and is skipped without another in its place.
+        """
         super().reset(seed=seed)
         # Counts episodes since the last seed, so that the explorer's stream repeats after `reset(seed=…)`.
         self._episode = 1 if seed is not None else self._episode + 1
@@ -251,7 +262,7 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
         return self.games.files[int(self.np_random.integers(len(self.games.files)))]
 
     def _started(self, drawn: Path) -> Situation:
-        """Start the drawn game. If it is bad and may be skipped, draw again until one can be started."""
+        """Start the drawn game. If it is bad and may be replaced, draw again until one can be started."""
         while True:
             try:
                 if drawn not in self._bad:
@@ -263,6 +274,8 @@ class ALFWorldEnv(gymnasium.Env[np.ndarray, int]):
                 self._bad[drawn] = str(error)
                 if len(self._bad) == len(self.games.files):  # or the loop would never end
                     raise BadGame(f"none of the {len(self._bad)} games can be played; the last: {error}") from error
+            if not self.replaces_skipped:
+                raise GameSkipped(self._bad[drawn])
             drawn = self._draw()
 
     def _chosen(self, options: Mapping[str, Any] | None) -> Path | None:
