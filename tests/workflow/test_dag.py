@@ -12,6 +12,7 @@ import pytest
 
 from rl4vlm.config.check import checked_config
 from rl4vlm.config.load import load_config
+from rl4vlm.core.gpus import VISIBLE
 from rl4vlm.interaction.options import options_of
 from rl4vlm.results.expected import expected_files
 from rl4vlm.tasks.registry import task_names
@@ -159,6 +160,20 @@ def test_jobs_carry_their_resources(plan: Callable[..., str]) -> None:
         if line.startswith("    resources:")
     }
     assert {"gpu=1", "mem_mb=128000", "runtime=7200"} <= set(resources.split(", "))
+
+
+def test_as_many_jobs_with_a_gpu_run_at_a_time_as_there_are_visible_gpus_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Workspace(tmp_path)
+    monkeypatch.setenv(VISIBLE, "0,1,2,3,4,5,6,7")
+    for words, gpus in ((), 8), (("--resources", "gpu=3"), 3):
+        # A dry run does not print what is provided. To touch an output that does not exist starts no job either.
+        done = space.snakemake("results/base_model/cards", "--touch", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        # Snakemake prints `gpu=8` or `gpu=Resource("gpu", 8)`.
+        provided = re.findall(r"^Provided resources: .*\bgpu=\D*(\d+)", done.stdout + done.stderr, flags=re.MULTILINE)
+        assert provided == [str(gpus)]
 
 
 def test_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None:
