@@ -117,7 +117,8 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
     """Whether to generate with a static cache: as `asked`, or if that is None, where passes can be compiled.
 
     Raises:
-        ValueError: it is asked for, but this model's passes cannot be compiled, or not on this machine.
+        ValueError: it is asked for, but this model's passes cannot be compiled, FSDP shards the model, or this machine
+            lacks what compiling needs.
     """
     if asked == "dynamic":
         return False
@@ -126,17 +127,19 @@ def use_static_cache(model: PreTrainedModel, asked: str | None) -> bool:
             f"kv_cache 'static' is not possible with {type(model).__name__} and its attention "
             f"({model.config.get_text_config(decoder=True)._attn_implementation}): leave kv_cache out"
         )
+    # Layers under FSDP gather their weights in hooks, which a compiled pass does not see.
+    sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    if asked == "static" and sharded:
+        raise ValueError(
+            "kv_cache 'static' does not work with FSDP, whose hooks a compiled pass does not see: set kv_cache to "
+            "dynamic or leave it out, or launch with config/accelerate/ddp.yaml"
+        )
     lacking = lacking_compiler() if model.device.type == "cuda" else None
     if asked == "static":
         if lacking is not None:
             raise ValueError(f"kv_cache 'static' compiles passes for the GPU, and this machine lacks {lacking}")
         return True
-    # A model under FSDP is excluded: its layers gather their weights in hooks.
-    possible = (
-        model.device.type in COMPILED_ON
-        and decodes_static(model)
-        and not any(isinstance(module, FSDPModule) for module in model.modules())
-    )
+    possible = model.device.type in COMPILED_ON and decodes_static(model) and not sharded
     if possible and lacking is not None:
         _warn_of_slow_replies(lacking)
     return possible and lacking is None

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.distributed.fsdp import FSDPModule
 from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.models import decoding
@@ -123,6 +125,21 @@ def test_passes_are_only_compiled_where_they_can_be(
     ] * bool(lacking)
     with nullcontext() if lacking is None else pytest.raises(ValueError, match="this machine lacks a C compiler"):
         assert decoding.use_static_cache(actor_critic.model, "static")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_model_that_fsdp_shards_has_no_static_cache(
+    actor_critic: ActorCritic, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "lacking_compiler", lambda: None)
+    monkeypatch.setattr(type(actor_critic.model), "device", torch.device(device))
+    layer = next(one for one in actor_critic.model.modules() if isinstance(one, GradientCheckpointingLayer))
+    # FSDP marks a layer that it shards like this.
+    monkeypatch.setattr(layer, "__class__", type("Sharded", (FSDPModule, type(layer)), {}))
+    assert not decoding.use_static_cache(actor_critic.model, None)
+    assert not decoding.use_static_cache(actor_critic.model, "dynamic")
+    with pytest.raises(ValueError, match=r"kv_cache 'static' does not work with FSDP.* set kv_cache to dynamic"):
+        decoding.use_static_cache(actor_critic.model, "static")
 
 
 def test_what_a_machine_lacks_to_compile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

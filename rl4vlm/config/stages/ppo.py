@@ -42,7 +42,7 @@ class PPOSettings(BackboneSettings, TrainingSettings):
     """Whether the KV cache has a fixed size (`static`) or grows (`dynamic`) while a reply is generated. With a fixed
     size, the forward pass for one token can be compiled with CUDA graphs. Null means static on a GPU, if the model's
     class allows it (docs/backbones.md), FSDP does not shard the model and the machine can compile (docs/install.md),
-    and dynamic otherwise. It changes speed, memory and rounding."""
+    and dynamic otherwise. `static` under FSDP is an error. It changes speed, memory and rounding."""
     value_sizes: tuple[Count, ...] = (1024, 512)
     """Widths of the hidden layers of a new value head."""
     engine: Literal["transformers", "vllm"] = "transformers"
