@@ -81,7 +81,7 @@ def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], No
         try:
             for line in lines():
                 keep(line)
-        # Time on a GPU is scarce: report what fails, and go on to the next part.
+        # Time on a GPU is scarce: report what fails, and continue with the next part.
         except Exception as error:
             keep({"part": part, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
 

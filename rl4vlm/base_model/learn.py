@@ -106,7 +106,7 @@ def train(
     """
     backbone = state.backbone
     encoder, model = Encoder(backbone.processor), backbone.model.train()
-    # A resumed run draws the states of its first steps again, to go on from where they end. It does not train on them.
+    # A resumed run draws the samples of its finished steps again, only to advance the random streams.
     left = islice(batches(settings), state.done, state.steps) if state.done < state.steps else ()
     with (
         JsonLines(out / METRICS, append=state.done > 0) as metrics,

@@ -95,7 +95,7 @@ def _training(add: AddStage) -> None:
     options.settings(sub, GamesSettings)
 
     sub = add(
-        "sft-data", commands.sft_data, "Write a solver's demonstrations as LLaVA JSON with pictures and a manifest."
+        "sft-data", commands.sft_data, "Write a solver's demonstrations as LLaVA JSON with images and a manifest."
     )
     options.task(sub)
     options.style(sub)

@@ -24,7 +24,7 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import METHODS, PUBLISHED_ONLY
-from rl4vlm.config.runs import lambda_text
+from rl4vlm.config.runs import DATA_NAME, lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
 from rl4vlm.config.settings import (
     build_settings,
@@ -35,6 +35,7 @@ from rl4vlm.config.settings import (
 )
 from rl4vlm.config.stages.api import ApiSettings
 from rl4vlm.core.nearest import did_you_mean
+from rl4vlm.core.types import Style
 
 LAUNCHED = ("sft", "ppo")
 """The stages whose work `resources.<stage>.processes` can share."""
@@ -230,7 +231,7 @@ def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
         for value in values:
             if float(lambda_text(value)) != value:
                 yield f"{place}: the folder of {value!r} would be named {lambda_text(value)}; use 6 decimals at most"
-    runs = [f"{task}-{style}" for task in config["tasks"] for style in ("cot", "nocot")]
+    runs = [DATA_NAME.format(task=task, style=style) for task in config["tasks"] for style in Style]
     for name in config["sft_data"]["given"]:
         if name not in runs:
             yield f"sft_data.given: no demonstrations are named {name!r}; {did_you_mean(name, runs)}"

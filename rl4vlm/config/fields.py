@@ -81,7 +81,7 @@ Seed = Annotated[int, BeforeValidator(_no_switch), Field(ge=0, le=LARGEST_SEED)]
 Weight = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_switch), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=10_000_000)]
-"""A time limit of at most 115 days: what waits takes no much larger number."""
+"""A time limit in seconds, at most 115 days: sockets and timers raise OverflowError for much larger numbers."""
 Share = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 FilePath = Annotated[str, AfterValidator(_path)]

@@ -16,6 +16,12 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.games import name_on
 from rl4vlm.core.types import Style
 
+DATA_NAME = "{task}-{style}"
+SFT_NAME = "{task}-{style}{variant}-seed{seed}"
+PPO_NAME = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
+CNN_NAME = "{task}-seed{seed}"
+"""Names of the folders of demonstrations and trainings, also the wildcards of their rules."""
+
 
 @dataclass(frozen=True)
 class PPORun:
@@ -29,8 +35,8 @@ class PPORun:
 
     @property
     def name(self) -> str:
-        what = f"{self.task}-{self.style}{variant_text(self.variant)}"
-        return f"{what}-lambda{lambda_text(self.thought_prob_coef)}-seed{self.seed}"
+        variant, lam = variant_text(self.variant), lambda_text(self.thought_prob_coef)
+        return PPO_NAME.format(task=self.task, style=self.style, variant=variant, lam=lam, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class SFTRun:
 
     @property
     def name(self) -> str:
-        return f"{self.task}-{self.style}{variant_text(self.variant)}-seed{self.seed}"
+        variant = variant_text(self.variant)
+        return SFT_NAME.format(task=self.task, style=self.style, variant=variant, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class CNNRun:
 
     @property
     def name(self) -> str:
-        return f"{self.task}-seed{self.seed}"
+        return CNN_NAME.format(task=self.task, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ class EvaluationRun:
 def variant_text(variant: str) -> str:
     """The part of a run's name that says its variant; empty for the method itself."""
     return f"+{variant}" if variant else ""
+
+
+def experiment_of(name: str) -> str:
+    """The part of a training's name that all λ and training seeds share."""
+    return name.partition("-lambda")[0].partition("-seed")[0]
 
 
 def lambda_text(value: float) -> str:
@@ -147,7 +159,8 @@ def kept_policies(config: Mapping[str, Any]) -> list[tuple[PPORun, str]]:
     """The policies that PPO runs keep beside their last one: the run, and the policy's folder in its `checkpoints/`.
 
     Raises:
-        ValueError: some runs would keep policies and others none. One rule makes all runs, so all have equal outputs.
+        ValueError: some runs would keep policies and others none. One rule makes all runs, and all its jobs have equal
+            outputs.
     """
     runs = ppo_runs(config)
     kept = [build_settings(PPOSettings, stage_settings(config, "ppo", run.task, run.variant)).kept for run in runs]

@@ -297,6 +297,7 @@ def _sha256_of_content(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+# `size` and `changed_ns` are part of the cache's key alone: a changed file is read again.
 @lru_cache(maxsize=256)
 def _sha256_of_large(path: Path, size: int, changed_ns: int) -> str:
     return _sha256_of_content(path)

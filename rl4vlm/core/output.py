@@ -20,7 +20,7 @@ from rl4vlm.core.lock import locked
 UNFINISHED = ".unfinished"
 """The draft in a folder with one record."""
 WHOLE_FOLDER = (".",)
-"""The `names` of a stage whose output is the folder itself."""
+"""The `names` of a stage whose output is the folder itself: `out / "."` is `out`, with every file in it."""
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _check_replaceable(out: Path, stages: Collection[str], names: Collection[str
 
 
 def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
-    """The record of a folder and the files that it lists; empty if there is no record, or it is of another stage."""
+    """Names of a folder's record and of its files in it; empty without a record, or if another stage wrote it."""
     try:
         found = read_json(out / record)
     except (ValueError, OSError):

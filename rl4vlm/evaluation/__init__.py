@@ -1,1 +1,1 @@
-
+"""Held-out evaluation of a policy."""

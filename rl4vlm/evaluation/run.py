@@ -64,7 +64,7 @@ class Closable(Protocol):
 class Allowance:
     """Stops new episodes before the budget of a policy is spent.
 
-    Another episode may begin while the budget covers all running episodes at the length of the longest one so far.
+    A new episode begins only if the budget covers `num_envs` more episodes, each as long as the longest so far.
     """
 
     def __init__(self, player: Policy, num_envs: int) -> None:

@@ -1,1 +1,1 @@
-
+"""Prompt, parser and the one play loop that all stages share."""

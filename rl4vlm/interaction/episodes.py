@@ -75,8 +75,8 @@ class EpisodePlay(Generic[Kept]):
                 and no new ones begin.
 
         Yields:
-            After each step, the episodes (with what is kept of their steps) that are finished and whose turn has come
-            in the order of the seeds.
+            After each step, the finished episodes that come next in the order of the seeds, each with what `keep`
+            returned for its steps.
         """
         with ExitStack() as opened:
             while len(self._slots) < self._num_envs and (self._resumed or self._waiting):

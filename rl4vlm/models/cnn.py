@@ -24,13 +24,13 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from rl4vlm.config.settings import build_settings
-from rl4vlm.config.stages.cnn import KERNELS, STRIDES, CNNSizes
+from rl4vlm.config.stages.cnn import CNN_CONFIG, KERNELS, STRIDES, CNNSizes
 from rl4vlm.core.files import read_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import View
 from rl4vlm.models.weights import check_finite_weights, read_weights, saving
 
-CONFIG_FILE, WEIGHTS_FILE = "cnn.json", "cnn.safetensors"
+WEIGHTS_FILE = "cnn.safetensors"
 BYTES = 256
 
 
@@ -217,16 +217,16 @@ class CNNActorCritic(nn.Module):
             "fields": self.fields,
             "sizes": asdict(self.sizes),
         }
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CNN_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         with saving(folder):
             save_file(self.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
     def load(cls, folder: str | Path, *, temperature: float, device: torch.device | None = None) -> CNNActorCritic:
         """Load a checkpoint that `save` wrote. Raises ValueError if there is none in `folder`, or it is damaged."""
-        path = Path(folder, CONFIG_FILE)
+        path = Path(folder, CNN_CONFIG)
         if not path.is_file():
-            raise ValueError(f"no CNN checkpoint at {str(folder)!r}: it holds no {CONFIG_FILE}")
+            raise ValueError(f"no CNN checkpoint at {str(folder)!r}: it holds no {CNN_CONFIG}")
         check_unchanged(Path(folder))
         config, weights = read_json(path), read_weights(Path(folder, WEIGHTS_FILE))
         try:

@@ -111,7 +111,7 @@ def concat_caches(parts: Sequence[DynamicCache], rows: Sequence[int], cache: Cac
     `parts` are emptied on the way: otherwise all keys and values would be in memory twice.
 
     Args:
-        parts: the caches; their rows are numbered through.
+        parts: the caches. Row numbers count through all of them, in order.
         rows: for each row of `cache`, the number of the row that it copies; several may copy the same one.
         cache: what is filled.
     """

@@ -44,8 +44,10 @@ def reply_logits(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def predictors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the logits (N, K, V) of `reply_logits` predict each reply token: the index of its row (B, 1), and its index
-    among the row's K (B, R)."""
+    """Indices `row` (B, 1) and `column` (B, R): `logits[row, column]` (B, R, V) predicts each sample's reply tokens.
+
+    The logits (N, K, V) are those of `reply_logits`.
+    """
     # The first of the K is the prompt's last token. Then come R - 1 per reply: its last one predicts nothing.
     width = batch.reply_ids.shape[1]
     token = torch.arange(width, device=batch.slot.device)

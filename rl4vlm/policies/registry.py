@@ -9,6 +9,7 @@ from typing import Any
 
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.stages.backbone import is_hub_name
+from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.config.stages.evaluation import VLM_OPTIONS
 from rl4vlm.core.types import Policy, Style
 
@@ -18,7 +19,7 @@ LEARNED: dict[str, str] = {
 }
 """Policies that are loaded from a checkpoint with `load(checkpoint, **options)`."""
 
-MARKS = {"cnn": "cnn.json"}
+MARKER_FILES = {"cnn": CNN_CONFIG}
 """The file that marks a checkpoint folder of each kind. A folder without any of them is a `vlm`."""
 
 REMOTE: dict[str, str] = {
@@ -75,7 +76,7 @@ def checkpoint_of(name: str) -> tuple[str, str]:
     kind, colon, rest = name.partition(":")
     if colon and (kind in LEARNED or kind in REMOTE):
         return kind, rest
-    for kind, mark in MARKS.items():
+    for kind, mark in MARKER_FILES.items():
         if Path(name, mark).is_file():
             return kind, name
     if Path(name).is_dir() or is_hub_name(name):

@@ -50,9 +50,10 @@ def gae(
 
 
 def normalise(advantages: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
-    """(advantages - mean) / (std + epsilon), over the whole rollout, with the sample standard deviation.
+    """Advantages (steps, envs), normalised: (a - mean) / (std + epsilon), with the sample standard deviation.
 
-    The public code normalises the rollout too, not each mini-batch as many PPO implementations do.
+    Mean and deviation are those of the whole rollout, as in the public code. Many PPO implementations normalise each
+    mini-batch instead.
     """
     # One sample has no sample standard deviation.
     std = advantages.std(ddof=1) if advantages.size > 1 else 0.0

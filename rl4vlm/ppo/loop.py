@@ -308,7 +308,7 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
     """
     won: list[bool] = []
     if settings.validates_after(state.update):
-        learner, processes = state.policy_optimizer, state.processes
+        processes, policy = state.processes, state.policy_optimizer.policy
 
         def show(number: int, steps: Sequence[Step]) -> None:
             if number < settings.logged_episodes:
@@ -316,8 +316,8 @@ def _validation(state: PPOState, settings: TrainingSettings, track: Track) -> di
 
         # Only the main process has trackers, so it shows episodes of its own share.
         shown = show if processes.is_main and settings.loggers and settings.logged_episodes else None
-        with ready_to_play(learner):
-            own = validate(learner.policy.player, state.slots, settings, processes.rank, processes.count, shown)
+        with ready_to_play(state.policy_optimizer):
+            own = validate(policy.player, state.slots, settings, processes.rank, processes.count, shown)
         won = [success for part in processes.gather(own) for success in part]
     return {"validation_success_rate": sum(won) / len(won) if won else None, "validation_episodes": len(won)}
 

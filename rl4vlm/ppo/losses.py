@@ -110,7 +110,7 @@ def value_loss(
 
 
 def approximate_kl(log_prob_B: torch.Tensor, old_log_prob_B: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(old || new), per sample: (r - 1) - log r, with r the ratio of new to old probability.
+    """The k3 estimate of KL(old || new) in nats, (B,): (r - 1) - log r, with r the ratio of new to old probability.
 
     Samples must come from the old policy. Unlike -log r it is never negative, and its variance is lower
     (http://joschu.net/blog/kl-approx.html).
@@ -124,5 +124,11 @@ def reverse_kl(reference_log_ratio: torch.Tensor) -> torch.Tensor:
 
     Its gradient through p is on average that of KL(p || q). The gradient of k3 is that of KL(q || p), with a factor
     q / p: one token that has become rare can outweigh all others thousands of times.
+
+    Args:
+        reference_log_ratio: log q - log p of each token (B, R).
+
+    Returns:
+        The estimate of each token (B, R), in nats.
     """
     return 0.5 * reference_log_ratio**2

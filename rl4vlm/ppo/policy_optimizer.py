@@ -37,9 +37,9 @@ class PolicyOptimizer:
 
 
 @contextmanager
-def ready_to_play(learner: PolicyOptimizer) -> Iterator[None]:
+def ready_to_play(policy_optimizer: PolicyOptimizer) -> Iterator[None]:
     """Inside the block the policy plays with the current weights. All processes must enter it together."""
     # Under FSDP, gather the weights once per rollout, not once per token.
-    with unsharded_for_generation(learner.model, learner.accelerator):
-        learner.policy.sync()
+    with unsharded_for_generation(policy_optimizer.model, policy_optimizer.accelerator):
+        policy_optimizer.policy.sync()
         yield

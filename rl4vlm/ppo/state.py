@@ -40,7 +40,7 @@ class PPOState:
         best: the best success rate on the validation episodes so far, if checkpoints are kept.
         steps: transitions of the running rollout in this process's environments, (steps, envs).
         rollout: the finished rollout of all processes; None while it is played.
-        progress: through the update on that rollout.
+        progress: how far the update on that rollout is.
     """
 
     logs: ClassVar[tuple[str, ...]] = (METRICS, TIMING)

@@ -46,6 +46,11 @@ def run(
         seed: of the whole run: environments, sampling, shuffling and the new value head.
         settings: the hyperparameters.
         resume_dir: where the run saves its state, and from where a killed run resumes. None saves nothing.
+
+    Raises:
+        ValueError: `out` holds something else or contains `init`; the checkpoint, the game or a setting cannot be used;
+            there are fewer environments than processes; or the training diverged.
+        Interrupted: a signal stopped the run, and its state is saved.
     """
     started = time.monotonic()
     # For new weights (value head, LoRA adapters). Environments, sampling and shuffling have streams of their own.

@@ -199,6 +199,12 @@ def losses(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
     """PPO's loss on a micro-batch.
 
+    Args:
+        policy_optimizer: what is trained.
+        samples: B of them.
+        settings: the hyperparameters.
+        values_only: the value loss alone, without the policy loss and without entropy and divergence.
+
     Returns:
         The loss (B,), the metrics (B,) by name, and the ratio of new to old probability (B,).
     """

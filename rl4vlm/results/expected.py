@@ -9,7 +9,8 @@ from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
-from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.runs import DATA_NAME, ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
@@ -55,12 +56,12 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
     for run in ppo_runs(config):
         files += [results / "ppo" / run.name / name for name in (*training, f"{CHECKPOINT}/config.json")]
     for baseline in cnn_runs(config):
-        files += [results / "cnn" / baseline.name / name for name in (*training, f"{CHECKPOINT}/cnn.json")]
+        files += [results / "cnn" / baseline.name / name for name in (*training, f"{CHECKPOINT}/{CNN_CONFIG}")]
     for task in config["tasks"]:
         for style in config["styles"]:
-            data = results / "sft_data" / f"{task}-{style}"
-            if f"{task}-{style}" not in config["sft_data"]["given"]:
-                files += [data / name for name in (DATA, MANIFEST, RECORD)]
+            demonstrations = DATA_NAME.format(task=task, style=style)
+            if demonstrations not in config["sft_data"]["given"]:
+                files += [results / "sft_data" / demonstrations / name for name in (DATA, MANIFEST, RECORD)]
     return files
 
 

@@ -152,7 +152,7 @@ def _resampled(seeds: Sequence[Outcomes], added: Mapping[int, float], rng: np.ra
     kinds, counts = np.unique(outcomes, axis=1, return_counts=True)
     kinds = np.hstack([kinds, np.tile(list(added), (len(seeds), 1))])
     counts = np.concatenate([counts, list(added.values())])
-    # (seeds, kinds): a kind of episodes are those with the same outcome of every seed.
+    # (seeds, kinds). Episodes are of one kind if each seed had the same outcome in them.
     played = kinds != missing
     values = np.where(played, kinds, 0)
     # Resampling n episodes with replacement is one draw from the multinomial distribution of their kinds.

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rl4vlm.config.methods import label_of
+from rl4vlm.config.runs import experiment_of
 from rl4vlm.core.files import RECORD, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
@@ -167,7 +168,7 @@ def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]
     stage, settings = record["stage"], record.get("settings") or {}
     weight = f"λ {settings['thought_prob_coef']:g}" if "thought_prob_coef" in settings else ""
     # SFT on ready demonstrations, or of an older version, names no task. So trainings are called by their folders.
-    name = PurePosixPath(place).name.partition("-lambda")[0].partition("-seed")[0]
+    name = experiment_of(PurePosixPath(place).name)
     what = settings.get("task", "") if stage == "evaluation" else name
     return {
         "stage": stage,

@@ -45,7 +45,10 @@ def record_of(checkpoint: Path) -> Path:
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file or folder that a run reads: its path, and its SHA-256, which is None if it is no path on this machine."""
+    """A file or folder that a run reads: its path, and its SHA-256.
+
+    The latter is None if there is no such path here, as for the name of a model on the hub.
+    """
 
     path: str
     sha256: str | None

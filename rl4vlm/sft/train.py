@@ -63,6 +63,11 @@ def run(
         out: folder to write: `checkpoint/`, `metrics.jsonl`, and `run.json` last.
         settings: the hyperparameters.
         resume_dir: where the run's state is saved; a killed run continues from there. None saves no state.
+
+    Raises:
+        ValueError: `out` holds something else or contains `init`; the checkpoint, the demonstrations or a setting
+            cannot be used; or the training diverged.
+        Interrupted: a signal stopped the run, and its state is saved.
     """
     started = time.monotonic()
     set_seed(settings.seed)

@@ -1,1 +1,1 @@
-
+"""The games: rules as pure functions, the words of actions, prompt texts and solvers."""

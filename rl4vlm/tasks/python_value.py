@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_INT_BITS = 4096
-"""Largest power that is computed. No four cards can bring a larger one back to 24."""
+"""Powers with more bits are not computed: no four cards could bring one back to 24."""
 
 MAX_TEXT = 200
 

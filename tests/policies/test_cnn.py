@@ -10,9 +10,9 @@ import torch
 from rl4vlm.config.stages.cnn import CNNSizes
 from rl4vlm.core.types import Outcome, Style
 from rl4vlm.interaction.play import advance
-from rl4vlm.models.cnn import CONFIG_FILE, CNNActorCritic
+from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.policies.registry import MARKS, checkpoint_of, make_policy
+from rl4vlm.policies.registry import checkpoint_of, make_policy
 from tests.fakes import climb_slot
 
 SIZES = CNNSizes(image_size=40, channels=(4, 4, 4), width=16, text_embedding=4, text_width=8)
@@ -77,7 +77,6 @@ def test_a_reply_does_not_depend_on_the_batch(policy: CNNPolicy) -> None:
 
 
 def test_a_checkpoint_folder_is_known_by_its_files_and_loads(policy: CNNPolicy, tmp_path: Path) -> None:
-    assert MARKS["cnn"] == CONFIG_FILE
     assert checkpoint_of(str(tmp_path)) == ("vlm", str(tmp_path))
     policy.model.save(tmp_path)
     assert checkpoint_of(str(tmp_path)) == ("cnn", str(tmp_path))

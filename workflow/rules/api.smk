@@ -7,13 +7,13 @@ rule evaluate_over_http:
         checkpoint=rules.ppo.output.checkpoint,
         data=task_data,
     output:
-        episodes=f"{RESULTS}/eval/http-{PPO_RUN}/episodes.jsonl",
-        summary=f"{RESULTS}/eval/http-{PPO_RUN}/summary.json",
-        record=f"{RESULTS}/eval/http-{PPO_RUN}/run.json",
+        episodes=f"{RESULTS}/eval/http-{PPO_NAME}/episodes.jsonl",
+        summary=f"{RESULTS}/eval/http-{PPO_NAME}/summary.json",
+        record=f"{RESULTS}/eval/http-{PPO_NAME}/run.json",
     log:
-        f"{RESULTS}/logs/eval/http-{PPO_RUN}.log",
+        f"{RESULTS}/logs/eval/http-{PPO_NAME}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval/http-{PPO_RUN}.tsv"
+        f"{RESULTS}/benchmarks/eval/http-{PPO_NAME}.tsv"
     threads: threads_of("evaluation")
     resources:
         **grant("evaluation"),

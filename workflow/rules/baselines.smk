@@ -34,14 +34,14 @@ rule cnn:
     input:
         data=task_data,
     output:
-        checkpoint=directory(f"{RESULTS}/cnn/{CNN_RUN}/checkpoint"),
-        metrics=f"{RESULTS}/cnn/{CNN_RUN}/metrics.jsonl",
-        timing=f"{RESULTS}/cnn/{CNN_RUN}/timing.jsonl",
-        record=f"{RESULTS}/cnn/{CNN_RUN}/run.json",
+        checkpoint=directory(f"{RESULTS}/cnn/{CNN_NAME}/checkpoint"),
+        metrics=f"{RESULTS}/cnn/{CNN_NAME}/metrics.jsonl",
+        timing=f"{RESULTS}/cnn/{CNN_NAME}/timing.jsonl",
+        record=f"{RESULTS}/cnn/{CNN_NAME}/run.json",
     log:
-        f"{RESULTS}/logs/cnn/{CNN_RUN}.log",
+        f"{RESULTS}/logs/cnn/{CNN_NAME}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/cnn/{CNN_RUN}.tsv"
+        f"{RESULTS}/benchmarks/cnn/{CNN_NAME}.tsv"
     # This job depends on no other training and takes minutes: start it early, so that it does not run alone at the end.
     priority: 1
     threads: threads_of("cnn")
@@ -52,7 +52,7 @@ rule cnn:
         code=code_of("rl4vlm.ppo.cnn", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
-        state=f"{RESULTS}/state/cnn/{CNN_RUN}",
+        state=f"{RESULTS}/state/cnn/{CNN_NAME}",
         settings=settings("cnn"),
     shell:
         "{params.rl4vlm:q} cnn --task {wildcards.task:q} --seed {wildcards.seed:q} --out {params.out:q}"

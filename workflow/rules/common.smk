@@ -26,6 +26,10 @@ from rl4vlm.config.load import (
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.overrides import granted, setting_words, stage_arguments, stage_command
 from rl4vlm.config.runs import (
+    CNN_NAME,
+    DATA_NAME,
+    PPO_NAME,
+    SFT_NAME,
     PPORun,
     ablation_runs,
     cnn_runs,
@@ -39,6 +43,7 @@ from rl4vlm.config.schema import STAGES
 from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.games import GAMES_MARK, name_on
 from rl4vlm.core.gpus import shown_gpus
+from rl4vlm.core.types import Style
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
@@ -61,9 +66,6 @@ READERS = {
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
 # Evaluations of the intermediate policies that PPO runs keep (`keep_checkpoints`). Tables and figures do not show them.
 KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
-SFT_RUN = "{task}-{style}{variant}-seed{seed}"
-PPO_RUN = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
-CNN_RUN = "{task}-seed{seed}"
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated. If Snakemake
 # ends, its jobs end too (rl4vlm.core.workflow).
@@ -88,7 +90,7 @@ wildcard_constraints:
     task=rf"[^/{GAMES_MARK}-]+",
     # The set of games (`evaluation.sets` in the config); empty for the first set.
     games=rf"({GAMES_MARK}\w+)?",
-    style="cot|nocot",
+    style="|".join(Style),
     # An entry of `variants` in the config; empty for the method itself.
     variant=r"(\+\w+)?",
     lam=r"\d+(\.\d+)?",
@@ -167,6 +169,12 @@ def task_data(wildcards):
 def bases(*kinds):
     """A pattern for the names of all base models of these kinds. If there are none, it is `(?!)`, which matches nothing."""
     return "|".join(re.escape(name) for name, model in BASES.items() if model.kind in kinds) or "(?!)"
+
+
+def demonstrations_of(wildcards):
+    """Input function: the demonstrations that SFT of the job's task starts from, those of the config if it names some."""
+    name = DATA_NAME.format(task=wildcards.task, style=wildcards.style)
+    return config["sft_data"]["given"].get(name, f"{RESULTS}/sft_data/{name}")
 
 
 def base_of(wildcards):

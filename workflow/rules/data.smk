@@ -85,9 +85,9 @@ rule sft_data:
     input:
         data=task_data,
     output:
-        directory(f"{RESULTS}/sft_data/{{task}}-{{style}}"),
+        directory(f"{RESULTS}/sft_data/{DATA_NAME}"),
     log:
-        f"{RESULTS}/logs/sft_data/{{task}}-{{style}}.log",
+        f"{RESULTS}/logs/sft_data/{DATA_NAME}.log",
     cache: True
     threads: threads_of("sft_data")
     resources:

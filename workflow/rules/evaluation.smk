@@ -3,9 +3,9 @@
 # By kind of checkpoint: the wildcards of its run, its folder, its policy, and the entry of `resources` for its
 # evaluation.
 TRAINED = {
-    "sft": (SFT_RUN, rules.sft.output.checkpoint, "vlm", "evaluation"),
-    "ppo": (PPO_RUN, rules.ppo.output.checkpoint, "vlm", "evaluation"),
-    "cnn": (CNN_RUN, rules.cnn.output.checkpoint, "cnn", "cnn"),
+    "sft": (SFT_NAME, rules.sft.output.checkpoint, "vlm", "evaluation"),
+    "ppo": (PPO_NAME, rules.ppo.output.checkpoint, "vlm", "evaluation"),
+    "cnn": (CNN_NAME, rules.cnn.output.checkpoint, "cnn", "cnn"),
 }
 # The tasks, grouped by their sets of games after the first (`evaluation.sets` in the config). One process plays all
 # sets, so that it loads the checkpoint once. The sets decide which files there are, so each group needs its own rule.
@@ -57,23 +57,23 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
 rule evaluate_kept:
     """Evaluate an intermediate policy that a PPO run kept, on the task's first set of games."""
     input:
-        checkpoints=f"{RESULTS}/ppo/{PPO_RUN}/checkpoints",
+        checkpoints=f"{RESULTS}/ppo/{PPO_NAME}/checkpoints",
         data=task_data,
     output:
-        episodes=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/summary.json",
-        record=f"{RESULTS}/eval_kept/ppo-{PPO_RUN}/{{kept}}/run.json",
+        episodes=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/episodes.jsonl",
+        summary=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/summary.json",
+        record=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/run.json",
     log:
-        f"{RESULTS}/logs/eval_kept/ppo-{PPO_RUN}/{{kept}}.log",
+        f"{RESULTS}/logs/eval_kept/ppo-{PPO_NAME}/{{kept}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval_kept/ppo-{PPO_RUN}/{{kept}}.tsv"
+        f"{RESULTS}/benchmarks/eval_kept/ppo-{PPO_NAME}/{{kept}}.tsv"
     threads: threads_of("evaluation")
     resources:
         **grant("evaluation"),
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
         out=subpath(output.summary, parent=True),
-        state=f"{RESULTS}/state/eval_kept/ppo-{PPO_RUN}/{{kept}}",
+        state=f"{RESULTS}/state/eval_kept/ppo-{PPO_NAME}/{{kept}}",
         settings=lambda wildcards: evaluation(
             evaluation_settings(config, wildcards.task, variant=variant_of(wildcards))
         ),

@@ -7,15 +7,15 @@ rule ppo:
         init=warm_start_of,
         data=task_data,
     output:
-        **({"kept": directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoints")} if KEPT_EVALUATIONS else {}),
-        checkpoint=directory(f"{RESULTS}/ppo/{PPO_RUN}/checkpoint"),
-        metrics=f"{RESULTS}/ppo/{PPO_RUN}/metrics.jsonl",
-        timing=f"{RESULTS}/ppo/{PPO_RUN}/timing.jsonl",
-        record=f"{RESULTS}/ppo/{PPO_RUN}/run.json",
+        **({"kept": directory(f"{RESULTS}/ppo/{PPO_NAME}/checkpoints")} if KEPT_EVALUATIONS else {}),
+        checkpoint=directory(f"{RESULTS}/ppo/{PPO_NAME}/checkpoint"),
+        metrics=f"{RESULTS}/ppo/{PPO_NAME}/metrics.jsonl",
+        timing=f"{RESULTS}/ppo/{PPO_NAME}/timing.jsonl",
+        record=f"{RESULTS}/ppo/{PPO_NAME}/run.json",
     log:
-        f"{RESULTS}/logs/ppo/{PPO_RUN}.log",
+        f"{RESULTS}/logs/ppo/{PPO_NAME}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/ppo/{PPO_RUN}.tsv"
+        f"{RESULTS}/benchmarks/ppo/{PPO_NAME}.tsv"
     # The longest jobs: start them first, so that only short jobs are left at the end.
     priority: 2
     threads: threads_of("ppo")
@@ -26,7 +26,7 @@ rule ppo:
         code=code_of("rl4vlm.ppo.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
-        state=f"{RESULTS}/state/ppo/{PPO_RUN}",
+        state=f"{RESULTS}/state/ppo/{PPO_NAME}",
         settings=settings("ppo", but=["thought_prob_coef"]),
     shell:
         "{params.rl4vlm:q} ppo --task {wildcards.task:q} --style {wildcards.style:q} --init {input.init:q}"

@@ -4,18 +4,16 @@
 rule sft:
     """Fine-tune the base model on demonstrations: one run per task, style and seed."""
     input:
-        data=lambda wildcards: config["sft_data"]["given"].get(
-            f"{wildcards.task}-{wildcards.style}", f"{RESULTS}/sft_data/{wildcards.task}-{wildcards.style}"
-        ),
+        data=demonstrations_of,
         init=base_of,
     output:
-        checkpoint=directory(f"{RESULTS}/sft/{SFT_RUN}/checkpoint"),
-        metrics=f"{RESULTS}/sft/{SFT_RUN}/metrics.jsonl",
-        record=f"{RESULTS}/sft/{SFT_RUN}/run.json",
+        checkpoint=directory(f"{RESULTS}/sft/{SFT_NAME}/checkpoint"),
+        metrics=f"{RESULTS}/sft/{SFT_NAME}/metrics.jsonl",
+        record=f"{RESULTS}/sft/{SFT_NAME}/run.json",
     log:
-        f"{RESULTS}/logs/sft/{SFT_RUN}.log",
+        f"{RESULTS}/logs/sft/{SFT_NAME}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/sft/{SFT_RUN}.tsv"
+        f"{RESULTS}/benchmarks/sft/{SFT_NAME}.tsv"
     # PPO waits for this job: run it before any evaluation.
     priority: 1
     threads: threads_of("sft")
@@ -26,7 +24,7 @@ rule sft:
         code=code_of("rl4vlm.sft.train", "{task}"),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
-        state=f"{RESULTS}/state/sft/{SFT_RUN}",
+        state=f"{RESULTS}/state/sft/{SFT_NAME}",
         init=base_of,
         settings=settings("sft", but=["seed"]),
     shell:

@@ -9,6 +9,8 @@ from pydantic import model_validator
 from rl4vlm.config.fields import Count, Positive, Weight, settings
 from rl4vlm.config.stages.ppo_training import TrainingSettings
 
+CNN_CONFIG = "cnn.json"
+"""The file of a CNN+RL checkpoint with the sizes of its network."""
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
 """Side of the kernels and strides of the three convolutions, in pixels."""
 

@@ -70,6 +70,7 @@ class ApiClient:
         try:
             http_client = openai.DefaultHttpxClient(
                 trust_env=not settings.is_local,
+                # The official client's own retries pass the first of these, too.
                 event_hooks={"request": [lambda _: self._pause(0)], "response": [_say_whether_to_retry]},
             )
         except Exception as error:  # the library raises errors of many types for wrong variables of the environment
@@ -134,7 +135,7 @@ class ApiClient:
         return Stored(raw.http_response.status_code, text, raw.retries_taken)
 
     def _pause(self, seconds: float) -> None:
-        """Wait. Raises Stopped if `stop` was or is called."""
+        """Wait, but raise Stopped at once if `stop` has been called, or is called meanwhile."""
         if self._stopped.wait(seconds):
             raise Stopped
 
