@@ -14,8 +14,8 @@ from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
+from rl4vlm.config.launch import SHUTDOWN_SECONDS, granted
 from rl4vlm.config.load import load_config
-from rl4vlm.config.overrides import SHUTDOWN_SECONDS, granted
 from tests.workflow.conftest import ROOT, Workspace
 
 PROFILE = ROOT / "profiles" / "slurm"

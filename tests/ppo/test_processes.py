@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from rl4vlm.cli import main
-from rl4vlm.config.overrides import stage_command
+from rl4vlm.config.launch import stage_command
 from rl4vlm.core.output import UNFINISHED
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy

@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 from torch.distributed.launcher.api import LaunchConfig
 
-from rl4vlm.config.overrides import SHUTDOWN_SECONDS, stage_command
+from rl4vlm.config.launch import SHUTDOWN_SECONDS, stage_command
 from rl4vlm.training.distributed import Processes, all_reduce_sum, local_env_indices, micro_batches
 
 

@@ -24,7 +24,8 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import scripted_policies
-from rl4vlm.config.overrides import granted, setting_words, stage_arguments, stage_command
+from rl4vlm.config.launch import granted, stage_command
+from rl4vlm.config.overrides import setting_words, stage_arguments
 from rl4vlm.config.runs import (
     CNN_NAME,
     DATA_NAME,
