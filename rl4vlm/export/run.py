@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rl4vlm.core.output import stage_output
 from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
+from rl4vlm.results.lineage import place_of
 from rl4vlm.results.origin import origin_of_run
 from rl4vlm.results.provenance import inputs_now, read_record, record_of, write_run_record
 from rl4vlm.results.read import load_summary
@@ -102,7 +103,7 @@ def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]
     Args:
         record: the `run.json` of its training.
         summaries: of its evaluations.
-        where: the record's file, for messages.
+        where: the record's file. From there, the records of the trainings that it started from are found.
 
     Raises:
         ValueError: the record is not of a training.
@@ -133,7 +134,7 @@ def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]
         "",
         "## Data and code",
         "",
-        *(f"- {name}: `{entry['path']}`, SHA-256 {entry['sha256']}" for name, entry in record["inputs"].items()),
+        *_inputs(record, where),
         *(f"- seed of {name}: {seed}" for name, seed in record["seeds"].items()),
         f"- revision of the code: {record['code']['revision']}",
         "",
@@ -144,6 +145,36 @@ def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(record: Mapping[str, Any], where: Path, indent: str = "") -> Iterator[str]:
+    """A list of a run's inputs; below `init`, the inputs of the training that made it, if its record is there."""
+    for name, entry in record["inputs"].items():
+        sha256 = entry.get("sha256")  # None for a name on the hub
+        yield f"{indent}- {name}: `{entry['path']}`" + (f", SHA-256 {sha256}" if sha256 else "")
+        before = _record_of_start(entry, where) if name == "init" else None
+        if before is not None:
+            yield from _inputs(read_record(before), before, indent + "  ")
+
+
+def _record_of_start(entry: Mapping[str, Any], where: Path) -> Path | None:
+    """The `run.json` of the training that made the checkpoint which a run started from; None if it is not there.
+
+    Args:
+        entry: the run's input `init`.
+        where: the run's own record, `<results>/<stage>/<run>/run.json`.
+    """
+    results = where.parent.parent.parent
+    # The path may be relative to another working folder, and the results may have been moved since.
+    for checkpoint in (Path(entry["path"]), results / place_of(entry["path"])):
+        before = record_of(checkpoint)
+        # A base model is a folder of its own: a record beside it is that of something else.
+        if before == where or not before.is_file() or read_record(before)["stage"] not in ("sft", "ppo"):
+            continue
+        # If the weights were removed to save space, trust the record. If they were replaced, so was the record.
+        if not checkpoint.exists() or sha256_of(checkpoint) == entry.get("sha256"):
+            return before
+    return None
 
 
 def _result(summary: Mapping[str, Any]) -> str:

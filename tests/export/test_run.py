@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import (
 from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.files import sha256_of
 from rl4vlm.core.output import output_checksums
-from rl4vlm.export.run import run
+from rl4vlm.export.run import model_card, run
 from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.lora import merge
@@ -74,6 +75,52 @@ def test_adapters_are_merged_and_rounded_once_under_the_hubs_names(trained: Path
     for part in ("SHA-256 abc", "seed of ppo: 3", "0123", '"thought_prob_coef": 0.5'):
         assert part in card
     assert "quantize" not in card
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("weights", ["kept", "removed", "replaced"])
+def test_the_card_of_ppo_names_the_demonstrations_and_the_base_model(
+    weights: str, moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    start = results / "sft" / "NumberLine-cot-seed1" / "checkpoint"
+    start.mkdir(parents=True)
+    (start / "model.safetensors").write_text("weights")
+    made_from = {
+        "data": {"path": "results/sft_data/NumberLine-cot", "sha256": "da7a"},
+        "init": {"path": "results/base_model/tiny", "sha256": "ba5e"},
+    }
+    (start.parent / "run.json").write_text(json.dumps({"stage": "sft", "inputs": made_from}))
+    path = str(start.relative_to(tmp_path))
+    init = {"path": path, "sha256": sha256_of(start)}
+    if weights == "removed":
+        shutil.rmtree(start)
+    elif weights == "replaced":
+        (start / "model.safetensors").write_text("other weights")
+    monkeypatch.chdir(tmp_path)
+    if moved:
+        results = results.rename(tmp_path / "elsewhere")
+    where = results / "ppo" / "NumberLine-cot-lambda0.5-seed1" / "run.json"
+    card = model_card({**RECORD, "inputs": {"init": init}}, [], where)
+    behind = [
+        "  - data: `results/sft_data/NumberLine-cot`, SHA-256 da7a",
+        "  - init: `results/base_model/tiny`, SHA-256 ba5e",
+    ]
+    # The record beside other weights says nothing of those that PPO started from.
+    expected = [f"- init: `{path}`, SHA-256 {init['sha256']}", *(behind if weights != "replaced" else [])]
+    assert [line for line in card.splitlines() if "SHA-256" in line] == expected
+
+
+def test_the_card_names_a_model_of_the_hub(tmp_path: Path) -> None:
+    init = {"path": "llava-hf/llava-v1.6-mistral-7b-hf", "sha256": None}
+    card = model_card({**RECORD, "inputs": {"init": init}}, [], tmp_path / "run.json")
+    assert "- init: `llava-hf/llava-v1.6-mistral-7b-hf`\n" in card
+
+
+def test_a_record_beside_a_base_model_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"stage": "tables", "inputs": {"config": {"path": "config.yaml"}}}))
+    init = {"path": str(tmp_path / "base"), "sha256": None}
+    assert "config.yaml" not in model_card({**RECORD, "inputs": {"init": init}}, [], tmp_path / "ppo" / "run.json")
 
 
 @pytest.mark.parametrize(
