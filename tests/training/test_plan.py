@@ -41,12 +41,12 @@ def test_sizes_and_formulas_of_the_papers_config(config: dict[str, Any]) -> None
     assert running == f"{3 * sft.state / 1e9:.1f}"
     assert float(kept) == pytest.approx(4 * sft.weights / 1e9, abs=0.05)
     assert hours == "20,000 / sft"
-    ppo = estimate(SHAPE, MemorySettings(num_envs=2))
+    ppo = estimate(SHAPE, MemorySettings(num_envs=2, micro_batch_size=4, gradient_checkpointing=False))
     assert found["ppo"][1:] == [
         "4",
         f"{(ppo.training + ppo.cache) / 1e9:.1f}",
         f"{3 * ppo.state / 1e9:.1f}",
-        f"{4 * 4 * ppo.trainable / 1e9:.1f}",
+        f"{4 * 2 * 4 * ppo.trainable / 1e9:.1f}",  # the last policy of each run, and the best
         # 29 updates: validations after the 10th, the 20th and the last, each of 50 episodes of up to 10 steps.
         "30,000 x (1/played + 1/scored + 4/trained) + up to 1,500/played",
     ]
@@ -78,7 +78,12 @@ def test_rates_make_hours(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "passes"),
-    [({"dtype": "float32"}, 0), ({"dtype": "float32", "importance_cap": 2.0}, 1), ({"importance_cap": 2.0}, 1)],
+    [
+        ({"dtype": "float32", "importance_cap": None}, 0),
+        ({"dtype": "float32", "importance_cap": 2.0}, 1),
+        ({"importance_cap": None}, 1),
+        ({"importance_cap": 2.0}, 1),
+    ],
 )
 def test_a_pass_that_scores_again_is_counted_once(changed: dict[str, Any], passes: int) -> None:
     """A rollout is scored again below float32, and for importance weights."""

@@ -57,7 +57,9 @@ MADE = {"alfworld_games": 1, "shipped_model": 2}
             "paper.yaml",
             {rule: count for rule, count in FULL.items() if rule != "evaluate_over_http"}
             | {"download": 1}
-            | {"ppo": TASKS * STYLES + LAMBDAS, "evaluate_ppo": (TASKS - 1) * STYLES + LAMBDAS, "lambda_ablation": 1},
+            | {"ppo": TASKS * STYLES + LAMBDAS, "evaluate_ppo": (TASKS - 1) * STYLES + LAMBDAS, "lambda_ablation": 1}
+            # The best policy of every PPO run.
+            | {"evaluate_kept": TASKS * STYLES + LAMBDAS},
         ),
         (
             "smoke.yaml",
@@ -94,7 +96,8 @@ def test_the_table_of_memory_and_hours_counts_the_papers_jobs(workspace: Workspa
         counted[stage] += int(jobs)
     rules = Counter(job.rule for job in jobs_of(plan("--configfile", "config/paper.yaml")))
     evaluations = sum(count for rule, count in rules.items() if rule.startswith(("evaluate_sft", "evaluate_ppo")))
-    assert counted == {"sft": rules["sft"], "ppo": rules["ppo"], "evaluation": evaluations}
+    stages = {rule: rules[rule] for rule in ("sft_data", "sft", "ppo", "cnn")}
+    assert counted == stages | {"evaluation": evaluations, "evaluation of kept policies": rules["evaluate_kept"]}
 
 
 def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
