@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import build_parser
-from rl4vlm.cli.played import played_settings, played_style
+from rl4vlm.cli.played import played_settings, played_style, policy_label
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
 from rl4vlm.core.types import Style
@@ -73,6 +73,21 @@ def test_a_cnn_that_is_named_as_one_writes_actions_alone(tmp_path: Path) -> None
     args = build_parser().parse_args(["evaluate", policy, "NumberLine"])
     assert played_style(args) is Style.ACTION_ONLY
     assert played_settings(EvaluationSettings, args) == ["temperature=0.4"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        ("random", "random"),
+        ("results/ppo/A/checkpoint", "A"),
+        ("served:results/ppo/A/checkpoint", "served-A"),
+        ("results/ppo/A/checkpoints/update0010", "A-update0010"),
+        ("api:gpt", "api-gpt"),
+        ("owner/model", "model"),
+    ],
+)
+def test_every_policy_has_an_output_folder_of_its_own(policy: str, name: str) -> None:
+    assert policy_label(policy) == name
 
 
 def test_a_kept_policy_plays_as_its_run_was_trained(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ from rl4vlm.archive.layout import (
     SUMS,
     VERIFIES,
 )
-from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.core.files import RECORD, atomic_file, read_json
 from rl4vlm.results.lineage import runs_behind
 from rl4vlm.results.names import TABLES, figure_files, figures_beside, table_files, tables_in
+from rl4vlm.results.output_record import OutputRecord, differences, read_output_record
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl4vlm.archive.layout import DRAWS, RESULTS, SUMS
-from rl4vlm.archive.records import OutputRecord, differences, read_output_record
 from rl4vlm.config.settings import build_settings
 from rl4vlm.core.files import RECORD, read_json, read_text, sha256_of
 from rl4vlm.core.lock import scratch_folder
 from rl4vlm.figures.draw import draw
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.results.names import FIGURE_KINDS, figures_beside, table_files, tables_in
+from rl4vlm.results.output_record import OutputRecord, differences, read_output_record
 from rl4vlm.results.tables import build_tables
 
 

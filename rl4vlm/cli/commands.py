@@ -7,11 +7,13 @@ torch.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl4vlm.cli.played import played_settings, played_style, policy_label
+from rl4vlm.config.fields import SET_NAME
 from rl4vlm.config.load import load_config, merge
 from rl4vlm.config.overrides import parse_settings, parse_words
 from rl4vlm.core.games import name_on
@@ -171,10 +173,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from rl4vlm.evaluation.run import run_sets
     from rl4vlm.policies.registry import kind_of
 
-    out = args.out or Path("evaluation", f"{policy_label(args.policy)}-{args.task}")
+    style = f"-{args.style}" if args.style else ""
+    out = args.out or Path("evaluation", f"{policy_label(args.policy)}-{args.task}{style}")
     words = played_settings(EvaluationSettings, args)
     sets = {out: parse_settings(EvaluationSettings, words)}
     for games, *changed in args.also:
+        if not re.fullmatch(SET_NAME, games):
+            raise ValueError(f"--also {games!r}: a set of games is named by letters, digits and underscores")
         folder = out.with_name(name_on(out.name, games))
         if folder in sets:
             raise ValueError(f"--also {games} is given twice")

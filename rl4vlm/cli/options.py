@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rl4vlm.cli.reference import settings_help
-from rl4vlm.config.fields import LARGEST_SEED
+from rl4vlm.config.fields import LABEL, LARGEST_SEED
 from rl4vlm.core.types import Style
 
 
@@ -47,7 +48,13 @@ def evaluations(parser: argparse.ArgumentParser) -> None:
 
 
 def scale(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", default="embedded", help="label of these results (default: embedded)")
+    parser.add_argument("--scale", type=_label, default="embedded", help="label of these results (default: embedded)")
+
+
+def _label(text: str) -> str:
+    if not text or not re.fullmatch(LABEL, text):
+        raise argparse.ArgumentTypeError("it may not be empty or hold a comma, a bar or a line break")
+    return text
 
 
 def results(parser: argparse.ArgumentParser) -> None:

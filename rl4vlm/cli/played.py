@@ -13,14 +13,21 @@ from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
 from rl4vlm.policies.registry import checkpoint_of
-from rl4vlm.results.provenance import CHECKPOINT, read_record, record_of
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, read_record, record_of
 from rl4vlm.tasks.registry import get_task
 
 
 def policy_label(policy: str) -> str:
-    """A folder name for a policy. A run's folder `checkpoint` is called by the name of the run."""
-    path = Path(policy)
-    return (path.resolve().parent.name if path.name == CHECKPOINT else path.name).replace(":", "-")
+    """A folder name for a policy: for one of a run, the name of the run, and that of a kept policy (`KEPT`)."""
+    kind, colon, rest = policy.rpartition(":")
+    path = Path(rest)
+    if path.name == CHECKPOINT:
+        name = path.resolve().parent.name
+    elif path.parent.name == KEPT:
+        name = f"{path.resolve().parents[1].name}-{path.name}"
+    else:
+        name = path.name
+    return f"{kind}-{name}".replace(":", "-") if colon else name
 
 
 def played_style(args: argparse.Namespace) -> Style:

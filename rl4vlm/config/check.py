@@ -23,7 +23,7 @@ from rl4vlm.config.load import (
     task_options,
     thought_prob_coef,
 )
-from rl4vlm.config.methods import METHODS, PUBLISHED_ONLY
+from rl4vlm.config.methods import METHOD_NAMES, PUBLISHED_ONLY
 from rl4vlm.config.runs import DATA_NAME, lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
 from rl4vlm.config.settings import (
@@ -258,7 +258,7 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
         for games in evaluation_sets(config, task):
             yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
         yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
-    own = {row.name for row in METHODS.values()} - {*PUBLISHED_ONLY}
+    own = METHOD_NAMES - {*PUBLISHED_ONLY}
     named: dict[str, str] = {}
     for model, entry in config["api_models"].items():
         method = entry.get("method") or model

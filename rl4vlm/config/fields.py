@@ -70,6 +70,10 @@ def _pattern(value: str) -> str:
     return value
 
 
+SET_NAME = r"^[A-Za-z0-9_]+$"
+"""The form of the name of a set of games, which is part of the name of an evaluation."""
+LABEL = r"^[^,|\n]*$"
+"""The form of a label of results: in tables, a comma stands between it and the games that were played."""
 LARGEST = 2**63 - 1
 """The largest int64: torch and NumPy take no larger whole number as a seed, a size or a step."""
 

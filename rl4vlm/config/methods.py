@@ -57,6 +57,7 @@ METHODS: dict[str, Method] = {
 }
 """All methods, in the order of tables. The key is the method's name, or the name by which a scripted policy is called
 (`rl4vlm evaluate stand17 Blackjack`)."""
+METHOD_NAMES = frozenset(row.name for row in METHODS.values())
 PUBLISHED_ONLY = ("BUTLER", "BUTLER_g", "GPT4-V", "Gemini")
 """Methods of which only published numbers exist. A model of `api_models` may have the name of one of them."""
 

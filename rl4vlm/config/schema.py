@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from rl4vlm.config.fields import Count, FilePath, Natural, Seed, Share, Weight, settings
+from rl4vlm.config.fields import LABEL, SET_NAME, Count, FilePath, Natural, Seed, Share, Weight, settings
 from rl4vlm.config.settings import build_settings, check_some
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.api import ApiSettings
@@ -91,7 +91,7 @@ class TaskOptions:
 
 
 _Lambdas = Annotated[tuple[Share, ...], AfterValidator(_unique)]
-_SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+_SetName = Annotated[str, Field(pattern=SET_NAME)]
 
 
 @settings
@@ -246,7 +246,7 @@ class Config:
 
     scale: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """The file in `config/scales/` that this config overrides: `embedded` or `paper`."""
-    label: str = ""
+    label: Annotated[str, Field(pattern=LABEL)] = ""
     """Name of these results in tables and figures; if empty, the scale's name."""
     results_dir: FilePath
     """Folder of all results."""

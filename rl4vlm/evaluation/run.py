@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.methods import METHOD_NAMES, scripted_policies
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
@@ -27,12 +27,21 @@ from rl4vlm.interaction.episodes import EpisodePlay
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.policies.registry import checkpoint_of, make_policy
 from rl4vlm.results.origin import Origin, origin_of_run
-from rl4vlm.results.provenance import EPISODES, SUMMARY, InputFile, inputs_now, read_record, record_of, write_run_record
+from rl4vlm.results.provenance import (
+    EPISODES,
+    HELD_OUT,
+    SUMMARY,
+    TRAINING_GAMES,
+    InputFile,
+    inputs_now,
+    read_record,
+    record_of,
+    write_run_record,
+)
+from rl4vlm.tasks.base import Task
 from rl4vlm.tasks.registry import get_task
 from rl4vlm.training.increments import increments
 from rl4vlm.training.store import StateFolder, relevant
-
-PROTOCOL = "held_out"
 
 
 @runtime_checkable
@@ -240,7 +249,7 @@ def _run(
         "policy": name,
         "task": task,
         "style": style,
-        "protocol": PROTOCOL,
+        "protocol": _protocol(game, settings.env),
         **({"games": settings.games} if settings.games else {}),
         **({"overall": game.overall} if game.overall else {}),
         **summarise(lines, game.groups),
@@ -259,6 +268,12 @@ def _run(
         seconds=progress.seconds,
     )
     return summary
+
+
+def _protocol(game: Task, env: Mapping[str, Any]) -> str:
+    """`HELD_OUT`, or `TRAINING_GAMES` if the environment's options are those of training, also by default."""
+    trained = game.training_env
+    return TRAINING_GAMES if trained and {**trained, **env} == {**env, **trained} else HELD_OUT
 
 
 def _game_count(task: str, settings: EvaluationSettings) -> int:
@@ -341,6 +356,11 @@ def origin_of(policy: str, style: Style, task: str, api: Mapping[str, Any] | Non
 def _origin_of_checkpoint(checkpoint: str, style: Style, task: str) -> Origin:
     file = record_of(Path(checkpoint))
     record = read_record(file) if file.is_file() else {}
-    found = origin_of_run(record, style, file) or Origin(Path(checkpoint).resolve().name, "checkpoint")
-    trained = record.get("settings", {}).get("task", task)
+    name = Path(checkpoint).resolve().name
+    # A folder may be called like a method of the tables, and is not that method.
+    unknown = Origin(f"checkpoint {name}" if name in METHOD_NAMES else name, "checkpoint")
+    found, settings = origin_of_run(record, style, file) or unknown, record.get("settings", {})
+    if found.kind in ("sft", "ppo") and settings.get("style", style) != style:
+        found = found._replace(method=f"{found.method} played {'with' if style is Style.COT else 'without'} thoughts")
+    trained = settings.get("task", task)
     return found if trained == task else found._replace(method=f"{found.method} trained on {trained}")

@@ -59,7 +59,8 @@ class Results:
         """
         played = [load_evaluation(folder) for folder in evaluations]
         trained = [load_training_run(folder) for folder in training_runs]
-        _refuse_copies((run.folder, (*_what(run), run.games)) for run in played)
+        _refuse_copies((run.folder, (*_what(run), run.games_label)) for run in played)
+        _refuse_other_rules(played)
         _refuse_copies((run.folder, _what(run)) for run in trained)
         results = cls(
             evaluations=tuple(run for run in played if not run.variant),
@@ -158,6 +159,25 @@ def _refuse_copies(runs: Iterable[tuple[Path, tuple[Any, ...]]]) -> None:
             which = "" if seed is None else f" of training seed {seed}"
             raise ValueError(f"{seen[what]} and {folder} are both {method} on {task}{which}: name or keep only one")
         seen[what] = folder
+
+
+def _refuse_other_rules(played: Sequence[Evaluation]) -> None:
+    """Raise ValueError if the games of one task and set were played by different rules or with other prompts.
+
+    Their episodes have the same seeds, and would be compared as the same episodes.
+    """
+    first: dict[tuple[Any, ...], Evaluation] = {}
+    for run in played:
+        # A policy without language has no prompt.
+        for what in ("env", *(["prompt"] if run.kind not in ("cnn", "scripted") else [])):
+            if what not in run.rules:
+                continue
+            one = first.setdefault((what, run.task, run.games), run)
+            if one.rules[what] != run.rules[what]:
+                raise ValueError(
+                    f"{one.folder} and {run.folder} are of the same episodes of {run.task}, but not of the same game: "
+                    f"{what} {one.rules[what]} and {run.rules[what]}"
+                )
 
 
 def input_files(

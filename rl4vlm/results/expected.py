@@ -15,10 +15,13 @@ from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results import names
+from rl4vlm.results.output_record import differences, read_output_record
 from rl4vlm.results.provenance import CHECKPOINT, DATA, EPISODES, MANIFEST, METRICS, PERCEPTION, SUMMARY, TIMING
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".html": b"<!"}
 """First bytes of files by suffix."""
+MADE_OF_RESULTS = ("tables", "figures", "gallery")
+"""The folders whose records list the results that they were made from."""
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".tex")
 
 
@@ -68,7 +71,8 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
 def problems(files: Sequence[Path]) -> list[str]:
     """A message for each file that is missing, empty or not of the kind that its name says.
 
-    For each folder with a record, there is also a message if a file is not the one that the record lists.
+    For each folder with a record, there is also a message if a file is not the one that the record lists, and for each
+    of tables, figures and gallery one if it was made from other files than those that are there now.
     """
     found = {path: problem for path in files if (problem := _problem(path))}
     for folder in {path.parent: None for path in files if path.name == RECORD}:
@@ -77,7 +81,13 @@ def problems(files: Sequence[Path]) -> list[str]:
                 check_unchanged(folder)
             except ValueError as error:
                 found[folder] = str(error)
-    return [f"{path}: {problem}" for path, problem in found.items()]
+    stale = []
+    for path in files:
+        if path.name.endswith(RECORD) and path.parent.name in MADE_OF_RESULTS and not {path, path.parent} & {*found}:
+            results = path.parents[1]
+            made = read_output_record(results, path.relative_to(results).as_posix())
+            stale += [f"{path}: {difference}" for difference in differences(results, made)]
+    return [*(f"{path}: {problem}" for path, problem in found.items()), *stale]
 
 
 def _problem(path: Path) -> str | None:

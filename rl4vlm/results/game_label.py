@@ -13,8 +13,8 @@ def games_played(sources: Iterable[str], games: str | None = None) -> str | None
         games: the set of games that was played, if there are several (`seen`).
 
     Returns:
-        The words; None without any source, as for tasks whose games are not data.
+        The words. Without any source, as for tasks whose games are not data, the set's name alone, or None.
     """
     parts = (source.partition(",") for source in sorted(set(sources)))
     named = [f"{kind} games{comma}{rest}" for kind, comma, rest in parts]
-    return ", ".join([" and ".join(named), *([games] if games else [])]) if named else None
+    return ", ".join([*([" and ".join(named)] if named else []), *([games] if games else [])]) or None

@@ -33,7 +33,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
 
     Args:
         record: content of the file.
-        style: how the policy writes its replies; None takes the style of the record.
+        style: how the policy writes its replies, for a record that does not say how it was trained to.
         where: the file, for messages.
 
     Raises:
@@ -41,7 +41,7 @@ def origin_of_run(record: Mapping[str, Any], style: Style | str | None, where: P
     """
     stage, settings = record.get("stage"), record.get("settings", {})
     variant = settings.get("variant", "")
-    ending = "-noCoT" if (style or settings.get("style")) == Style.ACTION_ONLY else ""
+    ending = "-noCoT" if settings.get("style", style) == Style.ACTION_ONLY else ""
     if stage == "sft":
         return Origin(f"LLaVA-sft{ending}", "sft", seed=record.get("seeds", {}).get("sft"), variant=variant)
     if stage == "ppo":

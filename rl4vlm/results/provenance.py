@@ -27,6 +27,9 @@ PACKAGE = "rl4vlm"
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 """What an evaluation writes beside its `run.json`."""
+HELD_OUT, TRAINING_GAMES, ROLLING_PEAK = "held_out", "training_games", "rolling_peak"
+"""The protocols of a success rate: over episodes that no training uses, over games that training plays too, and the
+paper's, the highest rate over the last training episodes."""
 METRICS, TIMING, CHECKPOINT = "metrics.jsonl", "timing.jsonl", "checkpoint"
 """What a training writes beside its `run.json`; SFT writes no `timing.jsonl`."""
 KEPT = "checkpoints"

@@ -20,7 +20,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.intervals import Counts
 from rl4vlm.results.origin import origin_of_run
-from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY, read_record
+from rl4vlm.results.provenance import EPISODES, HELD_OUT, METRICS, SUMMARY, read_record
 
 
 class Tally(BaseModel):
@@ -68,6 +68,8 @@ class Evaluation(Tally):
         overall: name of the rate over all kinds in tables.
         data_sources: where the games came from, if they are data.
         games: which set of games was played (`unseen`), if the task has several.
+        rules: the environment's options but for the folder of games, and the texts of the prompt; empty without a
+            `run.json`.
         perception: by field of the image, how it was read.
         won: by seed of the episode, whether it was won.
         won_by_group: the same for each of `groups`.
@@ -91,6 +93,7 @@ class Evaluation(Tally):
     overall: str | None = None
     data_sources: tuple[str, ...] = ()
     games: str | None = None
+    rules: dict[str, Any] = {}
     perception: dict[str, Readings] = {}
     won: dict[int, bool] = {}
     won_by_group: dict[str, dict[int, bool]] = {}
@@ -165,8 +168,11 @@ def load_evaluation(folder: Path) -> Evaluation:
     """
     file = folder / SUMMARY
     won, by_group, perception = _read_episodes(folder / EPISODES)
-    read = {**read_json(file), "folder": folder, "perception": perception, "won": won, "won_by_group": by_group}
-    found = checked(Evaluation, read, str(file))
+    summary = read_json(file)
+    if summary.get("protocol", HELD_OUT) != HELD_OUT:
+        raise ValueError(f"{file}: {summary['protocol']}, so it is no held-out evaluation and belongs in no table")
+    counted = {"perception": perception, "won": won, "won_by_group": by_group}
+    found = checked(Evaluation, {**summary, **counted, "folder": folder, "rules": _rules(folder)}, str(file))
     if found.counts != (sum(won.values()), len(won)):
         raise ValueError(
             f"{file} counts {found.successes} successes in {found.episodes} episodes, {EPISODES} beside it "
@@ -183,6 +189,15 @@ def load_evaluation(folder: Path) -> Evaluation:
     for name in (EPISODES, SUMMARY):
         check_unchanged(folder / name)
     return found
+
+
+def _rules(folder: Path) -> dict[str, Any]:
+    """What an evaluation played by: the environment's options but for the folder of games, and texts of the prompt."""
+    if not (folder / RECORD).is_file():
+        return {}
+    settings = read_record(folder / RECORD)["settings"]
+    env = {name: value for name, value in (settings.get("env") or {}).items() if name != "data"}
+    return {"env": env, "prompt": settings.get("prompt") or {}}
 
 
 def load_training_run(folder: Path) -> TrainingRun:

@@ -32,6 +32,7 @@ class ALFWorld(Task):
     changing_actions = True
     groups = ("Pick", "Look", "Clean", "Heat", "Cool", "Pick2")
     overall = "alfworld_avg"
+    training_env: ClassVar[Mapping[str, Any]] = {"split": "train"}
     held_out_env: ClassVar[Mapping[str, Any]] = {"split": "valid_seen"}
     prompt = PromptParts(
         role="You do household work in a house of the ALFWorld environment, by text commands.",

@@ -91,6 +91,9 @@ class Task(ABC):
     overall: ClassVar[str | None] = None
     """What tables call the rate over all groups."""
 
+    training_env: ClassVar[Mapping[str, Any]] = {}
+    """Options of the environment with which training plays, also by default, for tasks whose games are data."""
+
     held_out_env: ClassVar[Mapping[str, Any]] = {}
     """Options of the environment with which `rl4vlm evaluate` plays games that no training plays, for tasks whose games
     are data. Without them, the evaluation's seeds are enough."""

@@ -17,7 +17,7 @@ from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import Origin, origin_of, run, run_sets
+from rl4vlm.evaluation.run import Origin, _protocol, origin_of, run, run_sets
 from rl4vlm.evaluation.summary import summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson
@@ -144,6 +144,13 @@ def test_an_episode_can_be_replayed_from_its_line(tmp_path: Path) -> None:
             _, reward, terminated, truncated, _ = env.step(actions.index(step["action"]))
             assert reward == step["reward"]
         assert terminated or truncated
+
+
+@pytest.mark.parametrize(("split", "protocol"), [("train", "training_games"), ("valid_seen", "held_out")])
+def test_games_of_training_are_not_called_held_out(split: str, protocol: str) -> None:
+    assert _protocol(get_task("ALFWorld"), {"split": split}) == protocol
+    assert _protocol(get_task("ALFWorld"), {}) == "training_games"  # the environment's default
+    assert _protocol(get_task("EZPoints"), {}) == "held_out"
 
 
 def test_seeds_are_fixed_and_never_those_of_training(tmp_path: Path) -> None:
@@ -274,6 +281,16 @@ class TestOrigin:
         checkpoint = self.checkpoint(tmp_path, record)
         assert origin_of(checkpoint, Style.COT, "EZPoints").method == "RL4VLM"
         assert origin_of(checkpoint, Style.COT, "NumberLine").method == "RL4VLM trained on EZPoints"
+
+    def test_in_another_style_than_it_was_trained_in(self, tmp_path: Path) -> None:
+        record = {"stage": "sft", "settings": {"style": "cot"}, "seeds": {"sft": 2}}
+        checkpoint = self.checkpoint(tmp_path, record)
+        assert origin_of(checkpoint, Style.COT, "EZPoints").method == "LLaVA-sft"
+        assert origin_of(checkpoint, Style.ACTION_ONLY, "EZPoints").method == "LLaVA-sft played without thoughts"
+
+    def test_a_folder_with_the_name_of_a_method_is_not_that_method(self, tmp_path: Path) -> None:
+        (tmp_path / "solver").mkdir()
+        assert origin_of(str(tmp_path / "solver"), Style.COT, "EZPoints") == Origin("checkpoint solver", "checkpoint")
 
     def test_of_a_cnn(self, tmp_path: Path) -> None:
         checkpoint = self.checkpoint(tmp_path, {"stage": "cnn", "settings": {}, "seeds": {"cnn": 3}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
 from rl4vlm.evaluation.run import run
 from rl4vlm.results.expected import expected_files, problems
+from rl4vlm.results.tables import build_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +57,19 @@ def test_a_file_that_its_record_does_not_list_as_it_is_is_found(tmp_path: Path) 
     assert "episodes.jsonl is damaged or was changed" in problem
     files[1].unlink()
     assert problems(files) == [f"{files[1]}: missing"]
+
+
+def test_tables_that_were_made_from_other_evaluations_are_found(tmp_path: Path) -> None:
+    played = tmp_path / "eval" / "random-NumberLine"
+    settings = EvaluationSettings(episodes=3)
+    run(policy="random", task="NumberLine", style=Style.COT, out=played, settings=settings)
+    build_tables(evaluations=[played], training_runs=[], base_perceptions={}, scale="here", out=tmp_path / "tables")
+    files = [tmp_path / "tables" / "run.json"]
+    assert problems(files) == []
+    run(policy="random", task="NumberLine", style=Style.COT, out=played, settings=replace(settings, episodes=4))
+    found = problems(files)
+    assert len(found) == 2
+    assert all("not the file that tables/run.json was made from" in problem for problem in found)
 
 
 def test_a_string_in_json_may_hold_other_separators_of_lines(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rl4vlm.results.game_label import games_played
     ("sources", "games", "said"),
     [
         ([], None, None),
-        ([], "seen", None),
+        ([], "upstream", "upstream"),
         (["generated"], None, "generated games"),
         (["generated", "generated"], "seen", "generated games, seen"),
         (["official, drawn pictures"], "unseen", "official games, drawn pictures, unseen"),

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.types import Style
+from rl4vlm.evaluation.run import run as play_episodes
 from rl4vlm.results.collection import Results
 from rl4vlm.results.read import CurvePoint, Readings, TrainingRun, load_evaluation, load_training_run
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results
@@ -97,6 +100,34 @@ def test_the_same_run_in_two_folders_would_count_twice(tmp_path, kind):
     for again in (copy, run):
         with pytest.raises(ValueError, match=rf"{run.name} and .*{again.name} are both .* on NumberLine"):
             Results.load(**made.inputs | {kind: [*made.inputs[kind], again]})
+
+
+def play(out: Path, policy: str = "random", games: str = "", **env: Any) -> Path:
+    settings = EvaluationSettings(episodes=4, games=games, env=env)
+    play_episodes(policy=policy, task="EZPoints", style=Style.COT, out=out, settings=settings)
+    return out
+
+
+def test_two_sets_of_games_by_rules_are_two_rows(tmp_path: Path) -> None:
+    first = play(tmp_path / "a", games="strict")
+    second = play(tmp_path / "b", games="upstream", rules="upstream")
+    found = Results.load(evaluations=[first, second], training_runs=[])
+    assert [run.games_label for run in found.evaluations] == ["strict", "upstream"]
+
+
+def test_the_same_episodes_by_other_rules_are_not_compared(tmp_path: Path) -> None:
+    played = [play(tmp_path / "a"), play(tmp_path / "b", "solver", rules="upstream")]
+    with pytest.raises(
+        ValueError, match=r"a and .*b are of the same episodes of EZPoints, but not of the same game: env"
+    ):
+        Results.load(evaluations=played, training_runs=[])
+
+
+def test_an_evaluation_on_the_games_of_training_is_no_held_out_result(evaluation: Path) -> None:
+    summary = json.loads((evaluation / "summary.json").read_text())
+    (evaluation / "summary.json").write_text(json.dumps(summary | {"protocol": "training_games"}))
+    with pytest.raises(ValueError, match=r"summary\.json: training_games, so it is no held-out evaluation"):
+        load_evaluation(evaluation)
 
 
 def test_runs_come_in_the_order_of_their_seeds(tmp_path):
