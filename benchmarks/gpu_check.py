@@ -54,7 +54,7 @@ def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], No
     import torch
 
     from benchmarks.gpu_correct import correctness
-    from benchmarks.gpu_speed import choices, measure
+    from benchmarks.gpu_speed import choices, measure, not_measured
     from rl4vlm.models.older_transformers import accept_older_names
     from rl4vlm.results.provenance import code_revision, hardware
 
@@ -89,8 +89,10 @@ def run_parts(arguments: argparse.Namespace, keep: Callable[[dict[str, Any]], No
         for dtype in ("float32", "bfloat16"):
             guarded("correctness", partial(correctness, "llava-23m" if large else "llava-test", dtype, device))
     # On a CPU a few choices are enough to test the script.
-    asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 2, 4, -1)]
-    if "throughput" not in parts:
+    asked = choices(128, 64, arguments.more) if large else [choices(4, 4)[index] for index in (0, 2, 4, -4, -3, -1)]
+    if "throughput" in parts:
+        guarded("throughput", not_measured)
+    else:
         asked = asked[: bool({"memory", "profile"} & {*parts})]
     tables = arguments.out / TABLES if "profile" in parts else None
     guarded(

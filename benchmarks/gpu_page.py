@@ -81,9 +81,18 @@ def _measured(lines: Sequence[Line], kind: str) -> list[Line]:
     return [one for one in lines if one.get("measured") == kind]
 
 
-def _weights(line: Line) -> tuple[str, int, str]:
+SETTINGS = ("dtype", "LoRA", "attention", "game")
+"""The columns of `_settings`."""
+
+
+def _settings(line: Line) -> tuple[str, int, str, str]:
     choice = line["choice"]
-    return choice["dtype"], choice["lora_rank"], choice["attention"]
+    game = choice["task"] if choice["share_prompts"] else f"{choice['task']}, prompts not shared"
+    return choice["dtype"], choice["lora_rank"], choice["attention"], game
+
+
+def _distinct(line: Line) -> str:
+    return f"{line['distinct_prompts']} of {line['samples']}" if "samples" in line else ""
 
 
 def _update(line: Line) -> tuple[int, str]:
@@ -101,20 +110,21 @@ def _memory(lines: Sequence[Line]) -> list[str]:
                 else "micro-batch {}, checkpointing {}".format(*_update(one))
             )
             sizes = [f"{one[name] / 1e9:.1f}" for name in ("peak_memory", "estimated_memory")]
-            rows.append((*_weights(one), one["measured"], what, *sizes))
-    return _table(("dtype", "LoRA", "attention", "phase", "", "measured peak", "rl4vlm memory"), rows)
+            rows.append((*_settings(one), one["measured"], what, *sizes))
+    return _table((*SETTINGS, "phase", "", "measured peak", "rl4vlm memory"), rows)
 
 
 def _playing(lines: Sequence[Line]) -> list[str]:
     rows = [
         (
-            *_weights(one),
+            *_settings(one),
+            _distinct(one),
             *(one["choice"][name] for name in ("kv_cache", "num_envs")),
             *(_number(one.get(name)) for name in ("played_per_s", "tokens_per_s")),
         )
         for one in _measured(lines, "play")
     ]
-    return _table(("dtype", "LoRA", "attention", "cache", "environments", "steps/s", "tokens/s"), rows)
+    return _table((*SETTINGS, "distinct prompts", "cache", "environments", "steps/s", "tokens/s"), rows)
 
 
 def _learning(lines: Sequence[Line]) -> list[str]:
@@ -124,15 +134,23 @@ def _learning(lines: Sequence[Line]) -> list[str]:
     counts = sorted({one["choice"]["num_envs"] for one in plays})
     rows = []
     for one in _measured(lines, "learn"):
-        speeds = {play["choice"]["num_envs"]: play["played_per_s"] for play in plays if _weights(play) == _weights(one)}
+        speeds = {
+            play["choice"]["num_envs"]: play["played_per_s"] for play in plays if _settings(play) == _settings(one)
+        }
         hours = [
             _number(_hours(speeds[count], one)) if count in speeds and "trained_per_s" in one else ""
             for count in counts
         ]
         rows.append(
-            (*_weights(one), *_update(one), _number(one.get("scored_per_s")), _number(one.get("trained_per_s")), *hours)
+            (
+                *_settings(one),
+                _distinct(one),
+                *_update(one),
+                *(_number(one.get(name)) for name in ("scored_per_s", "trained_per_s")),
+                *hours,
+            )
         )
-    columns = ("dtype", "LoRA", "attention", "micro-batch", "checkpointing", "scored/s", "trained/s")
+    columns = (*SETTINGS, "distinct prompts", "micro-batch", "checkpointing", "scored/s", "trained/s")
     made = _table((*columns, *(f"hours, {count} environments" for count in counts)), rows)
     told = (
         "An empty cell: out of memory, or not measured. Options of `rl4vlm memory`: `--played-per-second` is steps/s "
@@ -162,7 +180,7 @@ def _profiles(lines: Sequence[Line]) -> list[str]:
 
 def _missing(lines: Sequence[Line]) -> list[str]:
     rows = [f"- {one['part']}: {one['error']}" for one in lines if "error" in one]
-    rows += [f"- {one['not_measured']}: {one['why']}" for one in lines if "not_measured" in one]
+    rows += [f"- {one['not_measured']}: not measured, {one['why']}" for one in lines if "not_measured" in one]
     return rows + [f"- out of memory: {one['choice']}" for one in lines if one.get("out_of_memory")]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.backbones import build, config_of
-from benchmarks.modes import Mode, Settings, tokens_of
+from benchmarks.modes import Mode, Settings, distinct_prompts, tokens_of, vlm_item
 from benchmarks.rates import Phase, per_sample
 from benchmarks.throughput import profiled
 from rl4vlm.config.fields import DType, KVCache
@@ -23,17 +23,25 @@ from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.memory import Memory, estimate_of
+from rl4vlm.models.vllm_engine import check_vllm
 from rl4vlm.ppo.rollout import Sample
 
 LEARNED = 32
 """Samples of a measured update: enough for its one optimizer step to take little of the time, as with the 256 of a
 mini-batch."""
+REPLIES_PER_PROMPT = {"EZPoints": 1, "NumberLine": 9}
+"""How many samples of a mini-batch have the same prompt. NumberLine has 30 prompts for the 256 of a mini-batch."""
 WARM_UP_TOKENS = 4
+LATE = {"why": "out of time"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Settings to compare: those that change nothing but speed and memory, and the rank of the adapters."""
+    """Settings to compare: those that change nothing but speed and memory, and the rank of the adapters.
+
+    `task` is the game. Nearly all prompts of EZPoints are distinct. A rollout of NumberLine has some 30 distinct ones,
+    so there it matters whether equal prompts pass through the model once (`share_prompts`).
+    """
 
     dtype: DType = "bfloat16"
     lora_rank: int = 128
@@ -42,16 +50,19 @@ class Choice:
     micro_batch_size: int = 1
     gradient_checkpointing: bool = True
     kv_cache: KVCache = "dynamic"
+    task: str = "EZPoints"
+    share_prompts: bool = True
 
     @property
     def played(self) -> tuple[Any, ...]:
         """The settings that the speed of playing depends on, for one model."""
-        return "play", self.attention, self.num_envs, self.kv_cache
+        return "play", self.attention, self.num_envs, self.kv_cache, self.task, self.share_prompts
 
     @property
     def learned(self) -> tuple[Any, ...]:
         """The settings that the speed of learning depends on, for one model."""
-        return "learn", self.attention, self.micro_batch_size, self.gradient_checkpointing
+        update = self.micro_batch_size, self.gradient_checkpointing
+        return "learn", self.attention, *update, self.task, self.share_prompts
 
 
 BASE = Choice()
@@ -67,10 +78,25 @@ def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
     found += [replace(base, micro_batch_size=size, gradient_checkpointing=False) for size in (4, 8, 16)]
     other = ["eager", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
     found += [replace(base, attention=name, micro_batch_size=4) for name in other]
+    # In a micro-batch of one sample there is nothing to share.
+    repeating = replace(base, task="NumberLine", micro_batch_size=4)
+    found += [repeating, replace(repeating, share_prompts=False)]
     found += [replace(base, lora_rank=0, micro_batch_size=size) for size in (1, 4)]
     if more:
         found += [replace(base, dtype="float32", micro_batch_size=size) for size in (1, 4)]
     return found
+
+
+def not_measured() -> Iterator[dict[str, Any]]:
+    """A line for each choice that this machine leaves out, with the reason."""
+    try:
+        check_vllm()
+        why = "this check does not start it; compare `rollout_s` in timing.jsonl of runs with and without it"
+    except ValueError as error:
+        why = str(error)
+    yield {"part": "throughput", "not_measured": "engine: vllm", "why": why}
+    if not is_flash_attn_2_available():
+        yield {"part": "throughput", "not_measured": "flash_attention_2", "why": "flash-attn does not run here"}
 
 
 def measure(
@@ -95,25 +121,31 @@ def measure(
     """
     for (dtype, rank), same in groupby(asked, key=lambda choice: (choice.dtype, choice.lora_rank)):
         if late():
-            yield {"part": "throughput", "not_measured": f"{dtype}, LoRA rank {rank}", "why": "out of time"}
+            yield {"part": "throughput", "not_measured": f"{dtype}, LoRA rank {rank}"} | LATE
             continue
         lora = LoraSettings(rank=rank, alpha=2.0 * rank) if rank else None
         begun = time.monotonic()
         model = build(shape, dtype=DTYPES[dtype], device=device, lora=lora, max_new_tokens=tokens)
         print(f"{shape} in {dtype}, LoRA rank {rank}: built in {time.monotonic() - begun:.0f} s", flush=True)
         measured: set[tuple[Any, ...]] = set()
-        samples: list[Sample] = []
+        samples: dict[str, list[Sample]] = {}  # by game
         for choice in same:
             model.model.set_attn_implementation(choice.attention)
+            model.share_prompts = choice.share_prompts
             mode = Mode("ours", model, settings_of(shape, device, choice, tokens))
             about = {"part": "throughput", "model": shape, "choice": asdict(choice)}
-            played, learned = choice.played, choice.learned
-            if played not in measured and not late():
-                samples, line = play(mode, choice, tokens, samples)
-                yield about | line
-            if learned not in measured and not late():
-                yield about | learn(mode, choice, samples[:LEARNED])
-            measured |= {played, learned}
+            for kind, relevant in (("play", choice.played), ("learn", choice.learned)):
+                if relevant in measured:
+                    continue
+                measured.add(relevant)
+                before = samples.get(choice.task, [])
+                if late():
+                    yield {"part": "throughput", "not_measured": f"{kind} with {changes(choice, asked[0])}"} | LATE
+                elif kind == "play":
+                    samples[choice.task], line = play(mode, choice, tokens, before)
+                    yield about | line
+                else:
+                    yield about | learn(mode, choice, before)
             if profile_to is not None and choice is asked[0]:
                 yield about | {"part": "profile", **asdict(profiled(mode, profile_to))}
             mode.policy_optimizer.optimizer.zero_grad()
@@ -121,6 +153,13 @@ def measure(
             free(device)
         del model
         free(device)
+
+
+def changes(choice: Choice, first: Choice) -> str:
+    """The settings of a choice that differ from those of the first one, in words."""
+    start = asdict(first)
+    changed = [f"{name} {value}" for name, value in asdict(choice).items() if value != start[name]]
+    return ", ".join(changed) or "the first settings"
 
 
 def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -146,7 +185,7 @@ def settings_of(shape: str, device: torch.device, choice: Choice, tokens: int) -
         model=shape,
         device=str(device),
         modes=("ours",),
-        task="EZPoints",
+        task=choice.task,
         tokens=tokens,
         padded=tokens,
         steps_per_env=1,
@@ -180,6 +219,8 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
         found.append(samples)
         memory = estimated(mode, choice, samples)
         return {
+            "samples": len(samples),
+            "distinct_prompts": distinct_prompts(samples),
             "played_per_s": 1 / per_sample(phase),
             "tokens_per_s": phase.reply_tokens / phase.seconds,
             "peak_memory": peak(phase, mode),
@@ -196,6 +237,7 @@ def play(mode: Mode, choice: Choice, tokens: int, before: list[Sample]) -> tuple
 
 def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
     """Measure scoring samples and training on them in one optimizer step, after one micro-batch of each to warm up."""
+    samples = like_a_mini_batch(samples, REPLIES_PER_PROMPT[choice.task])
     backbone = mode.model.model
     if choice.gradient_checkpointing:
         backbone.activation_checkpointing_enable()
@@ -206,6 +248,8 @@ def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
         for some in (samples[: choice.micro_batch_size], samples):
             score, update = mode.score(some), mode.update(some)
         return {
+            "samples": len(samples),
+            "distinct_prompts": distinct_prompts(samples),
             "scored_per_s": 1 / per_sample(score),
             "trained_per_s": 1 / per_sample(update),
             "peak_memory": peak(update, mode),
@@ -213,6 +257,18 @@ def learn(mode: Mode, choice: Choice, samples: list[Sample]) -> dict[str, Any]:
         }
 
     return {"measured": "learn", **attempt(measured)}
+
+
+def like_a_mini_batch(samples: Sequence[Sample], replies: int) -> list[Sample]:
+    """`LEARNED` samples (or fewer, if there are too few prompts), with so many replies to each prompt.
+
+    The replies are copies of one reply: what they say makes no difference to the speed, and playing a whole rollout
+    would take too long. Samples with equal prompts stand next to each other, as in the update's mini-batches.
+    """
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(vlm_item(sample).prompt.key, sample)
+    return [sample for sample in first.values() for _ in range(replies)][:LEARNED]
 
 
 def peak(phase: Phase, mode: Mode) -> int | None:

@@ -100,8 +100,7 @@ class Mode:
     def repeat(self) -> Repeat:
         """Play, score and learn once."""
         samples, rollout = self.play()
-        distinct = len({vlm_item(sample).prompt.key for sample in samples})
-        return Repeat(rollout, self.score(samples), self.update(samples), distinct)
+        return Repeat(rollout, self.score(samples), self.update(samples), distinct_prompts(samples))
 
     def warm_up(self) -> None:
         """Run one repeat without measuring. If the GPU runs out of memory, halve the micro-batch and try again."""
@@ -210,6 +209,11 @@ def tokens_of(samples: Sequence[Sample]) -> tuple[float, float]:
     prompts = [len(vlm_item(sample).prompt.input_ids) for sample in samples]
     replies = [len(vlm_item(sample).ids) for sample in samples]
     return statistics.fmean(prompts), statistics.fmean(replies)
+
+
+def distinct_prompts(samples: Sequence[Sample]) -> int:
+    """The number of distinct (image, prompt) pairs."""
+    return len({vlm_item(sample).prompt.key for sample in samples})
 
 
 def vlm_item(sample: Sample) -> VLMReplayItem:

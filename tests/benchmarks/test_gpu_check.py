@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks import gpu_check, gpu_correct, gpu_needs, gpu_page, gpu_speed
 from benchmarks.backbones import build
 from benchmarks.gpu_correct import correctness
 from benchmarks.modes import Mode
+from rl4vlm.models.shared_prompts import shared_rows
 
 CPU = torch.device("cpu")
 
@@ -64,15 +66,73 @@ def test_hours_and_memory_on_the_page() -> None:
         same | {"measured": "play", "played_per_s": 4.0, "tokens_per_s": 500.0, "peak_memory": 20e9},
         same | {"measured": "learn", "scored_per_s": 10.0, "trained_per_s": 5.0, "peak_memory": 31.26e9},
         same | {"measured": "learn", "out_of_memory": True},
+        same
+        | {
+            "choice": {**choice, "task": "NumberLine", "share_prompts": False},
+            "measured": "learn",
+            "scored_per_s": 10.0,
+            "trained_per_s": 5.0,
+            "samples": 32,
+            "distinct_prompts": 4,
+        },
     ]
     shown = gpu_page.page(lines)
     assert "# gpu-check on A GPU" in shown
     assert "This is a CPU" not in shown
     # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.
-    assert "| bfloat16 | 128 | sdpa | 1 | yes | 10 | 5 | 9.58 |" in shown
-    assert "| bfloat16 | 128 | sdpa | learn | micro-batch 1, checkpointing yes | 31.3 | 30.0 |" in shown
+    assert "| bfloat16 | 128 | sdpa | EZPoints |  | 1 | yes | 10 | 5 | 9.58 |" in shown
+    assert "| bfloat16 | 128 | sdpa | EZPoints | learn | micro-batch 1, checkpointing yes | 31.3 | 30.0 |" in shown
+    # No hours: nothing was played in this game.
+    assert "| bfloat16 | 128 | sdpa | NumberLine, prompts not shared | 4 of 32 | 1 | yes | 10 | 5 |  |" in shown
     assert "- out of memory: {'dtype': 'bfloat16'" in shown
     assert not gpu_page.failed(lines)
+
+
+def test_shared_prompts_are_turned_off_on_a_game_whose_prompts_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, alone = (choice for choice in gpu_speed.choices(4, 8) if choice.task == "NumberLine")
+    assert (shared.share_prompts, alone) == (True, replace(shared, share_prompts=False))
+    scored: list[int] = []
+
+    def rows(*arguments: Any) -> list[list[int]]:
+        found = shared_rows(*arguments)
+        scored.append(len(found))
+        return found
+
+    monkeypatch.setattr("rl4vlm.models.actor_critic.shared_rows", rows)
+    found: list[dict[str, Any]] = []
+    for choice in (shared, alone):
+        scored.clear()
+        found += gpu_speed.measure("llava-test", CPU, [choice], 3, lambda: False)
+        assert bool(scored) == choice.share_prompts
+        # Some of the micro-batches, of four samples each, have a single prompt.
+        assert min(scored, default=1) == 1
+    assert [line["measured"] for line in found] == ["play", "learn"] * 2
+    assert [line for line in found if "error" in line] == []
+    # Nine replies to a prompt, as in a mini-batch.
+    assert {(line["samples"], line["distinct_prompts"]) for line in found[1::2]} == {(32, 4)}
+
+
+def test_choices_that_come_too_late_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = gpu_speed.choices(0, 2)[:4]
+    monkeypatch.setattr(gpu_speed, "play", lambda *_: ([], {"measured": "play"}))
+    answers = iter([False, False])  # only the model is built, and the first choice played
+    lines = list(gpu_speed.measure("llava-test", CPU, asked, 3, lambda: next(answers, True)))
+    assert [(line["not_measured"], line["why"]) for line in lines[1:]] == [
+        ("learn with the first settings", "out of time"),
+        ("play with kv_cache static", "out of time"),
+        ("learn with micro_batch_size 4", "out of time"),
+    ]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_page_says_that_vllm_was_not_measured(
+    there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rl4vlm.models.vllm_engine.find_spec", lambda name: there or None)
+    monkeypatch.setattr(gpu_speed, "measure", lambda *_: iter(()))
+    assert gpu_check.main(["--throughput", "--out", str(tmp_path)]) == 0
+    why = "this check does not start it" if there else "engine 'vllm' needs vllm, which is not installed"
+    assert f"- engine: vllm: not measured, {why}" in capsys.readouterr().out
 
 
 def test_learning_is_measured_without_the_cache_of_play() -> None:
