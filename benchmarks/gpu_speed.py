@@ -47,8 +47,8 @@ class Choice:
     lora_rank: int = 128
     attention: str = "sdpa"
     num_envs: int = 64
-    micro_batch_size: int = 1
-    gradient_checkpointing: bool = True
+    micro_batch_size: int = 4
+    gradient_checkpointing: bool = False
     kv_cache: KVCache = "dynamic"
     task: str = "EZPoints"
     share_prompts: bool = True
@@ -74,14 +74,15 @@ def choices(rank: int, num_envs: int, more: bool = False) -> list[Choice]:
     base = replace(BASE, lora_rank=rank, num_envs=num_envs)
     # With a static cache passes are compiled, which takes time: measure it once, unless `more`.
     static = [replace(base, kv_cache="static", num_envs=count) for count in ([num_envs, 2] if more else [num_envs])]
-    found = [base, replace(base, num_envs=2), *static, replace(base, micro_batch_size=4)]
-    found += [replace(base, micro_batch_size=size, gradient_checkpointing=False) for size in (4, 8, 16)]
+    found = [base, replace(base, num_envs=2), *static]
+    found += [replace(base, micro_batch_size=size, gradient_checkpointing=True) for size in (1, 4)]
+    found += [replace(base, micro_batch_size=size) for size in (8, 16)]
     other = ["eager", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
-    found += [replace(base, attention=name, micro_batch_size=4) for name in other]
-    # In a micro-batch of one sample there is nothing to share.
-    repeating = replace(base, task="NumberLine", micro_batch_size=4)
+    found += [replace(base, attention=name) for name in other]
+    repeating = replace(base, task="NumberLine")
     found += [repeating, replace(repeating, share_prompts=False)]
-    found += [replace(base, lora_rank=0, micro_batch_size=size) for size in (1, 4)]
+    # As SFT does.
+    found += [replace(base, lora_rank=0, micro_batch_size=size, gradient_checkpointing=True) for size in (1, 4)]
     if more:
         found += [replace(base, dtype="float32", micro_batch_size=size) for size in (1, 4)]
     return found

@@ -80,8 +80,8 @@ def test_hours_and_memory_on_the_page() -> None:
     assert "# gpu-check on A GPU" in shown
     assert "This is a CPU" not in shown
     # 30,000 steps: 1/4 s to play, 1/10 s to score again, 4 epochs of 1/5 s.
-    assert "| bfloat16 | 128 | sdpa | EZPoints |  | 1 | yes | 10 | 5 | 9.58 |" in shown
-    assert "| bfloat16 | 128 | sdpa | EZPoints | learn | micro-batch 1, checkpointing yes | 31.3 | 30.0 |" in shown
+    assert "| bfloat16 | 128 | sdpa | EZPoints |  | 4 | no | 10 | 5 | 9.58 |" in shown
+    assert "| bfloat16 | 128 | sdpa | EZPoints | learn | micro-batch 4, checkpointing no | 31.3 | 30.0 |" in shown
     # No hours: nothing was played in this game.
     assert "| bfloat16 | 128 | sdpa | NumberLine, prompts not shared | 4 of 32 | 1 | yes | 10 | 5 |  |" in shown
     assert "- out of memory: {'dtype': 'bfloat16'" in shown
@@ -120,7 +120,7 @@ def test_choices_that_come_too_late_are_named(monkeypatch: pytest.MonkeyPatch) -
     assert [(line["not_measured"], line["why"]) for line in lines[1:]] == [
         ("learn with the first settings", "out of time"),
         ("play with kv_cache static", "out of time"),
-        ("learn with micro_batch_size 4", "out of time"),
+        ("learn with micro_batch_size 1, gradient_checkpointing True", "out of time"),
     ]
 
 
@@ -164,7 +164,7 @@ def test_the_first_choices_are_those_of_the_papers_configs() -> None:
     assert (base.dtype, base.lora_rank, base.micro_batch_size, base.gradient_checkpointing) == (
         "bfloat16",
         128,
-        1,
-        True,
+        4,
+        False,
     )
     assert (base.num_envs, paper.num_envs) == (64, 2)
