@@ -83,7 +83,7 @@ def test_hours_and_memory_on_the_page() -> None:
     assert "| bfloat16 | 128 | sdpa | EZPoints |  | 4 | no | 10 | 5 | 9.58 |" in shown
     assert "| bfloat16 | 128 | sdpa | EZPoints | learn | micro-batch 4, checkpointing no | 31.3 | 30.0 |" in shown
     # No hours: nothing was played in this game.
-    assert "| bfloat16 | 128 | sdpa | NumberLine, prompts not shared | 4 of 32 | 1 | yes | 10 | 5 |  |" in shown
+    assert "| bfloat16 | 128 | sdpa | NumberLine, prompts not shared | 4 of 32 | 4 | no | 10 | 5 |  |" in shown
     assert "- out of memory: {'dtype': 'bfloat16'" in shown
     assert not gpu_page.failed(lines)
 
