@@ -24,7 +24,8 @@ from rl4vlm.config.load import (
     thought_prob_coef,
 )
 from rl4vlm.config.methods import METHOD_NAMES, PUBLISHED_ONLY
-from rl4vlm.config.runs import DATA_NAME, lambda_text
+from rl4vlm.config.run_names import DATA_NAME
+from rl4vlm.config.runs import lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
 from rl4vlm.config.settings import (
     build_settings,

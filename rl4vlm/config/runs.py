@@ -10,17 +10,12 @@ from typing import Any
 
 from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, stage_settings, thought_prob_coef
 from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.run_names import CNN_NAME, PPO_NAME, SFT_NAME
 from rl4vlm.config.schema import STAGES
 from rl4vlm.config.settings import build_settings, plain_settings
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.games import name_on
 from rl4vlm.core.types import Style
-
-DATA_NAME = "{task}-{style}"
-SFT_NAME = "{task}-{style}{variant}-seed{seed}"
-PPO_NAME = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
-CNN_NAME = "{task}-seed{seed}"
-"""Names of the folders of demonstrations and trainings, also the wildcards of their rules."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +83,6 @@ class EvaluationRun:
 def variant_text(variant: str) -> str:
     """The part of a run's name that says its variant; empty for the method itself."""
     return f"+{variant}" if variant else ""
-
-
-def experiment_of(name: str) -> str:
-    """The part of a training's name that all λ and training seeds share."""
-    return name.partition("-lambda")[0].partition("-seed")[0]
 
 
 def lambda_text(value: float) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
-from rl4vlm.config.runs import DATA_NAME, ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.run_names import DATA_NAME
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
 from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.core.files import RECORD, parse_json
 from rl4vlm.core.output import check_unchanged

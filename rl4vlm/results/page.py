@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rl4vlm.config.methods import label_of
-from rl4vlm.config.runs import experiment_of
+from rl4vlm.config.run_names import experiment_of
 from rl4vlm.core.files import RECORD, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind

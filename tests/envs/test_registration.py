@@ -86,6 +86,7 @@ def test_tasks_of_other_packages_are_registered(monkeypatch: pytest.MonkeyPatch)
 class Copied(NumberLine):
     """A copy of a task in which somebody forgot to change the ID."""
 
+    name = "Copied"
     gym_id = "gym_cards/NumberLine-v0"
 
 

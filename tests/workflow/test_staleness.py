@@ -103,8 +103,8 @@ def test_a_setting_of_the_cnn_for_one_task_reruns_only_that_run(finished: Worksp
 def test_a_setting_of_language_models_leaves_the_cnns_evaluation(finished: Workspace) -> None:
     with finished.edited(
         "config/scales/embedded.yaml",
-        "    temperature: 0.6\n    max_new_tokens: 64\n    dtype",
-        "    max_new_tokens: 65\n    dtype",
+        "    num_envs: 64\n    dtype: float32\n",
+        "    num_envs: 64\n    max_new_tokens: 65\n    dtype: float32\n",
     ):
         jobs = finished.planned()
     assert "evaluate_ppo" in rules(jobs)

@@ -26,11 +26,8 @@ from rl4vlm.config.load import (
 from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.launch import granted, stage_command
 from rl4vlm.config.overrides import setting_words, stage_arguments
+from rl4vlm.config.run_names import CNN_NAME, DATA_NAME, PPO_NAME, SFT_NAME
 from rl4vlm.config.runs import (
-    CNN_NAME,
-    DATA_NAME,
-    PPO_NAME,
-    SFT_NAME,
     PPORun,
     ablation_runs,
     cnn_runs,
