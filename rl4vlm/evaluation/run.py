@@ -273,7 +273,8 @@ def _run(
 def _protocol(game: Task, env: Mapping[str, Any]) -> str:
     """`HELD_OUT`, or `TRAINING_GAMES` if the environment's options are those of training, also by default."""
     trained = game.training_env
-    return TRAINING_GAMES if trained and {**trained, **env} == {**env, **trained} else HELD_OUT
+    plays_them = all(env.get(name, value) == value for name, value in trained.items())
+    return TRAINING_GAMES if trained and plays_them else HELD_OUT
 
 
 def _game_count(task: str, settings: EvaluationSettings) -> int:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, paired_difference
+from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
 from rl4vlm.results.published import reference_rates
 from rl4vlm.results.read import Evaluation
 from rl4vlm.results.rows import groups, labelled, lambda_method_name, with_games
@@ -107,10 +108,10 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
     """
     overall = [results.overall_name(task) for task in results.tasks]
     reproduced = main[(main["source"] == "reproduced") & main["task"].isin(overall)]
-    held_out = reproduced[reproduced["protocol"] == "held_out"].merge(
+    held_out = reproduced[reproduced["protocol"] == HELD_OUT].merge(
         _ceilings(reproduced), on=["task", "scale"], how="left"
     )
-    peaks = reproduced[reproduced["protocol"] == "rolling_peak"][["method", "task", "success_rate"]]
+    peaks = reproduced[reproduced["protocol"] == ROLLING_PEAK][["method", "task", "success_rate"]]
     rows = held_out[held_out["method"] != "solver"].merge(
         peaks.rename(columns={"success_rate": "rolling_peak"}), on=["method", "task"], how="left"
     )
@@ -127,9 +128,9 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
 def _ceilings(reproduced: pd.DataFrame) -> pd.DataFrame:
     """The ceiling in percent by task and scale, with where it comes from."""
     enumerated = {rate.task: rate.success_rate for rate in reference_rates() if rate.method == "solver"}
-    solver = reproduced[(reproduced["method"] == "solver") & (reproduced["protocol"] == "held_out")]
+    solver = reproduced[(reproduced["method"] == "solver") & (reproduced["protocol"] == HELD_OUT)]
     measured = solver.set_index(["task", "scale"])["success_rate"]
-    places = reproduced[reproduced["protocol"] == "held_out"][["task", "scale"]].drop_duplicates()
+    places = reproduced[reproduced["protocol"] == HELD_OUT][["task", "scale"]].drop_duplicates()
     return places.assign(
         ceiling=[
             enumerated.get(task, measured.get((task, where), np.nan)) for task, where in places.itertuples(index=False)

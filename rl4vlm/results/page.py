@@ -15,7 +15,7 @@ from rl4vlm.core.files import RECORD, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import README_TABLE, TABLES, figures_beside, page_in, tables_in
-from rl4vlm.results.provenance import METRICS, SUMMARY, read_record
+from rl4vlm.results.provenance import HELD_OUT, METRICS, SUMMARY, read_record
 from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE, groups
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
 
@@ -61,7 +61,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
         record: the `run.json` of the tables.
     """
     rows = pd.read_csv(existing(main_csv)).assign(partial=False)
-    held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == "held_out")]
+    held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == HELD_OUT)]
     unseen = held_out["scale"].str.endswith("unseen")
     # A task with several sets of games has its unseen ones here, another task its only set.
     chosen = held_out[unseen | ~held_out["task"].isin(held_out.loc[unseen, "task"])]

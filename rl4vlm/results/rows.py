@@ -15,6 +15,7 @@ import pandas as pd
 from rl4vlm.config.methods import method_order, rank
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, rate_interval
+from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
 from rl4vlm.results.published import Rate, later_rates, published_lambda_peaks, published_rates, reference_rates
 from rl4vlm.results.read import Evaluation, TrainingRun
 
@@ -179,7 +180,7 @@ def _held_out_row(method: str, task: str, scale: str, parts: pd.DataFrame) -> Ro
         mean_return=None if pd.isna(total_return) else float(total_return) / episodes,
         episodes=episodes,
         seeds=_seeds(parts["seed"]),
-        protocol="held_out",
+        protocol=HELD_OUT,
         partial=bool(parts["partial"].any()),
     )
 
@@ -198,7 +199,7 @@ def _average_row(method: str, scale: str, games: Sequence[pd.DataFrame]) -> Row:
         ci_high=high,
         episodes=sum(together["won"].map(len)),
         seeds=_seeds(together["seed"]),
-        protocol="held_out",
+        protocol=HELD_OUT,
         partial=bool(together["partial"].any()),
     )
 
@@ -221,14 +222,14 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
             success_rate=sum(found["success_rate"]) / len(found),
             episodes=int(found["window"].sum()),
             seeds=_seeds(found["seed"]),
-            protocol="rolling_peak",
+            protocol=ROLLING_PEAK,
         )
         for (method, task), found in groups(peaks, "method", "task")
     }
     for (method,), found in groups(peaks[peaks["task"].isin(CARD_TASKS)], "method"):
         if set(found["task"]) == set(CARD_TASKS):
             rate = sum(rows[method, task].success_rate for task in CARD_TASKS) / len(CARD_TASKS)
-            seeds, protocol = _seeds(found["seed"]), "rolling_peak"
+            seeds, protocol = _seeds(found["seed"]), ROLLING_PEAK
             average = Row(method, CARD_AVERAGE, "reproduced", scale, rate, seeds=seeds, protocol=protocol)
             rows[method, CARD_AVERAGE] = average
     return list(rows.values())
@@ -236,7 +237,7 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
 
 def _published(rates: Iterable[Rate], by: str = PAPER_SCALE) -> list[Row]:
     # Later works do not all say by which protocol they measured.
-    protocol = "rolling_peak" if by == PAPER_SCALE else None
+    protocol = ROLLING_PEAK if by == PAPER_SCALE else None
     return [Row(*rate[:2], "published", by, rate.success_rate, protocol=protocol) for rate in rates]
 
 
