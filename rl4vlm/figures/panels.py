@@ -15,7 +15,7 @@ from rl4vlm.config.methods import scripted_policies
 from rl4vlm.figures.style import FigureStyle, Sheet
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import rate_interval
-from rl4vlm.results.published import PAPER, Rate, published_curves, published_rates, reference_rates
+from rl4vlm.results.published import PAPER, Rate, published_curves, published_rates
 from rl4vlm.results.read import CurvePoint, Evaluation, TrainingRun
 
 PUBLISHED_NOTE = f"Dashed: published, {PAPER} (RL4VLM and LLaVA-sft: 7B), by the paper's protocol."
@@ -190,9 +190,9 @@ def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[s
 def reference_lines(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     """Draw lines at the rates of the scripted policies: enumerated on the rules if known, otherwise measured here."""
     for method, dashes in zip(scripted_policies().values(), cycle(DASHES), strict=False):
-        exact = [rate.success_rate for rate in _of(reference_rates(), task, method.name)]
+        exact = results.reference_rate(method.name, task)
         measured = [run.success_rate for run in results.main_evaluations(method.name, task)]
-        for value in (exact or measured)[:1]:
+        for value in (measured if exact is None else [exact])[:1]:
             colour = style.colour(method.name)
             axis.axhline(value, color=colour, linestyle=dashes, linewidth=0.9, label=method.label, zorder=1)
 

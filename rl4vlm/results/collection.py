@@ -11,6 +11,7 @@ from rl4vlm.config.methods import rank
 from rl4vlm.core.files import RECORD
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY
+from rl4vlm.results.published import reference_rates
 from rl4vlm.results.read import (
     BasePerception,
     Evaluation,
@@ -141,9 +142,18 @@ class Results:
         """All kinds of episodes that are counted separately, including kinds without any episode."""
         return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))
 
+    def reference_rate(self, method: str, task: str) -> float | None:
+        """The enumerated success rate in percent of a scripted policy; None if it is not known by the rules played."""
+        if any(run.rules.get("env", {}).get("rules", "strict") != "strict" for run in self._evaluations_of(task)):
+            return None
+        return next((rate.success_rate for rate in reference_rates() if rate[:2] == (method, task)), None)
+
     def games(self, task: str) -> str | None:
         """Which games a task was played on (`generated games`); None for a task whose games are not data."""
-        return games_played(source for run in self.evaluations if run.task == task for source in run.data_sources)
+        return games_played(source for run in self._evaluations_of(task) for source in run.data_sources)
+
+    def _evaluations_of(self, task: str) -> list[Evaluation]:
+        return [run for run in self.evaluations if run.task == task]
 
 
 def _what(run: Evaluation | TrainingRun) -> tuple[Any, ...]:

@@ -11,7 +11,6 @@ import pandas as pd
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, paired_difference
 from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
-from rl4vlm.results.published import reference_rates
 from rl4vlm.results.read import Evaluation
 from rl4vlm.results.rows import groups, labelled, lambda_method_name, with_games
 
@@ -109,7 +108,7 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
     overall = [results.overall_name(task) for task in results.tasks]
     reproduced = main[(main["source"] == "reproduced") & main["task"].isin(overall)]
     held_out = reproduced[reproduced["protocol"] == HELD_OUT].merge(
-        _ceilings(reproduced), on=["task", "scale"], how="left"
+        _ceilings(results, reproduced), on=["task", "scale"], how="left"
     )
     peaks = reproduced[reproduced["protocol"] == ROLLING_PEAK][["method", "task", "success_rate"]]
     rows = held_out[held_out["method"] != "solver"].merge(
@@ -125,17 +124,19 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
     return pd.DataFrame(lines, columns=CEILING_COLUMNS)
 
 
-def _ceilings(reproduced: pd.DataFrame) -> pd.DataFrame:
+def _ceilings(results: Results, reproduced: pd.DataFrame) -> pd.DataFrame:
     """The ceiling in percent by task and scale, with where it comes from."""
-    enumerated = {rate.task: rate.success_rate for rate in reference_rates() if rate.method == "solver"}
     solver = reproduced[(reproduced["method"] == "solver") & (reproduced["protocol"] == HELD_OUT)]
     measured = solver.set_index(["task", "scale"])["success_rate"]
     places = reproduced[reproduced["protocol"] == HELD_OUT][["task", "scale"]].drop_duplicates()
+    enumerated = [results.reference_rate("solver", task) for task in places["task"]]
+    known = [rate is not None for rate in enumerated]
     return places.assign(
         ceiling=[
-            enumerated.get(task, measured.get((task, where), np.nan)) for task, where in places.itertuples(index=False)
+            rate if rate is not None else measured.get(place, np.nan)
+            for rate, place in zip(enumerated, places.itertuples(index=False, name=None), strict=True)
         ],
-        ceiling_source=["enumerated" if task in enumerated else "solver, same episodes" for task in places["task"]],
+        ceiling_source=np.where(known, "enumerated", "solver, same episodes"),
     )
 
 

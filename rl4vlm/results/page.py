@@ -62,19 +62,16 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     """
     rows = pd.read_csv(existing(main_csv)).assign(partial=False)
     held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == HELD_OUT)]
-    unseen = held_out["scale"].str.endswith("unseen")
-    # A task with several sets of games has its unseen ones here, another task its only set.
-    chosen = held_out[unseen | ~held_out["task"].isin(held_out.loc[unseen, "task"])]
+    chosen, headings = _one_set_of_games(held_out)
     published = rows[(rows["source"] == "published") & (rows["scale"] == PAPER_SCALE) & (rows["method"] == "RL4VLM")]
     lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
     lines.append(_line("RL4VLM, published", published))
-    heading = "ALFWorld (unseen games)" if unseen.any() else "ALFWorld"
-    table = (
-        pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns={ALFWORLD: heading})
-    )
+    table = pd.DataFrame(lines, columns=["method", *CARD_TASKS, ALFWORLD]).fillna("").rename(columns=headings)
     notes = [note for words, note in NOT_THE_BENCHMARK.items() if chosen["scale"].str.contains(words).any()]
-    seeds = max((len(str(named).split()) for named in chosen["seeds"].dropna()), default=1)
-    trained = "one training seed" if seeds == 1 else f"{seeds} training seeds"
+    seeds = {len(str(named).split()) for named in chosen["seeds"].dropna()} or {1}
+    least, most = min(seeds), max(seeds)
+    several = str(most) if least == most else f"{least} to {most}"
+    trained = "one training seed" if most == 1 else f"{several} training seeds"
     caption = (
         f"Success rates in percent. Reproduced: scale `{record['settings']['scale']}`, {trained}, held-out episodes, "
         "with 95 % intervals. Published: the paper's 7B model, by its own protocol (best rolling success rate during "
@@ -82,6 +79,21 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     )
     caption += "".join(f" {note}, not the benchmark's: do not compare the published rate with these." for note in notes)
     return f"{markdown(table, words=1)}\n\n{caption}"
+
+
+def _one_set_of_games(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Of each task, the rows of its unseen games, or of its first set of games if none is called unseen.
+
+    Returns:
+        The rows, and the heading of each task's column. It names the set where there are several.
+    """
+    unseen = rows["scale"].str.endswith("unseen")
+    shown = rows[unseen | ~rows["task"].isin(rows.loc[unseen, "task"])]
+    labels = shown.groupby("task", sort=False)["scale"].first()
+    headings = {task: "ALFWorld" if task == ALFWORLD else task for task in labels.index}
+    for task in labels.index[rows.groupby("task", sort=False)["scale"].nunique()[labels.index] > 1]:
+        headings[task] += f" ({labels[task].rpartition(', ')[2]} games)"
+    return shown[shown["scale"] == shown["task"].map(labels)], headings
 
 
 def _line(label: str, rows: pd.DataFrame) -> dict[str, str]:

@@ -138,19 +138,25 @@ def perception_rows(results: Results, scale: str) -> pd.DataFrame:
 def _held_out(runs: Sequence[Evaluation], scale: str, name: MethodName) -> list[Row]:
     """Held-out rows, training seeds pooled, and each method's average over the card games if it played all of them.
 
+    The average is over the first set of each game.
+
     A task that is counted by kinds has a row for each kind that an episode was of, and one for all of them. Different
     sets of games are different rows, told apart by their scale.
     """
     parts = pd.DataFrame(
-        [(name(run), labelled(scale, run.games_label), run.task, *part) for run in runs for part in _parts(run)],
-        columns=["method", "scale", "game", "task", "won", "mean_return", "seed", "partial"],
+        [
+            (name(run), labelled(scale, run.games_label), run.task, run.on_main_games, *part)
+            for run in runs
+            for part in _parts(run)
+        ],
+        columns=["method", "scale", "game", "on_main_games", "task", "won", "mean_return", "seed", "partial"],
     )
     parts = parts.iloc[parts.groupby(["method", "game", "scale"], sort=False).ngroup().argsort(kind="stable")]
     rows = [
         _held_out_row(method, task, label, part)
         for (method, _, label, task), part in groups(parts, "method", "game", "scale", "task")
     ]
-    for (method,), played in groups(parts[parts["task"].isin(CARD_TASKS)], "method"):
+    for (method,), played in groups(parts[parts["task"].isin(CARD_TASKS) & parts["on_main_games"]], "method"):
         games = [played[played["task"] == task] for task in CARD_TASKS]
         if all(len(game) for game in games):
             rows.append(_average_row(method, scale, games))

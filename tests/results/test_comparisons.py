@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from rl4vlm.core.files import RECORD
 from rl4vlm.results.collection import Results
 from rl4vlm.results.comparisons import ALL_TASKS, ceiling_rows, difference_rows, lambda_verdicts, paired
 from rl4vlm.results.read import load_evaluation
 from rl4vlm.results.rows import rate_rows
 from rl4vlm.results.tables import build_tables
-from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_lines
+from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_json, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,17 @@ def test_a_ceiling_that_was_not_enumerated_is_the_solver_s(tmp_path):
     results = Results.load(**made.inputs)
     row = ceiling_rows(results, rate_rows(results, "embedded")["main"], "embedded").iloc[0]
     assert (row["ceiling"], row["share"], row["ceiling_source"]) == (50, 50, "solver, same episodes")
+
+
+@pytest.mark.parametrize(("rules", "ceiling"), [("strict", 73.09), ("upstream", 50)])
+def test_an_enumerated_ceiling_holds_for_the_usual_rules_alone(tmp_path, rules, ceiling):
+    made = Synthetic(tmp_path)
+    for method, rate in (("solver", 0.5), ("LLaVA-sft", 0.25)):
+        folder = add_evaluation(made, f"{method}-Points24", "Points24", method, "sft", rate, 40, seed=1)
+        write_json(folder / RECORD, {"stage": "evaluation", "settings": {"env": {"rules": rules}}})
+    results = Results.load(**made.inputs)
+    row = ceiling_rows(results, rate_rows(results, "embedded")["main"], "embedded").iloc[0]
+    assert row["ceiling"] == ceiling
 
 
 def test_one_seed_says_that_it_is_one(tmp_path):

@@ -74,6 +74,21 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
     assert "Generated games are this project's, not the benchmark's" in lines[-1]
 
 
+def test_readme_shows_the_first_of_sets_that_are_not_called_unseen_and_the_range_of_seeds(tmp_path: Path) -> None:
+    made = Synthetic(tmp_path)
+    for games, wins in (("usual", 30), ("hard", 10)):
+        for seed in (1, 2) if games == "usual" else (1,):
+            name = f"sft-EZPoints-seed{seed}" + ("" if games == "usual" else f"@{games}")
+            extra = {"seed": seed, "games": games}
+            add_evaluation(made, name, "EZPoints", "LLaVA-sft", "sft", wins / 40, 40, **extra)
+    add_evaluation(made, "cnn-EZPoints-seed1", "EZPoints", "CNN+RL", "cnn", 0.5, 40, seed=1, games="usual")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    lines = readme_table(tmp_path / "tables" / "main.csv", read_json(tmp_path / "tables" / RECORD)).splitlines()
+    assert "EZPoints (usual games)" in cells(lines[0])
+    assert next(row for row in map(cells, lines) if row[0] == "LLaVA-sft")[2].startswith("75.0 [")
+    assert "scale `embedded`, 1 to 2 training seeds" in lines[-1]
+
+
 def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
     out = tmp_path / "docs" / "assets"
     text = pages(tables=made.root / "tables", out=out, command="snakemake -j2")[tmp_path / "docs" / "results.md"]

@@ -79,6 +79,14 @@ def test_average_over_the_card_games_is_unweighted(tables):
     assert (row["mean_return"], row["episodes"]) == ("", "800")
 
 
+def test_an_average_is_over_the_first_set_of_each_game(tmp_path):
+    made = make_results(tmp_path, episodes=40)
+    add_evaluation(made, "solver-EZPoints@hard", "EZPoints", "solver", "scripted", 0.0, 40, games="hard")
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    rows = pick(read(tmp_path / "tables", "main"), method="solver", source="reproduced")
+    assert one(rows, task="gym_cards_avg")["episodes"] == "160"
+
+
 def test_an_average_that_misses_a_game_is_absent(tmp_path):
     made = make_results(tmp_path, tasks=["NumberLine", "EZPoints"], episodes=10)
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
