@@ -22,7 +22,8 @@ from rl4vlm.models.actor_critic import ActorCritic, Generated
 from rl4vlm.models.encode import Encoded
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import initial_state, make_slots, train
+from rl4vlm.ppo.initial import initial_state, make_slots
+from rl4vlm.ppo.loop import train
 from rl4vlm.ppo.rollout import compute_advantages, rollout_step
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.results.provenance import METRICS

@@ -26,7 +26,7 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.loading import DTYPES
 from rl4vlm.models.lora import trainable
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
-from rl4vlm.ppo.loop import make_slots
+from rl4vlm.ppo.initial import make_slots
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, compute_advantages, rollout_step
 from rl4vlm.ppo.update import UpdateProgress, optimizer_steps

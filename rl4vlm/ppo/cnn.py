@@ -16,7 +16,8 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
-from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
+from rl4vlm.ppo.initial import initial_state, make_slots
+from rl4vlm.ppo.loop import PPO_OUTPUTS, run_to_end
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices
 from rl4vlm.training.resume import run_folder

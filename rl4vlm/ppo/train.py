@@ -18,7 +18,8 @@ from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.dropout import add_dropout
 from rl4vlm.models.vllm_engine import check_vllm_on
 from rl4vlm.policies.vlm import VLMPolicy, vllm_for
-from rl4vlm.ppo.loop import PPO_OUTPUTS, initial_state, make_slots, run_to_end
+from rl4vlm.ppo.initial import initial_state, make_slots
+from rl4vlm.ppo.loop import PPO_OUTPUTS, run_to_end
 from rl4vlm.results.provenance import CHECKPOINT, inputs_now
 from rl4vlm.training.accelerator import accelerator_on
 from rl4vlm.training.distributed import local_env_indices

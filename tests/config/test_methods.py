@@ -13,7 +13,7 @@ from rl4vlm.cli.parser import build_parser
 from rl4vlm.config.methods import METHODS, Method, label_of, method_order
 from rl4vlm.config.runs import evaluation_runs
 from rl4vlm.core.types import Style
-from rl4vlm.evaluation.run import origin_of
+from rl4vlm.evaluation.policy_origin import origin_of
 from rl4vlm.figures.style import FigureStyle
 from rl4vlm.figures.training_curves import figure
 from rl4vlm.policies.registry import make_policy

@@ -17,7 +17,8 @@ from rl4vlm.core.output import UNFINISHED
 from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, stream
 from rl4vlm.core.types import PlayStopped, Reply, Request, Style
 from rl4vlm.envs.registration import make_env
-from rl4vlm.evaluation.run import Origin, _protocol, origin_of, run, run_sets
+from rl4vlm.evaluation.policy_origin import origin_of
+from rl4vlm.evaluation.run import Origin, _protocol, run, run_sets
 from rl4vlm.evaluation.summary import summarise
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
 from rl4vlm.results.intervals import wilson

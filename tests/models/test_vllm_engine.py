@@ -19,7 +19,7 @@ from rl4vlm.core.types import Style
 from rl4vlm.export.run import run as export
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.models.vllm_engine import VLLMEngine
-from rl4vlm.ppo.loop import make_slots
+from rl4vlm.ppo.initial import make_slots
 from tests.export.test_run import RECORD
 from tests.models.families import write_llava_next
 

@@ -15,7 +15,8 @@ from rl4vlm.core.types import Style
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy
-from rl4vlm.ppo.loop import end, initial_state, make_slots, train
+from rl4vlm.ppo.initial import initial_state, make_slots
+from rl4vlm.ppo.loop import end, train
 from rl4vlm.ppo.state import PPOState
 from rl4vlm.ppo.train import first_prompt
 from rl4vlm.ppo.update import optimizer_steps

@@ -13,8 +13,8 @@ from rl4vlm.core.types import Style
 from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import build_model, run
+from rl4vlm.ppo.initial import initial_state, make_slots
 from rl4vlm.ppo.keep import add_kept, forget_kept, keep_checkpoints
-from rl4vlm.ppo.loop import initial_state, make_slots
 from rl4vlm.training import resume
 from rl4vlm.training.store import StateFolder
 from tests.interrupt import SimulatedKill

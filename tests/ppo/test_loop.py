@@ -15,7 +15,8 @@ from rl4vlm.config.stages.cnn import CNNSettings, CNNSizes
 from rl4vlm.core.types import Style
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import build_model
-from rl4vlm.ppo.loop import initial_state, make_slots, train
+from rl4vlm.ppo.initial import initial_state, make_slots
+from rl4vlm.ppo.loop import train
 from rl4vlm.training import optim
 from tests.fakes import climb_slot
 

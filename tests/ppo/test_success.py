@@ -15,7 +15,8 @@ from rl4vlm.core.seeding import TRAINING_SEEDS_FROM, validation_seeds
 from rl4vlm.core.types import Episode, Style
 from rl4vlm.policies.cnn import CNNPolicy
 from rl4vlm.ppo.cnn import build_model
-from rl4vlm.ppo.loop import make_slots, train
+from rl4vlm.ppo.initial import make_slots
+from rl4vlm.ppo.loop import train
 from rl4vlm.ppo.rollout import Transition
 from rl4vlm.ppo.success import RecentEpisodes, validate
 from rl4vlm.training.tracking import Track

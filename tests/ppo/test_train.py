@@ -16,7 +16,7 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.types import Style
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.ppo import train
-from rl4vlm.ppo.loop import initial_state
+from rl4vlm.ppo.initial import initial_state
 from rl4vlm.ppo.train import run
 from rl4vlm.training.store import StateFolder
 from tests.games import GAMES

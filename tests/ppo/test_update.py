@@ -14,7 +14,7 @@ from rl4vlm.config.stages.ppo_training import TrainingSettings
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
 from rl4vlm.ppo import update
-from rl4vlm.ppo.loop import parameter_groups
+from rl4vlm.ppo.initial import parameter_groups
 from rl4vlm.ppo.policy_optimizer import PolicyOptimizer
 from rl4vlm.ppo.rollout import Sample, by_input
 from rl4vlm.ppo.update import UpdateProgress, optimizer_steps
