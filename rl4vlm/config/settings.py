@@ -159,6 +159,8 @@ def complaint(error: ErrorDetails, above: tuple[str, ...] = ()) -> str:
     if error["type"] in ("literal_error", "enum"):
         near = did_you_mean(error["input"], re.findall(r"'([^']*)'", message), otherwise="")
         message += f"; {near}" if near else ""
+    if error["type"] == "string_type" and isinstance(error["input"], Mapping):
+        message += ", not a mapping; a text with braces, such as {target}, needs quotes"
     # The message of a check of several settings names the wrong ones. Showing all of them would be long, and might show
     # an API key.
     hidden = isinstance(error["input"], Mapping) or error["type"] == "missing" or _MAY_BE_A_KEY & {*place.split(".")}

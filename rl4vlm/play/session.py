@@ -58,8 +58,10 @@ def play(
         The finished episode, or None if the person quit or the policy stopped.
 
     Raises:
-        ValueError: the task or policy is unknown, a setting is invalid, or `gif` is a file that is no GIF.
+        ValueError: the task or policy is unknown, a setting is invalid, or `gif` is no name of a GIF or another file.
     """
+    if gif is not None and gif.suffix.lower() != ".gif":
+        raise ValueError(f"{gif}: the episode is saved as a GIF; name a file that ends in .gif")
     # A pipe must not be opened here: it would wait for its other end.
     if gif is not None and gif.exists() and not (gif.is_file() and gif.read_bytes().startswith(b"GIF8")):
         raise ValueError(f"{gif} exists and is not a GIF: name another file")

@@ -47,6 +47,11 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("ppo.per_task.Blackjack", {"lambda": 1}, "ppo.per_task.Blackjack: unknown setting 'lambda'"),
         ("ppo.per_task.Blackjack.num_envs", 48, "ppo for Blackjack: num_steps 512 is not a multiple of num_envs 48"),
         ("ppo.defaults.prompt", {"role": "x"}, "ppo.defaults: setting 'prompt' belongs in task_options"),
+        (
+            "task_options.defaults.prompt",
+            {"role": {"target": None}},
+            "role: .*not a mapping; .* needs quotes",
+        ),
         ("ppo.defaults.lora", {"rnk": 1}, "ppo.defaults: lora: unknown setting 'rnk'; did you mean rank"),
         ("evaluation.defaults.games", "seen", "evaluation.defaults: setting 'games' belongs in evaluation.sets"),
         ("evaluation.sets", {"ALFWord": {}}, "evaluation.sets: unknown task 'ALFWord'; did you mean ALFWorld"),

@@ -130,12 +130,15 @@ def test_a_stopped_episode_is_saved_too(tmp_path: Path) -> None:
 
 
 def test_what_is_no_gif_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    os.mkfifo(tmp_path / "pipe")
-    for name in ("notes.txt", "pipe", "."):
+    (tmp_path / "notes.gif").write_text("mine")
+    os.mkfifo(tmp_path / "pipe.gif")
+    (tmp_path / "folder.gif").mkdir()
+    for name in ("notes.gif", "pipe.gif", "folder.gif"):
         with pytest.raises(ValueError, match="exists and is not a GIF"):
             played("solver", gif=tmp_path / name)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.gif").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"ends in \.gif"):
+        played("solver", gif=tmp_path / "episode.png")
 
 
 class TestCommand:
