@@ -136,7 +136,7 @@ def model_card(record: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]
         "",
         *_inputs(record, where),
         *(f"- seed of {name}: {seed}" for name, seed in record["seeds"].items()),
-        f"- revision of the code: {record['code']['revision']}",
+        f"- revision of the code: {record['code'].get('revision') or 'not known'}",
         "",
         "## Settings",
         "",

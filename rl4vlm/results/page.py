@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from rl4vlm.config.methods import label_of
 from rl4vlm.config.run_names import experiment_of
-from rl4vlm.core.files import RECORD, read_text
+from rl4vlm.core.files import RECORD, checked, read_text
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import README_TABLE, TABLES, figures_beside, page_in, tables_in
@@ -150,6 +151,22 @@ READING = """\
 - λ, `thought_prob_coef` in the config, weighs the log-probability of the thoughts in PPO (the paper's equation 4)."""
 
 
+class _Machine(BaseModel):
+    gpus: list[str] = []
+    processor: str | None = None
+    cores: int | None = None
+
+
+class _Shown(BaseModel):
+    """What the page shows of a run's record."""
+
+    seed: int | None
+    size: int | None
+    thought_prob_coef: float | None
+    seconds: float = 0.0
+    hardware: _Machine | None = None
+
+
 def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
     """One line per experiment (all seeds of a training; all evaluations of a task): seeds, size, time, machine, target.
 
@@ -177,8 +194,10 @@ def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
 
 
 def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    stage, settings = record["stage"], record.get("settings") or {}
-    weight = f"λ {settings['thought_prob_coef']:g}" if "thought_prob_coef" in settings else ""
+    stage, settings = record["stage"] or "", record["settings"]
+    known = {"seed": record["seeds"].get(stage), "size": settings.get(SIZES.get(stage, "")), **record}
+    shown = checked(_Shown, known | {"thought_prob_coef": settings.get("thought_prob_coef")}, results / place / RECORD)
+    weight = "" if shown.thought_prob_coef is None else f"λ {shown.thought_prob_coef:g}"
     # SFT on ready demonstrations, or of an older version, names no task. So trainings are called by their folders.
     name = experiment_of(PurePosixPath(place).name)
     what = settings.get("task", "") if stage == "evaluation" else name
@@ -186,12 +205,12 @@ def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]
         "stage": stage,
         "what": " ".join(word for word in (stage.replace("_", " "), what, weight) if word),
         "place": place,
-        "seed": (record.get("seeds") or {}).get(stage),
-        "size": settings.get(SIZES.get(stage, "")),
-        "seconds": record.get("seconds", 0.0),
+        "seed": shown.seed,
+        "size": shown.size,
+        "seconds": shown.seconds,
         "cpu": _cpu_seconds(results / "benchmarks" / f"{place}.tsv"),
         "revision": _revision(record),
-        "hardware": _hardware(record.get("hardware", {})),
+        "hardware": _hardware(shown.hardware),
     }
 
 
@@ -228,10 +247,10 @@ def _revision(record: Mapping[str, Any]) -> str | None:
     return f"{str(code['revision'])[:10]}{', changed' if code.get('changed') else ''}" if code.get("revision") else None
 
 
-def _hardware(machine: Mapping[str, Any]) -> str | None:
-    if not machine:
+def _hardware(machine: _Machine | None) -> str | None:
+    if machine is None or machine.processor is None:
         return None
-    return ", ".join([*machine.get("gpus", ()), f"{machine.get('processor')}", f"{machine.get('cores')} cores"])
+    return ", ".join([*machine.gpus, f"{machine.processor}", f"{machine.cores} cores"])
 
 
 def _list(values: pd.Series) -> str:

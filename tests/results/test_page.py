@@ -131,6 +131,16 @@ def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) 
     assert line[-1].endswith("/ppo/EZPoints-cot-lambda0.5-seed{1,2,3}/run.json`")
 
 
+def test_a_record_that_was_edited_is_named(tmp_path: Path) -> None:
+    made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
+    for folder in made.evaluations:
+        write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    write_json(made.evaluations[0] / RECORD, {"stage": "evaluation", "seconds": "long", "hardware": {"gpus": None}})
+    with pytest.raises(ValueError, match=f"{made.evaluations[0].name}/{RECORD}: '(seconds|hardware.gpus)'"):
+        pages(tables=tmp_path / "tables", out=tmp_path / "assets")
+
+
 def test_cpu_hours_of_some_runs_say_of_how_many(made: Synthetic, tmp_path: Path) -> None:
     evaluated = [run.name for run in made.evaluations if "EZPoints" in run.name]
     benchmark = made.root / "benchmarks" / "eval" / f"{evaluated[0]}.tsv"
