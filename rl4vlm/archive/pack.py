@@ -37,6 +37,7 @@ from rl4vlm.core.files import RECORD, atomic_file, read_json
 from rl4vlm.results.lineage import runs_behind
 from rl4vlm.results.names import TABLES, figure_files, figures_beside, table_files, tables_in
 from rl4vlm.results.output_record import OutputRecord, differences, read_output_record
+from rl4vlm.results.provenance import read_record
 
 TABLES_RECORD = f"tables/{RECORD}"
 GALLERY_RECORD = f"gallery/{RECORD}"
@@ -67,11 +68,12 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
 
     Raises:
         ValueError: files are missing, or inputs of a table or figure have changed since; the message names each. Or
-            `out` is a file that is no archive.
+            the config has another label than the tables, or `out` is a file that is no archive.
     """
     if out.exists() and not (zipfile.is_zipfile(out) and SUMS in zipfile.ZipFile(out).namelist()):
         raise ValueError(f"{out} exists and is not an archive of this command: name another file")
     chosen = results_files(results)
+    _check_label(results / TABLES_RECORD, config)
     code_now = snapshot(code, ignore=out)
     texts = {
         ABOUT: json.dumps(_about(results, chosen, code_now), indent=2) + "\n",
@@ -86,6 +88,15 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
         sources[PATCH] = code_now.patch
     _write(out, sources, executable={f"{CODE}/{name}" for name in code_now.executable})
     return Packed(len(sources) + 1, code_now.revision, bool(code_now.patch))
+
+
+def _check_label(record: Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the tables have another label than the config: then another config made them."""
+    made, named = read_record(record)["settings"].get("scale"), config.get("label") or config.get("scale")
+    if made != named:
+        raise ValueError(
+            f"{record} is of scale {made!r}, the config of {named!r}: name the config that made the results"
+        )
 
 
 def results_files(results: Path) -> list[str]:

@@ -172,6 +172,12 @@ def test_a_missing_file_is_named(results: Path, tmp_path: Path, name: str, messa
         results_files(mine)
 
 
+def test_the_config_of_other_results_is_refused(results: Path, checkout: Path, tmp_path: Path) -> None:
+    other = {**CONFIG, "label": "embedded-seeds"}
+    with pytest.raises(ValueError, match="of scale 'embedded', the config of 'embedded-seeds': name the config"):
+        pack(results=results, out=tmp_path / "paper.zip", code=checkout, config=other)
+
+
 def test_code_outside_a_checkout_is_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "code" / "rl4vlm").mkdir(parents=True)
     (tmp_path / "code" / "rl4vlm" / "__init__.py").touch()
