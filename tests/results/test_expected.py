@@ -133,6 +133,8 @@ def test_only_published_results_write_what_git_tracks_and_each_seed_has_its_own_
 
 
 def test_the_weights_of_a_model_of_the_hub_may_be_in_several_files() -> None:
-    files = expected_files(load_config([ROOT / "config" / "config.yaml", ROOT / "config" / "paper.yaml"]))
-    folder = Path("results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf")
+    config = load_config([ROOT / "config" / "config.yaml", ROOT / "config" / "paper.yaml"])
+    revision = config["base_model"]["defaults"]["revision"]
+    files = expected_files(config)
+    folder = Path(f"results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf@{revision}")
     assert {file for file in files if folder in file.parents} == {folder / "config.json", folder / "run.json"}

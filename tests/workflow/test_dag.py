@@ -197,7 +197,7 @@ def test_the_papers_jobs(workspace: Workspace, plan: Callable[..., str]) -> None
         assert all(command.startswith("python -m rl4vlm.core.gpus 1 rl4vlm ") for command in commands[rule])
     assert len(commands["sft"]) == TASKS * STYLES
     for command in commands["sft"]:
-        assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf " in command
+        assert "--init results/paper/base_model/llava-hf--llava-v1.6-mistral-7b-hf@52320fb" in command
         assert {"batch_size=64", "one_view=true", "lora=null", "dtype=bfloat16"} <= set(command.split())
     assert len(commands["ppo"]) == TASKS * STYLES + LAMBDAS
     (household,) = {command for command in commands["ppo"] if "--task ALFWorld --style cot" in command}
