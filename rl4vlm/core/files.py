@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -275,16 +275,21 @@ def sha256_of(path: Path) -> str | None:
     Symbolic links count as what they point to, so that a folder of links into a cache has the digest of a plain copy.
     """
     if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(files_below(path)):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        return sha256_of_folder({file.relative_to(path).as_posix(): sha256_of(file) for file in files_below(path)})
     if not path.is_file():
         return None
     about = path.stat()
     if about.st_size >= LARGE:
         return _sha256_of_large(path.resolve(), about.st_size, about.st_mtime_ns)
     return _sha256_of_content(path)
+
+
+def sha256_of_folder(checksums: Mapping[str, str | None]) -> str:
+    """The `sha256_of` a folder, from that of each file in it by name, such as `images/1.png`."""
+    digest = hashlib.sha256()
+    for name in sorted(checksums, key=PurePosixPath):
+        digest.update(f"{name}\0{checksums[name]}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 LARGE = 2**26

@@ -16,7 +16,7 @@ from rl4vlm.core.output import stage_output
 from rl4vlm.models.hub_names import use_hub_names
 from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
 from rl4vlm.models.lora import merge
-from rl4vlm.results.lineage import place_of
+from rl4vlm.results.lineage import run_that_wrote
 from rl4vlm.results.origin import origin_of_run
 from rl4vlm.results.provenance import inputs_now, read_record, record_of, write_run_record
 from rl4vlm.results.read import load_summary
@@ -164,15 +164,12 @@ def _record_of_start(entry: Mapping[str, Any], where: Path) -> Path | None:
         entry: the run's input `init`.
         where: the run's own record, `<results>/<stage>/<run>/run.json`.
     """
-    results = where.parent.parent.parent
     # The path may be relative to another working folder, and the results may have been moved since.
-    for checkpoint in (Path(entry["path"]), results / place_of(entry["path"])):
-        before = record_of(checkpoint)
-        # A base model is a folder of its own: a record beside it is that of something else.
-        if before == where or not before.is_file() or read_record(before)["stage"] not in ("sft", "ppo"):
-            continue
-        # If the weights were removed to save space, trust the record. If they were replaced, so was the record.
-        if not checkpoint.exists() or sha256_of(checkpoint) == entry.get("sha256"):
+    for results in (None, where.parent.parent.parent):
+        folder = run_that_wrote(entry, results)
+        before = folder / RECORD if folder else where
+        # A base model has no training behind it.
+        if before != where and before.is_file() and read_record(before)["stage"] in ("sft", "ppo"):
             return before
     return None
 

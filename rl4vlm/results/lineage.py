@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from rl4vlm.core.files import RECORD
-from rl4vlm.results.provenance import CHECKPOINT, read_record
+from rl4vlm.core.files import RECORD, sha256_of_folder
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, read_record
 
 
 def place_of(path: str) -> str:
@@ -33,11 +34,43 @@ def runs_behind(results: Path, folders: Iterable[str]) -> list[str]:
         if folder not in found:
             found.add(folder)
             inputs = read_record(results / folder / RECORD)["inputs"]
-            todo += [run for entry in inputs.values() if (run := _run_of(results, entry["path"])) is not None]
+            made_by = (run_that_wrote(entry, results) for entry in inputs.values())
+            todo += [run.relative_to(results).as_posix() for run in made_by if run is not None]
     return sorted(found)
 
 
-def _run_of(results: Path, path: str) -> str | None:
-    """The run folder in `results` that a recorded path leads to (a run's or its checkpoint's); None if not found."""
-    place = "/".join(PurePosixPath(path.removesuffix(f"/{CHECKPOINT}")).parts[-2:])
-    return place if place and (results / place).is_dir() else None
+def run_that_wrote(entry: Mapping[str, Any], results: Path | None = None) -> Path | None:
+    """The folder of the run that wrote an input of another run: a checkpoint of it, or the folder as a whole.
+
+    Args:
+        entry: the input, from the record of the run that read it.
+        results: the results folder to look in, since the results may have been moved; None looks where the path leads.
+
+    Returns:
+        The folder; None if it is not there, or if its record lists another checkpoint by now.
+    """
+    path = PurePosixPath(entry["path"])
+    depth = 1 if path.name == CHECKPOINT else 2 if path.parent.name == KEPT else 0
+    folder = PurePosixPath(*path.parts[: len(path.parts) - depth])
+    run = Path(folder) if results is None else results.joinpath(*folder.parts[-2:])
+    if run == results or not run.is_dir():
+        return None
+    # A whole folder is not compared: its checksum is also of the record, which may have been made anew.
+    wrote = _checksum_in_record(run, path.relative_to(folder)) if depth else None
+    return run if None in (wrote, entry.get("sha256")) or wrote == entry["sha256"] else None
+
+
+def _checksum_in_record(run: Path, folder: PurePosixPath) -> str | None:
+    """The `sha256_of` a folder in a run's, by the run's record: weights may have been removed to save space.
+
+    Returns:
+        None if the record has no checksums.
+    """
+    record = run / RECORD
+    outputs = read_record(record).get("outputs") if record.is_file() else None
+    if not outputs:
+        return None
+    files = {PurePosixPath(name): checksum for name, checksum in outputs.items()}
+    return sha256_of_folder(
+        {file.relative_to(folder).as_posix(): files[file] for file in files if file.is_relative_to(folder)}
+    )

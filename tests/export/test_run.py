@@ -90,13 +90,16 @@ def test_the_card_of_ppo_names_the_demonstrations_and_the_base_model(
         "data": {"path": "results/sft_data/NumberLine-cot", "sha256": "da7a"},
         "init": {"path": "results/base_model/tiny", "sha256": "ba5e"},
     }
-    (start.parent / "run.json").write_text(json.dumps({"stage": "sft", "inputs": made_from}))
+    record = {"stage": "sft", "inputs": made_from, "outputs": output_checksums(start.parent, "run.json")}
+    (start.parent / "run.json").write_text(json.dumps(record))
     path = str(start.relative_to(tmp_path))
     init = {"path": path, "sha256": sha256_of(start)}
     if weights == "removed":
         shutil.rmtree(start)
     elif weights == "replaced":
         (start / "model.safetensors").write_text("other weights")
+        record["outputs"] = output_checksums(start.parent, "run.json")
+        (start.parent / "run.json").write_text(json.dumps(record))
     monkeypatch.chdir(tmp_path)
     if moved:
         results = results.rename(tmp_path / "elsewhere")
