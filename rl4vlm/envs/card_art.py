@@ -8,9 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rl4vlm.tasks.cards import BACK, shown_rank
+from rl4vlm.tasks.cards import BACK, TABLE, shown_rank
 
-TABLE = "#35654d"
 INK = {"H": "#c8102e", "D": "#c8102e", "C": "#111111", "S": "#111111"}
 GLYPH = {"H": "♥", "D": "♦", "C": "♣", "S": "♠"}
 

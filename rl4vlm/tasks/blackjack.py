@@ -17,6 +17,7 @@ from rl4vlm.tasks.cards import (
     SAID_RANK,
     SAID_RANKS,
     SUITS,
+    TABLE,
     card_value,
     check_cards,
     check_option_names,
@@ -135,7 +136,7 @@ class Blackjack(CardTask[BlackjackState]):
         )
         dealer = (CardImage(5, 25, 70, 98, state.dealer[0]), CardImage(78, 25, 70, 98, BACK))
         titles = (Text(5, 5, "Dealer", 16, white, bold=True), Text(5, 130, "Player", 16, white, bold=True))
-        return Scene("#35654d", titles + dealer + player)
+        return Scene(TABLE, titles + dealer + player)
 
     def solve(self, state: BlackjackState) -> ExpertAction:
         hand, open_card = total(state.player), card_value(state.dealer[0])

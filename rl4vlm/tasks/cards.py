@@ -11,6 +11,8 @@ SUITS = "HDCS"
 RANKS = "A23456789TJQK"
 DECK = tuple(suit + rank for suit in SUITS for rank in RANKS)
 BACK = "back"
+TABLE = "#35654d"
+"""The colour that cards lie on; their rounded corners show it."""
 # Ranks as replies write them, for patterns that ignore case: an "a" before a word, a quote or a suit is an article.
 _QUOTE = r"""\\?["'`\u2018-\u201d]|\*{1,2}"""
 _RANK = r"""(?:\d{1,2}|[JQK]|A(?!\s+(?!and\b)[\w"'`\u2018-\u201d*\\\u2660-\u2667]))"""

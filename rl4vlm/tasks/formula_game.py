@@ -13,11 +13,10 @@ import numpy as np
 from rl4vlm.core.types import ExpertAction
 from rl4vlm.tasks.arithmetic import Token, Tokens, exact_value
 from rl4vlm.tasks.base import CardImage, CardTask, Scene, Text, Transition
-from rl4vlm.tasks.cards import SAID_RANKS, card_value, check_cards, check_option_names, shown_ranks
+from rl4vlm.tasks.cards import SAID_RANKS, TABLE, card_value, check_cards, check_option_names, shown_ranks
 from rl4vlm.tasks.python_value import python_value
 
 BLANK = " "
-TABLE = "#35654d"
 WHITE = "#ffffff"
 
 
