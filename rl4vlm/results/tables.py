@@ -202,7 +202,8 @@ def _wide_differences(rows: pd.DataFrame) -> pd.DataFrame:
 def _cell(value: Any, low: float = np.nan, high: float = np.nan) -> str:
     if pd.isna(value):
         return ""
-    return f"{value:.1f}" if pd.isna(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    # `z`: what rounds to zero has no minus sign.
+    return f"{value:z.1f}" if pd.isna(low) else f"{value:z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def _differences_caption(results: Results, scale: str) -> str:

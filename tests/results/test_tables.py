@@ -8,7 +8,7 @@ import pytest
 
 from rl4vlm.results.intervals import wilson
 from rl4vlm.results.names import TABLES, table_files
-from rl4vlm.results.tables import build_tables
+from rl4vlm.results.tables import _cell, build_tables
 from tests.results.synthetic import Synthetic, add_evaluation, make_results, write_lines
 
 COLUMNS = [
@@ -85,6 +85,11 @@ def test_an_average_is_over_the_first_set_of_each_game(tmp_path):
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     rows = pick(read(tmp_path / "tables", "main"), method="solver", source="reproduced")
     assert one(rows, task="gym_cards_avg")["episodes"] == "160"
+
+
+def test_what_rounds_to_zero_has_no_minus_sign():
+    assert _cell(-0.04, -0.05, 0.04) == "0.0 [-0.1, 0.0]"
+    assert _cell(-0.04) == "0.0"
 
 
 def test_an_average_that_misses_a_game_is_absent(tmp_path):
