@@ -11,7 +11,7 @@ from rl4vlm.config.methods import rank
 from rl4vlm.core.files import RECORD
 from rl4vlm.results.game_label import games_played
 from rl4vlm.results.provenance import EPISODES, METRICS, SUMMARY
-from rl4vlm.results.published import reference_rates
+from rl4vlm.results.published import Rate, reference_rates
 from rl4vlm.results.read import (
     BasePerception,
     Evaluation,
@@ -21,6 +21,9 @@ from rl4vlm.results.read import (
     load_evaluation,
     load_training_run,
 )
+from rl4vlm.tasks.base import RULES
+from rl4vlm.tasks.formula_game import FormulaGame
+from rl4vlm.tasks.registry import get_task_class
 
 PANEL_ORDER = ("NumberLine", "EZPoints", "Blackjack", "Points24")
 """The tasks in the order of panels in the paper's figures; other tasks follow by name."""
@@ -142,11 +145,19 @@ class Results:
         """All kinds of episodes that are counted separately, including kinds without any episode."""
         return list(dict.fromkeys(kind for run in self.evaluations for kind in run.groups))
 
+    def reference_rates(self) -> list[Rate]:
+        """The enumerated rates of simple policies, without those of formula games that were played by other rules."""
+        other = {run.task for run in self.evaluations if run.rules.get("env", {}).get("rules", RULES[0]) != RULES[0]}
+        return [
+            rate
+            for rate in reference_rates()
+            # Games without formulas ignore the option.
+            if rate.task not in other or not issubclass(get_task_class(rate.task), FormulaGame)
+        ]
+
     def reference_rate(self, method: str, task: str) -> float | None:
-        """The enumerated success rate in percent of a scripted policy; None if it is not known by the rules played."""
-        if any(run.rules.get("env", {}).get("rules", "strict") != "strict" for run in self._evaluations_of(task)):
-            return None
-        return next((rate.success_rate for rate in reference_rates() if rate[:2] == (method, task)), None)
+        """The rate of a policy in `reference_rates`, in percent; None if it is not there."""
+        return next((rate.success_rate for rate in self.reference_rates() if rate[:2] == (method, task)), None)
 
     def games(self, task: str) -> str | None:
         """Which games a task was played on (`generated games`); None for a task whose games are not data."""

@@ -49,11 +49,13 @@ def run_that_wrote(entry: Mapping[str, Any], results: Path | None = None) -> Pat
     Returns:
         The folder; None if it is not there, or if its record lists another checkpoint by now.
     """
-    path = PurePosixPath(entry["path"])
+    # Where the path leads may be a link; other results have a run of the same stage and name.
+    path = PurePosixPath(entry["path"] if results else Path(entry["path"]).resolve())
     depth = 1 if path.name == CHECKPOINT else 2 if path.parent.name == KEPT else 0
     folder = PurePosixPath(*path.parts[: len(path.parts) - depth])
-    run = Path(folder) if results is None else results.joinpath(*folder.parts[-2:])
-    if run == results or not run.is_dir():
+    place = folder.relative_to(folder.anchor).parts[-2:]
+    run = Path(folder) if results is None else results.joinpath(*place)
+    if len(place) < 2 or not run.is_dir():
         return None
     # A whole folder is not compared: its checksum is also of the record, which may have been made anew.
     wrote = _checksum_in_record(run, path.relative_to(folder)) if depth else None

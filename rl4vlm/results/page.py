@@ -63,6 +63,7 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
     """
     rows = pd.read_csv(existing(main_csv)).assign(partial=False)
     held_out = rows[(rows["source"] == "reproduced") & (rows["protocol"] == HELD_OUT)]
+    held_out = held_out[held_out["method"].isin(SHOWN) & held_out["task"].isin([*CARD_TASKS, ALFWORLD])]
     chosen, headings = _one_set_of_games(held_out)
     published = rows[(rows["source"] == "published") & (rows["scale"] == PAPER_SCALE) & (rows["method"] == "RL4VLM")]
     lines = [_line(label_of(method), chosen[chosen["method"] == method]) for method in SHOWN]
@@ -83,18 +84,21 @@ def readme_table(main_csv: Path, record: Mapping[str, Any]) -> str:
 
 
 def _one_set_of_games(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Of each task, the rows of its unseen games, or of its first set of games if none is called unseen.
+    """Of each task, the rows of its unseen games or, if no set is called unseen, of the set that most methods played.
 
     Returns:
         The rows, and the heading of each task's column. It names the set where there are several.
     """
     unseen = rows["scale"].str.endswith("unseen")
     shown = rows[unseen | ~rows["task"].isin(rows.loc[unseen, "task"])]
-    labels = shown.groupby("task", sort=False)["scale"].first()
-    headings = {task: "ALFWorld" if task == ALFWORLD else task for task in labels.index}
-    for task in labels.index[rows.groupby("task", sort=False)["scale"].nunique()[labels.index] > 1]:
-        headings[task] += f" ({labels[task].rpartition(', ')[2]} games)"
-    return shown[shown["scale"] == shown["task"].map(labels)], headings
+    headings, parts = {ALFWORLD: "ALFWorld"}, [shown.iloc[:0]]
+    for (task,), found in groups(shown, "task"):
+        label = str(found["scale"].value_counts(sort=False).idxmax())  # the first among equals
+        parts.append(found[found["scale"] == label])
+        _, comma, games = label.rpartition(", ")
+        if comma and rows.loc[rows["task"] == task, "scale"].nunique() > 1:
+            headings[task] = f"{headings.get(task, task)} ({games} games)"
+    return pd.concat(parts), headings
 
 
 def _line(label: str, rows: pd.DataFrame) -> dict[str, str]:

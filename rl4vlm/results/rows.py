@@ -16,7 +16,7 @@ from rl4vlm.config.methods import method_order, rank
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, rate_interval
 from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
-from rl4vlm.results.published import Rate, later_rates, published_lambda_peaks, published_rates, reference_rates
+from rl4vlm.results.published import Rate, later_rates, published_lambda_peaks, published_rates
 from rl4vlm.results.read import Evaluation, TrainingRun
 
 CARD_AVERAGE = "gym_cards_avg"
@@ -97,7 +97,7 @@ def rate_rows(results: Results, scale: str) -> dict[str, pd.DataFrame]:
     ]
     return {
         # The paper's main table has no warm start without thoughts.
-        "main": _frame(row for row in [*rows, *later, *_reference()] if row.method != "LLaVA-sft-noCoT"),
+        "main": _frame(row for row in [*rows, *later, *_reference(results)] if row.method != "LLaVA-sft-noCoT"),
         **({"cot": _frame(row for row in rows if row.method in COT_METHODS)} if both_styles else {}),
         **({"lambda": _frame(lambda_rows)} if swept else {}),
     }
@@ -247,8 +247,8 @@ def _published(rates: Iterable[Rate], by: str = PAPER_SCALE) -> list[Row]:
     return [Row(*rate[:2], "published", by, rate.success_rate, protocol=protocol) for rate in rates]
 
 
-def _reference() -> list[Row]:
-    return [Row(*rate[:2], "reference", None, rate.success_rate) for rate in reference_rates()]
+def _reference(results: Results) -> list[Row]:
+    return [Row(*rate[:2], "reference", None, rate.success_rate) for rate in results.reference_rates()]
 
 
 def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -81,15 +81,20 @@ def test_a_ceiling_that_was_not_enumerated_is_the_solver_s(tmp_path):
     assert (row["ceiling"], row["share"], row["ceiling_source"]) == (50, 50, "solver, same episodes")
 
 
-@pytest.mark.parametrize(("rules", "ceiling"), [("strict", 73.09), ("upstream", 50)])
-def test_an_enumerated_ceiling_holds_for_the_usual_rules_alone(tmp_path, rules, ceiling):
+@pytest.mark.parametrize(
+    ("task", "rules", "ceiling"),
+    [("Points24", "strict", 73.09), ("Points24", "upstream", 50), ("Blackjack", "upstream", 42.95)],
+)
+def test_the_enumerated_rates_of_a_formula_game_hold_for_the_usual_rules_alone(tmp_path, task, rules, ceiling):
     made = Synthetic(tmp_path)
     for method, rate in (("solver", 0.5), ("LLaVA-sft", 0.25)):
-        folder = add_evaluation(made, f"{method}-Points24", "Points24", method, "sft", rate, 40, seed=1)
+        folder = add_evaluation(made, f"{method}-{task}", task, method, "sft", rate, 40, seed=1)
         write_json(folder / RECORD, {"stage": "evaluation", "settings": {"env": {"rules": rules}}})
     results = Results.load(**made.inputs)
-    row = ceiling_rows(results, rate_rows(results, "embedded")["main"], "embedded").iloc[0]
-    assert row["ceiling"] == ceiling
+    main = rate_rows(results, "embedded")["main"]
+    assert ceiling_rows(results, main, "embedded").iloc[0]["ceiling"] == ceiling
+    shown = main[(main["source"] == "reference") & (main["method"] == "solver") & (main["task"] == task)]
+    assert list(shown["success_rate"]) == ([] if ceiling == 50 else [ceiling])
 
 
 def test_one_seed_says_that_it_is_one(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from rl4vlm.core.files import RECORD, sha256_of
 from rl4vlm.core.output import output_checksums
-from rl4vlm.results.lineage import runs_behind
+from rl4vlm.results.lineage import run_that_wrote, runs_behind
 from tests.results.synthetic import write_json
 
 
@@ -38,3 +38,18 @@ def test_a_run_of_other_results_with_the_same_name_is_not_behind_it(tmp_path: Pa
     add_run(theirs / "sft" / "a", "sft")
     add_run(ours / "ppo" / "a", "ppo", init=theirs / "sft" / "a" / "checkpoint")
     assert runs_behind(ours, ["ppo/a"]) == ["ppo/a"]
+
+
+@pytest.mark.parametrize("path", ["/opt", "/opt/checkpoint", "/checkpoints/llava", "/", ".", "model", ""])
+def test_an_input_directly_below_the_root_is_of_no_run(tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "sft" / "a"
+    folder.mkdir(parents=True)
+    write_json(folder / RECORD, {"stage": "sft", "inputs": {"init": {"path": path, "sha256": None}}})
+    assert runs_behind(tmp_path, ["sft/a"]) == ["sft/a"]
+
+
+def test_a_checkpoint_that_was_given_by_a_link(tmp_path: Path) -> None:
+    add_run(tmp_path / "sft" / "a", "sft")
+    link = tmp_path / "latest"
+    link.symlink_to(tmp_path / "sft" / "a" / "checkpoint")
+    assert run_that_wrote({"path": str(link), "sha256": sha256_of(link)}) == tmp_path / "sft" / "a"

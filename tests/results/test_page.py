@@ -74,19 +74,31 @@ def test_readme_has_seven_methods_by_the_card_games_and_unseen_alfworld(made: Sy
     assert "Generated games are this project's, not the benchmark's" in lines[-1]
 
 
-def test_readme_shows_the_first_of_sets_that_are_not_called_unseen_and_the_range_of_seeds(tmp_path: Path) -> None:
+def test_readme_shows_the_set_that_most_methods_played_and_the_range_of_seeds(tmp_path: Path) -> None:
     made = Synthetic(tmp_path)
+    add_evaluation(made, "random-EZPoints@hard", "EZPoints", "random", "scripted", 0.1, 40, games="hard")
     for games, wins in (("usual", 30), ("hard", 10)):
         for seed in (1, 2) if games == "usual" else (1,):
             name = f"sft-EZPoints-seed{seed}" + ("" if games == "usual" else f"@{games}")
             extra = {"seed": seed, "games": games}
             add_evaluation(made, name, "EZPoints", "LLaVA-sft", "sft", wins / 40, 40, **extra)
-    add_evaluation(made, "cnn-EZPoints-seed1", "EZPoints", "CNN+RL", "cnn", 0.5, 40, seed=1, games="usual")
+    for method, kind, only in (("solver", "scripted", None), ("CNN+RL", "cnn", 1)):
+        add_evaluation(made, f"{kind}-EZPoints", "EZPoints", method, kind, 0.5, 40, seed=only, games="usual")
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
     lines = readme_table(tmp_path / "tables" / "main.csv", read_json(tmp_path / "tables" / RECORD)).splitlines()
-    assert "EZPoints (usual games)" in cells(lines[0])
+    assert cells(lines[0])[2:] == ["EZPoints (usual games)", "Points24", "Blackjack", "ALFWorld"]
     assert next(row for row in map(cells, lines) if row[0] == "LLaVA-sft")[2].startswith("75.0 [")
     assert "scale `embedded`, 1 to 2 training seeds" in lines[-1]
+
+
+def test_the_seeds_of_readme_are_those_of_the_methods_that_it_shows(tmp_path: Path) -> None:
+    made = Synthetic(tmp_path)
+    for seed in (1, 2, 3):
+        add_evaluation(made, f"sft-{seed}", "EZPoints", "LLaVA-sft", "sft", 0.5, 40, seed=seed)
+    add_evaluation(made, "http-1", "EZPoints", "RL4VLM over HTTP", "http", 0.5, 40, seed=1)
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    table = readme_table(tmp_path / "tables" / "main.csv", read_json(tmp_path / "tables" / RECORD))
+    assert "scale `embedded`, 3 training seeds" in table
 
 
 def test_the_page_has_every_table_and_figure_and_what_made_them(made: Synthetic, tmp_path: Path) -> None:
@@ -131,13 +143,16 @@ def test_all_seeds_of_an_experiment_are_one_line_and_one_target(tmp_path: Path) 
     assert line[-1].endswith("/ppo/EZPoints-cot-lambda0.5-seed{1,2,3}/run.json`")
 
 
-def test_a_record_that_was_edited_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("edited", "place"), [({"seconds": "long"}, "seconds"), ({"hardware": {"gpus": None}}, "hardware.gpus")]
+)
+def test_a_record_that_was_edited_is_named(edited: dict[str, Any], place: str, tmp_path: Path) -> None:
     made = make_results(tmp_path, tasks=["EZPoints"], styles=["cot"], episodes=10)
     for folder in made.evaluations:
         write_json(folder / RECORD, {"stage": "evaluation", "settings": {"task": "EZPoints"}})
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
-    write_json(made.evaluations[0] / RECORD, {"stage": "evaluation", "seconds": "long", "hardware": {"gpus": None}})
-    with pytest.raises(ValueError, match=f"{made.evaluations[0].name}/{RECORD}: '(seconds|hardware.gpus)'"):
+    write_json(made.evaluations[0] / RECORD, {"stage": "evaluation", **edited})
+    with pytest.raises(ValueError, match=f"{made.evaluations[0].name}/{RECORD}: '{place}'"):
         pages(tables=tmp_path / "tables", out=tmp_path / "assets")
 
 
