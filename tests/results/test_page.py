@@ -80,8 +80,7 @@ def test_readme_shows_the_set_that_most_methods_played_and_the_range_of_seeds(tm
     for games, wins in (("usual", 30), ("hard", 10)):
         for seed in (1, 2) if games == "usual" else (1,):
             name = f"sft-EZPoints-seed{seed}" + ("" if games == "usual" else f"@{games}")
-            extra = {"seed": seed, "games": games}
-            add_evaluation(made, name, "EZPoints", "LLaVA-sft", "sft", wins / 40, 40, **extra)
+            add_evaluation(made, name, "EZPoints", "LLaVA-sft", "sft", wins / 40, 40, seed=seed, games=games)
     for method, kind, only in (("solver", "scripted", None), ("CNN+RL", "cnn", 1)):
         add_evaluation(made, f"{kind}-EZPoints", "EZPoints", method, kind, 0.5, 40, seed=only, games="usual")
     build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
