@@ -41,8 +41,7 @@ def run(*, name: str, revision: str | None, out: Path) -> None:
                 shutil.rmtree(abandoned, ignore_errors=True)
             snapshot_download(name, revision=commit, local_dir=partial, ignore_patterns=other_weights)
         except Exception as error:  # the hub's errors and those of connections have no common type
-            hint = f"; if {revision} is of another model, set `revision` to null beside `source`" if revision else ""
-            raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}{hint}") from error
+            raise ValueError(f"cannot download {name!r} (revision {revision or 'newest'}): {error}") from error
         # The hub client's bookkeeping is not part of the model.
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         for item in [*partial.iterdir()]:

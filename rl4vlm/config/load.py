@@ -54,8 +54,13 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`: mappings merge key by key, anything else is replaced. Neither argument is changed."""
+    """`above` over `below`: mappings merge key by key, anything else is replaced. Neither argument is changed.
+
+    A `revision` is of one `source`: another source does not inherit it.
+    """
     merged = deepcopy(dict(below))
+    if above.get("source", merged.get("source")) != merged.get("source"):
+        merged.pop("revision", None)
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

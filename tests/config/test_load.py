@@ -30,6 +30,16 @@ class TestMerge:
         assert merge(below, above) == {"a": {"x": 1, "y": [3]}, "b": None, "c": 1, "d": {"e": 1}}
         assert (below, above) == before
 
+    def test_another_source_does_not_inherit_a_revision(self) -> None:
+        below = {"base_model": {"defaults": {"source": "a/b", "revision": "1234"}}}
+        for above, left in (
+            ({"source": "c/d"}, {"source": "c/d"}),
+            ({"source": "c/d", "revision": "56"}, {"source": "c/d", "revision": "56"}),
+            ({"source": "a/b"}, {"source": "a/b", "revision": "1234"}),
+            ({"settings": {}}, {"source": "a/b", "revision": "1234", "settings": {}}),
+        ):
+            assert merge(below, {"base_model": {"defaults": above}}) == {"base_model": {"defaults": left}}
+
     def test_the_result_shares_nothing_with_its_parts(self) -> None:
         above: dict[str, Any] = {"a": {"b": [1]}}
         merge({}, above)["a"]["b"].append(2)
