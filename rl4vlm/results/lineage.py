@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl4vlm.core.files import RECORD, sha256_of_folder
-from rl4vlm.results.provenance import CHECKPOINT, KEPT, read_record
+from rl4vlm.results.provenance import CHECKPOINT, KEPT, read_record, run_folder
 
 
 def place_of(path: str) -> str:
@@ -51,14 +51,14 @@ def run_that_wrote(entry: Mapping[str, Any], results: Path | None = None) -> Pat
     """
     # Where the path leads may be a link; other results have a run of the same stage and name.
     path = PurePosixPath(entry["path"] if results else Path(entry["path"]).resolve())
-    depth = 1 if path.name == CHECKPOINT else 2 if path.parent.name == KEPT else 0
-    folder = PurePosixPath(*path.parts[: len(path.parts) - depth])
+    whole = path.name != CHECKPOINT and path.parent.name != KEPT
+    folder = path if whole else run_folder(path)
     place = folder.relative_to(folder.anchor).parts[-2:]
     run = Path(folder) if results is None else results.joinpath(*place)
     if len(place) < 2 or not run.is_dir():
         return None
     # A whole folder is not compared: its checksum is also of the record, which may have been made anew.
-    wrote = _checksum_in_record(run, path.relative_to(folder)) if depth else None
+    wrote = None if whole else _checksum_in_record(run, path.relative_to(folder))
     return run if None in (wrote, entry.get("sha256")) or wrote == entry["sha256"] else None
 
 

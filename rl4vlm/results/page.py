@@ -199,8 +199,13 @@ def _experiments(results: Path, places: Iterable[str]) -> pd.DataFrame:
 
 def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     stage, settings = record["stage"] or "", record["settings"]
-    known = {"seed": record["seeds"].get(stage), "size": settings.get(SIZES.get(stage, "")), **record}
-    shown = checked(_Shown, known | {"thought_prob_coef": settings.get("thought_prob_coef")}, results / place / RECORD)
+    found = {
+        **record,
+        "seed": record["seeds"].get(stage),
+        "size": settings.get(SIZES.get(stage, "")),
+        "thought_prob_coef": settings.get("thought_prob_coef"),
+    }
+    shown = checked(_Shown, found, results / place / RECORD)
     weight = "" if shown.thought_prob_coef is None else f"λ {shown.thought_prob_coef:g}"
     # SFT on ready demonstrations, or of an older version, names no task. So trainings are called by their folders.
     name = experiment_of(PurePosixPath(place).name)

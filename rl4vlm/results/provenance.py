@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.requirements import Requirement
 from pydantic import BaseModel
@@ -24,6 +24,8 @@ from rl4vlm.core.files import RECORD, atomic_write_text, checked, jsonable, read
 from rl4vlm.core.output import output_checksums
 
 PACKAGE = "rl4vlm"
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 EPISODES, SUMMARY = "episodes.jsonl", "summary.json"
 """What an evaluation writes beside its `run.json`."""
@@ -40,10 +42,14 @@ DATA, MANIFEST = "data.json", "manifest.json"
 """Demonstrations, and how many there are of what; generated ALFWorld games have such a manifest, too."""
 
 
+def run_folder(checkpoint: AnyPath) -> AnyPath:
+    """The folder of the run that a checkpoint lies in, its last one or one of `KEPT`."""
+    return checkpoint.parent.parent if checkpoint.parent.name == KEPT else checkpoint.parent
+
+
 def record_of(checkpoint: Path) -> Path:
-    """The `run.json` of the run that made a checkpoint, its last one or one of `KEPT`."""
-    folder = checkpoint.resolve().parent  # it may be given as `.`, or by a link
-    return (folder.parent if folder.name == KEPT else folder) / RECORD
+    """The `run.json` of the run that made a checkpoint."""
+    return run_folder(checkpoint.resolve()) / RECORD  # it may be given as `.`, or by a link
 
 
 @dataclass(frozen=True)
