@@ -79,6 +79,7 @@ class Counted:
         kv: bytes per token of keys and values.
         trained: number of weights that the optimizer updates.
         trained_width: bytes per trained weight.
+        frozen_vision: whether the vision tower is not trained, so that nothing goes back through it.
     """
 
     patch: Part
@@ -93,6 +94,7 @@ class Counted:
     kv: int
     trained: int
     trained_width: int
+    frozen_vision: bool = False
 
     @property
     def decoder_bytes(self) -> int:
@@ -134,7 +136,9 @@ class Counted:
         """Forward and backward pass of `batch` stored replies."""
         # The forward pass reads the weights once, the backward pass twice.
         tokens = prompt + reply
-        vision = self.patch.backward(self.places) + self.vision.backward(self.patches, self.patches**2)
+        vision = 0.0
+        if not self.frozen_vision:
+            vision = self.patch.backward(self.places) + self.vision.backward(self.patches, self.patches**2)
         text = self.text.backward(tokens, causal(tokens)) + self.head.backward(reply) + self.value.backward(1)
         back = vision + self.projector.backward(self.places) + text
         return self.score(prompt, reply, batch) + Work(batch * back, 2 * self.all_bytes)
@@ -149,7 +153,14 @@ def causal(tokens: float) -> float:
     return tokens * (tokens + 1) / 2
 
 
-def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequence[int] = (1024, 512)) -> Counted:
+def count(
+    config: LlavaConfig,
+    *,
+    width: int,
+    rank: int = 0,
+    value_sizes: Sequence[int] = (1024, 512),
+    frozen_vision: bool = False,
+) -> Counted:
     """Count the parts of a LLaVA with a CLIP vision tower and a Llama or Mistral, with one view per image.
 
     Args:
@@ -157,6 +168,7 @@ def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequen
         width: bytes per weight: 4 in float32, 2 in bfloat16.
         rank: rank of float32 LoRA adapters on every linear layer except the head; 0 trains all weights.
         value_sizes: sizes of the value head's hidden layers.
+        frozen_vision: whether the vision tower is not trained.
     """
     vision, text = config.vision_config, config.text_config
     places = (vision.image_size // vision.patch_size) ** 2
@@ -177,7 +189,8 @@ def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequen
         "head": Part(hidden * text.vocab_size, trained=not rank),
         "value": part(in_value, 1, 0),
     }
-    stepped = sum(one.adapters or (one.weights if one.trained else 0) for one in parts.values())
+    learning = [one for name, one in parts.items() if not (frozen_vision and name in ("patch", "vision"))]
+    stepped = sum(one.adapters or (one.weights if one.trained else 0) for one in learning)
     return Counted(
         **parts,
         patches=places + 1,
@@ -186,6 +199,7 @@ def count(config: LlavaConfig, *, width: int, rank: int = 0, value_sizes: Sequen
         kv=2 * text.num_hidden_layers * kv * width,
         trained=stepped,
         trained_width=FLOAT32 if rank else width,
+        frozen_vision=frozen_vision,
     )
 
 

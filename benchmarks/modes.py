@@ -41,7 +41,8 @@ class Settings:
 
     In mode `ours`, a rollout has `steps_per_env` steps in each of `num_envs` environments; in mode `public`, it has
     `public_steps` steps in one environment. One optimizer step follows. A reply has at most `tokens` tokens, and mode
-    `public` pads it to `padded`. No further repeat starts after `seconds` seconds.
+    `public` pads it to `padded`. With `freeze_vision`, mode `ours` does not train the vision tower either. No further
+    repeat starts after `seconds` seconds.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Settings:
     repeats: int
     seconds: float
     seed: int
+    freeze_vision: bool = False
 
     @property
     def tiny(self) -> bool:
@@ -92,7 +94,12 @@ class Mode:
             micro_batch_size=min(settings.micro_batch_size, num_envs * steps_per_env) if ours else 1,
         )
         self.slots: list[Slot] = make_slots(settings.task, Style.COT, settings.seed, self.training)
-        self.counted = count(config_of(model), width=DTYPES[settings.dtype].itemsize, rank=settings.lora_rank)
+        self.counted = count(
+            config_of(model),
+            width=DTYPES[settings.dtype].itemsize,
+            rank=settings.lora_rank,
+            frozen_vision=settings.freeze_vision,
+        )
         optimizer = adamw(trainable(model), self.device, lr=1e-5, eps=1e-7, weight_decay=0.0)
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         self.policy_optimizer = PolicyOptimizer(self.policy, model, optimizer, accelerator, THOUGHT_PROB_COEF)

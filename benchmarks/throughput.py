@@ -30,7 +30,7 @@ from rl4vlm.config.stages.backbone import LoraSettings
 from rl4vlm.core.files import atomic_write_text, jsonable
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.loading import DTYPES
-from rl4vlm.models.lora import trainable
+from rl4vlm.models.lora import freeze_weights, trainable
 from rl4vlm.ppo.rescoring import below_float32
 from rl4vlm.ppo.rollout import Sample
 from rl4vlm.results.provenance import code_revision, hardware, package_versions
@@ -61,6 +61,8 @@ def measure(
         max_new_tokens=settings.tokens,
         seed=settings.seed,
     )
+    if settings.freeze_vision:
+        freeze_weights(model.model, ".*vision_tower.*")
     if settings.gradient_checkpointing:
         model.model.activation_checkpointing_enable()
     modes = [Mode(name, model, settings) for name in settings.modes]
@@ -159,6 +161,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--public-steps", type=int, help="steps per rollout in mode public")
     parser.add_argument("--lora-rank", type=int, help="0 trains all weights (default 0, large model 128)")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument(
+        "--freeze-vision", action="store_true", help="train no vision tower in mode ours either (default: trained)"
+    )
     parser.add_argument("--repeats", type=int, help="measured repeats per mode (default 3)")
     parser.add_argument("--seconds", type=float, help="start no further repeat after this many seconds (default 360)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")

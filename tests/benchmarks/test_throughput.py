@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import modes, rates, throughput
+from benchmarks.backbones import SHAPES
 from benchmarks.public_way import PublicWay
 from rl4vlm.models.actor_critic import ActorCritic
 from rl4vlm.policies.vlm import VLMPolicy, VLMReplayItem
@@ -54,6 +55,18 @@ def test_a_small_run_fills_the_whole_table(tmp_path: Path, capsys: pytest.Captur
     assert made["ratios"]["update"] == [pytest.approx(expected)]
     expected = one["processor_seconds"] / one["samples"] / (other["processor_seconds"] / other["samples"])
     assert made["processor_ratios"]["update"] == [pytest.approx(expected)]
+
+
+def test_a_frozen_vision_tower_leaves_both_modes_the_same_weights(tmp_path: Path) -> None:
+    found = {}
+    for options in ((), ("--freeze-vision",)):
+        throughput.main([*FEW, "--modes", "ours", *options, "--out", str(tmp_path / "made.json")])
+        found[options] = json.loads((tmp_path / "made.json").read_text())["tasks"]["EZPoints"]
+    trained, frozen = found.values()
+    tower = SHAPES["llava-test"]["vision_config"]
+    assert trained["trained"] - frozen["trained"] > 2 * tower["num_hidden_layers"] * tower["hidden_size"] ** 2
+    work, less = (one["repeats"]["ours"][0]["update"]["works"][0]["flops"] for one in (trained, frozen))
+    assert 0.5 * work < less < work
 
 
 def test_the_large_models_path_at_tiny_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
