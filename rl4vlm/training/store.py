@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from rl4vlm.config.stages.training import NO_EFFECT
 from rl4vlm.core.files import atomic_directory, atomic_write_text, jsonable, read_json, sha256_of
 from rl4vlm.core.lock import locked
 from rl4vlm.results.provenance import InputFile, package_versions
@@ -25,7 +26,7 @@ KEEP = 2
 """Number of states that are kept: the newest, and the one before it in case the newest is damaged."""
 NUMERICS_ONLY = ("device", "micro_batch_size", "gradient_checkpointing", "engine_cache_gb")
 """Settings that change a run's results only by the rounding of sums."""
-IRRELEVANT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout", *NUMERICS_ONLY)
+IRRELEVANT = (*NO_EFFECT, *NUMERICS_ONLY)
 """Settings that may differ when a run is resumed: a user who is short of memory, or whose processes time out, can
 change them without losing the run."""
 

@@ -94,9 +94,12 @@ class Workspace:
         assert done.returncode == 0, done.stdout + done.stderr
         return jobs_of(done.stdout)
 
-    def pretend_finished(self) -> None:
-        """Write a line of text into every output, and let Snakemake record all outputs as made."""
-        summary = self.snakemake("--summary")
+    def pretend_finished(self, *arguments: str) -> None:
+        """Write a line of text into every output, and let Snakemake record all outputs as made.
+
+        `arguments` are further words of Snakemake's command line.
+        """
+        summary = self.snakemake("--summary", *arguments)
         assert summary.returncode == 0, summary.stderr
         for line in summary.stdout.splitlines()[1:]:
             output = self.folder / line.split("\t")[0]
@@ -104,7 +107,7 @@ class Workspace:
                 output = output / "content"
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(f"{line}\n")
-        touched = self.snakemake("--touch", "--forceall")
+        touched = self.snakemake("--touch", "--forceall", *arguments)
         assert touched.returncode == 0, touched.stderr
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections import Counter
 
 import pytest
@@ -214,3 +215,60 @@ GAMMAS = "    gamma: 0.9\n    gae_lambda: 0.95\n"
 def test_another_spelling_of_the_same_settings_runs_nothing(finished: Workspace, old: str, new: str) -> None:
     with finished.edited("config/scales/embedded.yaml", old, new):
         assert finished.planned() == []
+
+
+def test_settings_without_effect_on_results_rerun_nothing(finished: Workspace) -> None:
+    saved = "{defaults: {save_every: 2, process_timeout: 100, loggers: [tensorboard], logged_episodes: 2}}"
+    jobs = finished.planned("--config", f"ppo={saved}", "sft={defaults: {save_minutes: 9}}")
+    # The page names the config, so any other config makes it anew.
+    assert rules(jobs) <= {"readme_assets"}
+    assert rules(finished.planned("--config", "ppo={defaults: {micro_batch_size: 2}}")) >= {"ppo", "evaluate_ppo"}
+
+
+GIVEN = """\
+tasks: [NumberLine, ALFWorld]
+base_model: {defaults: {source: given/base}, per_task: null}
+sft_data: {given: {NumberLine-cot: given/shown, NumberLine-nocot: given/file/data.json}}
+task_options: {per_task: {ALFWorld: {env: {data: given/games}}}}
+over_http: {tasks: []}
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Finished results of a config whose base model, demonstrations and games are folders of the user's."""
+    workspace = Workspace(tmp_path_factory.mktemp("given"))
+    for name in ("base/config.json", "shown/images/a.png", "shown/data.json", "file/b.png", "games/valid_seen/t.json"):
+        file = workspace.folder / "given" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    (workspace.folder / "given/file/data.json").write_text('[{"image": "b.png"}]')
+    (workspace.folder / "given.yaml").write_text(GIVEN)
+    workspace.pretend_finished("--configfile", "given.yaml")
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("name", "remade"),
+    [
+        ("base/config.json", {Job("sft", f"task={task}, style={style}, seed=1")
+                              for task in ("NumberLine", "ALFWorld") for style in ("cot", "nocot")}),
+        ("shown/images/a.png", {Job("sft", "task=NumberLine, style=cot, seed=1")}),
+        ("file/b.png", {Job("sft", "task=NumberLine, style=nocot, seed=1")}),
+        ("games/valid_seen/t.json", {Job("sft_data", f"task=ALFWorld, style={style}") for style in ("cot", "nocot")}
+                                      | {Job("cnn", "task=ALFWorld, seed=1")}),
+    ],
+)  # fmt: skip
+def test_a_file_overwritten_in_a_given_folder_reruns_what_reads_it(
+    given: Workspace, name: str, remade: set[Job]
+) -> None:
+    """Its folder's modification time stays the same."""
+    file = given.folder / "given" / name
+    assert given.planned("--configfile", "given.yaml") == []
+    text, before = file.read_text(), file.stat()
+    file.write_text(f"{text} ")
+    jobs = given.planned("--configfile", "given.yaml")
+    file.write_text(text)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # SFT of ALFWorld follows its demonstrations.
+    assert {job for job in jobs if job.rule in {one.rule for one in remade}} == remade

@@ -20,6 +20,7 @@ rule evaluate_over_http:
     params:
         rl4vlm=stage_command(config, "evaluation"),
         code=code_of("rl4vlm.evaluation.run", "{task}", "served"),
+        given=given_files(task_data),
         out=subpath(output.summary, parent=True),
         settings=lambda wildcards: evaluation(http_settings(config, wildcards.task)),
     shell:
@@ -47,6 +48,7 @@ rule evaluate_api:
         **grant("api"),
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "api"),
+        given=given_files(task_data),
         out=subpath(output.summary, parent=True),
         style=lambda wildcards: api_style(config, wildcards.model),
         settings=lambda wildcards: evaluation(

@@ -21,6 +21,7 @@ rule evaluate_scripted:
         **grant("sft_data"),
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "{policy}"),
+        given=given_files(task_data),
         out=subpath(output.summary, parent=True),
         state=f"{RESULTS}/state/eval/{{policy}}-{{task}}{{games}}",
         settings=evaluation_arguments,
@@ -50,6 +51,7 @@ rule cnn:
     params:
         rl4vlm=stage_command(config, "cnn"),
         code=code_of("rl4vlm.ppo.cnn", "{task}"),
+        given=given_files(task_data),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/cnn/{CNN_NAME}",

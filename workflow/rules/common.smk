@@ -1,11 +1,13 @@
 # Names of folders, and the input and params functions that the other files use.
 
+import hashlib
 import json
 import os
 import re
 import shlex
 import sys
 import sysconfig
+from functools import lru_cache
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
@@ -39,6 +41,7 @@ from rl4vlm.config.runs import (
 )
 from rl4vlm.config.schema import STAGES
 from rl4vlm.core.env_folders import env_folders
+from rl4vlm.core.files import files_below
 from rl4vlm.core.games import GAMES_MARK, name_on
 from rl4vlm.core.gpus import shown_gpus
 from rl4vlm.core.types import Style
@@ -46,6 +49,7 @@ from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.figures import FigureSettings
 from rl4vlm.config.stages.gallery import GallerySettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
+from rl4vlm.config.stages.training import NO_EFFECT
 from rl4vlm.results.expected import expected_tables
 from rl4vlm.results.names import TABLES, asset_files, figure_files, figures_beside, page_in, table_files
 
@@ -105,13 +109,24 @@ def code_of(entry, *choices):
     return lambda wildcards: code_digest(entry, [choice.format(**wildcards) for choice in choices])
 
 
+class SettingWords(list):
+    """The `key=value` words of a stage's settings, for a param.
+
+    Snakemake compares params by their `repr`. It leaves out the settings that have no effect on results: a change of them
+    reruns nothing.
+    """
+
+    def __repr__(self):
+        return repr([word for word in self if word.partition("=")[0] not in NO_EFFECT])
+
+
 def settings(stage, but=()):
     """Params function: all settings of a stage for the job's task and variant, as `key=value` words of a command line.
 
     Settings named in `but` are left out, because the job's wildcards decide them.
     """
-    return lambda wildcards: stage_arguments(
-        STAGES[stage], stage_settings(config, stage, wildcards.task, variant_of(wildcards)), but=but
+    return lambda wildcards: SettingWords(
+        stage_arguments(STAGES[stage], stage_settings(config, stage, wildcards.task, variant_of(wildcards)), but=but)
     )
 
 
@@ -122,7 +137,7 @@ def variant_of(wildcards):
 
 def evaluation(found, only=None):
     """The settings of an evaluation as `key=value` words: all of them, or those in `only`."""
-    return stage_arguments(STAGES["evaluation"], found, only=only)
+    return SettingWords(stage_arguments(STAGES["evaluation"], found, only=only))
 
 
 def evaluation_arguments(wildcards):
@@ -149,7 +164,8 @@ def checkpoint_evaluation(kind, further):
     def words(wildcards):
         first = on(wildcards, "")
         changes = {games: [word for word in on(wildcards, games) if word not in first] for games in further}
-        return [*first, *(word for games, changed in changes.items() for word in ("--also", games, *changed))]
+        also = [word for games, changed in changes.items() for word in ("--also", games, *changed)]
+        return SettingWords([*first, *also])
 
     return words
 
@@ -162,6 +178,11 @@ def data_of(task):
 def task_data(wildcards):
     """Input function: the folders that the environment of the job's task reads."""
     return data_of(wildcards.task)
+
+
+def games_read(wildcards):
+    """Input function: the folders that the environments read whose images a base model learns to read."""
+    return [folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)]
 
 
 def bases(*kinds):
@@ -184,6 +205,39 @@ def warm_start_of(wildcards):
     """Input function: the SFT checkpoint that the job's PPO run starts from."""
     run = PPORun(wildcards.task, wildcards.style, float(wildcards.lam), int(wildcards.seed), variant_of(wildcards))
     return f"{RESULTS}/sft/{start_of(config, run).name}/checkpoint"
+
+
+def given_files(*inputs):
+    """Params function: a digest of the files in each folder that no rule makes, so that a job reruns when one changes.
+
+    Snakemake itself compares the modification time of the folder alone, which stays when a file in it is overwritten.
+
+    Args:
+        inputs: input functions that give a folder or a list of folders. Those below `results_dir` are left out.
+    """
+
+    def digests(wildcards):
+        found = [find(wildcards) for find in inputs]
+        paths = [path for one in found for path in ([one] if isinstance(one, str) else one)]
+        return [file_times(path) for path in paths if not Path(path).is_relative_to(RESULTS)]
+
+    return digests
+
+
+@lru_cache(maxsize=None)
+def file_times(path):
+    """A digest of the names, sizes and modification times of all files below a folder, or of demonstrations in a file."""
+    files = sorted(files_below(Path(path))) if os.path.isdir(path) else [Path(path), *images_of(Path(path))]
+    times = [(str(file), (now := file.stat()).st_size, now.st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(json.dumps(times).encode()).hexdigest()
+
+
+def images_of(file):
+    """The image files that demonstrations in a JSON file name; none if it is no such file, which SFT will refuse."""
+    try:
+        return sorted({file.parent / entry["image"] for entry in json.loads(file.read_bytes())})
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
 
 
 def threads_of(stage):

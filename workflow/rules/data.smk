@@ -6,9 +6,7 @@
 rule base_model:
     """Build an embedded base model and pre-train it to read the tasks' images (source `pretrain`)."""
     input:
-        data=lambda wildcards: [
-            folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)
-        ],
+        data=games_read,
     output:
         directory(f"{RESULTS}/base_model/{{base}}"),
     log:
@@ -24,7 +22,8 @@ rule base_model:
         code=lambda wildcards: code_digest(
             "rl4vlm.base_model.pretrain", BASES[wildcards.base].settings["pretrain_tasks"]
         ),
-        settings=lambda wildcards: stage_arguments(PretrainSettings, BASES[wildcards.base].settings),
+        given=given_files(games_read),
+        settings=lambda wildcards: SettingWords(stage_arguments(PretrainSettings, BASES[wildcards.base].settings)),
     # The state's folder is not a param: with another results folder, Snakemake's cache would no longer find the result.
     shell:
         "{params.rl4vlm:q} base-model --out {output:q} --state {output:q}.state --set {params.settings:q} 2>&1"
@@ -94,6 +93,7 @@ rule sft_data:
         **grant("sft_data"),
     params:
         code=code_of("rl4vlm.sft.data", "{task}", "solver"),
+        given=given_files(task_data),
         # The cache identifies a result by its shell command, params and inputs, but not by its wildcards.
         task="{task}",
         style="{style}",

@@ -43,6 +43,7 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
                 **grant(STAGE),
             params:
                 code=code_of("rl4vlm.evaluation.run", "{task}", POLICY),
+                given=given_files(task_data),
                 out=subpath(output.summary, parent=True),
                 # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
                 state=f"{RESULTS}/state/eval/{KIND}-{RUN}",
@@ -72,6 +73,7 @@ rule evaluate_kept:
         **grant("evaluation"),
     params:
         code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
+        given=given_files(task_data),
         out=subpath(output.summary, parent=True),
         state=f"{RESULTS}/state/eval_kept/ppo-{PPO_NAME}/{{kept}}",
         settings=lambda wildcards: evaluation(

@@ -24,6 +24,7 @@ rule gallery:
     params:
         # The gallery replays the episodes, so it runs the code of every task.
         code=code_of("rl4vlm.gallery.build", *config["tasks"]),
+        given=given_files(lambda wildcards: [folder for task in config["tasks"] for folder in data_of(task)]),
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],

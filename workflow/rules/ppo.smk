@@ -24,6 +24,7 @@ rule ppo:
     params:
         rl4vlm=stage_command(config, "ppo"),
         code=code_of("rl4vlm.ppo.train", "{task}"),
+        given=given_files(task_data),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/ppo/{PPO_NAME}",

@@ -22,6 +22,7 @@ rule sft:
     params:
         rl4vlm=stage_command(config, "sft"),
         code=code_of("rl4vlm.sft.train", "{task}"),
+        given=given_files(demonstrations_of, base_of),
         out=subpath(output.checkpoint, parent=True),
         # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
         state=f"{RESULTS}/state/sft/{SFT_NAME}",

@@ -6,6 +6,9 @@ from typing import Literal
 
 from rl4vlm.config.fields import Device, Positive, Seconds, settings
 
+NO_EFFECT = ("save_every", "save_minutes", "loggers", "logged_episodes", "process_timeout")
+"""Settings of any stage that have no effect on its results."""
+
 
 @settings
 class SavedByTime:
