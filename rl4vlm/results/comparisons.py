@@ -125,17 +125,18 @@ def ceiling_rows(results: Results, main: pd.DataFrame, scale: str) -> pd.DataFra
 
 
 def _ceilings(results: Results, reproduced: pd.DataFrame) -> pd.DataFrame:
-    """The ceiling in percent by task and scale, with where it comes from."""
+    """The ceiling in percent by task and scale, with where it comes from. One of 0 is not known: it has no shares."""
     solver = reproduced[(reproduced["method"] == "solver") & (reproduced["protocol"] == HELD_OUT)]
     measured = solver.set_index(["task", "scale"])["success_rate"]
     places = reproduced[reproduced["protocol"] == HELD_OUT][["task", "scale"]].drop_duplicates()
     enumerated = [results.reference_rate("solver", task) for task in places["task"]]
     known = [rate is not None for rate in enumerated]
+    ceilings = [
+        rate if rate is not None else measured.get(place, np.nan)
+        for rate, place in zip(enumerated, places.itertuples(index=False, name=None), strict=True)
+    ]
     return places.assign(
-        ceiling=[
-            rate if rate is not None else measured.get(place, np.nan)
-            for rate, place in zip(enumerated, places.itertuples(index=False, name=None), strict=True)
-        ],
+        ceiling=[rate or np.nan for rate in ceilings],
         ceiling_source=np.where(known, "enumerated", "solver, same episodes"),
     )
 

@@ -81,6 +81,21 @@ def test_a_ceiling_that_was_not_enumerated_is_the_solver_s(tmp_path):
     assert (row["ceiling"], row["share"], row["ceiling_source"]) == (50, 50, "solver, same episodes")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_ceiling_of_0_is_not_known(tmp_path):
+    made = Synthetic(tmp_path)
+    for task, ceiling in (("ALFWorld", 0), ("NumberLine", 1)):
+        for method, rate in (("solver", ceiling), ("random", ceiling / 4)):
+            add_evaluation(made, f"{method}-{task}", task, method, "scripted", rate, 20)
+    results = Results.load(**made.inputs)
+    rows = ceiling_rows(results, rate_rows(results, "embedded")["main"], "embedded").set_index("task")
+    assert set(rows.index) == {"NumberLine", "ALFWorld"}
+    assert rows.loc["ALFWorld", ["ceiling", "share", "share_low", "share_high"]].isna().all()
+    assert rows.loc["NumberLine", "share"] == 25
+    build_tables(**made.inputs, out=tmp_path / "tables", scale="embedded")
+    assert "inf" not in (tmp_path / "tables" / "ceiling.csv").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("task", "rules", "ceiling"),
     [("Points24", "strict", 73.09), ("Points24", "upstream", 50), ("Blackjack", "upstream", 42.95)],
