@@ -12,7 +12,7 @@ from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, paired_difference
 from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
 from rl4vlm.results.read import Evaluation
-from rl4vlm.results.rows import groups, labelled, lambda_method_name, with_games
+from rl4vlm.results.rows import groups, labelled, lambda_method_name, seed_list, with_games
 
 COMPARISONS = (
     ("PPO", "RL4VLM", "LLaVA-sft"),
@@ -151,5 +151,6 @@ def _over_all_tasks(results: Results, method: str, scale: str, rows: pd.DataFram
     outcomes = [[run.won for run in runs[task]] for task in main["task"]]
     low, high = average_interval(outcomes, list(main["ceiling"]))
     share = float(main["share"].mean())
-    found = {"share": share, "share_low": low, "share_high": high, "seeds": main["seeds"].iloc[0]}
+    seeds = seed_list(pd.Series([run.seed for task in main["task"] for run in runs[task]]))
+    found = {"share": share, "share_low": low, "share_high": high, "seeds": seeds}
     return [{"method": method, "task": ALL_TASKS, "scale": scale, **found}]

@@ -185,7 +185,7 @@ def _held_out_row(method: str, task: str, scale: str, parts: pd.DataFrame) -> Ro
         ci_high=high,
         mean_return=None if pd.isna(total_return) else float(total_return) / episodes,
         episodes=episodes,
-        seeds=_seeds(parts["seed"]),
+        seeds=seed_list(parts["seed"]),
         protocol=HELD_OUT,
         partial=bool(parts["partial"].any()),
     )
@@ -204,7 +204,7 @@ def _average_row(method: str, scale: str, games: Sequence[pd.DataFrame]) -> Row:
         ci_low=low,
         ci_high=high,
         episodes=sum(together["won"].map(len)),
-        seeds=_seeds(together["seed"]),
+        seeds=seed_list(together["seed"]),
         protocol=HELD_OUT,
         partial=bool(together["partial"].any()),
     )
@@ -227,7 +227,7 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
             labelled(scale, results.games(task)),
             success_rate=sum(found["success_rate"]) / len(found),
             episodes=int(found["window"].sum()),
-            seeds=_seeds(found["seed"]),
+            seeds=seed_list(found["seed"]),
             protocol=ROLLING_PEAK,
         )
         for (method, task), found in groups(peaks, "method", "task")
@@ -235,7 +235,7 @@ def _rolling_peaks(runs: Sequence[TrainingRun], results: Results, scale: str, na
     for (method,), found in groups(peaks[peaks["task"].isin(CARD_TASKS)], "method"):
         if set(found["task"]) == set(CARD_TASKS):
             rate = sum(rows[method, task].success_rate for task in CARD_TASKS) / len(CARD_TASKS)
-            seeds, protocol = _seeds(found["seed"]), ROLLING_PEAK
+            seeds, protocol = seed_list(found["seed"]), ROLLING_PEAK
             average = Row(method, CARD_AVERAGE, "reproduced", scale, rate, seeds=seeds, protocol=protocol)
             rows[method, CARD_AVERAGE] = average
     return list(rows.values())
@@ -273,7 +273,8 @@ def _rate(parts: pd.DataFrame) -> float:
     return 100 * sum(sum(won.values()) for won in parts["won"]) / sum(parts["won"].map(len))
 
 
-def _seeds(seeds: pd.Series) -> str | None:
+def seed_list(seeds: pd.Series) -> str | None:
+    """The distinct seeds in order, separated by spaces; None if there is none."""
     return " ".join(str(int(seed)) for seed in sorted(seeds.dropna().unique())) or None
 
 

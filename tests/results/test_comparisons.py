@@ -81,6 +81,16 @@ def test_a_ceiling_that_was_not_enumerated_is_the_solver_s(tmp_path):
     assert (row["ceiling"], row["share"], row["ceiling_source"]) == (50, 50, "solver, same episodes")
 
 
+def test_the_share_over_all_tasks_has_the_seeds_of_every_task(tmp_path):
+    made = Synthetic(tmp_path)
+    for task, seeds in (("NumberLine", (1, 3)), ("EZPoints", (1, 2, 10))):
+        for seed in seeds:
+            add_evaluation(made, f"{task}-{seed}", task, "LLaVA-sft", "sft", 0.5, 20, seed=seed)
+    results = Results.load(**made.inputs)
+    rows = ceiling_rows(results, rate_rows(results, "embedded")["main"], "embedded").set_index("task")
+    assert dict(rows["seeds"]) == {"NumberLine": "1 3", "EZPoints": "1 2 10", ALL_TASKS: "1 2 3 10"}
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_ceiling_of_0_is_not_known(tmp_path):
     made = Synthetic(tmp_path)
