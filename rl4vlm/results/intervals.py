@@ -80,11 +80,12 @@ def average_interval(
     if not tasks or not all(any(seeds) for seeds in tasks):
         raise ValueError("an average needs episodes of every task")
     rng = np.random.default_rng(0)
-    shares = [
-        100 * _resampled(seeds, WON_AND_LOST, rng) / (ceiling / 100)
-        for seeds, ceiling in zip(tasks, ceilings or [100] * len(tasks), strict=True)
-    ]
-    return _percentiles(np.mean(shares, axis=0))
+    best = [ceiling / 100 for ceiling in ceilings or [100] * len(tasks)]
+    shares = [100 * _resampled(seeds, WON_AND_LOST, rng) / most for seeds, most in zip(tasks, best, strict=True)]
+    won = [[outcome for seed in seeds for outcome in seed.values()] for seeds in tasks]
+    average = float(np.mean([100 * np.mean(of_task) / most for of_task, most in zip(won, best, strict=True)]))
+    low, high = _percentiles(np.mean(shares, axis=0))
+    return min(low, average), max(high, average)
 
 
 class Difference(NamedTuple):

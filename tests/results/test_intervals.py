@@ -91,6 +91,14 @@ def test_the_same_counts_give_the_same_interval():
     assert average_interval(outcomes) == average_interval(outcomes)
 
 
+@pytest.mark.parametrize(("won", "average"), [(100, 100), (0, 0)])
+def test_an_average_of_many_tasks_lies_in_its_interval(won, average):
+    low, high = average_interval([[played(won, 100)]] * 10)
+    assert low <= average <= high
+    low, high = average_interval([[played(won // 2, 100)]] * 10, [50] * 10)
+    assert low <= average <= high
+
+
 @pytest.mark.parametrize("tasks", [[], [[]], [[{}]]])
 def test_no_episodes_have_no_interval(tasks):
     with pytest.raises(ValueError, match="episodes"):
