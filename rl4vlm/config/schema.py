@@ -110,7 +110,7 @@ class SFTDataSection(Section):
 
     given: dict[str, FilePath] = field(default_factory=dict)
     """Existing demonstrations to use instead of the solver's: a folder or file in LLaVA's JSON format for each
-    TASK-STYLE."""
+    TASK-STYLE. Transparent images are put on white."""
 
 
 @settings

@@ -248,7 +248,15 @@ def encode_prompt(encoder: Encoder, sample: Demonstration) -> Encoded:
     """Encode a demonstration's image and prompt, as PPO and evaluation do."""
     try:
         with Image.open(sample.image) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(_on_white(image))
     except OSError as error:
         raise ValueError(f"the image of sample {sample.id!r}, {sample.image}, cannot be read: {error}") from error
     return encoder.prompt(pixels, sample.prompt)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image in RGB, put on white where it is transparent: the colours of such pixels mean nothing."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")

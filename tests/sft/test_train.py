@@ -6,6 +6,7 @@ import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,3 +212,39 @@ def test_an_image_that_cannot_be_decoded_names_its_sample(tmp_path: Path) -> Non
     file.write_bytes(content[:header] + chunk + content[end:])
     with pytest.raises(ValueError, match=r"the image of sample 's7', .*short\.png, cannot be read"):
         encode_prompt(None, Demonstration("s7", file, "prompt", "reply"))  # type: ignore[arg-type]
+
+
+class Shown:
+    """An encoder that returns the pixels it is given."""
+
+    def prompt(self, image: np.ndarray, text: str) -> np.ndarray:
+        return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "black"),
+    [
+        ("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)),
+        ("LA", (0, 0), (0, 255)),
+        # One colour is the transparent one.
+        ("P", 1, 0),
+        ("L", 1, 0),
+        ("RGB", (1, 1, 1), (0, 0, 0)),
+    ],
+)
+def test_a_transparent_image_is_put_on_white(mode: str, clear: Any, black: Any, tmp_path: Path) -> None:
+    image = Image.new(mode, (4, 2), clear)
+    image.paste(black, (2, 0, 4, 2))
+    if mode == "P":
+        image.putpalette([0] * 6)
+    image.info["transparency"] = clear
+    image.save(tmp_path / "page.png")
+    pixels = encode_prompt(Shown(), Demonstration("s7", tmp_path / "page.png", "", ""))  # type: ignore[arg-type]
+    assert np.asarray(pixels).tolist() == [[[255] * 3] * 2 + [[0] * 3] * 2] * 2
+
+
+def test_an_opaque_image_is_encoded_as_it_is(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "page.png")
+    pixels = encode_prompt(Shown(), Demonstration("s7", tmp_path / "page.png", "", ""))  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(pixels), drawn)
