@@ -121,9 +121,9 @@ def load_backbone(
         model_options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: an argument is unknown, `freeze` matches no parameter, there is no checkpoint at `source`, it is
-            damaged, some of its weights are missing, not finite or have another shape, or its processor needs a package
-            that is not installed.
+        ValueError: an argument is unknown, `freeze` matches no parameter or leaves none to train, there is no
+            checkpoint at `source`, it is damaged, some of its weights are missing, not finite or have another shape,
+            or its processor needs a package that is not installed.
     """
     accept_older_names()
     if dtype not in DTYPES:

@@ -213,13 +213,19 @@ def _check_same(model: PreTrainedModel, settings: LoraSettings, names: list[str]
 
 
 def freeze_weights(model: nn.Module, pattern: str) -> None:
-    """Train none of the parameters whose whole name matches a regular expression. Raises ValueError if none does."""
+    """Train none of the parameters whose whole name matches a regular expression.
+
+    Raises:
+        ValueError: none matches, or no other parameter is trained.
+    """
     found = [parameter for name, parameter in model.named_parameters() if re.fullmatch(pattern, name)]
     if not found:
         some = ", ".join(dict.fromkeys(re.sub(r"\d+", "0", name) for name, _ in model.named_parameters()))
         raise ValueError(f"freeze {pattern!r} matches no parameter; there are {some}")
     for parameter in found:
         parameter.requires_grad_(False)
+    if not trainable(model):
+        raise ValueError(f"freeze {pattern!r} leaves no parameter of the model to train")
 
 
 def trainable(module: nn.Module) -> list[torch.nn.Parameter]:

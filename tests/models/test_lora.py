@@ -58,6 +58,17 @@ def test_settings_that_make_no_sense_are_named(wrong: dict[str, object], message
     assert parse_settings(SFTSettings, ["lora.rank=3"]).lora == LoraSettings(rank=3)
 
 
+def test_freezing_may_not_leave_nothing_to_train(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"freeze '\.\*' leaves no parameter of the model to train"):
+        load_backbone(tiny_checkpoint, freeze=".*")
+    lora = LoraSettings(rank=2, targets=r".*\.(q|v)_proj")
+    with pytest.raises(ValueError, match=r"freeze '\.\*lora_\.\*' leaves no parameter"):
+        load_backbone(tiny_checkpoint, lora=lora, freeze=".*lora_.*")
+    # The base weights are frozen already: a pattern may match them alone.
+    model = load_backbone(tiny_checkpoint, lora=lora, freeze=r".*\.base_layer\..*").model
+    assert {"lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad} == {True}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_are_multiplied_in_the_backbones_dtype_and_learn_in_float32(tiny_checkpoint: Path, dtype: str) -> None:
     model = load_backbone(tiny_checkpoint, dtype=dtype, lora=LoraSettings(rank=2)).model
