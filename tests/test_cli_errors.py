@@ -222,3 +222,18 @@ def test_an_empty_output_folder_is_refused(command: list[str], capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main([*command, "--out", ""])
     assert "argument --out: it is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["NumberLine=abc", "NumberLine", "NumberLine=", "=0.4", "NumberLine=nan"])
+def test_a_lambda_without_its_task_or_number_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tables", "--out", "out", "--thought-prob-coef", text])
+    expected = f"argument --thought-prob-coef: '{text}' does not have the form TASK=NUMBER, such as NumberLine=0.5"
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["perception.json", "NumberLine=", "=perception.json"])
+def test_a_base_perception_without_its_task_or_file_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tables", "--out", "out", "--base-perceptions", text])
+    assert f"argument --base-perceptions: '{text}' does not have the form TASK=FILE" in capsys.readouterr().err

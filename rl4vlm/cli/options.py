@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -83,12 +84,20 @@ def results(parser: argparse.ArgumentParser) -> None:
 
 def _task_file(text: str) -> tuple[str, Path]:
     task, _, file = text.partition("=")
+    if not task or not file:
+        raise argparse.ArgumentTypeError(f"{text!r} does not have the form TASK=FILE")
     return task, Path(file)
 
 
 def _task_lambda(text: str) -> tuple[str, float]:
     task, _, value = text.partition("=")
-    return task, float(value)
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not task or not math.isfinite(weight):
+        raise argparse.ArgumentTypeError(f"{text!r} does not have the form TASK=NUMBER, such as NumberLine=0.5")
+    return task, weight
 
 
 def out(parser: argparse.ArgumentParser, what: str) -> None:
