@@ -67,8 +67,8 @@ def pack(*, results: Path, out: Path, code: Path, config: Mapping[str, Any]) -> 
         What was packed.
 
     Raises:
-        ValueError: files are missing, or inputs of a table or figure have changed since; the message names each. Or
-            the config has another label than the tables, or `out` is a file that is no archive.
+        ValueError: the folder or files in it are missing, or inputs of a table or figure have changed since; the
+            message names each. Or the config has another label than the tables, or `out` is a file that is no archive.
     """
     if out.exists() and not (zipfile.is_zipfile(out) and SUMS in zipfile.ZipFile(out).namelist()):
         raise ValueError(f"{out} exists and is not an archive of this command: name another file")
@@ -104,6 +104,8 @@ def results_files(results: Path) -> list[str]:
 
     Files that an earlier config left in the folder are not included. Raises ValueError as `pack` does.
     """
+    if not results.is_dir():
+        raise ValueError(f"no results at {results}: there is no such folder")
     record = results / TABLES_RECORD
     # If the record is missing, the error below names it, whichever tables are listed here.
     tables = tables_in(read_json(record)) if record.is_file() else list(TABLES)

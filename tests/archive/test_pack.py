@@ -172,6 +172,12 @@ def test_a_missing_file_is_named(results: Path, tmp_path: Path, name: str, messa
         results_files(mine)
 
 
+def test_a_missing_folder_of_results_is_named_alone(checkout: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nosuch"
+    with pytest.raises(ValueError, match=rf"^no results at {nowhere}: there is no such folder$"):
+        pack(results=nowhere, out=tmp_path / "paper.zip", code=checkout, config=CONFIG)
+
+
 def test_the_config_of_other_results_is_refused(results: Path, checkout: Path, tmp_path: Path) -> None:
     other = {**CONFIG, "label": "embedded-seeds"}
     with pytest.raises(ValueError, match="of scale 'embedded', the config of 'embedded-seeds': name the config"):
