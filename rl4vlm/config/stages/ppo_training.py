@@ -32,7 +32,7 @@ class TrainingSettings(RunSettings):
     keep_checkpoints: Natural = 0
     """Number of updates between two intermediate policies that are kept in `checkpoints/` as `update0010`, ... With
     validation, the policy with the best validation is also kept, as `best`. 0 keeps only the last policy. The workflow
-    evaluates all kept policies."""
+    evaluates all policies that PPO keeps; those of CNN+RL are only kept."""
     total_env_steps: Count = 15_000
     """Environment steps per run, all environments together."""
     num_envs: Count = 2
