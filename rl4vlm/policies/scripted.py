@@ -24,6 +24,8 @@ class SolverPolicy:
     With probability `action_noise` it plays a uniformly random legal action instead (which may be the solver's own),
     while its thoughts stay the solver's. This makes demonstrations as imperfect as those of the paper's warm start.
     `reword` puts its thoughts into other words, in states that can still be won.
+
+    `act` raises ValueError if the solver names an action that is not legal.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class SolverPolicy:
 
     def _answer(self, request: Request) -> Reply:
         expert_action = request.env.expert_action()
+        _check_legal(expert_action.action, request)
         # Without noise nothing is drawn, so the environment's sampling stream stays as it is.
         noisy = self.action_noise > 0.0 and request.rng.random() < self.action_noise
         action = random_action(request) if noisy else expert_action.action
@@ -52,3 +55,13 @@ class SolverPolicy:
 def random_action(request: Request) -> str:
     """A uniformly random legal action, drawn from the request's own random stream."""
     return request.view.actions[int(request.rng.integers(len(request.view.actions)))]
+
+
+def _check_legal(action: str, request: Request) -> None:
+    """Raise ValueError if a solver's action is not legal: a random one would be played and count as the solver's."""
+    view = request.view
+    if action not in view.actions and action not in view.aliases:
+        # Not every environment says which task it plays.
+        task = getattr(getattr(request.env, "task", None), "name", type(request.env).__name__)
+        legal = ", ".join(map(repr, view.actions))
+        raise ValueError(f"the solver of {task} names the action {action!r}, which is not legal here; legal: {legal}")

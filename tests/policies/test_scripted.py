@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from rl4vlm.core.types import ExpertAction, Request, Style
 from rl4vlm.interaction.parse import parse_reply
 from rl4vlm.policies.scripted import RandomPolicy, SolverPolicy
-from tests.fakes import climb_slot
+from tests.fakes import ClimbEnv, climb_slot
 
 
 def ask(seed: int = 1) -> Request:
@@ -56,6 +58,27 @@ def test_a_solver_without_noise_draws_nothing() -> None:
     request, untouched = ask(1), ask(1)
     SolverPolicy().act([request])
     assert request.rng.random() == untouched.rng.random()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("task", [None, "Climb"])
+def test_an_illegal_action_of_the_solver_is_named(
+    task: str | None, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random action would be played in its place, and its demonstration would be wrong."""
+    request = ask()
+    if task:
+        monkeypatch.setattr(request.env, "task", SimpleNamespace(name=task), raising=False)
+    monkeypatch.setattr(ClimbEnv, "expert_action", lambda self: ExpertAction({"thoughts": "Up."}, "Up"))
+    said = f"solver of {task or 'ClimbEnv'} names the action 'Up', .*; legal: 'up', 'wait', 'go down'$"
+    with pytest.raises(ValueError, match=said):
+        SolverPolicy(action_noise=noise).act([request])
+
+
+def test_the_solver_may_name_an_alias() -> None:
+    request = ask()
+    request = replace(request, view=replace(request.view, actions=("climb",), aliases={"up": "climb"}))
+    assert json.loads(SolverPolicy().act([request])[0].text)["action"] == "up"
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.1])
