@@ -6,6 +6,7 @@ to a policy in one batch and plays the replies.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,7 +103,11 @@ class Slot:
             self.env.step_async(index)
 
     def receive(self) -> Step:
-        """The second half of `play`: finish the step and count it."""
+        """The second half of `play`: finish the step and count it.
+
+        Raises:
+            ValueError: no reply was sent, or the environment's reward is no finite number.
+        """
         if self._sent is None:
             raise ValueError("no reply was sent: call `send` before `receive`")
         (request, reply, parsed, index), self._sent = self._sent, None
@@ -110,7 +115,7 @@ class Slot:
         image, reward, terminated, truncated, info = result
         fallback = parsed.action is None
         self._played.append((index, fallback))
-        earned = float(reward) + (self.task.fallback_penalty if fallback else 0.0)
+        earned = self._finite(reward) + (self.task.fallback_penalty if fallback else 0.0)
         self._total += earned
         self._length += 1
         self._fallbacks += fallback
@@ -216,6 +221,16 @@ class Slot:
         if parsed.action is None:
             return int(self.env.np_random.integers(len(request.view.actions)))
         return request.view.actions.index(parsed.action)
+
+    def _finite(self, reward: Any) -> float:
+        """A reward as a float. Raises ValueError if it is no finite number."""
+        try:
+            number = math.nan if isinstance(reward, str) else float(reward)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"task {self.task.name!r} gave the reward {reward!r}, which is no finite number")
+        return number
 
     def _episode(self, info: Mapping[str, Any]) -> Episode:
         return Episode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Generator, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -65,6 +66,16 @@ class TestAdvance:
         assert (step.terminated, step.truncated, step.episode, step.final_request) == (False, False, None, None)
         assert step.parsed.outcome is Outcome.OK
         assert set(step.info) == {"bonus"}
+
+    @pytest.mark.parametrize("reward", [float("nan"), float("inf"), None, "1", [1.0, 2.0]])
+    def test_a_reward_that_is_no_finite_number_is_an_error(
+        self, reward: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such a reward made an evaluation end with 0 %, and PPO blame its learning rate."""
+        monkeypatch.setattr(ClimbEnv, "step", lambda self, action: (self._image(), reward, False, False, {}))
+        said = re.escape(f"task 'Climb' gave the reward {reward!r}, which is no finite number")
+        with pytest.raises(ValueError, match=said):
+            advance([climb_slot()], FakePolicy(UP))
 
     def test_the_next_request_shows_the_new_state(self) -> None:
         slot = climb_slot()
