@@ -10,6 +10,7 @@ from typing import Any
 
 from rl4vlm.core.nearest import did_you_mean
 from rl4vlm.tasks.base import Task
+from rl4vlm.tasks.check import check_task
 
 ENTRY_POINT_GROUP = "rl4vlm.tasks"
 
@@ -51,7 +52,7 @@ def get_task_entry(name: str) -> TaskEntry:
 
     Raises:
         ValueError: there is no such task; the message lists the known ones. Or the other package cannot be
-            imported, or its class has no `gym_id`, or another `name`.
+            imported, or its class has no `gym_id`, or another `name`, or a wrong definition (`check_task`).
     """
     if name in TASKS:
         return TASKS[name]
@@ -63,9 +64,11 @@ def get_task_entry(name: str) -> TaskEntry:
         task = resolve_name(target)
         if task.name != name:
             raise ValueError(f"its `name` is {task.name!r}; the entry point must have the same")
-        return TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
+        entry = TaskEntry(target, task.gym_id, getattr(task, "entry_point", TaskEntry.env))
     except Exception as error:  # whatever another package's module does
         raise ValueError(f"task {name!r} cannot be loaded from {target}: {type(error).__name__}: {error}") from error
+    check_task(name, task)
+    return entry
 
 
 def get_task_class(name: str) -> type[Task]:

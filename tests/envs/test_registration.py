@@ -64,7 +64,7 @@ def test_importing_the_package_loads_no_task() -> None:
         "loaded = {name for name in sys.modules if name.startswith(('rl4vlm.tasks.', 'rl4vlm.envs.'))}\n"
         "print(*sorted(loaded))\n"
     )
-    expected = ["rl4vlm.envs.registration", "rl4vlm.tasks.base", "rl4vlm.tasks.registry"]
+    expected = ["rl4vlm.envs.registration", "rl4vlm.tasks.base", "rl4vlm.tasks.check", "rl4vlm.tasks.registry"]
     assert told(["-c", script]).split() == expected
 
 

@@ -50,6 +50,7 @@ class Stroll(Task):
     name = "Stroll"
     gym_id = "walks/Stroll-v0"
     entry_point = "walks.env:StrollEnv"
+    prompt = NumberLine.prompt
 
 
 class Nameless(NumberLine):
@@ -73,6 +74,16 @@ def test_a_broken_package_breaks_no_other_task(target: str, said: str, monkeypat
     assert make_env("NumberLine").reset(seed=1)
     with pytest.raises(ValueError, match="task 'Fall' cannot be loaded"):
         registry.get_task("Fall")
+
+
+def test_a_task_of_another_package_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = type("Walk", (Walk,), {"actions": ("+",)})
+    monkeypatch.setattr(registry, "resolve_name", lambda target: wrong)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("Walk", "walks:Walk", group)])
+    with pytest.warns(UserWarning, match="task 'Walk' cannot be used: `solve` names the action '-'"):
+        register_all()
+    with pytest.raises(ValueError, match=r"^task 'Walk' cannot be used: `solve` names the action '-'"):
+        registry.get_task("Walk")
 
 
 def test_nor_does_an_id_that_gymnasium_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
