@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rl4vlm.core.types import ExpertAction
@@ -101,6 +102,11 @@ def test_a_right_task_is_checked_once() -> None:
     for _ in range(3):
         check_task("HigherCard", Counted)
     assert len(starts) == 1
+
+
+def test_the_example_refuses_unknown_options() -> None:
+    with pytest.raises(ValueError, match="unknown option 'speed'"):
+        HigherCard().start(np.random.default_rng(0), {"speed": 3})
 
 
 def test_a_task_without_a_prompt_is_refused() -> None:

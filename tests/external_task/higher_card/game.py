@@ -11,6 +11,7 @@ import numpy as np
 
 from rl4vlm.core.types import ExpertAction, PromptParts
 from rl4vlm.tasks.base import CardImage, CardTask, Scene, Transition
+from rl4vlm.tasks.cards import check_option_names
 
 RANKS = "A23456789TJQK"
 
@@ -42,6 +43,7 @@ class HigherCard(CardTask[Hand]):
         """Every card game is given `rules`; this one has only one set of them."""
 
     def start(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> Hand:
+        check_option_names(options, ())
         left, right = rng.choice(len(RANKS), size=2, replace=False) + 1
         return Hand(int(left), int(right))
 
