@@ -57,8 +57,6 @@ def _check_prompt(prompt: Any) -> None:
     if not isinstance(prompt, PromptParts):
         raise ValueError(f"`prompt` must be a PromptParts, not {prompt!r}")
     _check_texts("prompt.keys", prompt.keys)
-    if prompt.keys[-1:] != ("thoughts",):
-        raise ValueError(f"the last of `prompt.keys` must be 'thoughts': {prompt.keys!r}")
     _check_named_texts("prompt.hints", prompt.hints)
     if unknown := [key for key in prompt.hints if key not in prompt.keys]:
         raise ValueError(f"`prompt.hints` has {unknown[0]!r}, which is not in `prompt.keys`: {prompt.keys!r}")
@@ -92,11 +90,8 @@ def _check_methods(task: type[CardTask[Any]]) -> None:
     _check_named_texts("fields", _result("fields", game.fields, state))
     shown = _result("perception", game.perception, state)
     _check_named_texts("perception", shown)
-    if set(shown) != set(task.perception_patterns):
-        raise ValueError(
-            f"the keys of `perception` {tuple(shown)!r} are not those of `perception_patterns` "
-            f"{tuple(task.perception_patterns)!r}"
-        )
+    if absent := [field for field in task.perception_patterns if field not in shown]:
+        raise ValueError(f"`perception_patterns` has {absent[0]!r}, which `perception` does not: {tuple(shown)!r}")
 
 
 def _check_texts(member: str, texts: Any) -> None:

@@ -52,7 +52,6 @@ def test_this_projects_tasks_and_the_example_are_right() -> None:
         ({"actions": ("go left", "go  left.")}, "`actions` has 'go left' and 'go  left.', which are the same"),
         ({"prompt": "Compare them."}, "`prompt` must be a PromptParts, not 'Compare them.'"),
         ({"prompt": replace(HigherCard.prompt, keys="thoughts")}, "`prompt.keys` must be a tuple of texts"),  # type: ignore[arg-type]
-        ({"prompt": replace(HigherCard.prompt, keys=("cards",))}, "the last of `prompt.keys` must be 'thoughts'"),
         ({"prompt": replace(HigherCard.prompt, hints={"card": "ranks"})}, "`prompt.hints` has 'card', which is not in"),
         ({"perception_patterns": "cards"}, "`perception_patterns` must be a dict, not 'cards'"),
         ({"perception_patterns": {"cards": "(.*)"}}, "`perception_patterns` needs a compiled pattern with a group"),
@@ -64,7 +63,7 @@ def test_this_projects_tasks_and_the_example_are_right() -> None:
         ({"solve": returning("left")}, "`solve` must return an ExpertAction, not 'left'"),
         ({"solve": returning(ExpertAction(CARDS, "up"))}, "`solve` names the action 'up', which is not in `actions`"),
         ({"solve": returning(ExpertAction({"thoughts": ""}, "left"))}, "the entries of `solve` ('thoughts',) are not"),
-        ({"perception": returning({"card": "2"})}, "the keys of `perception` ('card',) are not those of"),
+        ({"perception": returning({"card": "2"})}, "`perception_patterns` has 'cards', which `perception` does not: ('card',)"),
         ({"perception": returning({"cards": [2, 3]})}, "`perception` must be texts by name, not {'cards': [2, 3]}"),
         ({"fields": returning(None)}, "`fields` must be texts by name, not None"),
     ],
