@@ -47,11 +47,12 @@ def stage_output(
         An empty folder to write to. Its files move to `out` when the block ends, or by `publish`.
 
     Raises:
-        ValueError: one of the names is taken by something that none of the stages wrote, or another process is at work
-            on `out`.
+        ValueError: one of the names is taken by something that none of the stages wrote, `out` is part of another run's
+            output, or another process is at work on `out`.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a new or empty folder")
+    _check_own(out)
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     draft = out / f".{record.removesuffix(RECORD)}unfinished"
     try:
@@ -84,6 +85,15 @@ def check_apart(source: str | Path, out: Path) -> None:
     here, there = Path(source).resolve(), out.resolve()
     if here.exists() and (here.is_relative_to(there) or there.is_relative_to(here)):
         raise ValueError(f"{source} would be overwritten by what is made from it: name another folder than {out}")
+
+
+def _check_own(out: Path) -> None:
+    """Raise ValueError if a record in a folder above lists files of `out`, or of a folder that `out` is in."""
+    here = out.resolve()
+    for folder in here.parents:
+        top = here.relative_to(folder).parts[:1]
+        if any(PurePosixPath(name).parts[:1] == top for name in _owned(folder, None, RECORD)):
+            raise ValueError(f"{out} is part of the output that {folder / RECORD} lists: name a folder outside of it")
 
 
 @contextmanager
@@ -153,7 +163,7 @@ def output_checksums(folder: Path, record: str) -> dict[str, str]:
 
 
 def check_unchanged(path: Path) -> None:
-    """Compare a file or folder with the record in it or beside it. One that no record lists is not compared.
+    """Compare a file or folder with the records in it and beside it. One that no record lists is not compared.
 
     Raises:
         ValueError: a file is missing, or is not the one that was written; the message names it.
@@ -162,13 +172,12 @@ def check_unchanged(path: Path) -> None:
         if not (folder / RECORD).is_file():
             continue
         listed = {folder / name: sha256 for name, sha256 in _outputs(read_json(folder / RECORD)).items()}
-        mine = {file: sha256 for file, sha256 in listed.items() if path in (file, *file.parents)}
-        for file, sha256 in mine.items():
+        for file, sha256 in listed.items():
+            if path not in (file, *file.parents):
+                continue
             found = sha256_of(file)
             if found != sha256:
                 raise ValueError(
                     f"{file} is {'missing' if found is None else 'damaged or was changed'}: {folder / RECORD} lists it "
                     f"with SHA-256 {sha256[:16]}..., not {str(found)[:16]}; make it again, or remove {RECORD} to use it"
                 )
-        if mine:
-            return

@@ -74,6 +74,21 @@ def test_of_a_whole_folder_everything_counts(tmp_path: Path) -> None:
     assert [*content(tmp_path)] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("inside", ["checkpoint", "checkpoint/deeper", "link"])
+def test_a_part_of_another_runs_output_is_refused(inside: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run)
+    (tmp_path / "link").symlink_to(run / "checkpoint")
+    before = content(run)
+    out = (tmp_path if inside == "link" else run) / inside
+    with pytest.raises(ValueError, match=rf"{out} is part of the output that {run}/run\.json lists: name a folder"):
+        write(out)
+    assert content(run) == before
+    # A folder beside the outputs is no part of them.
+    write(run / "evaluations")
+    write(run)
+
+
 def test_a_record_cannot_make_a_stage_remove_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "out").mkdir()
@@ -199,6 +214,16 @@ class TestCheckUnchanged:
             check_unchanged(tmp_path / "checkpoint")
         (tmp_path / "checkpoint" / "w.bin").unlink()
         with pytest.raises(ValueError, match=r"w\.bin is missing"):
+            check_unchanged(tmp_path / "checkpoint")
+
+    def test_a_record_in_a_folder_does_not_hide_the_one_beside_it(self, tmp_path: Path) -> None:
+        write(tmp_path)
+        write(tmp_path / "other")
+        for name in ("run.json", *NAMES):
+            (tmp_path / "other" / name).rename(tmp_path / "checkpoint" / name)
+        check_unchanged(tmp_path / "checkpoint")
+        (tmp_path / "checkpoint" / "w.bin").write_text("onf")
+        with pytest.raises(ValueError, match=rf"w\.bin is damaged or was changed: {tmp_path}/run\.json lists it"):
             check_unchanged(tmp_path / "checkpoint")
 
     def test_what_no_record_lists_is_not_compared(self, tmp_path: Path) -> None:
