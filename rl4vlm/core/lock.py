@@ -34,7 +34,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
         wait: wait for another holder to end, instead of an error.
 
     Raises:
-        ValueError: another process holds the lock; the message names it.
+        ValueError: another process holds the lock; the message names it, and what the lock stands for.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -66,12 +66,18 @@ def _take(opened: TextIO, file: Path, *, wait: bool) -> None:
     except BlockingIOError:
         opened.seek(0)
         raise ValueError(
-            f"{opened.read() or 'another process'} is at work on {file.parent}: wait until it ends, or stop it (its "
+            f"{opened.read() or 'another process'} is at work on {_held(file)}: wait until it ends, or stop it (its "
             f"lock is {file})"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+
+
+def _held(file: Path) -> Path:
+    """What a lock stands for: `.lock` for the folder that it is in, `.NAME.lock` for NAME beside it."""
+    name = file.name.removeprefix(".").removesuffix("lock").removesuffix(".")
+    return file.with_name(name) if name else file.parent
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,21 @@ def test_two_runs_at_once_are_refused_and_the_first_is_named(tmp_path: Path) -> 
         write(tmp_path)
     write(tmp_path)
     assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("lock", "held"),
+    [
+        ("run/.lock", "run"),
+        ("run/.st.lock", "run/st"),
+        ("run/..st.lock", "run/.st"),
+        ("run/.figure.lock", "run/figure"),
+    ],
+)
+def test_what_a_lock_stands_for_is_named(lock: str, held: str, tmp_path: Path) -> None:
+    message = rf"is at work on {re.escape(str(tmp_path / held))}: .*its lock is {re.escape(str(tmp_path / lock))}\)"
+    with locked(tmp_path / lock), pytest.raises(ValueError, match=message), locked(tmp_path / lock):
+        pytest.fail("it was locked twice")
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
