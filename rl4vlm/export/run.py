@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from rl4vlm.core.files import RECORD, atomic_write_text, sha256_of
 from rl4vlm.core.output import stage_output
 from rl4vlm.models.hub_names import use_hub_names
-from rl4vlm.models.loading import DTYPES, Backbone, load_backbone
+from rl4vlm.models.loading import DTYPES, Backbone, check_language, load_backbone
 from rl4vlm.models.lora import merge
 from rl4vlm.results.lineage import run_that_wrote
 from rl4vlm.results.origin import origin_of_run
@@ -39,11 +39,12 @@ def run(*, checkpoint: Path, out: Path, dtype: str, evaluations: Sequence[Path] 
         push: `owner/name` of the repository; it is created, private, if it is not there.
 
     Raises:
-        ValueError: the run has no `run.json`; an evaluation is of another checkpoint, or its summary is missing or
-            damaged; `out` holds something else; `push` is no name of a repository; or the hub refused the upload, or
-            cannot be reached.
+        ValueError: `checkpoint` is none of a vision-language model; the run has no `run.json`; an evaluation is of
+            another checkpoint, or its summary is missing or damaged; `out` holds something else; `push` is no name of a
+            repository; or the hub refused the upload, or cannot be reached.
     """
     started, where = time.monotonic(), record_of(checkpoint)
+    check_language(checkpoint)  # the record is not beside a run's folder, but in it
     if push is not None:
         validate_repo_id(push)
     inputs = inputs_now({"checkpoint": checkpoint})

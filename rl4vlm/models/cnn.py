@@ -29,6 +29,7 @@ from rl4vlm.core.files import read_json
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import View
 from rl4vlm.models.weights import check_finite_weights, read_weights, saving
+from rl4vlm.results.provenance import meant_checkpoint
 
 WEIGHTS_FILE = "cnn.safetensors"
 BYTES = 256
@@ -226,7 +227,9 @@ class CNNActorCritic(nn.Module):
         """Load a checkpoint that `save` wrote. Raises ValueError if there is none in `folder`, or it is damaged."""
         path = Path(folder, CNN_CONFIG)
         if not path.is_file():
-            raise ValueError(f"no CNN checkpoint at {str(folder)!r}: it holds no {CNN_CONFIG}")
+            raise ValueError(
+                f"no CNN checkpoint at {str(folder)!r}: it holds no {CNN_CONFIG}{meant_checkpoint(folder)}"
+            )
         check_unchanged(Path(folder))
         config, weights = read_json(path), read_weights(Path(folder, WEIGHTS_FILE))
         try:

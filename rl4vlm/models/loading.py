@@ -28,6 +28,7 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from rl4vlm.config.stages.backbone import LoraSettings, is_hub_name
+from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.models.config_size import check_size
 from rl4vlm.models.encode import Encoder
@@ -35,6 +36,7 @@ from rl4vlm.models.lora import base_of, ensure_adapter, freeze_weights, is_adapt
 from rl4vlm.models.older_transformers import accept_older_names
 from rl4vlm.models.output_head import use_float32_head
 from rl4vlm.models.weights import check_finite_weights, check_readable, check_whole, saving
+from rl4vlm.results.provenance import meant_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -201,9 +203,13 @@ def write_merged(adapter: Path, folder: Path, *, dtype: str) -> None:
 
 
 def check_there(source: str | Path, what: str = "") -> None:
-    """Raise ValueError if `source` is neither a folder nor a model of the hub or its cache; `what` describes it."""
+    """Raise ValueError if `source` is neither a folder nor a model of the hub or its cache; `what` describes it.
+
+    A folder must pass `check_language`.
+    """
     name = str(source)
     if Path(source).is_dir():
+        check_language(source, what)
         return
     if not is_hub_name(name):
         raise ValueError(
@@ -225,6 +231,14 @@ def check_there(source: str | Path, what: str = "") -> None:
             ) from error
         logger.warning("the hub does not answer (%s): %s is taken from the cache", error, name)
         constants.HF_HUB_OFFLINE = True
+
+
+def check_language(folder: str | Path, what: str = "") -> None:
+    """Raise ValueError if a folder is a run's instead of its checkpoint's, or a CNN+RL checkpoint."""
+    if Path(folder, CNN_CONFIG).is_file():
+        raise ValueError(f"{str(folder)!r}{what} is a CNN+RL checkpoint and no vision-language model")
+    if not Path(folder, "config.json").is_file() and (meant := meant_checkpoint(folder)):
+        raise ValueError(f"no image-text-to-text checkpoint at {str(folder)!r}{what}{meant}")
 
 
 def _check_files(source: str | Path, whose: str = "") -> None:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from rl4vlm.config.stages.backbone import ALL_LINEAR
 from rl4vlm.config.stages.memory import MemorySettings
-from rl4vlm.models.loading import DTYPES, check_there, name_code_of_its_own
+from rl4vlm.models.loading import DTYPES, check_language, check_there, name_code_of_its_own
 from rl4vlm.models.lora import target_layers, target_matrices
 from rl4vlm.models.value_head import ValueHead
 
@@ -68,6 +68,7 @@ class Memory:
 
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
     """The memory that a checkpoint, or one of `SHAPES`, needs. Raises ValueError if there is no config at `source`."""
+    check_language(source)
     try:
         if source not in SHAPES:
             check_there(source)

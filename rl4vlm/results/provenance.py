@@ -52,6 +52,12 @@ def record_of(checkpoint: Path) -> Path:
     return run_folder(checkpoint.resolve()) / RECORD  # it may be given as `.`, or by a link
 
 
+def meant_checkpoint(folder: str | Path) -> str:
+    """The end of an error about a folder that is no checkpoint: the one that it holds, if it is a run's; else empty."""
+    inside = Path(folder, CHECKPOINT)
+    return f": did you mean {inside}?" if inside.is_dir() else ""
+
+
 @dataclass(frozen=True)
 class InputFile:
     """A file or folder that a run reads: its path, and its SHA-256.

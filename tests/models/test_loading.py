@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from rl4vlm.config.stages.memory import MemorySettings
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.core.types import Style
+from rl4vlm.export.run import run as export
+from rl4vlm.models.cnn import CNNActorCritic
 from rl4vlm.models.devices import choose_device
 from rl4vlm.models.loading import load_backbone
 from rl4vlm.models.memory import estimate
@@ -60,6 +63,34 @@ def test_attention_is_computed_as_asked_for_in_every_part(kind: Attention, tiny_
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=tmp_path.name):
         load_backbone(tmp_path)
+
+
+LOADERS = {
+    "load": load_backbone,
+    "memory": lambda folder: estimate(folder, MemorySettings()),
+    "export": lambda folder: export(checkpoint=folder, out=folder.parent / "exported", dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_of_a_runs_folder_the_checkpoint_in_it_is_named(load, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    expected = f"no image-text-to-text checkpoint at '{run}': did you mean {run}/checkpoint?"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        load(run)
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_a_checkpoint_of_the_cnn_is_no_language_model(load, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "cnn.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"^'{checkpoint}' is a CNN.RL checkpoint and no vision-language model$"):
+        load(checkpoint)
+    with pytest.raises(ValueError, match=rf"no CNN checkpoint at .*: did you mean {checkpoint}\?$"):
+        CNNActorCritic.load(tmp_path, temperature=1.0)
 
 
 def test_a_package_that_a_processor_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
