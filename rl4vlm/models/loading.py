@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +140,7 @@ def load_backbone(
     if adapter is not None:
         weights, whose = base_of(adapter), f" (the base model of the adapter in {adapter})"
         _check_files(weights, whose)
-    try:
+    with _as_checkpoint(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         processor = load_processor(source)
         if one_view:
@@ -157,14 +159,6 @@ def load_backbone(
             **model_options,
         )
         adapter_found = None if adapter is None else load_adapter(model, adapter)
-    except torch.OutOfMemoryError:
-        raise
-    except ImportError as error:
-        raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
-    except Exception as error:
-        name_code_of_its_own(error, source)
-        # The libraries raise errors of many types for a file that is not what they expect.
-        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
     check_whole(weights, found, whose)
     if adapter is not None and adapter_found is not None:
         check_whole(adapter, adapter_found)
@@ -177,6 +171,31 @@ def load_backbone(
     if freeze is not None:
         freeze_weights(model, freeze)
     return Backbone(model, processor)
+
+
+def check_loadable(source: str | Path) -> None:
+    """Raise ValueError as `load_backbone` does, as far as a folder's files show it: no weights are loaded."""
+    accept_older_names()
+    _check_files(source)
+    with _as_checkpoint(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        load_processor(source)
+        check_size(config, Path(source))
+
+
+@contextmanager
+def _as_checkpoint(source: str | Path) -> Iterator[None]:
+    """Turn any error of the block but a lack of memory into a ValueError that names the checkpoint."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except ImportError as error:
+        raise ValueError(f"{str(source)!r} needs a package that is not installed: {error}") from error
+    except Exception as error:
+        name_code_of_its_own(error, source)
+        # The libraries raise errors of many types for a file that is not what they expect.
+        raise ValueError(f"no image-text-to-text checkpoint at {str(source)!r}: {error or repr(error)}") from error
 
 
 def name_code_of_its_own(error: Exception, source: str | Path) -> None:

@@ -49,8 +49,9 @@ class Server:
         self.port = 0
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises ValueError with its output if it does not.
+        """Start the server and wait until it answers.
 
+        Raises ValueError if there is no model in the checkpoint's folder, or with the server's last line if it fails.
         This process claims one GPU for the server, which would otherwise use all visible ones.
         """
         from rl4vlm.models.devices import choose_device
@@ -68,7 +69,7 @@ class Server:
                 # Another process may have taken the port in the meantime. Then try again on another port.
                 if process.poll() is None or "address already in use" not in printed:
                     break
-            raise ValueError(f"transformers serve did not start; it printed:\n{printed[-2000:]}")
+            raise ValueError(f"transformers serve did not start with {self.checkpoint}: {_last_line(printed)}")
         except BaseException:
             self.close()
             raise
@@ -79,12 +80,13 @@ class Server:
 
     def _lay_out(self, place: Path) -> None:
         """Put the checkpoint where the server looks for it, with a LoRA adapter merged into its base model."""
-        from rl4vlm.models.loading import write_merged
+        from rl4vlm.models.loading import check_loadable, write_merged
         from rl4vlm.models.lora import is_adapter
 
         if is_adapter(self.checkpoint):
             write_merged(self.checkpoint, place, dtype=self.dtype)
         else:
+            check_loadable(self.checkpoint)
             place.symlink_to(self.checkpoint.resolve(), target_is_directory=True)
 
     def _spawn(self, folder: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -181,6 +183,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def _last_line(printed: str) -> str:
+    """The last line with a word in it of what a program printed, such as the error below a traceback."""
+    lines = (line.strip() for line in reversed(printed.splitlines()))
+    return next((line for line in lines if any(map(str.isalnum, line))), "it printed nothing")
 
 
 def _is_healthy(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_server_takes_a_gpu_that_no_other_job_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_takes_a_gpu_that_no_other_job_has(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -61,10 +64,9 @@ def test_a_server_takes_a_gpu_that_no_other_job_has(tmp_path: Path, monkeypatch:
         raise OSError("not started here")
 
     monkeypatch.setattr(subprocess, "Popen", spawn)
-    (tmp_path / "checkpoint").mkdir()
     other = claim_gpus(["0", "1"])
     with pytest.raises(OSError, match="not started here"):
-        Server(tmp_path / "checkpoint", dtype="float32", device="auto").start()
+        Server(tiny_checkpoint, dtype="float32", device="auto").start()
     for file in (*other.values(), *claimed.values()):
         file.close()
     assert (*other, *claimed) == (0, 1)
@@ -158,12 +160,35 @@ def test_the_server_ends_when_its_parent_is_killed(talkative: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    server = Server(tmp_path, dtype="float32", device="cpu")
-    with pytest.raises(ValueError, match=r"(?s)did not start; it printed:.*Error"):
+def test_a_server_that_cannot_start_says_why_in_a_line_and_leaves_nothing(talkative: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(talkative, tmp_path / "model"))
+    (checkpoint / "model.safetensors").unlink()
+    server = Server(checkpoint, dtype="float32", device="cpu")
+    with pytest.raises(
+        ValueError, match=rf"did not start with {checkpoint}: OSError: .*model\.safetensors.*$"
+    ) as failed:
         server.start()
+    assert "\n" not in str(failed.value)
+    assert server.port
     assert not is_open(server.port)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "no image-text-to-text checkpoint at '{}': Unrecognized model"),
+        ("cnn.json", r"'{}' is a CNN\+RL checkpoint"),
+        ("checkpoint/config.json", r"at '{0}': did you mean {0}/checkpoint\?"),
+    ],
+)
+def test_a_folder_without_a_model_is_named_before_a_server_starts(
+    file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a server was started"))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ValueError, match=message.format(tmp_path)):
+        Server(tmp_path, dtype="float32", device="cpu").start()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
