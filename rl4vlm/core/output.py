@@ -149,7 +149,8 @@ def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
 
 def _outputs(record: Mapping[str, Any]) -> dict[str, str]:
     """The outputs that a record lists, with their checksums. Paths that lead out of its folder are ignored."""
-    found = record.get("outputs")
+    # A folder above may hold a file of this name that is no record.
+    found = record.get("outputs") if isinstance(record, Mapping) else None
     if not isinstance(found, Mapping):
         return {}
     paths = {name: PurePosixPath(name) for name in found}

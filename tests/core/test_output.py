@@ -90,6 +90,13 @@ def test_a_part_of_another_runs_output_is_refused(inside: str, tmp_path: Path) -
     write(run)
 
 
+@pytest.mark.parametrize("text", ["[]", '"text"', "{", '{"outputs": []}'])
+def test_a_file_above_that_is_no_record_stops_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    write(tmp_path / "run")
+    assert (tmp_path / "run.json").read_text() == text
+
+
 def test_a_record_cannot_make_a_stage_remove_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "out").mkdir()
