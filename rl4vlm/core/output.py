@@ -164,12 +164,13 @@ def output_checksums(folder: Path, record: str) -> dict[str, str]:
 
 
 def check_unchanged(path: Path) -> None:
-    """Compare a file or folder with the records in it and beside it. One that no record lists is not compared.
+    """Compare a file or folder with the records in it, beside it and one folder above, where a run with kept policies
+    has its record. One that no record lists is not compared.
 
     Raises:
         ValueError: a file is missing, or is not the one that was written; the message names it.
     """
-    for folder in (path, path.parent):
+    for folder in (path, *path.parents[:2]):
         if not (folder / RECORD).is_file():
             continue
         listed = {folder / name: sha256 for name, sha256 in _outputs(read_json(folder / RECORD)).items()}

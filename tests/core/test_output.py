@@ -249,6 +249,18 @@ class TestCheckUnchanged:
         with pytest.raises(ValueError, match=rf"w\.bin is damaged or was changed: {tmp_path}/run\.json lists it"):
             check_unchanged(tmp_path / "checkpoint")
 
+    def test_a_folder_one_level_deeper_is_compared_too(self, tmp_path: Path) -> None:
+        write(tmp_path)
+        kept = tmp_path / "checkpoints" / "8"
+        kept.parent.mkdir()
+        (tmp_path / "checkpoint").rename(kept)
+        record = (tmp_path / "run.json").read_text()
+        (tmp_path / "run.json").write_text(record.replace("checkpoint/", "checkpoints/8/"))
+        check_unchanged(kept)
+        (kept / "w.bin").write_text("onf")
+        with pytest.raises(ValueError, match=r"8/w\.bin is damaged or was changed"):
+            check_unchanged(kept)
+
     def test_what_no_record_lists_is_not_compared(self, tmp_path: Path) -> None:
         check_unchanged(tmp_path / "model")
         (tmp_path / "run.json").write_text("{}")
