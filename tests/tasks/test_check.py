@@ -63,7 +63,7 @@ def test_this_projects_tasks_and_the_example_are_right() -> None:
         ({"solve": returning("left")}, "`solve` must return an ExpertAction, not 'left'"),
         ({"solve": returning(ExpertAction(CARDS, "up"))}, "`solve` names the action 'up', which is not in `actions`"),
         ({"solve": returning(ExpertAction({"thoughts": ""}, "left"))}, "the entries of `solve` ('thoughts',) are not"),
-        ({"perception": returning({"card": "2"})}, "`perception_patterns` has 'cards', which `perception` does not: ('card',)"),
+        ({"perception": returning({"card": "2"})}, "`perception_patterns` has 'cards', which `perception` does not"),
         ({"perception": returning({"cards": [2, 3]})}, "`perception` must be texts by name, not {'cards': [2, 3]}"),
         ({"fields": returning(None)}, "`fields` must be texts by name, not None"),
     ],
