@@ -89,7 +89,7 @@ def _accuracy(counts: Mapping[str, int]) -> float | None:
 
 def _by_group(lines: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
     """The rates by kind of episode; empty for a task without kinds."""
-    found = {name: _rates([line for line in lines if line["group"] == name]) for name in groups}
+    found = {name: _rates([line for line in lines if line.get("group") == name]) for name in groups}
     return {"groups": found} if groups else {}
 
 

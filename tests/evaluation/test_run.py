@@ -352,6 +352,13 @@ def test_groups_are_counted_apart_and_an_empty_one_has_no_rate() -> None:
     assert summary["data_sources"] == ["generated", "official"]
 
 
+def test_an_episode_of_no_group_counts_only_in_all() -> None:
+    of_none = won(True, "Pick")
+    del of_none["group"]
+    summary = summarise([won(False, "Pick"), of_none], ("Pick",))
+    assert (summary["successes"], summary["groups"]["Pick"]["episodes"]) == (1, 1)
+
+
 def test_a_task_without_groups_has_neither(tmp_path: Path) -> None:
     summary = evaluate(tmp_path, "solver", episodes=2)
     assert not {"groups", "data_sources", "skipped_games"} & set(summary)
