@@ -28,7 +28,9 @@
   }
 
   const isNumber = (value) => typeof value === "number";
-  const rounded = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace("-", "−") : "–");
+  // What rounds to zero has no minus sign.
+  const rounded = (value, digits) =>
+    isNumber(value) ? (Number(value.toFixed(digits)) || 0).toFixed(digits).replace("-", "−") : "–";
   const signed = (value) => (value > 0 ? "+" : "") + String(value).replace("-", "−");
 
   const runsOf = (task) => data.runs.filter((run) => run.task === task);
