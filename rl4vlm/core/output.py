@@ -149,8 +149,7 @@ def _owned(out: Path, stages: Collection[str] | None, record: str) -> set[str]:
 
 def _outputs(record: Mapping[str, Any]) -> dict[str, str]:
     """The outputs that a record lists, with their checksums. Paths that lead out of its folder are ignored."""
-    # A folder above may hold a file of this name that is no record.
-    found = record.get("outputs") if isinstance(record, Mapping) else None
+    found = record.get("outputs")
     if not isinstance(found, Mapping):
         return {}
     paths = {name: PurePosixPath(name) for name in found}
@@ -164,8 +163,9 @@ def output_checksums(folder: Path, record: str) -> dict[str, str]:
 
 
 def check_unchanged(path: Path) -> None:
-    """Compare a file or folder with the records in it, beside it and one folder above, where a run with kept policies
-    has its record. One that no record lists is not compared.
+    """Compare a file or folder with the records in it and in the two folders above, if one lists it.
+
+    A kept policy is in `RUN/checkpoints/NAME`, and its record in `RUN`.
 
     Raises:
         ValueError: a file is missing, or is not the one that was written; the message names it.
@@ -173,7 +173,13 @@ def check_unchanged(path: Path) -> None:
     for folder in (path, *path.parents[:2]):
         if not (folder / RECORD).is_file():
             continue
-        listed = {folder / name: sha256 for name, sha256 in _outputs(read_json(folder / RECORD)).items()}
+        try:
+            record = read_json(folder / RECORD)
+        except ValueError:
+            if folder in (path, path.parent):
+                raise
+            continue  # so far above, it may be anybody's file
+        listed = {folder / name: sha256 for name, sha256 in _outputs(record).items()}
         for file, sha256 in listed.items():
             if path not in (file, *file.parents):
                 continue

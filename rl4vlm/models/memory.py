@@ -68,7 +68,7 @@ class Memory:
 
 def estimate(source: str | Path, settings: MemorySettings) -> Memory:
     """The memory that a checkpoint, or one of `SHAPES`, needs. Raises ValueError if there is no config at `source`."""
-    check_language(source)
+    check_language(source)  # outside of the block below, which would reword its message
     try:
         if source not in SHAPES:
             check_there(source)

@@ -30,6 +30,8 @@ def check_task(name: str, task: Any) -> None:
         _check_class(task)
     except ValueError as error:
         raise ValueError(f"task {name!r} cannot be used: {error}") from error
+    except Exception as error:  # whatever another package's class does when it is looked at
+        raise ValueError(f"task {name!r} cannot be used: {type(error).__name__}: {error}") from error
 
 
 @cache  # a task is looked up many times, and its solver may be slow
@@ -79,10 +81,10 @@ def _check_actions(actions: Any) -> None:
 
 def _check_methods(task: type[CardTask[Any]]) -> None:
     game = _result("__init__", task, rules="strict")
-    state = _result("start", game.start, np.random.default_rng(0))
+    state = _result("start", game.start, np.random.default_rng(0), None)
     expert = _result("solve", game.solve, state)
-    if not isinstance(expert, ExpertAction):
-        raise ValueError(f"`solve` must return an ExpertAction, not {expert!r}")
+    if not isinstance(expert, ExpertAction) or not isinstance(expert.entries, Mapping):
+        raise ValueError(f"`solve` must return an ExpertAction with a dict of entries, not {expert!r}")
     if expert.action not in task.actions:
         raise ValueError(f"`solve` names the action {expert.action!r}, which is not in `actions`: {task.actions!r}")
     if tuple(expert.entries) != task.prompt.keys:

@@ -95,6 +95,7 @@ def test_a_file_above_that_is_no_record_stops_nothing(text: str, tmp_path: Path)
     (tmp_path / "run.json").write_text(text)
     write(tmp_path / "run")
     assert (tmp_path / "run.json").read_text() == text
+    check_unchanged(tmp_path / "run" / "checkpoint")
 
 
 def test_a_record_cannot_make_a_stage_remove_files_elsewhere(tmp_path: Path) -> None:

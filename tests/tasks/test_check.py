@@ -60,11 +60,13 @@ def test_this_projects_tasks_and_the_example_are_right() -> None:
         ({"groups": ("easy", "hard")}, "`groups` is set, but `group` is not defined"),
         ({"__init__": lambda self: None}, "`__init__` fails: TypeError: "),
         ({"start": returning(None)}, "`solve` fails: AttributeError: "),
-        ({"solve": returning("left")}, "`solve` must return an ExpertAction, not 'left'"),
+        ({"solve": returning("left")}, "`solve` must return an ExpertAction with a dict of entries, not 'left'"),
         ({"solve": returning(ExpertAction(CARDS, "up"))}, "`solve` names the action 'up', which is not in `actions`"),
         ({"solve": returning(ExpertAction({"thoughts": ""}, "left"))}, "the entries of `solve` ('thoughts',) are not"),
         ({"perception": returning({"card": "2"})}, "`perception_patterns` has 'cards', which `perception` does not"),
         ({"perception": returning({"cards": [2, 3]})}, "`perception` must be texts by name, not {'cards': [2, 3]}"),
+        ({"solve": returning(ExpertAction(None, "left"))}, "`solve` must return an ExpertAction with a dict"),  # type: ignore[arg-type]
+        ({"name": 3}, "TypeError: expected string"),
         ({"fields": returning(None)}, "`fields` must be texts by name, not None"),
     ],
 )
@@ -78,6 +80,16 @@ def test_the_wrong_member_is_named(members: dict[str, Any], said: str) -> None:
 def test_what_is_no_task_is_refused(given: Any) -> None:
     with pytest.raises(ValueError, match="task 'HigherCard' cannot be used: it is no subclass of"):
         check_task("HigherCard", given)
+
+
+def test_a_start_that_needs_its_options_is_right() -> None:
+    """As docs/add-a-task.md writes it; environments give both arguments."""
+
+    class Plain(HigherCard):
+        def start(self, rng: np.random.Generator, options: Any) -> Any:  # type: ignore[override]
+            return super().start(rng, options)
+
+    check_task("HigherCard", Plain)
 
 
 def test_groups_with_their_method_are_right() -> None:

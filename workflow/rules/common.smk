@@ -112,8 +112,8 @@ def code_of(entry, *choices):
 class SettingWords(list):
     """The `key=value` words of a stage's settings, for a param.
 
-    Snakemake compares params by their `repr`. It leaves out the settings that have no effect on results: a change of them
-    reruns nothing.
+    Snakemake compares params by their `repr`. This one leaves out the settings that have no effect on results, so a change
+    of them reruns nothing.
     """
 
     def __repr__(self):
@@ -180,6 +180,11 @@ def task_data(wildcards):
     return data_of(wildcards.task)
 
 
+def all_data(wildcards):
+    """Input function: the folders that the environments of all tasks read."""
+    return [folder for task in config["tasks"] for folder in data_of(task)]
+
+
 def games_read(wildcards):
     """Input function: the folders that the environments read whose images a base model learns to read."""
     return [folder for task in BASES[wildcards.base].settings["pretrain_tasks"] for folder in data_of(task)]
@@ -226,9 +231,14 @@ def given_files(*inputs):
 
 @lru_cache(maxsize=None)
 def file_times(path):
-    """A digest of the names, sizes and modification times of all files below a folder, or of demonstrations in a file."""
-    files = sorted(files_below(Path(path))) if os.path.isdir(path) else [Path(path), *images_of(Path(path))]
-    times = [(str(file), (now := file.stat()).st_size, now.st_mtime_ns) for file in files if file.exists()]
+    """A digest of the names, sizes and modification times of all files below a folder, or of demonstrations in a file.
+
+    Images that demonstrations name are included, wherever they are.
+    """
+    place = Path(path)
+    files, lists = ({*files_below(place)}, place.glob("*.json")) if place.is_dir() else ({place}, [place])
+    files.update(image for file in lists for image in images_of(file))
+    times = [(str(file), (now := file.stat()).st_size, now.st_mtime_ns) for file in sorted(files) if file.exists()]
     return hashlib.sha256(json.dumps(times).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ rule gallery:
             run=shown_evaluations("gallery"),
             file=["summary.json", "episodes.jsonl", "run.json"],
         ),
-        data=[folder for task in config["tasks"] for folder in data_of(task)],
+        data=all_data,
     output:
         page=GALLERY,
         record=f"{RESULTS}/gallery/run.json",
@@ -24,7 +24,7 @@ rule gallery:
     params:
         # The gallery replays the episodes, so it runs the code of every task.
         code=code_of("rl4vlm.gallery.build", *config["tasks"]),
-        given=given_files(lambda wildcards: [folder for task in config["tasks"] for folder in data_of(task)]),
+        given=given_files(all_data),
         out=subpath(output.page, parent=True),
         results=lambda wildcards: RESULTS,
         evaluations=[run.name for run in shown_evaluations("gallery")],

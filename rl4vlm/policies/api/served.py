@@ -69,7 +69,10 @@ class Server:
                 # Another process may have taken the port in the meantime. Then try again on another port.
                 if process.poll() is None or "address already in use" not in printed:
                     break
-            raise ValueError(f"transformers serve did not start with {self.checkpoint}: {_last_line(printed)}")
+            late = f"; it did not answer within {START_SECONDS:g} seconds" if process.poll() is None else ""
+            raise ValueError(
+                f"transformers serve did not start with {self.checkpoint}{late}; its last line: {_last_line(printed)}"
+            ) from RuntimeError(printed)  # all of it is shown with RL4VLM_TRACEBACK=1
         except BaseException:
             self.close()
             raise

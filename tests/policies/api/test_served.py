@@ -165,7 +165,7 @@ def test_a_server_that_cannot_start_says_why_in_a_line_and_leaves_nothing(talkat
     (checkpoint / "model.safetensors").unlink()
     server = Server(checkpoint, dtype="float32", device="cpu")
     with pytest.raises(
-        ValueError, match=rf"did not start with {checkpoint}: OSError: .*model\.safetensors.*$"
+        ValueError, match=rf"did not start with {checkpoint}; its last line: OSError: .*model\.safetensors.*$"
     ) as failed:
         server.start()
     assert "\n" not in str(failed.value)
