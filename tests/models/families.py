@@ -46,7 +46,7 @@ from transformers import (
     SmolVLMProcessor,
 )
 
-from rl4vlm.models.loading import without_videos
+from rl4vlm.models.processors import without_videos
 from tests.conftest import TEXTS
 
 WIDTH, MLP, HEADS, LAYERS = 32, 64, 2, 2
