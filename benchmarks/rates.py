@@ -137,11 +137,11 @@ def table(result: dict[str, Any]) -> str:
         else (f"{where['processor']}, {where['threads']} threads")
     )
     one = next(iter(result["modes"].values()))
-    dtype = settings["dtype"] + ", frozen vision tower" * settings["freeze_vision"]
+    how = settings["dtype"] + ", frozen vision tower" * settings["freeze_vision"]
     lines = [
         f"{settings['model']}, {result['parameters'] / 1e6:.4g} M parameters, "
         f"{result['trained'] / 1e6:.4g} M trained with the value head, "
-        f"{dtype}; {settings['task']}, {one['prompt_tokens']:.0f} prompt and {one['reply_tokens']:.0f} "
+        f"{how}; {settings['task']}, {one['prompt_tokens']:.0f} prompt and {one['reply_tokens']:.0f} "
         f"reply tokens, {one['distinct_prompts']:.0%} of the prompts distinct; {machine}; {result['date']}.",
         f"Ceiling measured: {ceiling['flops'] / 1e9:,.0f} GFLOP/s, {ceiling['bytes'] / 1e9:,.0f} GB/s.",
         "",

@@ -245,9 +245,9 @@ def file_times(path):
 def images_of(file):
     """The image files that demonstrations in a JSON file name; none if it is no such file, which SFT will refuse."""
     try:
-        return sorted({file.parent / entry["image"] for entry in json.loads(file.read_bytes())})
+        return {file.parent / entry["image"] for entry in json.loads(file.read_bytes())}
     except (OSError, ValueError, TypeError, LookupError):
-        return []
+        return set()
 
 
 def threads_of(stage):
