@@ -223,6 +223,11 @@ def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
     """Values of λ that the name of a folder cannot hold, and entries of `sft_data.given` that name no run."""
     weights = {f"ppo for {task}, thought_prob_coef": [thought_prob_coef(config, task)] for task in config["tasks"]}
     weights |= {f"ablations.lambda.{task}": values for task, values in lambda_ablation(config).items()}
+    weights |= {
+        f"variants.{name}.ppo.thought_prob_coef": [changed["ppo"]["thought_prob_coef"]]
+        for name, changed in config["variants"].items()
+        if "thought_prob_coef" in changed["ppo"]
+    }
     for place, values in weights.items():
         for value in values:
             if float(lambda_text(value)) != value:

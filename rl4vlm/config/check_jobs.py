@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rl4vlm.config.load import merge, stage_settings
+from rl4vlm.config.load import cnn_evaluation_settings, stage_settings
+from rl4vlm.config.runs import cnn_runs
 from rl4vlm.config.schema import STAGES
+from rl4vlm.config.stages.ppo import PPOSettings
 
 LAUNCHED = ("sft", "ppo")
 """The stages whose work `resources.<stage>.processes` can share."""
@@ -20,40 +22,69 @@ def unmet_needs(config: Mapping[str, Any], installed: Callable[[str], bool]) -> 
         config: a config whose values have their types.
         installed: whether jobs will find a package, by its name.
     """
-    yield from _missing_packages(config, installed)
-    yield from _wrong_processes(config)
-    yield from _hidden_devices(config)
+    jobs = list(_jobs(config))
+    yield from _missing_packages(jobs, installed)
+    yield from _wrong_processes(config, jobs)
+    yield from _hidden_devices(config, jobs)
 
 
-def _missing_packages(config: Mapping[str, Any], installed: Callable[[str], bool]) -> Iterator[str]:
+class Job(NamedTuple):
+    """A kind of job, which runs once per seed or model.
+
+    Attributes:
+        place: what messages call it.
+        granted: the entry of `resources` with what it may use.
+        settings: its settings, without those that keep their defaults.
+    """
+
+    place: str
+    granted: str
+    settings: Mapping[str, Any]
+
+
+def _jobs(config: Mapping[str, Any]) -> Iterator[Job]:
+    """The jobs of a config whose settings may name a package or a device."""
+    for task in config["tasks"]:
+        base = stage_settings(config, "base_model", task)
+        if base.get("source") == "pretrain":
+            yield Job(f"base_model for {task}", "base_model", base.get("settings", {}))
+        for stage in STAGES:
+            if config[stage] is not None:
+                yield Job(f"{stage} for {task}", stage, stage_settings(config, stage, task))
+        for variant, changed in config["variants"].items():
+            # What a variant does not change is named for the method itself.
+            for stage in (stage for stage in LAUNCHED if changed[stage]):
+                settings = stage_settings(config, stage, task, variant)
+                yield Job(f"variants.{variant} for {task}, {stage}", stage, settings)
+    for task in {run.task: None for run in cnn_runs(config)}:
+        # Granted what the training is: a small network needs no GPU.
+        yield Job(f"evaluation of CNN+RL for {task}", "cnn", cnn_evaluation_settings(config, task))
+
+
+def _missing_packages(jobs: Sequence[Job], installed: Callable[[str], bool]) -> Iterator[str]:
     """Extras of this package that a setting needs. A job would miss them only when its model is loaded."""
-    for stage in (stage for stage in STAGES if config[stage] is not None):
-        for task in config["tasks"]:
-            settings = stage_settings(config, stage, task)
-            needed = [(f"loggers={name}", name, name) for name in settings.get("loggers") or ()]
-            if settings.get("quantize"):
-                needed.append((f"quantize={settings['quantize']}", "bitsandbytes", "quantized"))
-            for setting, package, extra in needed:
-                if not installed(package):
-                    where = f"it comes with this package's extra {extra!r} (pip install -e '.[{extra}]')"
-                    yield f"{stage} for {task}: {setting} needs {package}; {where}"
-            # vLLM is no extra of this package, because their pinned requirements conflict.
-            if settings.get("engine") == "vllm" and not installed("vllm"):
-                yield f"{stage} for {task}: engine=vllm needs vllm, in a separate environment (docs/install.md)"
+    for place, _, settings in jobs:
+        needed = [(f"loggers={name}", name, name) for name in settings.get("loggers") or ()]
+        if settings.get("quantize"):
+            needed.append((f"quantize={settings['quantize']}", "bitsandbytes", "quantized"))
+        for setting, package, extra in needed:
+            if not installed(package):
+                where = f"it comes with this package's extra {extra!r} (pip install -e '.[{extra}]')"
+                yield f"{place}: {setting} needs {package}; {where}"
+        # vLLM is no extra of this package, because their pinned requirements conflict.
+        if settings.get("engine") == "vllm" and not installed("vllm"):
+            yield f"{place}: engine=vllm needs vllm, in a separate environment (docs/install.md)"
 
 
-def _hidden_devices(config: Mapping[str, Any]) -> Iterator[str]:
-    """Stages whose device is a GPU although their jobs ask for none, so that they see none (`stage_command`)."""
-    for stage in (stage for stage in STAGES if config[stage] is not None and stage in config["resources"]):
-        if config["resources"][stage]["gpu"]:
-            continue
-        for task in config["tasks"]:
-            device = stage_settings(config, stage, task).get("device", "auto")
-            if device.startswith("cuda"):
-                yield f"{stage} for {task}: device is {device!r}, but resources.{stage}.gpu is 0, which hides all GPUs"
+def _hidden_devices(config: Mapping[str, Any], jobs: Sequence[Job]) -> Iterator[str]:
+    """Jobs whose device is a GPU although they ask for none, so that they see none (`stage_command`)."""
+    for place, granted, settings in jobs:
+        device = settings.get("device", "auto")
+        if device.startswith("cuda") and not config["resources"][granted]["gpu"]:
+            yield f"{place}: device is {device!r}, but resources.{granted}.gpu is 0, which hides all GPUs"
 
 
-def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_processes(config: Mapping[str, Any], jobs: Sequence[Job]) -> Iterator[str]:
     """Numbers of processes that do not fit the GPUs, nodes or environments of a training.
 
     Each process takes one GPU if the job has any, and in PPO at least one environment. Without this check, such a job
@@ -70,12 +101,14 @@ def _wrong_processes(config: Mapping[str, Any]) -> Iterator[str]:
         if processes % asked["nodes"]:
             yield f"{place}: processes is {processes} and nodes {asked['nodes']}; each node gets equally many"
     processes = config["resources"]["ppo"]["processes"]
-    for task in config["tasks"]:
-        settings = merge({"num_envs": processes}, stage_settings(config, "ppo", task))
-        if settings["num_envs"] < processes:
+    for place, granted, settings in jobs:
+        if granted != "ppo":
+            continue
+        num_envs = settings.get("num_envs", PPOSettings.num_envs)
+        if num_envs < processes:
             yield (
-                f"ppo: num_envs is {settings['num_envs']} for {task} and resources.ppo.processes {processes}; each "
-                f"process needs an environment (ppo.defaults.num_envs, ppo.per_task.{task}.num_envs)"
+                f"{place}: num_envs is {num_envs} and resources.ppo.processes {processes}; each process needs an "
+                "environment"
             )
         if processes > 1 and settings.get("engine") == "vllm":
-            yield f"ppo for {task}: engine=vllm works in one process, but resources.ppo.processes is {processes}"
+            yield f"{place}: engine=vllm works in one process, but resources.ppo.processes is {processes}"

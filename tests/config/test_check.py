@@ -106,6 +106,7 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
             "Line: the folder of 0.1000000001 would be named 0.1;",
         ),
         ("ppo.defaults.thought_prob_coef", 1e-8, "ppo for NumberLine, thought_prob_coef: .* would be named 0;"),
+        ("variants.one.ppo.thought_prob_coef", 1e-8, "variants.one.ppo.thought_prob_coef: .* would be named 0;"),
         ("ablations.lamda", {}, "ablations.lamda"),
         ("cnn.skip", ["NumberLime"], "cnn.skip: unknown task 'NumberLime'"),
         ("cnn.defaults.sizes.image_size", 20, "cnn for NumberLine: .*image_size 20 is too small"),
@@ -217,11 +218,11 @@ def test_the_baseline_and_the_ablation_can_be_left_out() -> None:
     [
         (
             {"resources": {"ppo": {"gpu": 4, "processes": 4}}},
-            r"ppo: num_envs is 2 for NumberLine and resources\.ppo\.processes 4; .*ppo\.per_task\.NumberLine\.num_envs",
+            r"ppo for NumberLine: num_envs is 2 and resources\.ppo\.processes 4; each process needs an environment",
         ),
         (
             {"resources": {"ppo": {"gpu": 2, "processes": 2}}},
-            r"num_envs is 1 for ALFWorld and resources\.ppo\.processes 2",
+            r"ppo for ALFWorld: num_envs is 1 and resources\.ppo\.processes 2",
         ),
         ({"resources": {"ppo": {"gpu": 4}}}, r"resources\.ppo: gpu is 4 and processes 1; each process takes one GPU"),
         ({"resources": {"sft": {"gpu": 1, "processes": 2}}}, r"resources\.sft: gpu is 1 and processes 2"),
@@ -231,6 +232,14 @@ def test_the_baseline_and_the_ablation_can_be_left_out() -> None:
             r"resources\.sft: processes is 1 and nodes 2; each node gets equally many",
         ),
         ({"resources": {"cnn": {"processes": 2}}}, r"resources\.cnn\.processes: only sft and ppo"),
+        (
+            {
+                "tasks": ["NumberLine"],
+                "resources": {"ppo": {"gpu": 2, "processes": 2}},
+                "variants": {"one": {"ppo": {"num_envs": 1}}},
+            },
+            r"variants\.one for NumberLine, ppo: num_envs is 1 and resources\.ppo\.processes 2",
+        ),
     ],
 )
 def test_processes_that_could_not_work_are_named(told: dict[str, Any], said: str) -> None:
@@ -238,10 +247,22 @@ def test_processes_that_could_not_work_are_named(told: dict[str, Any], said: str
         laid_over("paper", told)
 
 
-def test_a_gpu_for_a_job_that_sees_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ppo for NumberLine: device is 'cuda:1', but resources\.ppo\.gpu is 0"):
-        laid_over("default", {"ppo": {"defaults": {"device": "cuda:1"}}})
-    laid_over("default", {"ppo": {"defaults": {"device": "cuda:1"}}, "resources": {"ppo": {"gpu": 1}}})
+@pytest.mark.parametrize(
+    ("place", "said", "granted"),
+    [
+        ("ppo.defaults", "ppo for NumberLine", ["ppo"]),
+        ("variants.one.ppo", "variants.one for NumberLine, ppo", ["ppo"]),
+        # CNN+RL is evaluated with what its training is granted, and on the device of the evaluation.
+        ("evaluation.defaults", "evaluation of CNN+RL for NumberLine", ["evaluation", "cnn"]),
+        ("base_model.defaults.settings", "base_model for NumberLine", ["base_model"]),
+    ],
+)
+def test_a_gpu_for_a_job_that_sees_none_is_refused(place: str, said: str, granted: list[str]) -> None:
+    told = merge({"base_model": {"defaults": {"source": "pretrain"}}}, overlay(f"{place}.device", "cuda:1"))
+    message = f"{said}: device is 'cuda:1', but resources.{granted[-1]}.gpu is 0"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        laid_over("default", told)
+    laid_over("default", {**told, "resources": {stage: {"gpu": 1} for stage in granted}})
 
 
 def test_a_file_for_several_processes_must_be_there() -> None:
@@ -260,6 +281,7 @@ def test_a_file_for_several_processes_must_be_there() -> None:
             "ppo for NumberLine: engine=vllm needs vllm, in a separate environment",
         ),
         ("evaluation.defaults.engine", "vllm", "evaluation for NumberLine: engine=vllm needs vllm, in a separate"),
+        ("variants.one.sft.loggers", ["wandb"], "variants.one for NumberLine, sft: loggers=wandb needs wandb"),
     ],
 )
 def test_a_package_that_jobs_would_not_find_is_named(place: str, value: Any, said: str) -> None:
