@@ -83,6 +83,7 @@ def checked_config(
     if not problems:
         problems += _wrong_options(typed, options_of)
         problems += _wrong_names(typed)
+        problems += _lonely_ablations(typed)
         problems += _wrong_settings(typed)
         problems += unmet_needs(typed, installed)
     _raise(problems)
@@ -236,6 +237,17 @@ def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
     for name in config["sft_data"]["given"]:
         if name not in runs:
             yield f"sft_data.given: no demonstrations are named {name!r}; {did_you_mean(name, runs)}"
+
+
+def _lonely_ablations(config: Mapping[str, Any]) -> Iterator[str]:
+    """λ ablations without a run of the method itself, with thoughts and its own λ: tables could not be made of them."""
+    for task, values in lambda_ablation(config).items():
+        own = thought_prob_coef(config, task)
+        if values and task in config["tasks"] and Style.COT not in config["styles"] and own not in values:
+            yield (
+                f"ablations.lambda.{task}: no run has the method's own λ, {lambda_text(own)}; "
+                f"add {lambda_text(own)}, or {Style.COT.value} to styles"
+            )
 
 
 def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:

@@ -265,6 +265,15 @@ def test_a_gpu_for_a_job_that_sees_none_is_refused(place: str, said: str, grante
     laid_over("default", {**told, "resources": {stage: {"gpu": 1} for stage in granted}})
 
 
+def test_a_lambda_ablation_needs_the_methods_own_lambda() -> None:
+    told = {"styles": ["nocot"], "ablations": {"lambda": {"NumberLine": [0.1, 0.9]}}}
+    message = r"ablations\.lambda\.NumberLine: no run has the method's own λ, 0\.5; add 0\.5, or cot to styles"
+    with pytest.raises(ValueError, match=message):
+        laid_over("default", told)
+    laid_over("default", {**told, "styles": ["cot"]})
+    laid_over("default", {**told, "ablations": {"lambda": {"NumberLine": [0.1, 0.5]}}})
+
+
 def test_a_file_for_several_processes_must_be_there() -> None:
     with pytest.raises(ValueError, match=r"accelerate: there is no file 'none\.yaml', and resources\.ppo asks for 2"):
         laid_over("smoke", {"resources": {"ppo": {"processes": 2}}, "accelerate": "none.yaml"})
