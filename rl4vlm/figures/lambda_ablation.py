@@ -52,7 +52,9 @@ def _curves(axis: Axes, results: Results, task: str, style: FigureStyle) -> None
 def _rates(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     lambdas = results.lambdas(task)
     for thought_prob_coef, colour in _coloured(results, task, style):
-        runs = _with(results.evaluations, task, thought_prob_coef)
+        # Episodes of other sets of games do not belong to the same rate.
+        played = [run for run in results.evaluations if run.on_main_games]
+        runs = _with(played, task, thought_prob_coef)
         panels.held_out_point(axis, runs, thought_prob_coef, colour, f"λ = {thought_prob_coef:g}")
     published = [
         (thought_prob_coef, rate.success_rate)

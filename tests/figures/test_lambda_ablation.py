@@ -14,6 +14,21 @@ from rl4vlm.results.collection import Results
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run
 
 
+def test_the_rates_are_those_on_the_main_games(tmp_path: Path) -> None:
+    made = Synthetic(tmp_path)
+    for weight in (0.3, 0.5):
+        run = f"ppo-NumberLine-cot-lambda{weight}-seed1"
+        options: dict[str, Any] = {"lambda": weight, "seed": 1}
+        add_evaluation(made, run, "NumberLine", "RL4VLM", "ppo", 0.9, 40, **options)
+        add_evaluation(made, f"{run}@far", "NumberLine", "RL4VLM", "ppo", 0.1, 40, games="far", **options)
+    made.thought_prob_coef["NumberLine"] = 0.5
+    style = FigureStyle(dpi=60)
+    with drawing(style):
+        drawn = figure(Results.load(**made.inputs), "embedded", style)
+    rates = drawn.subfigs[0].axes[1]
+    assert [bar[0].get_ydata()[0] for bar in rates.containers] == [90, 90]
+
+
 def test_lambda_ablation_has_a_row_with_intervals_for_each_task(tmp_path: Path) -> None:
     made = Synthetic(tmp_path)
     for task, weight, seed in product(("NumberLine", "EZPoints"), (0, 0.5, 1), (1, 2, 3)):
