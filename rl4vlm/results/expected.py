@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
 from rl4vlm.config.run_names import DATA_NAME
-from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, ppo_runs, sft_runs
+from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, kept_policies, ppo_runs, sft_runs
 from rl4vlm.config.stages.cnn import CNN_CONFIG
-from rl4vlm.core.files import RECORD, parse_json
+from rl4vlm.core.files import RECORD, parse_json, sha256_of
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.core.types import Style
 from rl4vlm.results import names
@@ -55,6 +55,8 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
             files += [results / "base_model" / model.name / name for name in made]
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
+    for run, kept in kept_policies(config):
+        files += [results / "eval_kept" / f"ppo-{run.name}" / kept / name for name in (SUMMARY, EPISODES, RECORD)]
     for start in sft_runs(config):
         files += [results / "sft" / start.name / name for name in (METRICS, RECORD, f"{CHECKPOINT}/config.json")]
     for run in ppo_runs(config):
@@ -72,8 +74,8 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
 def problems(files: Sequence[Path]) -> list[str]:
     """A message for each file that is missing, empty or not of the kind that its name says.
 
-    For each folder with a record, there is also a message if a file is not the one that the record lists, and for each
-    of tables, figures and gallery one if it was made from other files than those that are there now.
+    For each record, there is also a message if a file is not the one that it lists, and for each of tables, figures and
+    gallery one if it was made from other files than those that are there now.
     """
     found = {path: problem for path in files if (problem := _problem(path))}
     for folder in {path.parent: None for path in files if path.name == RECORD}:
@@ -88,7 +90,17 @@ def problems(files: Sequence[Path]) -> list[str]:
             results = path.parents[1]
             made = read_output_record(results, path.relative_to(results).as_posix())
             stale += [f"{path}: {difference}" for difference in differences(results, made)]
+            if path.name != RECORD:  # the record of one figure, beside those of others
+                for changed in _changed(path, made.outputs):
+                    found.setdefault(changed, f"not the file that {path.name} lists")
     return [*(f"{path}: {problem}" for path, problem in found.items()), *stale]
+
+
+def _changed(record: Path, outputs: Mapping[str, str]) -> Iterator[Path]:
+    """The files beside a record that it lists with another SHA-256."""
+    for name, sha256 in outputs.items():
+        if sha256_of(record.parent / name) != sha256:
+            yield record.parent / name
 
 
 def _problem(path: Path) -> str | None:

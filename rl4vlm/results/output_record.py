@@ -22,6 +22,7 @@ class OutputRecord:
         packages: the versions of the packages that made it, by name.
         inputs: SHA-256 of each file that it was made from, by path, in the order of reading.
         base_perceptions: by task, the path of the `perception.json` of its base model.
+        outputs: SHA-256 of each file that was made, by its name beside the record.
     """
 
     record: str
@@ -29,6 +30,7 @@ class OutputRecord:
     packages: Mapping[str, str]
     inputs: Mapping[str, str]
     base_perceptions: Mapping[str, str]
+    outputs: Mapping[str, str]
 
     @property
     def evaluations(self) -> list[str]:
@@ -54,6 +56,7 @@ def read_output_record(results: Path, record: str) -> OutputRecord:
             base_perceptions={
                 task: place_of(entries[name]["path"]) for task, name in settings.get("base_perceptions", {}).items()
             },
+            outputs=dict(found["outputs"]),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{results / record} is no record of a table or figure: {error!r}") from error

@@ -11,6 +11,7 @@ from rl4vlm.config.load import load_config
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
 from rl4vlm.evaluation.run import run
+from rl4vlm.figures.draw import draw
 from rl4vlm.results.expected import expected_files, problems
 from rl4vlm.results.tables import build_tables
 
@@ -72,6 +73,15 @@ def test_tables_that_were_made_from_other_evaluations_are_found(tmp_path: Path) 
     assert all("not the file that tables/run.json was made from" in problem for problem in found)
 
 
+def test_a_figure_that_its_record_does_not_list_as_it_is_is_found(tmp_path: Path) -> None:
+    out = tmp_path / "figures" / "lambda_ablation"
+    draw(out.name, evaluations=[], training_runs=[], base_perceptions={}, scale="here", out=out)
+    image, record = out.with_name("lambda_ablation.png"), out.with_name("lambda_ablation.run.json")
+    assert problems([image, record]) == []
+    image.write_bytes(image.read_bytes() + b"more")
+    assert problems([image, record]) == [f"{image}: not the file that lambda_ablation.run.json lists"]
+
+
 def test_a_string_in_json_may_hold_other_separators_of_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"reply": "one\u2028two"}\n', encoding="utf-8")
     assert problems([tmp_path / "a.jsonl"]) == []
@@ -97,6 +107,13 @@ def test_the_default_config_expects_what_the_design_names() -> None:
         "results/assets/perception.png",
         "results/assets/page.md",
     } <= files
+
+
+def test_the_evaluations_of_kept_policies_are_expected() -> None:
+    config = load_config([ROOT / "config" / "config.yaml"])
+    config["ppo"]["defaults"]["keep_checkpoints"] = 1
+    files = {path.as_posix() for path in expected_files(config)}
+    assert "results/eval_kept/ppo-NumberLine-cot-lambda0.5-seed1/update0001/run.json" in files
 
 
 @pytest.mark.parametrize(
