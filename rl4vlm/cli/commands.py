@@ -64,6 +64,10 @@ def play(args: argparse.Namespace) -> None:
 def base_model(args: argparse.Namespace) -> None:
     if args.state is not None and (args.copy or args.download):
         raise ValueError("--state is for pre-training: a copy or download has no state")
+    if args.set and (args.copy or args.download):
+        raise ValueError("--set is for pre-training: a copy or download has no settings")
+    if args.revision and not args.download:
+        raise ValueError("--revision is of a model on the Hugging Face hub: name the model with --download")
     if args.download:
         from rl4vlm.base_model.download import run as download
 
@@ -158,12 +162,18 @@ def memory(args: argparse.Namespace) -> None:
     from rl4vlm.config.stages.memory import MemorySettings
     from rl4vlm.models.memory import estimate, report, table
 
+    measured = {name: getattr(args, f"{name}_per_second") for name in ("played", "scored", "trained", "sft")}
     if args.config:
+        if args.set:
+            raise ValueError("--set is for one model: with --config, the settings are those of the config")
         from rl4vlm.training.plan import Rates, plan
 
-        rates = Rates(**{name: getattr(args, f"{name}_per_second") for name in ("played", "scored", "trained", "sft")})
+        rates = Rates(**measured)
         print(plan(_workflow_config(args.config), args.model, rates))
         return
+    for name, rate in measured.items():
+        if rate is not None:
+            raise ValueError(f"--{name}-per-second is for the hours of a config's jobs: name the config with --config")
     settings = parse_settings(MemorySettings, args.set)
     print(report(estimate(args.model, settings)) if args.model else table(settings))
 

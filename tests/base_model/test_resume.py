@@ -58,9 +58,11 @@ def test_another_batch_size_does_not_continue_it(tmp_path: Path, capsys: pytest.
     assert "step 2 of 6" in capsys.readouterr().err
 
 
-def test_what_is_not_trained_has_no_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_trained_has_no_state_and_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["base-model", "--out", str(tmp_path / "base"), "--state", str(tmp_path / "state")]
     for ready in (["--copy", str(tmp_path)], ["--download", "no/model"]):
         assert main([*words, *ready]) == 2
         assert "--state is for pre-training" in capsys.readouterr().err
+        assert main(["base-model", "--out", str(tmp_path / "base"), *ready, "--set", "steps=5"]) == 2
+        assert "--set is for pre-training" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
