@@ -75,6 +75,17 @@ def test_a_state_that_could_not_be_saved_is_refused_at_the_start(
     assert f"{tmp_path / 'state'}: the states need a folder" in capsys.readouterr().err
 
 
+def test_the_working_folder_can_hold_a_state_but_an_empty_name_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([*DATA, str(tmp_path / "out"), "--state", "."]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*DATA, str(tmp_path / "out"), "--state", ""])
+    assert "argument --state: it is empty; name a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "raise the limit")])
 def test_a_state_on_a_full_disk_is_a_failed_file(
     number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

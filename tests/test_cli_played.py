@@ -90,6 +90,13 @@ def test_every_policy_has_an_output_folder_of_its_own(policy: str, name: str) ->
     assert policy_label(policy) == name
 
 
+def test_a_policy_in_the_working_folder_is_named_by_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "A" / "checkpoint"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert (policy_label("."), policy_label("served:."), policy_label("..")) == ("A", "served-A", "A")
+
+
 def test_a_kept_policy_plays_as_its_run_was_trained(tmp_path: Path) -> None:
     checkpoint(tmp_path, "ppo", PPO)
     kept = tmp_path / "checkpoints" / "best"

@@ -108,7 +108,13 @@ def folder(text: str) -> Path:
     """The type of an option that names a folder to write."""
     if not text:  # as by a shell variable that is not set
         raise argparse.ArgumentTypeError("it is empty; name a folder")
-    return Path(text)
+    return named_folder(text)
+
+
+def named_folder(text: str) -> Path:
+    """The path of a folder, whose last part is its name: `.` and `..` become absolute paths."""
+    path = Path(text)
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def init(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +126,7 @@ def init(parser: argparse.ArgumentParser) -> None:
 def state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="folder for the run's state: if the run is killed, the same command continues it from there; the folder "
         "is removed at the end (default: no state is saved)",

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rl4vlm.cli import options
 from rl4vlm.config.load import api_settings, api_style, load_config
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.stages.evaluation import EvaluationSettings
@@ -20,7 +21,7 @@ from rl4vlm.tasks.registry import get_task
 def policy_label(policy: str) -> str:
     """A folder name for a policy: for one of a run, the name of the run, and that of a kept policy (`KEPT`)."""
     kind, colon, rest = policy.rpartition(":")
-    path = Path(rest)
+    path = options.named_folder(rest)
     if path.name == CHECKPOINT:
         name = path.resolve().parent.name
     elif path.parent.name == KEPT:
