@@ -174,6 +174,18 @@ def test_evaluate_writes_beside_where_it_is_called(
     assert "solver on NumberLine (generated games, seen): 100.0 % of 3 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "planned"), [([], "of 9 episodes"), (["each_game_once=true"], "of at most 9 episodes")]
+)
+def test_a_partial_result_says_how_many_episodes_were_planned(
+    words: list[str], planned: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"method": "M", "success_rate": 50, "episodes": 4, "ci_low": 15, "ci_high": 85, "partial": True}
+    monkeypatch.setattr("rl4vlm.evaluation.run.run_sets", lambda **_: [{**found, "stopped": "the cap is reached"}])
+    assert main(["evaluate", "random", "ALFWorld", "--set", "episodes=9", *words]) == 0
+    assert f"This is a partial result, {planned}: the cap is reached." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("earlier", [False, True])
 def test_a_policy_that_does_not_know_the_task_leaves_nothing_behind(
     earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

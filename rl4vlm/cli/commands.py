@@ -204,7 +204,9 @@ def evaluate(args: argparse.Namespace) -> None:
             f"(95 % interval {summary['ci_low']:.1f} to {summary['ci_high']:.1f}); written to {folder}"
         )
         if summary["partial"]:
-            print(f"This is a partial result, of {settings.episodes} episodes: {summary['stopped']}.")
+            # With `each_game_once`, there may be fewer games than episodes asked for.
+            planned = f"{'at most ' * settings.each_game_once}{settings.episodes}"
+            print(f"This is a partial result, of {planned} episodes: {summary['stopped']}.")
 
 
 def tables(args: argparse.Namespace) -> None:
