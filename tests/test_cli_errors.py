@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import commands, main
+from rl4vlm.core import workflow
 
 RUN = "import sys; from rl4vlm.cli import main; sys.exit(main(sys.argv[1:]))"
 DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
@@ -156,6 +157,15 @@ def test_a_stage_ends_if_its_workflow_was_killed_while_it_started() -> None:
     done = subprocess.run([sys.executable, "-c", stage], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGTERM
     assert "is gone: this stage ends, too" in done.stderr
+
+
+def test_without_proc_no_workflow_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Path, **_: Any) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    assert workflow._is_gone(2**22 + 1)  # above the largest process id
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert not workflow._is_gone(2**22 + 1)
 
 
 def _wait_for(condition: Any) -> None:

@@ -55,7 +55,7 @@ def _watch(workflow: int) -> None:
 def _is_gone(workflow: int) -> bool:
     try:
         return workflow not in _ancestors()
-    except OSError:  # such as too many open files: that says nothing about the workflow
+    except OSError:  # such as too many open files, or no /proc: that says nothing about the workflow
         return False
 
 
@@ -64,7 +64,9 @@ def _ancestors() -> Iterator[int]:
     while process > 0:
         try:
             status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended, or this system has no /proc
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            if process == os.getpid():  # it has not: this system has no /proc
+                raise
             return
         # After the name, which may hold spaces and brackets, come the state and the parent.
         process = int(status.rpartition(")")[2].split()[1])
