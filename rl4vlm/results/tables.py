@@ -17,7 +17,7 @@ from rl4vlm.results.ablations import ablation_rows
 from rl4vlm.results.collection import Results, input_files, perceptions_record
 from rl4vlm.results.comparisons import ceiling_rows, difference_rows, lambda_verdicts
 from rl4vlm.results.names import table_files
-from rl4vlm.results.provenance import inputs_now, write_run_record
+from rl4vlm.results.provenance import HELD_OUT, inputs_now, write_run_record
 from rl4vlm.results.published import PAPER, later_citations
 from rl4vlm.results.rows import CARD_AVERAGE, COLUMNS, TASK_ORDER, groups, perception_rows, rate_rows, with_games
 
@@ -172,7 +172,7 @@ def _source_label(row: pd.Series) -> str:
         return f"published ({row['scale']})"
     if row["source"] == "reference":
         return "reference"
-    return f"reproduced ({row['scale']}), {'held out' if row['protocol'] == 'held_out' else 'rolling peak'}"
+    return f"reproduced ({row['scale']}), {'held out' if row['protocol'] == HELD_OUT else 'rolling peak'}"
 
 
 def rate_cell(row: pd.Series) -> str:

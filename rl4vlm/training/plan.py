@@ -11,6 +11,7 @@ from typing import Any
 from rl4vlm.config.base_models import EMBEDDED, base_model
 from rl4vlm.config.fields import Positive, settings
 from rl4vlm.config.load import evaluation_sets, evaluation_settings, stage_settings
+from rl4vlm.config.run_names import DATA_NAME
 from rl4vlm.config.runs import cnn_runs, evaluation_runs, kept_policies, ppo_runs, sft_runs
 from rl4vlm.config.settings import build_settings
 from rl4vlm.config.stages.backbone import BackboneSettings
@@ -192,7 +193,8 @@ def _task_needs(config: Mapping[str, Any], task: str, source: str, rates: Rates)
             )
         )
     # All seeds share the demonstrations of a style. Given ones are not made.
-    made = {run.style for run in warm_starts if f"{task}-{run.style}" not in config["sft_data"]["given"]}
+    given = config["sft_data"]["given"]
+    made = {run.style for run in warm_starts if DATA_NAME.format(task=task, style=run.style) not in given}
     others = {"sft_data": len(made), "cnn": sum(run.task == task for run in cnn_runs(config))}
     return rows + [_granted(config, stage, count) for stage, count in others.items() if count]
 

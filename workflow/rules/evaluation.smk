@@ -47,7 +47,7 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
                 out=subpath(output.summary, parent=True),
                 # Not an output: Snakemake removes outputs before a rerun, but a killed run continues from this folder.
                 state=f"{RESULTS}/state/eval/{KIND}-{RUN}",
-                style=lambda wildcards: wildcards.get("style", "nocot"),
+                style=lambda wildcards: wildcards.get("style", Style.ACTION_ONLY.value),
                 settings=checkpoint_evaluation(KIND, FURTHER),
                 rl4vlm=stage_command(config, STAGE),
             shell:
