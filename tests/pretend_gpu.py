@@ -23,7 +23,7 @@ INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, a
 """Operations that take indices on the CPU too, but then wait for them to be copied."""
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default)
-"""Operations whose result, or its size, the CPU has to know before it goes on."""
+"""Operations whose result, or its size, the CPU has to know before it continues."""
 
 
 class OnGPU(torch.Tensor):

@@ -189,7 +189,7 @@ class Resources:
     runtime: Count
     """Minutes after which a cluster may end the job."""
     gpu: Natural = 0
-    """GPUs. With 0, the job sees none."""
+    """Number of GPUs. With 0, a job with a model sees none."""
     processes: Count = 1
     """Processes of a training (sft, ppo); each takes one GPU."""
     nodes: Count = 1

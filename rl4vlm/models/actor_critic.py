@@ -44,7 +44,7 @@ class Generated:
 
     Attributes:
         ids: token ids (R,) int64, up to and with the end token if that was sampled.
-        logprobs: their log-probabilities (R,) float32.
+        logprobs: their log-probabilities (R,) float32, or float64 if the model is.
         value: the critic's value of the prompt.
     """
 
@@ -58,8 +58,8 @@ class Scores:
     """Stored replies under the current weights.
 
     Attributes:
-        logprobs: log-probability of each reply token (B, R) float32, 0 at padding.
-        entropy: entropy of the policy at each reply token (B, R) float32, 0 at padding.
+        logprobs: log-probability of each reply token (B, R) float32, or float64 if the model is; 0 at padding.
+        entropy: entropy of the policy at each reply token (B, R) of the same dtype, 0 at padding.
         values: the critic's values of the prompts (B,) float32.
         mask: which positions hold a reply token (B, R) bool.
     """

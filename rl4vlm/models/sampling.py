@@ -57,7 +57,7 @@ class Sampler:
         temperature: of the policy.
 
     Attributes:
-        logprobs: log-probabilities (B,) float32 of the tokens drawn so far.
+        logprobs: log-probabilities (B,) of the tokens drawn so far, as `policy_log_probs` computes them.
     """
 
     def __init__(self, uniform: torch.Tensor | None, suppressed: torch.Tensor, temperature: float) -> None:

@@ -18,10 +18,10 @@ TARGET = 12
 class EZPoints(FormulaGame):
     """Write a formula of two cards that equals 12, item by item.
 
-    Actions: the numbers 1 to 10, `+`, `*` and `=`. For rewards and the end of an episode see `FormulaGame`; a formula
-    has at most 5 items. Deal: the rank of the first card is uniform on 2..13, its value x at most 10. The second card
-    has rank 12 - x or, with probability 1/2 if x is 2, 3, 4 or 6, rank 12 / x. The two cards are swapped with
-    probability 1/2. Every deal can be won.
+    Actions: the numbers 1 to 10, `+`, `*` and `=`. For rewards and the end of an episode see `FormulaGame`;
+    `max_items` is 5. Deal: the rank of the first card is uniform on 2..13, its value x at most 10. The second card has
+    rank 12 - x or, with probability 1/2 if x is 2, 3, 4 or 6, rank 12 / x. The two cards are swapped with probability
+    1/2. Every deal can be won.
     """
 
     name = "EZPoints"

@@ -15,9 +15,9 @@ from rl4vlm.tasks.python_value import python_value
 class Points24(FormulaGame):
     """Write a formula of four cards that equals 24, item by item.
 
-    Actions: the numbers 1 to 10, `+ - * / ( )` and `=`. For rewards and the end of an episode see `FormulaGame`; a
-    formula has at most 20 items. Deal: four independent ranks, uniform on 1..13; J, Q and K count 10. 20,876 of the
-    28,561 deals can be won.
+    Actions: the numbers 1 to 10, `+ - * / ( )` and `=`. For rewards and the end of an episode see `FormulaGame`;
+    `max_items` is 20. Deal: four independent ranks, uniform on 1..13; J, Q and K count 10. 20,876 of the 28,561 deals
+    can be won.
     """
 
     name = "Points24"

@@ -1,7 +1,7 @@
 """Tiny checkpoints with random weights of real model families, saved like the real ones.
 
 Each holds the family's own model class, image processor, special tokens and chat format; only the sizes and the
-vocabulary are small. Pictures come out as 4 to 80 tokens.
+vocabulary are small. An image becomes 4 to 80 tokens.
 """
 
 from __future__ import annotations
@@ -63,9 +63,14 @@ VISION = {"hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": L
 
 @dataclass(frozen=True)
 class Family:
-    """How one family's tiny checkpoint is written, and where its parts are: prefixes of parameter names.
+    """How one family's tiny checkpoint is written, and what it holds.
 
-    `picture_tokens` is what a picture of 300x300 pixels should come out as, by the family's documentation.
+    Attributes:
+        write: writes the checkpoint to a folder.
+        parts: prefixes of the names of parameters: of the vision tower, the projector and the language model.
+        image_token: the token that stands for an image in a prompt.
+        image_tokens: number of these tokens for an image of 300x300 pixels, by the family's documentation.
+        needs: packages without which the family's full processor cannot be made.
     """
 
     write: Callable[[Path], None]
