@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rl4vlm.cli.options import WORKFLOW_CONFIG
 from rl4vlm.cli.played import played_settings, played_style, policy_label
 from rl4vlm.config.fields import SET_NAME
 from rl4vlm.config.load import load_config, merge
@@ -304,7 +305,7 @@ def _workflow_config(files: Sequence[Path]) -> dict[str, Any]:
     from rl4vlm.interaction.options import options_of
     from rl4vlm.tasks.registry import task_names
 
-    config = load_config([Path("config", "config.yaml"), *files])
+    config = load_config([WORKFLOW_CONFIG, *files])
     return checked_config(config, task_names(), options_of, installed=lambda package: True)
 
 

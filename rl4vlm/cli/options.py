@@ -13,6 +13,9 @@ from rl4vlm.cli.reference import settings_help
 from rl4vlm.config.fields import LABEL, LARGEST_SEED
 from rl4vlm.core.types import Style
 
+WORKFLOW_CONFIG = Path("config/config.yaml")
+"""The config of the workflow, below the folder that it is run in."""
+
 
 class StageParser(argparse.ArgumentParser):
     """The parser of a subcommand; its help ends with the settings of the stage."""
@@ -28,9 +31,9 @@ def config_files(parser: argparse.ArgumentParser, what: str) -> None:
         "--config",
         nargs="*",
         type=Path,
-        default=[Path("config/config.yaml")],
+        default=[WORKFLOW_CONFIG],
         metavar="FILE",
-        help=f"config and overlays that {what} (default: config/config.yaml)",
+        help=f"config and overlays that {what} (default: {WORKFLOW_CONFIG})",
     )
 
 

@@ -137,8 +137,8 @@ def _training(add: AddStage) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="overlays of config/config.yaml; shows memory, disk and hours by stage instead. --model then replaces "
-        "the base models of all tasks",
+        help=f"overlays of {options.WORKFLOW_CONFIG}; shows memory, disk and hours by stage instead. --model then "
+        "replaces the base models of all tasks",
     )
     page = "from the page of `make gpu-check`"
     for name, what in (

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rl4vlm.archive.code import revision_and_tree
-from rl4vlm.core.workflow import announcement
+from rl4vlm.core.workflow import VARIABLE as ANNOUNCED, announcement
 from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
@@ -71,9 +71,8 @@ KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" fo
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated. If Snakemake
 # ends, its jobs end too (rl4vlm.core.workflow).
-os.environ.update(
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), RL4VLM_WORKFLOW=announcement()
-)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")])
+os.environ[ANNOUNCED] = announcement()
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would
 # be over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
