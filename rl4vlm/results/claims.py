@@ -35,10 +35,10 @@ def load_claims(file: Path, results_dir: str) -> list[Claim]:
     """The claims about a config's `results_dir`, if any. Raises ValueError naming what is wrong with the file."""
     try:
         claims = TypeAdapter(dict[str, list[Claim]]).validate_python(read_yaml(file) or {})
-        # Compared as paths, so that `results/` equals `results`.
-        return {Path(folder): of_it for folder, of_it in claims.items()}.get(Path(results_dir), [])
     except (OSError, ValidationError) as error:
         raise ValueError(f"{file} holds no claims: {error}") from None
+    # Compared as paths, so that `results/` equals `results`.
+    return [claim for folder, of_it in claims.items() if Path(folder) == Path(results_dir) for claim in of_it]
 
 
 def broken_claims(claims: Sequence[Claim], results: Path) -> list[str]:

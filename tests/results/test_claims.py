@@ -87,6 +87,9 @@ def test_claims_are_found_however_the_folder_is_written(tmp_path: Path) -> None:
     for folder in ("results/x", "./results/x", "results/x/"):
         assert len(load_claims(tmp_path / "claims.yaml", folder)) == 1
     assert load_claims(tmp_path / "claims.yaml", "results/y") == []
+    other = "results/x/:\n- {claim: d, file: t.csv, column: v, value: 1}\n"
+    (tmp_path / "claims.yaml").write_text((tmp_path / "claims.yaml").read_text() + other)
+    assert [one.claim for one in load_claims(tmp_path / "claims.yaml", "results/x")] == ["c", "d"]
 
 
 def test_a_named_file_without_claims_about_the_results_is_an_error(tmp_path: Path) -> None:
