@@ -65,7 +65,13 @@ def begin(settings: PretrainSettings) -> PretrainState:
     accelerator = accelerator_on(settings.device)
     backbone = build_base(settings)
     model = backbone.model.to(accelerator.device)
-    optimizer = adamw_or_muon(model, model.device, lr=settings.learning_rate, muon_lr=settings.muon_learning_rate)
+    optimizer = adamw_or_muon(
+        model,
+        model.device,
+        lr=settings.learning_rate,
+        muon_lr=settings.muon_learning_rate,
+        weight_decay=settings.weight_decay,
+    )
     return PretrainState(
         backbone=backbone,
         optimizer=optimizer,

@@ -206,7 +206,7 @@ def evaluate(args: argparse.Namespace) -> None:
         )
         if summary["partial"]:
             # With `each_game_once`, there may be fewer games than episodes asked for.
-            planned = f"{'at most ' * settings.each_game_once}{settings.episodes}"
+            planned = f"{'at most ' if settings.each_game_once else ''}{settings.episodes}"
             print(f"This is a partial result, of {planned} episodes: {summary['stopped']}.")
 
 

@@ -83,7 +83,7 @@ def checked_config(
     if not problems:
         problems += _wrong_options(typed, options_of)
         problems += _wrong_names(typed)
-        problems += _lonely_ablations(typed)
+        problems += _ablations_without_own_lambda(typed)
         problems += _wrong_settings(typed)
         problems += unmet_needs(typed, installed)
     _raise(problems)
@@ -239,7 +239,7 @@ def _wrong_names(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"sft_data.given: no demonstrations are named {name!r}; {did_you_mean(name, runs)}"
 
 
-def _lonely_ablations(config: Mapping[str, Any]) -> Iterator[str]:
+def _ablations_without_own_lambda(config: Mapping[str, Any]) -> Iterator[str]:
     """λ ablations without a run of the method itself, with thoughts and its own λ: tables could not be made of them."""
     for task, values in lambda_ablation(config).items():
         own = thought_prob_coef(config, task)

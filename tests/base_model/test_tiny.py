@@ -144,6 +144,21 @@ def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
     assert set(perception_accuracy(state.backbone, "NumberLine", settings)) == {"current number", "target number"}
 
 
+def test_weight_decay_keeps_the_matrices_of_muon_small(tmp_path: Path) -> None:
+    sizes = TinySizes(image_size=60, width=32, vision_layers=1, language_layers=1, heads=2, mlp=64)
+    norms = []
+    for weight_decay in (0.0, 10.0):
+        settings = PretrainSettings(
+            pretrain_tasks=("NumberLine",), steps=20, batch_size=4, learning_rate=1e-2, muon_learning_rate=1e-2,
+            weight_decay=weight_decay, corpus=10, sizes=sizes,
+        )  # fmt: skip
+        state = begin(settings)
+        train(state, settings, tmp_path, lambda state: None)
+        matrix = state.backbone.model.get_parameter("model.language_model.layers.0.mlp.up_proj.weight")
+        norms.append(float(matrix.detach().norm()))
+    assert norms[1] < 0.9 * norms[0]
+
+
 COMMANDS = '"go to apple 1", "take apple 1 from snapple 12". Bring an apple, go to it.'
 
 

@@ -71,6 +71,8 @@ class PretrainSettings(SavedByTime):
     """Peak of the cosine schedule."""
     muon_learning_rate: Positive | None = None
     """Peak learning rate of hidden matrices, which Muon then trains; null trains all weights with AdamW."""
+    weight_decay: Weight = 0.0
+    """Weight decay of the optimizer. Muon's matrices grow large without it."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises."""
     max_grad_norm: Positive | None = 1.0
