@@ -1,8 +1,8 @@
 """Games that run in worker processes, and continue when a worker dies.
 
 An engine is deterministic: the game file and the commands determine the state of a game. So when a worker dies, a new
-one replays its games and repeats the request. If the new worker dies of the same request, the owner of that game gets
-an `EngineCrash`, and the other games continue.
+one replays its games and repeats the request. If the new worker dies of the same request, that request fails, and the
+other games continue.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rl4vlm.envs.alfworld.engine import EngineState
 from rl4vlm.envs.alfworld.types import Situation
-from rl4vlm.envs.alfworld.workers.protocol import Request
+from rl4vlm.envs.alfworld.workers.protocol import Outcome, Request
 from rl4vlm.envs.alfworld.workers.worker import Worker, checked_processes
 from rl4vlm.envs.alfworld.workers.worker_pool import WorkerPool
 
@@ -32,7 +33,7 @@ class RemoteGame:
         self._sent: Request | None = None
 
     def start(self, game_file: str | Path) -> Situation:
-        """Start a game. Raises BadGame if it cannot be played."""
+        """Start a game. Raises BadGame if it cannot be played or kills two workers."""
         self.send_start(game_file)
         return self.receive()
 
@@ -167,7 +168,7 @@ class EnginePool:
         try:
             slot.worker.send(request)
         except OSError:
-            self._replace(slot.worker, "it had ended before the request")
+            self._replace(slot.worker, "it had ended before the request", unseen=request)
         return request
 
     def answer(self, request: Request) -> Situation:
@@ -221,24 +222,30 @@ class EnginePool:
         except OSError:  # the next request to this worker replaces it
             _LOG.debug("worker %d was gone before its game left", worker.pid)
 
-    def _replace(self, dead: Worker, why: str) -> None:
-        """Replace a dead worker: restore its games in a new one and repeat its unanswered requests."""
+    def _replace(self, dead: Worker, why: str, unseen: Request | None = None) -> None:
+        """Replace a dead worker: restore its games in a new one and repeat its unanswered requests.
+
+        Args:
+            dead: the worker.
+            why: the reason, for the log.
+            unseen: a request that it was dead for before. The death is not that request's fault.
+        """
         unanswered = dead.unanswered()
         self.replaced += 1
         _LOG.warning("ALFWorld worker %d died (%s); its games are restored", dead.pid, why)
         fresh = self._workers.replace(dead)
         # Answers come in order, so the worker died of its oldest request without one.
-        if unanswered:
+        if unanswered and unanswered[0] is not unseen:
             self._blame(unanswered[0], unanswered)
         # Restore first: the worker serves requests in order, so the repeated ones find their games in place.
         for game in sorted(fresh.games):
             slot = self._slots[game]
             slot.worker = fresh
             if slot.state is not None:
-                fresh.send(Request(game, "restore", (slot.state,), awaited=False))
+                _send_blindly(fresh, Request(game, "restore", (slot.state,), awaited=False))
         for request in unanswered:
             if request.awaited and request.answer is None:
-                fresh.send(request)
+                _send_blindly(fresh, request)
 
     def _blame(self, guilty: Request, unanswered: Sequence[Request]) -> None:
         """Count a death against the request that the worker was busy with. After the second one, fail the request."""
@@ -252,7 +259,9 @@ class EnginePool:
             ended = [guilty] if guilty.deaths > 1 else []
         file = self._file(guilty)
         for request in ended:
-            request.answer = ("crash", f"{file}: {request.call} {request.arguments} killed ALFWorld workers")
+            # A game that cannot be started is a bad game, which may be skipped.
+            outcome: Outcome = "bad game" if request.call == "start" else "crash"
+            request.answer = (outcome, f"{file}: {request.call} {request.arguments} killed ALFWorld workers")
         if lost:
             self._slots[guilty.game].state = None
 
@@ -263,6 +272,12 @@ class EnginePool:
         slot = self._slots.get(request.game)
         state = request.arguments[0] if request.call == "restore" else slot and slot.state
         return state.game_file if state else "a game that was closed"
+
+
+def _send_blindly(worker: Worker, request: Request) -> None:
+    """Send a request to a worker that may have died: whoever waits for an answer notices that."""
+    with suppress(OSError):
+        worker.send(request)
 
 
 _shared: EnginePool | None = None

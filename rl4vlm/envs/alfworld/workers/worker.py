@@ -52,7 +52,7 @@ class Worker:
         return self._connection
 
     def send(self, request: Request) -> None:
-        """Send a request. Raises OSError if the worker is dead."""
+        """Send a request. Raises OSError if the worker is dead; the request is then among the unanswered ones."""
         self._waiting.append(request)
         self._connection.send((request.game, request.call, request.arguments))
         self.starts += request.starts_a_game

@@ -119,6 +119,36 @@ def test_a_request_that_kills_twice_is_an_error_and_other_games_continue(
     assert games[1].start(files(by_type)[1]) == starts[1]
 
 
+def test_a_game_whose_start_kills_twice_is_a_bad_game(
+    monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
+) -> None:
+    changed_workers(monkeypatch, "engine.Engine.start = lambda self, file: os._exit(7)\n")
+    file = by_type[TaskType.PICK].file
+    with pytest.raises(BadGame, match="killed ALFWorld workers") as error:
+        pool.game().start(file)
+    assert str(error.value).startswith(f"{file}: start ")
+    assert pool.replaced == 2
+
+
+def test_a_death_before_a_request_is_not_blamed_on_it(
+    monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData], tmp_path: Path
+) -> None:
+    died = tmp_path / "died"
+    changed_workers(
+        monkeypatch,
+        "def once(self, command):\n"
+        f"    if not os.path.exists(died := {str(died)!r}):\n"
+        "        open(died, 'w').close()\n        os._exit(7)\n    return act(self, command)\n"
+        "act = engine.Engine.act\nengine.Engine.act = once\n",
+    )
+    game = pool.game()
+    game.start(by_type[TaskType.PICK].file)
+    os.kill(pool.pids[0], signal.SIGKILL)
+    wait_until_gone(pool.pids)
+    assert game.act("look").steps == 1
+    assert pool.replaced == 2
+
+
 def test_an_exhausted_worker_is_replaced(by_type: dict[TaskType, GameData], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "STARTS_PER_WORKER", 3)
     file = by_type[TaskType.PICK].file
