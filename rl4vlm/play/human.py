@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 from rl4vlm.core.types import Reply, Request, Style
@@ -14,6 +15,13 @@ class Quit(Exception):
     """The person does not want to continue."""
 
 
+def ask(question: str) -> str:
+    """Show a question and return the line that a person types. Raises EOFError if there is none."""
+    if sys.stdin is None:
+        raise EOFError
+    return input(question)
+
+
 class HumanPolicy:
     """Asks a person for each action, until the answer is a legal action or the beginning of exactly one.
 
@@ -24,7 +32,7 @@ class HumanPolicy:
         ask: shows its argument and returns a line, like `input`.
     """
 
-    def __init__(self, style: Style, ask: Callable[[str], str] = input) -> None:
+    def __init__(self, style: Style, ask: Callable[[str], str] = ask) -> None:
         self.style = style
         self.ask = ask
 

@@ -20,7 +20,7 @@ from rl4vlm.interaction.last_frame import LastFrame
 from rl4vlm.interaction.play import Slot, advance
 from rl4vlm.interaction.prompt import override_parts
 from rl4vlm.play.gif import encode_gif
-from rl4vlm.play.human import HumanPolicy, Quit
+from rl4vlm.play.human import HumanPolicy, Quit, ask
 from rl4vlm.play.terminal import Screen, half_blocks
 from rl4vlm.policies.registry import make_policy
 from rl4vlm.results.game_label import games_played
@@ -39,7 +39,7 @@ def play(
     gif: Path | None = None,
     screen: Screen | None = None,
     out: TextIO | None = None,
-    ask: Callable[[str], str] = input,
+    ask: Callable[[str], str] = ask,
 ) -> Episode | None:
     """Play one episode and show it.
 

@@ -105,6 +105,13 @@ def test_a_person_may_stop(typed: list[str]) -> None:
     assert shown.endswith("Stopped.\n")
 
 
+def test_without_an_input_nobody_plays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # As Python starts if the shell closed the standard input: `rl4vlm play NumberLine <&-`.
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["play", "NumberLine", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.endswith("Stopped.\n")
+
+
 def test_on_a_terminal_the_image_is_drawn() -> None:
     _, shown = played("solver", screen=Screen(80, 24))
     assert "[image" not in shown
