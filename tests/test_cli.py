@@ -123,6 +123,8 @@ def test_wrong_input_is_one_clear_line(
         (["ppo", "--task", "NumberLine", "--init", "x", "--out", "y", "--seed", "-1"], "--seed: -1 is below 0"),
         (["play", "NumberLine", "--seed", "-1"], "--seed: -1 is below 0"),
         (["alfworld-games", "--out", "y", "--processes", "0"], "--processes: 0 is below 1"),
+        (["memory", "--config", "x", "--played-per-second", "0"], "--played-per-second: 0 is no finite number above 0"),
+        (["memory", "--config", "x", "--sft-per-second", "nan"], "--sft-per-second: nan is no finite number above 0"),
     ],
 )
 def test_a_number_out_of_range_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,6 +177,13 @@ def whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
     return number
 
 
+def rate(text: str) -> float:
+    """The type of a rate: a finite number above 0."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
+    return value
+
+
 def settings(parser: StageParser, kind: type[Any]) -> None:
     """`--set` for a settings class, whose settings the help lists at its end."""
     parser.settings = kind

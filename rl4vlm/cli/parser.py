@@ -149,7 +149,7 @@ def _training(add: AddStage) -> None:
     ):
         sub.add_argument(
             f"--{name}-per-second",
-            type=float,
+            type=options.rate,
             metavar="N",
             help=what,
         )
