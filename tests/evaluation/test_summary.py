@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rl4vlm.config.stages.evaluation import EvaluationSettings
+from rl4vlm.core.types import Style
+from rl4vlm.evaluation.run import run
 from rl4vlm.evaluation.summary import summarise
+from tests.launch import ROOT
 
 
 def test_summary_of_no_perceptions_and_no_numbers() -> None:
@@ -55,3 +62,15 @@ def test_an_episode_of_no_group_counts_only_in_all() -> None:
     del of_none["group"]
     summary = summarise([won(False, "Pick"), of_none], ("Pick",))
     assert (summary["successes"], summary["groups"]["Pick"]["episodes"]) == (1, 1)
+
+
+def test_every_entry_is_explained(tmp_path: Path) -> None:
+    run(policy="solver", task="NumberLine", style=Style.COT, out=tmp_path, settings=EvaluationSettings(episodes=1))
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for file, heading in (("episodes.jsonl", "one line per episode"), ("summary.json", "totals")):
+        rows = page.split(f"## `eval/<run>/{file}`: {heading}")[1].split("\n## ")[0]
+        explained = set(
+            re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in rows.splitlines() if "|" in row))
+        )
+        written = json.loads((tmp_path / file).read_text(encoding="utf-8"))
+        assert set(written) <= explained
