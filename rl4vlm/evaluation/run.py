@@ -330,6 +330,7 @@ def _record(
                 on_turn(f"episode {len(lines)} of {total}")
         except PlayStopped as reason:
             stopped = str(reason)
+            progress.seconds = before + time.monotonic() - started
     if not lines:
         raise ValueError(f"not one episode was finished: {stopped or 'no game could be started'}")
     return stopped

@@ -239,9 +239,18 @@ class Slot:
             length=self._length,
             success=bool(self.task.succeeded(self._total, info)),
             fallbacks=self._fallbacks,
-            group=self.task.group(info),
+            group=self._group(info),
             data_source=self.task.data_source(info),
         )
+
+    def _group(self, info: Mapping[str, Any]) -> str | None:
+        """The episode's group. Raises ValueError if it is not one of the task's: no rate would count the episode."""
+        group, known = self.task.group(info), self.task.groups
+        if known and group not in known:
+            raise ValueError(
+                f"task {self.task.name!r} put an episode in group {group!r}; its groups: {', '.join(known)}"
+            )
+        return group
 
 
 def advance(slots: Sequence[Slot], policy: Policy) -> list[Step]:

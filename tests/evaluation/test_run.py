@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_where_the_policy_stops_play_the_episodes_before_the_first_unfinished_on
         def act(self, requests: Sequence[Request]) -> list[Reply]:
             self.batches -= 1
             if self.batches < 0:
+                time.sleep(0.2)
                 raise PlayStopped("tired")
             return super().act(requests)
 
@@ -108,6 +110,8 @@ def test_where_the_policy_stops_play_the_episodes_before_the_first_unfinished_on
         assert (summary["partial"], summary["stopped"]) == (True, "tired")
         assert 0 < summary["episodes"] < 30
         assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")[: summary["episodes"]]
+        # The time of the turn that was not finished counts, too.
+        assert json.loads((tmp_path / "part" / "run.json").read_text())["seconds"] >= 0.2
     with pytest.raises(ValueError, match="not one episode was finished: tired"):
         evaluate(tmp_path / "none", Tires(0))
 

@@ -77,6 +77,16 @@ class TestAdvance:
         with pytest.raises(ValueError, match=said):
             advance([climb_slot()], FakePolicy(UP))
 
+    def test_an_episode_in_a_group_that_the_task_does_not_name_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such an episode was won or lost in no group's rate."""
+        monkeypatch.setattr(ClimbTask, "groups", ("low", "high"))
+        monkeypatch.setattr(ClimbTask, "group", lambda self, info: "middle")
+        monkeypatch.setattr(ClimbEnv, "step", lambda self, action: (self._image(), 1.0, True, False, {}))
+        with pytest.raises(ValueError, match="task 'Climb' put an episode in group 'middle'; its groups: low, high"):
+            advance([climb_slot()], FakePolicy(UP))
+
     def test_the_next_request_shows_the_new_state(self) -> None:
         slot = climb_slot()
         slot.env.floor = 0
