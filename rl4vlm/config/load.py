@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,29 @@ SCALES = "scales"
 
 
 def load_config(paths: Sequence[Path]) -> dict[str, Any]:
-    """Read YAML files and merge each over those before it, all of them over the scale that they name.
+    """Read YAML files and merge each over those before it, the first over the scale that they name.
 
     The scale's file is looked for in the folder `scales` beside the first file. Raises ValueError naming a file that is
     no mapping, or a scale that has no file.
     """
-    merged: dict[str, Any] = {}
-    for path in paths:
-        merged = merge(merged, _read(Path(path)))
-    return with_scale(merged, Path(paths[0]).parent / SCALES) if paths else merged
+    return with_scale([_read(Path(path)) for path in paths], Path(paths[0]).parent / SCALES) if paths else {}
 
 
-def with_scale(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """`config` over the file of its scale in `folder`. Raises ValueError with the nearest names if there is none."""
-    scale = config.get("scale")
+def with_scale(layers: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """`layers`, each over those before it, the first over the file in `folder` of the scale that they name.
+
+    Raises ValueError with the nearest names if there is no such file.
+    """
+    merged = reduce(merge, layers, dict[str, Any]())
+    scale = merged.get("scale")
     if scale is None:
-        return dict(config)
+        return merged
     file = folder / f"{scale}.yaml"
     if not file.is_file():
         there = sorted(path.stem for path in folder.glob("*.yaml"))
         raise ValueError(f"config, scale: {folder} has no scale {scale!r}; {did_you_mean(scale, there)}")
-    return merge(_read(file), config)
+    # One by one: `merged` no longer shows what a layer drops by null if a later layer sets it again.
+    return reduce(merge, layers, dict(_read(file)))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

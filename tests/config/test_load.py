@@ -72,10 +72,22 @@ class TestScale:
         assert load_config([base, over]) == {"scale": "small", "a": {"x": 2, "y": 1}, "b": 3, "c": None}
         assert load_config([base, other]) == {"scale": "large", "a": {"x": 2}, "b": 2}
 
+    def test_what_a_file_drops_stays_dropped_if_a_later_one_sets_another_part(self, tmp_path: Path) -> None:
+        (tmp_path / "scales").mkdir()
+        for name, text in {
+            "scales/small": "a: {defaults: {x: 1}, per_task: {T: {x: 2}}}\n",
+            "base": "scale: small\n",
+            "drops": "a: {per_task: null}\n",
+            "sets": "a: {per_task: {U: {y: 3}}}\n",
+        }.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        config = load_config([tmp_path / f"{name}.yaml" for name in ("base", "drops", "sets")])
+        assert config["a"] == {"defaults": {"x": 1}, "per_task": {"U": {"y": 3}}}
+
     def test_one_without_a_file_is_named_with_the_nearest(self, tmp_path: Path) -> None:
         (tmp_path / "paper.yaml").touch()
         with pytest.raises(ValueError, match="no scale 'papre'; did you mean paper"):
-            with_scale({"scale": "papre"}, tmp_path)
+            with_scale([{"scale": "papre"}], tmp_path)
 
 
 class TestStageSettings:

@@ -109,6 +109,23 @@ def test_kept_policies_are_evaluated(workspace: Workspace) -> None:
     assert {"update0010", "update0020", "update0030"} <= kept <= {"update0010", "update0020", "update0030", "best"}
 
 
+@pytest.mark.parametrize("last", ["a file", "--config"])
+@pytest.mark.parametrize("mode", ["default", "remote"])
+def test_what_a_config_file_drops_stays_dropped_if_a_later_one_sets_another_part(
+    workspace: Workspace, tmp_path: Path, last: str, mode: str
+) -> None:
+    own = "{per_task: {NumberLine: {gamma: 0.8}}}"
+    (tmp_path / "own.yaml").write_text(f"ppo: {own}\n")
+    further = [str(tmp_path / "own.yaml")] if last == "a file" else ["--config", f"ppo={own}"]
+    # Jobs that run in a Snakemake of their own get these words, too.
+    words = ["--mode", mode, "--configfiles", "config/smoke.yaml", *further]
+    done = workspace.snakemake("--dry-run", "-p", *words, "--until", "ppo")
+    commands = re.findall(r"^Shell command: .*rl4vlm ppo .*$", done.stdout, flags=re.MULTILINE)
+    # The embedded scale sets both for single tasks.
+    assert {line for line in commands if "--task NumberLine" in line and " gamma=0.8 " not in line} == set()
+    assert {word for line in commands for word in re.findall(r"total_env_steps=\d+", line)} == {"total_env_steps=32"}
+
+
 def test_no_command_names_a_folder_of_this_machine(workspace: Workspace) -> None:
     overlay = str(workspace.folder / "config" / "alfworld.yaml")  # snakemake would write it like this by itself
     done = workspace.snakemake("--dry-run", "--printshellcmds", "--configfile", overlay, "--config", "label=mine")
