@@ -71,8 +71,9 @@ KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" fo
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated. If Snakemake
 # ends, its jobs end too (rl4vlm.core.workflow).
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")])
-os.environ[ANNOUNCED] = announcement()
+os.environ.update(
+    {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]), ANNOUNCED: announcement()}
+)
 # A scheduler sends its signal to every process of a job. The shell ignores it: if the shell ended first, the job would
 # be over before the stage has saved its state. The stage still gets the signal.
 shell.prefix("set -euo pipefail; trap : TERM USR1; ")
