@@ -5,6 +5,7 @@ A dry run checks all of it. The settings of each stage are described in the modu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,6 +24,7 @@ from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.config.stages.pretrain import PretrainSettings
 from rl4vlm.config.stages.sft import SFTSettings
 from rl4vlm.config.stages.sft_data import SFTDataSettings
+from rl4vlm.core.games import NOT_IN_TASK_NAMES
 from rl4vlm.core.types import Style
 
 Values = TypeVar("Values", bound=Iterable[Any])
@@ -40,6 +42,12 @@ _ELSEWHERE = {
 }  # fmt: skip
 ELSEWHERE = {stage: _ELSEWHERE | ({"seed": "seeds"} if stage == "sft" else {}) for stage in STAGES}
 """By stage, its settings that other sections of the config decide."""
+
+
+def _task_name(name: str) -> str:
+    if found := re.search(f"[{NOT_IN_TASK_NAMES}]", name):
+        raise ValueError(f"the name of a task must not contain {found[0]!r}")
+    return name
 
 
 def _unique(values: Values) -> Values:
@@ -253,7 +261,9 @@ class Config:
     assets_dir: FilePath
     """Folder that README's images and table are copied to."""
     tasks: Annotated[
-        tuple[Annotated[str, Field(pattern="^[^/@-]+$")], ...], Field(min_length=1), AfterValidator(_unique)
+        tuple[Annotated[str, Field(min_length=1), AfterValidator(_task_name)], ...],
+        Field(min_length=1),
+        AfterValidator(_unique),
     ]
     """Tasks that are trained and evaluated; `rl4vlm tasks` lists all known tasks."""
     styles: Annotated[tuple[Style, ...], Field(min_length=1), AfterValidator(_unique)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4vlm.core.games import NOT_IN_TASK_NAMES
 from rl4vlm.core.types import ExpertAction, PromptParts
 from rl4vlm.tasks.base import CardTask, Task
 
@@ -36,8 +37,7 @@ def check_task(name: str, task: Any) -> None:
 
 @cache  # a task is looked up many times, and its solver may be slow
 def _check_class(task: type[Task]) -> None:
-    # The names of runs and of folders are made with these signs.
-    if found := re.search("[-/@]", task.name):
+    if found := re.search(f"[{NOT_IN_TASK_NAMES}]", task.name):
         raise ValueError(f"`name` must not contain {found[0]!r}")
     if missing := sorted(getattr(task, "__abstractmethods__", ())):
         raise ValueError(f"`{missing[0]}` is not defined")

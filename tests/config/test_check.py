@@ -33,6 +33,7 @@ def overlay(place: str, value: Any) -> dict[str, Any]:
         ("tasks", ["NumberLime"], "tasks: unknown task 'NumberLime'; did you mean NumberLine"),
         ("tasks", ["EZPoints", "EZPoints"], "tasks: an entry stands there twice"),
         ("tasks", [], "tasks"),
+        ("tasks", ["NumberLine", "Nim{x}"], r"tasks\.1: the name of a task must not contain '{'"),
         ("styles", ["cot", "nocott"], "styles.1='nocott': Input should be 'cot' or 'nocot'; did you mean nocot"),
         ("seeds", [1, True], "seeds.1: a number is needed, not true or false"),
         ("scale", 3, "scale=3"),

@@ -43,6 +43,8 @@ def test_this_projects_tasks_and_the_example_are_right() -> None:
         ({"name": "Higher-Card"}, "`name` must not contain '-'"),
         ({"name": "Higher/Card"}, "`name` must not contain '/'"),
         ({"name": "Higher@Card"}, "`name` must not contain '@'"),
+        ({"name": "Higher=Card"}, "`name` must not contain '='"),
+        ({"name": "Higher{x}"}, "`name` must not contain '{'"),
         ({"scene": CardTask.scene}, "`scene` is not defined"),
         ({"actions": "left"}, "`actions` must be a tuple of texts, not 'left'"),
         ({"actions": ("left", 2)}, "`actions` must be a tuple of texts, not ('left', 2)"),

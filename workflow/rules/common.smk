@@ -42,7 +42,7 @@ from rl4vlm.config.runs import (
 from rl4vlm.config.schema import STAGES
 from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import files_below
-from rl4vlm.core.games import GAMES_MARK, name_on
+from rl4vlm.core.games import GAMES_MARK, NOT_IN_TASK_NAMES, name_on
 from rl4vlm.core.gpus import shown_gpus
 from rl4vlm.core.types import Style
 from rl4vlm.config.stages.alfworld import GamesSettings
@@ -89,7 +89,7 @@ if workflow.remote_exec:
 
 
 wildcard_constraints:
-    task=rf"[^/{GAMES_MARK}-]+",
+    task=rf"[^{NOT_IN_TASK_NAMES}]+",
     # The set of games (`evaluation.sets` in the config); empty for the first set.
     games=rf"({GAMES_MARK}\w+)?",
     style="|".join(Style),
