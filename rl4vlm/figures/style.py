@@ -14,16 +14,33 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, font_family_aliases, get_font_names
+from pydantic import model_validator
 
 from rl4vlm.config.fields import settings
 from rl4vlm.config.methods import OTHER_COLOUR
 from rl4vlm.config.stages.figures import FigureSettings, known_colours
 from rl4vlm.core.files import atomic_write_bytes
+from rl4vlm.core.nearest import did_you_mean
 
 
 @settings
 class FigureStyle(FigureSettings):
     """The settings `figures.style` of the config, and what matplotlib makes of them."""
+
+    # Not checked with the config: the machine that draws may have other fonts.
+    @model_validator(mode="after")
+    def _has_its_font(self) -> FigureStyle:
+        if self.font in font_family_aliases:  # generic ones, such as sans-serif
+            return self
+        family = FontProperties()
+        family.set_family(self.font)
+        try:
+            findfont(family, fallback_to_default=False)
+        except ValueError:
+            near = did_you_mean(self.font, get_font_names(), otherwise="install it, or name another")
+            raise ValueError(f"font {self.font!r} is not installed here; {near}") from None
+        return self
 
     def colour(self, method: str) -> str:
         """The colour of a method, or of a part of a reply; grey for a name that has none."""

@@ -14,8 +14,15 @@ from rl4vlm.figures.style import FigureStyle
         ("dpi=0", "dpi"),
         ("band_alpha=2", "band_alpha"),
         ("lambda_palette=nosuch", "nosuch"),
+        ("font=NoSuchFont", "font 'NoSuchFont' is not installed here"),
+        ("font=DejaVu Sanz", "did you mean DejaVu Sans"),
     ],
 )
 def test_wrong_style_is_named(setting, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse_settings(FigureStyle, [setting])
+
+
+@pytest.mark.parametrize("font", ["DejaVu Serif", "dejavu sans mono", "sans-serif", "fantasy"])
+def test_a_font_may_be_any_that_is_installed_or_a_generic_family(font):
+    assert parse_settings(FigureStyle, [f"font={font}"]).font == font
