@@ -167,8 +167,11 @@ def load_evaluation(folder: Path) -> Evaluation:
         ValueError: one is missing or broken, is not the file that was written, or they disagree.
     """
     file = folder / SUMMARY
-    won, by_group, perception = _read_episodes(folder / EPISODES)
-    summary = read_json(file)
+    try:
+        won, by_group, perception = _read_episodes(folder / EPISODES)
+        summary = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete {folder} and run this evaluation again") from error.__cause__
     if summary.get("protocol", HELD_OUT) != HELD_OUT:
         raise ValueError(f"{file}: {summary['protocol']}, so it is no held-out evaluation and belongs in no table")
     counted = {"perception": perception, "won": won, "won_by_group": by_group}

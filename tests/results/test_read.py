@@ -145,7 +145,9 @@ def test_missing_file_is_named(evaluation, file):
 def test_broken_line_is_named(evaluation):
     with (evaluation / "episodes.jsonl").open("a") as file:
         file.write('{"episode": 20, "succ\n')
-    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 21 is not JSON"):
+    with pytest.raises(
+        ValueError, match=r"episodes\.jsonl, line 21 is not JSON: .*; delete .* and run this evaluation again"
+    ):
         load_evaluation(evaluation)
 
 
