@@ -87,6 +87,15 @@ def test_the_working_folder_can_hold_a_state_but_an_empty_name_cannot(
     assert "argument --state: it is empty; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "given"), [("--state", "/"), ("--state", "/.."), ("--out", "/")])
+def test_the_root_of_the_file_system_holds_neither_state_nor_output(
+    option: str, given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*DATA, str(tmp_path / "out"), option, given])
+    assert f"argument {option}: {given!r} is the root of the file system" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "raise the limit")])
 def test_a_state_on_a_full_disk_is_a_failed_file(
     number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -111,7 +111,10 @@ def folder(text: str) -> Path:
     """The type of an option that names a folder to write."""
     if not text:  # as by a shell variable that is not set
         raise argparse.ArgumentTypeError("it is empty; name a folder")
-    return named_folder(text)
+    path = named_folder(text)
+    if not path.name:
+        raise argparse.ArgumentTypeError(f"{text!r} is the root of the file system; name a folder in it")
+    return path
 
 
 def named_folder(text: str) -> Path:
