@@ -16,6 +16,7 @@ import pytest
 
 from rl4vlm.cli import commands, main
 from rl4vlm.core import workflow
+from rl4vlm.training.store import StateStore
 
 RUN = "import sys; from rl4vlm.cli import main; sys.exit(main(sys.argv[1:]))"
 DATA = ["sft-data", "--task", "NumberLine", "--set", "samples=2", "--out"]
@@ -52,6 +53,24 @@ def test_each_kind_of_error_has_its_code_and_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rl4vlm tasks: ")
     assert said in line
+
+
+def test_ctrl_c_says_where_the_run_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "sft_data", fail)
+    command = [*DATA, str(tmp_path / "out"), "--state", str(tmp_path / "state")]
+    assert main(command) == 130
+    assert "interrupted before a state was saved\n" in capsys.readouterr().err
+    with StateStore(tmp_path / "state", {"task": "NumberLine"}).saving():
+        pass
+    assert main(command) == 130
+    assert f"interrupted; the same command continues from its last state in {tmp_path / 'state'}\n" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_path_that_no_record_could_hold_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:

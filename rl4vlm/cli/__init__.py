@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(f"rl4vlm {args.name}: {stop}")
         return stop.code
     except KeyboardInterrupt:
-        _print_error(f"rl4vlm {args.name}: interrupted")
+        _print_error(f"rl4vlm {args.name}: interrupted{_continued(getattr(args, 'state', None))}")
         return 128 + SIGINT
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
@@ -104,6 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(f"rl4vlm {args.name}: {_one_line(line)} (RL4VLM_TRACEBACK=1 shows where)")
         return code
     return 0
+
+
+def _continued(states: Path | None) -> str:
+    """What becomes of a run that Ctrl-C ended, from the folder of its states. Unlike other signals, it saves none."""
+    from rl4vlm.training.store import MANIFEST
+
+    if states is None:
+        return ""
+    if not any(states.glob(f"*/*/{MANIFEST}")):
+        return " before a state was saved"
+    return f"; the same command continues from its last state in {states}"
 
 
 def _one_line(text: str) -> str:
