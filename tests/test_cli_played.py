@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from rl4vlm.cli import build_parser
+from rl4vlm.cli.options import WORKFLOW_CONFIG, config_of
 from rl4vlm.cli.played import played_settings, played_style, policy_label
+from rl4vlm.config.load import load_config
 from rl4vlm.config.overrides import parse_settings
 from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
 from rl4vlm.core.types import Style
+from tests.launch import ROOT
 
 PPO = {"task": "NumberLine", "style": "nocot", "temperature": 0.4, "max_new_tokens": 9, "gamma": 0.9}
 
@@ -29,6 +32,24 @@ def test_of_ppo_it_takes_style_and_sampling(prefix: str, tmp_path: Path) -> None
     args = build_parser().parse_args(["evaluate", policy, "NumberLine", "--set", "temperature=0.1"])
     assert played_style(args) is Style.ACTION_ONLY
     assert played_settings(EvaluationSettings, args) == ["temperature=0.4", "max_new_tokens=9", "temperature=0.1"]
+
+
+def test_files_of_config_are_laid_over_the_workflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("api_models: {mine: {base_url: 'http://127.0.0.1:9/v1', model: m, episodes: 7}}\n")
+    args = build_parser().parse_args(["evaluate", "api:mine", "Blackjack", "--config", str(own)])
+    monkeypatch.chdir(ROOT)
+    assert {"episodes=7", "seed_base=2000000000"} <= set(played_settings(EvaluationSettings, args))
+    # Outside the project's folder, the file has to say everything.
+    monkeypatch.chdir(tmp_path)
+    own.write_text(f"{own.read_text()}results_dir: results\nevaluation: {{defaults: {{seed_base: 5}}}}\n")
+    assert {"episodes=7", "seed_base=5"} <= set(played_settings(EvaluationSettings, args))
+
+
+def test_no_config_is_read_if_its_option_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert config_of([]) == {}
+    assert config_of(None) == load_config([WORKFLOW_CONFIG])
 
 
 def test_options_of_its_task_are_for_that_task_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4vlm.cli.options import WORKFLOW_CONFIG
+from rl4vlm.cli.options import WORKFLOW_CONFIG, config_of
 from rl4vlm.cli.played import played_settings, played_style, policy_label
 from rl4vlm.config.fields import SET_NAME
 from rl4vlm.config.load import load_config, merge
@@ -272,7 +272,7 @@ def export(args: argparse.Namespace) -> None:
 def archive(args: argparse.Namespace) -> None:
     from rl4vlm.archive.pack import pack
 
-    config = merge(load_config(args.config), parse_words(args.set))
+    config = merge(config_of(args.config), parse_words(args.set))
     done = pack(results=args.results, out=args.out, code=args.code, config=config)
     print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB): {done.files} files, code at {done.revision}")
     if done.changed:

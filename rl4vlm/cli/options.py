@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl4vlm.cli.reference import settings_help
 from rl4vlm.config.fields import LABEL, LARGEST_SEED
+from rl4vlm.config.load import load_config
 from rl4vlm.core.types import Style
 
 WORKFLOW_CONFIG = Path("config/config.yaml")
@@ -31,10 +32,18 @@ def config_files(parser: argparse.ArgumentParser, what: str) -> None:
         "--config",
         nargs="*",
         type=Path,
-        default=[WORKFLOW_CONFIG],
         metavar="FILE",
-        help=f"config and overlays that {what} (default: {WORKFLOW_CONFIG})",
+        help=f"files that {what}, over {WORKFLOW_CONFIG} if that is there; without a FILE, not even that is read",
     )
+
+
+def config_of(files: Sequence[Path] | None) -> dict[str, Any]:
+    """The config that `--config FILES` means; None is the workflow's own. Raises ValueError naming a wrong file."""
+    if files is None:
+        return load_config([WORKFLOW_CONFIG])
+    # A file can say all that is needed of a model over HTTP, outside the project's folder.
+    main = [WORKFLOW_CONFIG] if files and WORKFLOW_CONFIG.is_file() else []
+    return load_config([*main, *files])
 
 
 def results_folder(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.cli import options
-from rl4vlm.config.load import api_settings, api_style, load_config
+from rl4vlm.config.load import api_settings, api_style
 from rl4vlm.config.overrides import setting_words
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.types import Style
@@ -36,7 +36,7 @@ def played_style(args: argparse.Namespace) -> Style:
     if args.style is not None:
         return Style(args.style)
     if model := _configured_model(args):
-        return Style(api_style(load_config(args.config), model))
+        return Style(api_style(options.config_of(args.config), model))
     record = _training_record(args.policy)
     # A network without language writes actions alone.
     trained = {"style": Style.ACTION_ONLY} if record.get("stage") == "cnn" else record.get("settings", {})
@@ -55,7 +55,7 @@ def played_settings(kind: type[Any], args: argparse.Namespace) -> list[str]:
     model = _configured_model(args)
     if model is None:
         return [*_trained_with(args.policy, args.task), *games, *args.set]
-    found = api_settings(load_config(args.config), model, args.task)
+    found = api_settings(options.config_of(args.config), model, args.task)
     known = {item.name for item in fields(kind)}
     return [*games, *setting_words({key: value for key, value in found.items() if key in known}), *args.set]
 
