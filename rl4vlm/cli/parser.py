@@ -9,7 +9,7 @@ from typing import get_args
 
 from rl4vlm.cli import commands, options
 from rl4vlm.config.fields import DType
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.config.stages.alfworld import GamesSettings
 from rl4vlm.config.stages.cnn import CNNSettings
 from rl4vlm.config.stages.evaluation import EvaluationSettings, PlaySettings
@@ -52,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _scripted() -> str:
     """The names of the scripted policies, for help texts; with the tasks of a policy that cannot play all of them."""
     names = []
-    for name, method in scripted_policies().items():
-        names.append(f"`{name}` ({', '.join(method.tasks)})" if method.tasks else f"`{name}`")
+    for name, policy in SCRIPTED.items():
+        names.append(f"`{name}` ({', '.join(policy.tasks)})" if policy.tasks else f"`{name}`")
     return ", ".join(names)
 
 

@@ -22,10 +22,11 @@ from rl4vlm.config.load import (
     task_options,
     thought_prob_coef,
 )
-from rl4vlm.config.methods import METHOD_NAMES, PUBLISHED_ONLY
+from rl4vlm.config.methods import METHODS, PUBLISHED_ONLY
 from rl4vlm.config.run_names import DATA_NAME
 from rl4vlm.config.runs import lambda_text
 from rl4vlm.config.schema import ELSEWHERE, SECTIONS, STAGES, BaseModelSource, Config
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.config.settings import (
     build_settings,
     check_some,
@@ -271,7 +272,7 @@ def _wrong_settings(config: Mapping[str, Any]) -> Iterator[str]:
         for games in evaluation_sets(config, task):
             yield from _unfit(f"evaluation for {task}", STAGES["evaluation"], evaluation_settings(config, task, games))
         yield from _unfit(f"base_model for {task}", BaseModelSource, stage_settings(config, "base_model", task))
-    own = METHOD_NAMES - {*PUBLISHED_ONLY}
+    own = {*METHODS, *(policy.method for policy in SCRIPTED.values())} - {*PUBLISHED_ONLY}
     named: dict[str, str] = {}
     for model, entry in config["api_models"].items():
         method = entry.get("method") or model

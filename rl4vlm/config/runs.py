@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rl4vlm.config.load import api_style, evaluation_sets, lambda_ablation, stage_settings, thought_prob_coef
-from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.run_names import CNN_NAME, PPO_NAME, SFT_NAME
 from rl4vlm.config.schema import STAGES
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.config.settings import build_settings, plain_settings
 from rl4vlm.config.stages.ppo import PPOSettings
 from rl4vlm.core.games import name_on
@@ -174,9 +174,9 @@ def evaluation_runs(config: Mapping[str, Any]) -> list[EvaluationRun]:
     ours = [
         *(
             EvaluationRun(f"{name}-{task}", "scripted", task, Style.COT.value)
-            for name, method in scripted_policies().items()
+            for name, policy in SCRIPTED.items()
             for task in tasks
-            if method.plays(task)
+            if policy.plays(task)
         ),
         *(
             EvaluationRun(f"sft-{run.name}", "sft", run.task, run.style, variant=run.variant)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rl4vlm.config.methods import METHOD_NAMES, scripted_policies
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.core.types import Style
 from rl4vlm.policies.registry import checkpoint_of
 from rl4vlm.results.origin import Origin, origin_of_run
@@ -22,8 +22,8 @@ def origin_of(policy: str, style: Style, task: str, api: Mapping[str, Any] | Non
         task: what it plays. The method of a policy that was trained on another task says so.
         api: settings of a model behind an endpoint; `method` is its name in tables.
     """
-    if policy in scripted_policies():
-        return Origin(scripted_policies()[policy].name, "scripted")
+    if policy in SCRIPTED:
+        return Origin(SCRIPTED[policy].method, "scripted")
     kind, checkpoint = checkpoint_of(policy)
     if kind == "api":
         return Origin((api or {}).get("method") or checkpoint, "api")
@@ -36,7 +36,7 @@ def _origin_of_checkpoint(checkpoint: str, style: Style, task: str) -> Origin:
     record = read_record(file) if file.is_file() else {}
     name = Path(checkpoint).resolve().name
     # A folder may be called like a method of the tables, and is not that method.
-    unknown = Origin(f"checkpoint {name}" if name in METHOD_NAMES else name, "checkpoint")
+    unknown = Origin(name if name.startswith("checkpoint") else f"checkpoint {name}", "checkpoint")
     found, settings = origin_of_run(record, style, file) or unknown, record.get("settings", {})
     if found.kind in ("sft", "ppo") and settings.get("style", style) != style:
         found = found._replace(method=f"{found.method} played {'with' if style is Style.COT else 'without'} thoughts")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.config.stages.evaluation import EvaluationSettings
 from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import JsonLines, atomic_write_text, jsonable
@@ -288,7 +288,7 @@ def _game_count(task: str, settings: EvaluationSettings) -> int:
 
 def _inputs(policy: str | Policy) -> dict[str, Path]:
     """The checkpoint of a policy that was loaded from one."""
-    if not isinstance(policy, str) or policy in scripted_policies():
+    if not isinstance(policy, str) or policy in SCRIPTED:
         return {}
     return {"policy": Path(checkpoint_of(policy)[1])}
 

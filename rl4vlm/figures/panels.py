@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.methods import METHODS, label_of, rank
 from rl4vlm.figures.style import FigureStyle, Sheet
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import rate_interval
@@ -189,12 +189,15 @@ def published_lines(axis: Axes, results: Results, task: str, methods: Iterable[s
 
 def reference_lines(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:
     """Draw lines at the rates of the scripted policies: enumerated on the rules if known, otherwise measured here."""
-    for method, dashes in zip(scripted_policies().values(), cycle(DASHES), strict=False):
-        exact = results.reference_rate(method.name, task)
-        measured = [run.success_rate for run in results.main_evaluations(method.name, task)]
+    played = {run.method for run in results.evaluations if run.kind == "scripted"}
+    # Of the enumerated policies, some only explain a number: they have no row in `METHODS`, and no line here.
+    scripted = played | {rate.method for rate in results.reference_rates() if rate.method in METHODS}
+    for method, dashes in zip(sorted(scripted, key=lambda name: rank(name, [*METHODS])), cycle(DASHES), strict=False):
+        exact = results.reference_rate(method, task)
+        measured = [run.success_rate for run in results.main_evaluations(method, task)]
         for value in (measured if exact is None else [exact])[:1]:
-            colour = style.colour(method.name)
-            axis.axhline(value, color=colour, linestyle=dashes, linewidth=0.9, label=method.label, zorder=1)
+            colour = style.colour(method)
+            axis.axhline(value, color=colour, linestyle=dashes, linewidth=0.9, label=label_of(method), zorder=1)
 
 
 def published_curve(

@@ -7,7 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.config.stages.backbone import is_hub_name
 from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.config.stages.evaluation import VLM_OPTIONS
@@ -34,7 +34,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
     Args:
         name: one of
-            - the name of a scripted policy of `rl4vlm.config.methods`;
+            - the name of a scripted policy of `rl4vlm.config.scripted`;
             - a checkpoint folder, whose files show its kind, or a Hugging Face name (a `vlm`);
             - `kind:checkpoint`, with a kind in `LEARNED`;
             - `api:MODEL`, a model behind an endpoint;
@@ -48,9 +48,8 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
         ValueError: no such policy, no such folder, or an option of another kind of policy.
     """
     policy: Policy
-    scripted = scripted_policies().get(name)
-    if scripted and scripted.policy:
-        policy = resolve_name(scripted.policy)(style)
+    if name in SCRIPTED:
+        policy = resolve_name(SCRIPTED[name].policy)(style)
     else:
         kind, checkpoint = checkpoint_of(name)
         for option in VLM_OPTIONS:
@@ -65,7 +64,7 @@ def make_policy(name: str, style: Style, *, api: Mapping[str, Any] | None = None
 
 def kind_of(name: str) -> str:
     """The key of the registry entry for a name: that of a scripted policy, or one of `LEARNED` or `REMOTE`."""
-    return name if name in scripted_policies() else checkpoint_of(name)[0]
+    return name if name in SCRIPTED else checkpoint_of(name)[0]
 
 
 def checkpoint_of(name: str) -> tuple[str, str]:
@@ -81,5 +80,5 @@ def checkpoint_of(name: str) -> tuple[str, str]:
             return kind, name
     if Path(name).is_dir() or is_hub_name(name):
         return "vlm", name
-    known = ", ".join(scripted_policies())
+    known = ", ".join(SCRIPTED)
     raise ValueError(f"no policy {name!r}: it is neither {known} nor an existing checkpoint folder")

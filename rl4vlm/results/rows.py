@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rl4vlm.config.methods import method_order, rank
+from rl4vlm.config.methods import METHODS, rank
 from rl4vlm.results.collection import Results
 from rl4vlm.results.intervals import Outcomes, average_interval, rate_interval
 from rl4vlm.results.provenance import HELD_OUT, ROLLING_PEAK
@@ -280,7 +280,7 @@ def seed_list(seeds: pd.Series) -> str | None:
 
 def _frame(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows in the order of the tables: by method, then source and protocol, then task."""
-    methods = method_order()
+    methods = [*METHODS]
 
     def place(row: Row) -> tuple[Any, ...]:
         later = row.source == "published" and row.scale != PAPER_SCALE

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rl4vlm.config.methods import label_of, method_order, rank
+from rl4vlm.config.methods import METHODS, label_of, rank
 from rl4vlm.core.files import atomic_write_text
 from rl4vlm.core.output import stage_output
 from rl4vlm.results.ablations import ablation_rows
@@ -270,7 +270,7 @@ def _wide_perception(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for (task, name), found in groups(rows, "task", "field")
     ]
-    methods = sorted(rows["method"].unique(), key=lambda method: rank(method, method_order()))
+    methods = sorted(rows["method"].unique(), key=lambda method: rank(method, [*METHODS]))
     return pd.DataFrame(lines, columns=["task", "field", *methods]).fillna("")
 
 

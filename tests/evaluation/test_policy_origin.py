@@ -55,7 +55,7 @@ class TestOrigin:
 
     def test_of_anything_else(self, tmp_path: Path) -> None:
         assert origin_of(self.checkpoint(tmp_path, None), Style.COT, "NumberLine") == Origin("checkpoint", "checkpoint")
-        assert origin_of("owner/model", Style.COT, "NumberLine") == Origin("model", "checkpoint")
+        assert origin_of("owner/model", Style.COT, "NumberLine") == Origin("checkpoint model", "checkpoint")
         assert origin_of("random", Style.COT, "NumberLine") == Origin("random", "scripted")
 
 

@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from rl4vlm.config.methods import scripted_policies
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.core.types import Style
 from rl4vlm.policies import registry
 from rl4vlm.policies.registry import checkpoint_of, make_policy
@@ -60,7 +60,7 @@ class Loaded:
 
 
 def test_every_registered_object_is_there() -> None:
-    scripted = [method.policy for method in scripted_policies().values() if method.policy]
+    scripted = [row.policy for row in SCRIPTED.values()]
     for path in (*scripted, *registry.LEARNED.values()):
         assert hasattr(resolve_name(path), "act")
 

@@ -20,12 +20,12 @@ from contextlib import contextmanager
 import snakemake.cli
 
 from rl4vlm.config.code_digest import module_digests
-from rl4vlm.config.methods import METHODS
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.tasks.registry import task_names
 from tests.launch import write_to
 
 # Cached here, so that forked processes need not compute the digest of every module.
-module_digests("rl4vlm.cli", [*task_names(), *METHODS])
+module_digests("rl4vlm.cli", [*task_names(), *SCRIPTED])
 
 CLIENT = """
 import json, os, socket, sys

@@ -146,14 +146,20 @@ def test_an_edit_to_one_scripted_policy_evaluates_that_policy(finished: Workspac
 
 
 def test_a_new_scripted_policy_is_one_row(finished: Workspace) -> None:
-    row = '    "cautious": Method("cautious", "cautious", "#123456", "rl4vlm.policies.stand17:StandOn17Policy"),\n'
-    before = "METHODS: dict[str, Method] = {\n"
-    with finished.edited("rl4vlm/config/methods.py", before, before + row):
+    row = '    "cautious": ScriptedPolicy("cautious", "rl4vlm.policies.stand17:StandOn17Policy"),\n'
+    before = "SCRIPTED: dict[str, ScriptedPolicy] = {\n"
+    with finished.edited("rl4vlm/config/scripted.py", before, before + row):
         jobs = finished.planned()
     assert {job.wildcards.split(",")[1] for job in jobs if "policy=cautious" in job.wildcards} == {
         f" task={task}" for task in ("NumberLine", "EZPoints", "Points24", "Blackjack", "ALFWorld")
     }
     assert not rules(jobs) & {"sft_data", "sft", "ppo", "cnn"}
+
+
+def test_how_a_method_looks_reruns_only_tables_and_figures(finished: Workspace) -> None:
+    with finished.edited("rl4vlm/config/methods.py", '"#56B4E9"', '"#56B4E8"'):
+        jobs = finished.planned()
+    assert rules(jobs) == FIGURES | {"tables", "readme_assets"}
 
 
 def test_a_colour_redraws_only_figures(finished: Workspace) -> None:

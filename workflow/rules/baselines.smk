@@ -15,7 +15,7 @@ rule evaluate_scripted:
     benchmark:
         f"{RESULTS}/benchmarks/eval/{{policy}}-{{task}}{{games}}.tsv"
     wildcard_constraints:
-        policy="|".join(scripted_policies()),
+        policy="|".join(SCRIPTED),
     threads: threads_of("evaluation")
     resources:
         **grant("sft_data"),

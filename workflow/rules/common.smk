@@ -25,7 +25,6 @@ from rl4vlm.config.load import (
     stage_settings,
     thought_prob_coef,
 )
-from rl4vlm.config.methods import scripted_policies
 from rl4vlm.config.launch import granted, stage_command
 from rl4vlm.config.overrides import setting_words, stage_arguments
 from rl4vlm.config.run_names import CNN_NAME, DATA_NAME, PPO_NAME, SFT_NAME
@@ -40,6 +39,7 @@ from rl4vlm.config.runs import (
     start_of,
 )
 from rl4vlm.config.schema import STAGES
+from rl4vlm.config.scripted import SCRIPTED
 from rl4vlm.core.env_folders import env_folders
 from rl4vlm.core.files import files_below
 from rl4vlm.core.games import GAMES_MARK, NOT_IN_TASK_NAMES, name_on
