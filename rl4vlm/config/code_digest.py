@@ -30,6 +30,10 @@ _LAZY = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)+):[A-Za-z_]\w*")
 ENTRY_POINT_GROUPS = ("rl4vlm.tasks",)
 """Entry point groups through which other packages add entries to a registry."""
 
+REGISTRIES = frozenset({"rl4vlm.config.scripted"})
+"""Modules of which a stage uses only the rows that it looks up. The digest leaves out all other entries of their dict
+literals, so a new row repeats nothing that exists."""
+
 _NOT_CODE = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 """Fields of syntax nodes that follow from the place of the node (`ctx`) or change nothing at run time."""
 
@@ -77,7 +81,7 @@ def module_digests(module: str, choices: Collection[str]) -> dict[str, str]:
         if name in digests or path is None:
             continue
         code = _read(name, path)
-        digests[name] = code.digest
+        digests[name] = _digest_of_rows(path, choices) if name in REGISTRIES else code.digest
         packages |= code.data_packages
         todo += [*_parent_packages(name), *code.modules]
         todo += [target for keys, target in code.entries if not keys.isdisjoint(choices)]
@@ -208,6 +212,24 @@ def _read(module: str, path: Path) -> _Code:
         entries=tuple(references.entries),
         data_packages=frozenset(references.data_packages),
     )
+
+
+class _LookedUp(ast.NodeTransformer):
+    """Leaves out the entries of dict literals whose keys a stage does not look up."""
+
+    def __init__(self, choices: Collection[str]) -> None:
+        self.choices = choices
+
+    def visit_Dict(self, node: ast.Dict) -> ast.Dict:
+        entries = zip(node.keys, node.values, strict=True)
+        kept = [(key, value) for key, value in entries if isinstance(key, ast.Constant) and key.value in self.choices]
+        return ast.Dict([key for key, _ in kept], [value for _, value in kept])
+
+
+def _digest_of_rows(path: Path, choices: Collection[str]) -> str:
+    """The digest of a registry with only those of its rows that a stage looks up."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return tree_digest(_LookedUp(choices).visit(tree))
 
 
 @cache

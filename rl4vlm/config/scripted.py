@@ -2,6 +2,8 @@
 
 To add a scripted policy, write its class and add one row here. The evaluations that the workflow runs, tables, figures
 and the command line follow. A row in `rl4vlm.config.methods` gives it a label, a colour and a place in tables.
+
+The code digest of a stage covers only the rows that it looks up (`rl4vlm.config.code_digest.REGISTRIES`).
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from rl4vlm.config.code_digest import code_digest, module_digests, tree_digest
+from rl4vlm.config.code_digest import REGISTRIES, code_digest, module_digests, tree_digest
 from rl4vlm.tasks.registry import task_names
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +243,44 @@ def test_an_edit_changes_the_digests_of_those_who_run_it(
         patch.setattr(sys, "path", [str(moved), *(item for item in sys.path if item != str(toy))])
         after = {entry: code_digest(entry, ["go"]) for entry in entries}
     assert {entry for entry in entries if before[entry] != after[entry]} == stages
+
+
+ROWS = """
+@dataclass
+class Row:
+    colour: str
+ROWS = {"chess": Row("black", "toy.games.chess:Chess"), "go": Row("white")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stages"),
+    [
+        ("black", "grey", {"chess"}),
+        ("white", "grey", {"go"}),
+        ('"go": Row("white")', '"go": Row("white"), "shogi": Row("white")', set()),
+        ("colour: str", "colour: str = 'grey'", {"chess", "go", "draughts"}),
+    ],
+)
+def test_a_row_of_a_registry_counts_only_for_those_who_look_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, stages: set[str]
+) -> None:
+    monkeypatch.setattr("rl4vlm.config.code_digest.REGISTRIES", {"toy.rows"})
+    found: list[dict[str, str]] = []
+    for text in (ROWS, ROWS.replace(old, new)):
+        folder = tmp_path / f"{len(found)}"
+        for name, content in {**FILES, "toy/rows.py": text}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            found.append({choice: code_digest("toy.rows", [choice]) for choice in ("chess", "go", "draughts")})
+    before, after = found
+    assert {choice for choice in before if before[choice] != after[choice]} == stages
+
+
+def test_every_registry_is_a_module() -> None:
+    assert all(find_spec(name) for name in REGISTRIES)
 
 
 def test_a_task_of_another_package_brings_its_own_code(toy: Path) -> None:
