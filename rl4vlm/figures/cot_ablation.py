@@ -20,7 +20,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     tasks = [task for task in results.tasks if results.main_runs("RL4VLM-noCoT", task)]
     if not tasks:
         return panels.empty(style, scale, "no training run without chain of thought")
-    return panels.curves(results, tasks, scale, style, _panel)
+    return panels.curves(results, tasks, METHODS, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:

@@ -22,7 +22,10 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     if not tasks:
         return panels.empty(style, scale, "no task was trained with more than one λ")
     published = f"Diamonds: peaks of the published curves ({PAPER}, 7B), read by eye, good to 1.5 points."
-    note = panels.curve_note(results, scale, style, published, validation=False)
+    shown = [
+        run for task in tasks for value in results.lambdas(task) for run in _with(results.training_runs, task, value)
+    ]
+    note = panels.curve_note(results, shown, scale, style, published, validation=False)
     width, height = 1.5 * style.panel_width * 2, (style.panel_height + 0.6) * len(tasks)
     sheet = Sheet(style, width=width, height=height, note=note)
     titles = [panels.title(results, task, more) for task in tasks for more in ("", ", held out")]

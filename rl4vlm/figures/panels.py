@@ -50,12 +50,14 @@ def _fitting(line: str) -> str:
 def curves(
     results: Results,
     tasks: Sequence[str],
+    methods: Sequence[str],
     scale: str,
     style: FigureStyle,
     draw: Callable[[Axes, Results, str, FigureStyle], None],
 ) -> Figure:
-    """A figure of success over environment steps, with one panel per task that `draw` fills."""
-    note = curve_note(results, scale, style, PUBLISHED_NOTE, validation=True)
+    """A figure of success over environment steps, with one panel per task, in which `draw` shows runs of `methods`."""
+    runs = [run for task in tasks for method in methods for run in results.main_runs(method, task)]
+    note = curve_note(results, runs, scale, style, PUBLISHED_NOTE, validation=True)
     sheet = Sheet(style, width=style.panel_width * max(len(tasks), 2), height=style.panel_height + 0.4, note=note)
     titles = [title(results, task, " (extra)" if task in NOT_IN_PAPER else "") for task in tasks]
     for axis, task in zip(panels(sheet.part, titles, "success rate (%)", "environment steps"), tasks, strict=True):
@@ -245,23 +247,37 @@ def empty(style: FigureStyle, scale: str, what: str) -> Figure:
     return sheet.figure
 
 
-def curve_note(results: Results, scale: str, style: FigureStyle, published: str, *, validation: bool) -> str:
+def curve_note(
+    results: Results, runs: Sequence[TrainingRun], scale: str, style: FigureStyle, published: str, *, validation: bool
+) -> str:
     """The small print of a figure of learning curves: what each mark means and where its number comes from.
 
-    `published` says which marks are the paper's numbers, `validation` whether the figure has `validation_points`.
+    `runs` are those that the figure shows. `published` says which marks are the paper's numbers, `validation` whether
+    the figure has `validation_points`.
     """
-    seeds = len({run.seed for run in results.main_runs()})
-    windows = sorted({max(p.window for p in run.curve) for run in results.main_runs() if run.curve})
-    episodes = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}" if windows else "no"
+    seeds = len({run.seed for run in runs})
+    windows = sorted({max(point.window for point in run.curve) for run in runs if run.curve})
+    episodes = f"up to {windows[0]} of them" if windows else "none yet"
+    if len(windows) > 1:
+        episodes = f"up to {windows[0]} to {windows[-1]} of them, depending on the run"
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
     over = f"mean over {seeds} seeds; band: 95 % over seeds and episodes" if seeds > 1 else "one seed; band: 95 %"
     triangles = "Triangles: validation episodes. " if validation else ""
+    games = "".join(f"; {task}: {', '.join(sets)} games" for task, sets in _sets_of_games(results, runs).items())
     return (
-        f"Scale: {scale}. Lines: success rate over the last {episodes} training episodes in the order in which they "
-        f"began ({over}). {triangles}Points: held-out episodes, with 95 % intervals. {published} "
+        f"Scale: {scale}. Lines: success rate over the last training episodes in the order in which they began "
+        f"({episodes}, fewer early on; {over}). {triangles}Points: held-out episodes, with 95 % intervals{games}. "
+        f"{published} "
         "Scripted policies: enumerated on the rules of the games, or measured here."
     )
+
+
+def _sets_of_games(results: Results, runs: Iterable[TrainingRun]) -> dict[str, list[str]]:
+    """By task of these runs, the set of games of its held-out points, if its games are divided into sets."""
+    played = {task: results.main_evaluations(task=task) for task in dict.fromkeys(run.task for run in runs)}
+    sets = {task: sorted({run.games for run in found if run.games}) for task, found in played.items()}
+    return {task: names for task, names in sets.items() if names}
 
 
 def _of(rates: Iterable[Rate], task: str, method: str) -> list[Rate]:

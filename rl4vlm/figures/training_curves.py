@@ -18,7 +18,7 @@ def figure(results: Results, scale: str, style: FigureStyle) -> Figure:
     tasks = [task for task in results.tasks if any(results.main_runs(method, task) for method in TRAINED)]
     if not tasks:
         return panels.empty(style, scale, "no training run")
-    return panels.curves(results, tasks, scale, style, _panel)
+    return panels.curves(results, tasks, TRAINED, scale, style, _panel)
 
 
 def _panel(axis: Axes, results: Results, task: str, style: FigureStyle) -> None:

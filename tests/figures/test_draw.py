@@ -1,6 +1,7 @@
 """Figures: what they show, that it follows from their inputs alone, and that style changes looks only."""
 
 import json
+from dataclasses import replace
 from pkgutil import resolve_name
 from typing import Any
 
@@ -14,6 +15,7 @@ from rl4vlm.figures.perception import STAGES, draw_fields
 from rl4vlm.figures.style import FigureStyle, drawing
 from rl4vlm.results.collection import Results
 from rl4vlm.results.names import FIGURES
+from rl4vlm.results.read import CurvePoint
 from tests.results.synthetic import Synthetic, add_evaluation, add_training_run, make_results, write_lines
 
 STYLE = FigureStyle(dpi=60)
@@ -111,6 +113,23 @@ def test_several_seeds_are_drawn_as_mean_and_interval(tmp_path):
     assert list(lines_of(axes_of(figure)[0])["RL4VLM, training"].get_ydata()) == pytest.approx(mean)
     assert "mean over 2 seeds" in note_of(figure)
     assert "one seed" in note_of(make("training_curves", make_results(tmp_path / "one", tasks=["EZPoints"])))
+
+
+def test_the_note_is_about_the_drawn_runs_and_their_games(made):
+    windows = {"RL4VLM": 100, "RL4VLM-noCoT": 74}
+    found = Results.load(**made.inputs)
+    runs = [
+        replace(run, curve=tuple(CurvePoint(step, 50.0, min(40 * step, windows[run.method])) for step in (1, 2, 3)))
+        for run in found.training_runs
+    ]
+    played = [run.model_copy(update={"games": "seen"}) if run.task == "Blackjack" else run for run in found.evaluations]
+    results = replace(found, training_runs=tuple(runs), evaluations=tuple(played))
+    with drawing(STYLE):
+        training = note_of(resolve_name(FIGURES["training_curves"])(results, "embedded", STYLE))
+        cot = note_of(resolve_name(FIGURES["cot_ablation"])(results, "embedded", STYLE))
+    assert "the last training episodes in the order in which they began (up to 100 of them, fewer early on;" in training
+    assert "(up to 74 to 100 of them, depending on the run, fewer early on;" in cot
+    assert "held-out episodes, with 95 % intervals; Blackjack: seen games. Dashed" in training
 
 
 def test_published_curves_are_left_out_unless_asked_for(made):
