@@ -103,7 +103,7 @@ def build_tables(
             folder / "differences", differences, _wide_differences(differences), _differences_caption(results, scale)
         )
         ceilings = ceiling_rows(results, rates["main"], scale)
-        _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings), CEILING_CAPTION.format(scale=scale))
+        _write(folder / "ceiling", ceilings, _wide_ceilings(ceilings, headings), CEILING_CAPTION.format(scale=scale))
         if results.variants:
             ablations = ablation_rows(results, scale)
             _write(folder / "ablations", ablations, _wide_ablations(ablations), ABLATIONS_CAPTION.format(scale=scale))
@@ -221,13 +221,14 @@ def _differences_caption(results: Results, scale: str) -> str:
     return caption
 
 
-def _wide_ceilings(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per method and task."""
+def _wide_ceilings(rows: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """One line per method and task, which is called as in the headings of the main table."""
     shares = rows[["share", "share_low", "share_high"]].itertuples(index=False)
+    tasks = rows["task"].map(lambda task: headings.get(task, task))
     return pd.DataFrame(
         {
             "method": rows["method"].map(label_of),
-            "task": [with_games(task, where) for task, where in zip(rows["task"], rows["scale"], strict=True)],
+            "task": [with_games(task, where) for task, where in zip(tasks, rows["scale"], strict=True)],
             "held out": rows["success_rate"].map(_cell),
             "ceiling": rows["ceiling"].map(_cell),
             "source of the ceiling": rows["ceiling_source"].fillna(""),

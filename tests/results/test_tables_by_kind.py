@@ -52,6 +52,13 @@ def test_a_task_that_is_counted_by_kinds_has_a_row_for_each_and_says_which_games
     assert "Cool" not in {row["task"] for row in rows}
     assert "Generated games are this project's, not the benchmark's" in wide
     assert "Drawn pictures" not in wide
+    ceilings = {
+        kind: (tmp_path / "tables" / f"ceiling.{kind}").read_text(encoding="utf-8") for kind in ("md", "tex", "csv")
+    }
+    assert "alfworld_avg," in ceilings["csv"]
+    for kind in ("md", "tex"):
+        assert "ALFWorld average (generated games, unseen)" in ceilings[kind]
+        assert "alfworld" not in ceilings[kind]
 
 
 def test_a_task_that_is_not_published_is_counted_by_its_own_kinds_in_its_own_order(tmp_path):
