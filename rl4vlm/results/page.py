@@ -19,10 +19,12 @@ from rl4vlm.results.names import README_TABLE, TABLES, figures_beside, page_in, 
 from rl4vlm.results.provenance import HELD_OUT, METRICS, SUMMARY, read_record
 from rl4vlm.results.rows import CARD_TASKS, PAPER_SCALE, groups
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, markdown, rate_cell
+from rl4vlm.tasks.alfworld import ALFWorld
 
 SHOWN = ("random", "solver", "CNN+RL", "LLaVA-sft", "RL4VLM-noCoT", "RL4VLM")
 """The reproduced rows of README's table; the paper's RL4VLM follows."""
-ALFWORLD = "alfworld_avg"
+ALFWORLD = str(ALFWorld.overall)
+"""ALFWorld's column, and its rows in the main table."""
 
 SIZES = {"ppo": "total_env_steps", "cnn": "total_env_steps", "evaluation": "episodes"}
 """The setting that says how long a run of a stage is."""

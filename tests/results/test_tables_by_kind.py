@@ -1,9 +1,11 @@
 """Tables of a task that is counted by kinds and played on several sets of games, as ALFWorld is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from rl4vlm.results import tables
 from rl4vlm.results.rows import TASK_ORDER
 from rl4vlm.results.tables import NOT_THE_BENCHMARK, build_tables
 from rl4vlm.tasks.alfworld import ALFWorld
@@ -72,6 +74,9 @@ def test_a_task_that_is_not_published_is_counted_by_its_own_kinds_in_its_own_ord
 
 def test_alfworlds_columns_are_the_tasks_own():
     assert TASK_ORDER[-7:] == (*ALFWorld.groups, ALFWorld.overall)
+    package = Path(tables.__file__).parents[1]
+    found = [file for file in package.rglob("*.py") if ALFWorld.overall in file.read_text(encoding="utf-8")]
+    assert found == [package / "tasks" / "alfworld.py"]
 
 
 def test_perception_says_which_games_were_read(tmp_path):
