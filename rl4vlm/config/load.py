@@ -185,7 +185,17 @@ def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry[name] for name in API_PLAY if entry.get(name) is not None}
 
 
-CNN_EVALUATION = ("episodes", "num_envs", "seed_base", "each_game_once", "games", "env", "device", "save_minutes")
+CNN_EVALUATION = (
+    "episodes",
+    "num_envs",
+    "seed_base",
+    "each_game_once",
+    "games",
+    "env",
+    "temperature",
+    "device",
+    "save_minutes",
+)
 """The settings of an evaluation that apply to a policy without a language model."""
 
 

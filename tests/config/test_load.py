@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rl4vlm.config.load import (
+    CNN_EVALUATION,
     TASK_OPTIONS,
     api_settings,
     cnn_evaluation_settings,
@@ -150,7 +151,9 @@ def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> N
     }
     assert cnn_evaluation_settings(config, "ALFWorld")["each_game_once"] is True
     assert cnn_evaluation_settings(config, "Blackjack") == {"episodes": 50, "seed_base": 7, "temperature": 0.7}
-    assert cnn_evaluation_settings(config, "NumberLine") == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
+    found = cnn_evaluation_settings(config, "NumberLine")
+    assert found == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
+    assert found.keys() <= {*CNN_EVALUATION}
 
 
 def test_a_policy_is_sampled_as_it_was_trained_unless_the_evaluation_says_otherwise() -> None:

@@ -158,7 +158,7 @@ def checkpoint_evaluation(kind, further):
     def on(wildcards, games):
         if kind == "cnn":
             found = cnn_evaluation_settings(config, wildcards.task, games)
-            return evaluation(found, only=[*CNN_EVALUATION, "temperature"])
+            return evaluation(found, only=CNN_EVALUATION)
         return evaluation(evaluation_settings(config, wildcards.task, games, variant_of(wildcards)))
 
     def words(wildcards):
