@@ -1,4 +1,4 @@
-"""Names of the folders of demonstrations and trainings, also the wildcards of their rules.
+"""Names of the folders of demonstrations, trainings and intermediate policies, also the wildcards of their rules.
 
 Apart from `runs`, so that an edit of the list of runs does not make the page of results anew.
 """
@@ -9,6 +9,8 @@ DATA_NAME = "{task}-{style}"
 SFT_NAME = "{task}-{style}{variant}-seed{seed}"
 PPO_NAME = "{task}-{style}{variant}-lambda{lam}-seed{seed}"
 CNN_NAME = "{task}-seed{seed}"
+KEPT_NAME = "eval_kept/ppo-{run}/{kept}"
+"""The folder, below that of results, with the evaluation of an intermediate policy, by its PPO run's name."""
 
 
 def experiment_of(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rl4vlm.config.base_models import EMBEDDED, base_models
 from rl4vlm.config.load import thought_prob_coef
-from rl4vlm.config.run_names import DATA_NAME
+from rl4vlm.config.run_names import DATA_NAME, KEPT_NAME
 from rl4vlm.config.runs import ablation_runs, cnn_runs, evaluation_runs, kept_policies, ppo_runs, sft_runs
 from rl4vlm.config.stages.cnn import CNN_CONFIG
 from rl4vlm.core.files import RECORD, parse_json, sha256_of
@@ -56,7 +56,7 @@ def expected_files(config: Mapping[str, Any]) -> list[Path]:
     for evaluation in evaluation_runs(config):
         files += [results / "eval" / evaluation.name / name for name in (SUMMARY, EPISODES, RECORD)]
     for run, kept in kept_policies(config):
-        files += [results / "eval_kept" / f"ppo-{run.name}" / kept / name for name in (SUMMARY, EPISODES, RECORD)]
+        files += [results / KEPT_NAME.format(run=run.name, kept=kept) / name for name in (SUMMARY, EPISODES, RECORD)]
     for start in sft_runs(config):
         files += [results / "sft" / start.name / name for name in (METRICS, RECORD, f"{CHECKPOINT}/config.json")]
     for run in ppo_runs(config):

@@ -114,6 +114,10 @@ def test_the_evaluations_of_kept_policies_are_expected() -> None:
     config["ppo"]["defaults"]["keep_checkpoints"] = 1
     files = {path.as_posix() for path in expected_files(config)}
     assert "results/eval_kept/ppo-NumberLine-cot-lambda0.5-seed1/update0001/run.json" in files
+    # The rules and the list above take the folder's name from one place.
+    code = [*(ROOT / "rl4vlm").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
+    found = [file for file in code if "eval_kept" in file.read_text(encoding="utf-8")]
+    assert found == [ROOT / "rl4vlm" / "config" / "run_names.py"]
 
 
 @pytest.mark.parametrize(

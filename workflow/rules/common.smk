@@ -27,7 +27,7 @@ from rl4vlm.config.load import (
 )
 from rl4vlm.config.launch import granted, stage_command
 from rl4vlm.config.overrides import setting_words, stage_arguments
-from rl4vlm.config.run_names import CNN_NAME, DATA_NAME, PPO_NAME, SFT_NAME
+from rl4vlm.config.run_names import CNN_NAME, DATA_NAME, KEPT_NAME, PPO_NAME, SFT_NAME
 from rl4vlm.config.runs import (
     PPORun,
     ablation_runs,
@@ -67,7 +67,9 @@ READERS = {
 }
 BASE_PERCEPTIONS = [f"{task}={folder}/perception.json" for task, folder in READERS.items()]
 # Evaluations of the intermediate policies that PPO runs keep (`keep_checkpoints`). Tables and figures do not show them.
-KEPT_EVALUATIONS = [f"{RESULTS}/eval_kept/ppo-{run.name}/{kept}/summary.json" for run, kept in kept_policies(config)]
+KEPT_EVALUATIONS = [
+    f"{RESULTS}/{KEPT_NAME.format(run=run.name, kept=kept)}/summary.json" for run, kept in kept_policies(config)
+]
 
 # Jobs call the `rl4vlm` of the environment that runs Snakemake, even if that environment is not activated. If Snakemake
 # ends, its jobs end too (rl4vlm.core.workflow).

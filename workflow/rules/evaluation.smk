@@ -55,19 +55,22 @@ for KIND, (RUN, CHECKPOINT, POLICY, STAGE) in TRAINED.items():
                 " --out {params.out:q} --state {params.state:q} --set {params.settings:q} 2>&1 | tee {log:q}"
 
 
+KEPT = KEPT_NAME.format(run=PPO_NAME, kept="{kept}")
+
+
 rule evaluate_kept:
     """Evaluate an intermediate policy that a PPO run kept, on the task's first set of games."""
     input:
         checkpoints=f"{RESULTS}/ppo/{PPO_NAME}/checkpoints",
         data=task_data,
     output:
-        episodes=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/episodes.jsonl",
-        summary=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/summary.json",
-        record=f"{RESULTS}/eval_kept/ppo-{PPO_NAME}/{{kept}}/run.json",
+        episodes=f"{RESULTS}/{KEPT}/episodes.jsonl",
+        summary=f"{RESULTS}/{KEPT}/summary.json",
+        record=f"{RESULTS}/{KEPT}/run.json",
     log:
-        f"{RESULTS}/logs/eval_kept/ppo-{PPO_NAME}/{{kept}}.log",
+        f"{RESULTS}/logs/{KEPT}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/eval_kept/ppo-{PPO_NAME}/{{kept}}.tsv"
+        f"{RESULTS}/benchmarks/{KEPT}.tsv"
     threads: threads_of("evaluation")
     resources:
         **grant("evaluation"),
@@ -75,7 +78,7 @@ rule evaluate_kept:
         code=code_of("rl4vlm.evaluation.run", "{task}", "vlm"),
         given=given_files(task_data),
         out=subpath(output.summary, parent=True),
-        state=f"{RESULTS}/state/eval_kept/ppo-{PPO_NAME}/{{kept}}",
+        state=f"{RESULTS}/state/{KEPT}",
         settings=lambda wildcards: evaluation(
             evaluation_settings(config, wildcards.task, variant=variant_of(wildcards))
         ),
