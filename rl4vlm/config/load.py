@@ -185,18 +185,12 @@ def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry[name] for name in API_PLAY if entry.get(name) is not None}
 
 
-CNN_EVALUATION = (
-    "episodes",
-    "num_envs",
-    "seed_base",
-    "each_game_once",
-    "games",
-    "env",
-    "temperature",
-    "device",
-    "save_minutes",
-)
-"""The settings of an evaluation that apply to a policy without a language model."""
+PLAYED = ("episodes", "num_envs", "seed_base", "each_game_once", "games", "env", "save_minutes")
+"""The settings of an evaluation that apply to any policy."""
+SCRIPTED_EVALUATION = (*PLAYED, "prompt")
+"""Those that apply to a scripted policy. It reads no prompt, but the gallery shows the prompts of its episodes."""
+CNN_EVALUATION = (*PLAYED, "temperature", "device")
+"""Those that apply to a policy without a language model that is loaded from a checkpoint."""
 
 
 def cnn_evaluation_settings(config: Mapping[str, Any], task: str, games: str = "") -> dict[str, Any]:

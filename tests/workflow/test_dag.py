@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl4vlm.config.check import checked_config
-from rl4vlm.config.load import load_config
+from rl4vlm.config.load import SCRIPTED_EVALUATION, load_config
 from rl4vlm.core.gpus import VISIBLE
 from rl4vlm.interaction.options import options_of
 from rl4vlm.results.expected import expected_files
@@ -309,6 +309,12 @@ def test_the_cnn_is_evaluated_like_the_others_but_at_its_own_temperature(plan: C
     assert set(settings) == {f"{task}-seed1/checkpoint" for task in (*CARD_TASKS, "ALFWorld")}
     hands = settings["Blackjack-seed1/checkpoint"]
     assert (hands["episodes"], hands["seed_base"], hands["temperature"]) == ("4000", "2000000000", "1.0")
+
+
+def test_a_scripted_policy_gets_no_settings_of_models(plan: Callable[..., str]) -> None:
+    found = re.findall(r"^Shell command: rl4vlm evaluate random \S+ .* --set (.*) 2>&1", plan(), re.MULTILINE)
+    names = {word.partition("=")[0] for words in found for word in shlex.split(words)}
+    assert names == {*SCRIPTED_EVALUATION}
 
 
 def test_a_task_can_be_left_out_of_the_cnn(workspace: Workspace) -> None:

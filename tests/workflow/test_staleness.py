@@ -101,7 +101,7 @@ def test_a_setting_of_the_cnn_for_one_task_reruns_only_that_run(finished: Worksp
     assert rules(jobs) & FIGURES == {"training_curves"}
 
 
-def test_a_setting_of_language_models_leaves_the_cnns_evaluation(finished: Workspace) -> None:
+def test_a_setting_of_language_models_leaves_evaluations_of_other_policies(finished: Workspace) -> None:
     with finished.edited(
         "config/scales/embedded.yaml",
         "    num_envs: 64\n    dtype: float32\n",
@@ -109,7 +109,7 @@ def test_a_setting_of_language_models_leaves_the_cnns_evaluation(finished: Works
     ):
         jobs = finished.planned()
     assert "evaluate_ppo" in rules(jobs)
-    assert not rules(jobs) & {"cnn", "evaluate_cnn"}
+    assert not rules(jobs) & {"cnn", "evaluate_cnn", "evaluate_scripted"}
 
 
 def test_an_edit_to_sft_reruns_sft_and_not_the_data(finished: Workspace) -> None:

@@ -24,7 +24,7 @@ rule evaluate_scripted:
         given=given_files(task_data),
         out=subpath(output.summary, parent=True),
         state=f"{RESULTS}/state/eval/{{policy}}-{{task}}{{games}}",
-        settings=evaluation_arguments,
+        settings=scripted_evaluation,
     shell:
         "rl4vlm evaluate {wildcards.policy:q} {wildcards.task:q} --out {params.out:q} --state {params.state:q}"
         " --set {params.settings:q} 2>&1 | tee {log:q}"

@@ -16,6 +16,7 @@ from rl4vlm.config.base_models import EMBEDDED, base_model, base_models
 from rl4vlm.config.code_digest import code_digest
 from rl4vlm.config.load import (
     CNN_EVALUATION,
+    SCRIPTED_EVALUATION,
     api_settings,
     api_style,
     cnn_evaluation_settings,
@@ -142,9 +143,10 @@ def evaluation(found, only=None):
     return SettingWords(stage_arguments(STAGES["evaluation"], found, only=only))
 
 
-def evaluation_arguments(wildcards):
-    """Params function: the settings of an evaluation on the set of games that the job's wildcards name."""
-    return evaluation(evaluation_settings(config, wildcards.task, wildcards.games.removeprefix(GAMES_MARK)))
+def scripted_evaluation(wildcards):
+    """Params function: the settings of a scripted policy's evaluation on the set of games that the wildcards name."""
+    found = evaluation_settings(config, wildcards.task, wildcards.games.removeprefix(GAMES_MARK))
+    return evaluation(found, only=SCRIPTED_EVALUATION)
 
 
 def checkpoint_evaluation(kind, further):
