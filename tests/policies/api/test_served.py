@@ -111,7 +111,7 @@ def test_replies_over_http_equal_those_in_process(
     assert len(replies) > 5
     assert summary["api"]["new_requests"] == summary["api"]["requests"] >= len(replies)
     assert summary["api"]["output_tokens"] > 0
-    assert (summary["kind"], summary["method"]) == ("http", f"{talkative.name} over HTTP")
+    assert (summary["kind"], summary["method"]) == ("http", f"checkpoint {talkative.name} over HTTP")
     assert not is_open(ports[0])
 
 
