@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from rl4vlm.config.methods import label_of
 from rl4vlm.config.run_names import experiment_of
 from rl4vlm.core.files import RECORD, checked, read_text
+from rl4vlm.core.games import GAMES_MARK
 from rl4vlm.core.output import check_unchanged
 from rl4vlm.results.lineage import place_of, runs_behind
 from rl4vlm.results.names import README_TABLE, TABLES, figures_beside, page_in, tables_in
@@ -219,16 +220,20 @@ def _run(results: Path, place: str, record: Mapping[str, Any]) -> dict[str, Any]
         "seed": shown.seed,
         "size": shown.size,
         "seconds": shown.seconds,
-        "cpu": _cpu_seconds(results / "benchmarks" / f"{place}.tsv"),
+        "cpu": _cpu_seconds(results / "benchmarks", place),
         "revision": _revision(record),
         "hardware": _hardware(shown.hardware),
     }
 
 
-def _cpu_seconds(benchmark: Path) -> float:
-    """CPU time from a benchmark file of Snakemake; NaN without one (a rule with `cache:` writes none)."""
+def _cpu_seconds(benchmarks: Path, place: str) -> float:
+    """CPU time of a run from its benchmark file of Snakemake; NaN without one (a rule with `cache:` writes none).
+
+    A job that plays several sets of games has one file, that of the first set: the others add 0 to it.
+    """
+    benchmark, first = (benchmarks / f"{name}.tsv" for name in (place, place.partition(GAMES_MARK)[0]))
     if not benchmark.is_file():
-        return float("nan")
+        return 0.0 if first.is_file() else float("nan")
     found = pd.read_csv(benchmark, sep="\t", na_values="-")
     return float(found["cpu_time"].sum(min_count=1))
 

@@ -165,6 +165,20 @@ def test_cpu_hours_of_some_runs_say_of_how_many(made: Synthetic, tmp_path: Path)
     assert line[5] == f"0.50 (1 of {len(evaluated)} runs)"
 
 
+def test_the_cpu_time_of_a_job_that_played_several_sets_of_games_is_that_of_all(
+    made: Synthetic, tmp_path: Path
+) -> None:
+    played = [run.name for run in made.evaluations if "ALFWorld" in run.name]
+    assert any("@" in name for name in played)
+    for name in {name.partition("@")[0] for name in played}:
+        benchmark = made.root / "benchmarks" / "eval" / f"{name}.tsv"
+        benchmark.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.write_text("s\tcpu_time\n36.0\t1800.0\n")
+    text = pages(tables=made.root / "tables", out=tmp_path / "assets")[tmp_path / "assets" / "page.md"]
+    line = next(row for row in map(cells, text.splitlines()) if row[0] == "evaluation ALFWorld")
+    assert line[5] == f"{0.5 * len({name.partition('@')[0] for name in played}):.2f}"
+
+
 def test_other_scales_write_into_their_own_folder(made: Synthetic, tmp_path: Path) -> None:
     out = Path("results/smoke/assets")
     found = pages(tables=made.root / "tables", out=out)
