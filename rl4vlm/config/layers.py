@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,24 @@ def config_layers(config: Mapping[str, Any], workflow: Any) -> list[Mapping[str,
     """
     given = workflow.config_settings
     # Snakemake appends the files of `configfile:` to those of `--configfile`, although these override them.
-    files = [*workflow.configfiles[len(given.configfiles) :], *given.configfiles]
-    if not all(map(Path.is_file, map(Path, files))):
+    own_files = workflow.configfiles[len(given.configfiles) :]
+    if not all(Path(file).is_file() for file in (*own_files, *given.configfiles)):
         return [config]
-    layers = [*map(load_configfile, files), dict(given.config)]
-    merged: dict[str, Any] = {}
-    for layer in layers:
+    own, over = [*map(load_configfile, own_files)], [*map(load_configfile, given.configfiles), dict(given.config)]
+    return [*own, *over] if _merged(own, over) == config else [config]
+
+
+def _merged(own: Sequence[Mapping[str, Any]], over: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What Snakemake makes of the files of `configfile:` (`own`) and of the layers that override them (`over`).
+
+    It merges `over` into one mapping before it reads the own files. What one layer of `over` drops by null and a later
+    one sets again then no longer shows the null, so what the own files set there comes back.
+    """
+    above: dict[str, Any] = {}
+    for layer in over:
+        update_config(above, layer)
+    merged = deepcopy(above)
+    for layer in own:
         update_config(merged, layer)
-    return layers if merged == config else [config]
+        update_config(merged, above)
+    return merged
