@@ -250,10 +250,10 @@ class EnginePool:
     def _blame(self, guilty: Request, unanswered: Sequence[Request]) -> None:
         """Count a death against the request that the worker was busy with. After the second one, fail the request."""
         guilty.deaths += 1
-        # If even restoring the game kills the worker, the game is lost, and all of its requests fail.
+        # If even restoring the game kills the worker, the game is lost, and so are requests that continue it.
         lost = guilty.call == "restore" and not guilty.awaited and guilty.game in self._slots
         if lost:
-            ended = [request for request in unanswered if request.game == guilty.game]
+            ended = [request for request in unanswered if request.game == guilty.game and not request.starts_a_game]
         else:
             # One death may be an accident (out of memory, a kill); the second one is the request's fault.
             ended = [guilty] if guilty.deaths > 1 else []

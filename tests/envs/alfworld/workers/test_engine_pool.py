@@ -130,6 +130,19 @@ def test_a_game_whose_start_kills_twice_is_a_bad_game(
     assert pool.replaced == 2
 
 
+def test_a_game_that_cannot_be_restored_does_not_make_the_next_one_bad(
+    monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData]
+) -> None:
+    changed_workers(monkeypatch, "engine.Engine.restore = lambda self, state: os._exit(7)\n")
+    game, (first, second, *_) = pool.game(), files(by_type)
+    game.start(first)
+    os.kill(pool.pids[0], signal.SIGKILL)
+    wait_until_gone(pool.pids)
+    assert game.start(second) == Engine().start(second)
+    assert pool.replaced == 2
+    assert game.act("look").steps == 1
+
+
 def test_a_death_before_a_request_is_not_blamed_on_it(
     monkeypatch: pytest.MonkeyPatch, pool: EnginePool, by_type: dict[TaskType, GameData], tmp_path: Path
 ) -> None:
