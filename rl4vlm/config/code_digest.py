@@ -222,7 +222,8 @@ class _LookedUp(ast.NodeTransformer):
 
     def visit_Dict(self, node: ast.Dict) -> ast.Dict:
         entries = zip(node.keys, node.values, strict=True)
-        kept = [(key, value) for key, value in entries if isinstance(key, ast.Constant) and key.value in self.choices]
+        # Without a literal key, as in `**more`, an entry may be any row: it counts for every stage.
+        kept = [entry for entry in entries if not isinstance(entry[0], ast.Constant) or entry[0].value in self.choices]
         return ast.Dict([key for key, _ in kept], [value for _, value in kept])
 
 

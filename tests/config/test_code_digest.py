@@ -260,6 +260,7 @@ ROWS = {"chess": Row("black", "toy.games.chess:Chess"), "go": Row("white")}
         ("white", "grey", {"go"}),
         ('"go": Row("white")', '"go": Row("white"), "shogi": Row("white")', set()),
         ("colour: str", "colour: str = 'grey'", {"chess", "go", "draughts"}),
+        ('"go": Row("white")', '"go": Row("white"), **more()', {"chess", "go", "draughts"}),
     ],
 )
 def test_a_row_of_a_registry_counts_only_for_those_who_look_it_up(
