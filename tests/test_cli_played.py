@@ -46,6 +46,14 @@ def test_files_of_config_are_laid_over_the_workflows(tmp_path: Path, monkeypatch
     assert {"episodes=7", "seed_base=5"} <= set(played_settings(EvaluationSettings, args))
 
 
+def test_the_help_says_which_config_is_read_without_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["evaluate", "--help"])
+    assert f"over {WORKFLOW_CONFIG} if there is one (default: that file alone;" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_no_config_is_read_if_its_option_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert config_of([]) == {}

@@ -33,7 +33,8 @@ def config_files(parser: argparse.ArgumentParser, what: str) -> None:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help=f"files that {what}, over {WORKFLOW_CONFIG} if that is there; without a FILE, not even that is read",
+        help=f"files that {what}, each laid over those before it, the first over {WORKFLOW_CONFIG} if there is one "
+        "(default: that file alone; if `--config` is given without FILE, no file is read)",
     )
 
 
