@@ -1,7 +1,7 @@
 """How the methods that results compare look in tables and figures, one row each: label, colour, and place in tables.
 
-Only what makes tables and figures imports this module, so an edit of a row repeats no evaluation. A method without a
-row is called by its name, is grey, and comes last in tables.
+Of all stages, only those that make tables and figures import this module, so an edit of a row repeats no evaluation. A
+method without a row is called by its name, is grey, and comes last in tables.
 """
 
 from __future__ import annotations
