@@ -108,13 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _continued(states: Path | None) -> str:
     """What becomes of a run that Ctrl-C ended, from the folder of its states. Unlike other signals, it saves none."""
-    from rl4vlm.training.store import MANIFEST
-
-    if states is None:
-        return ""
-    if not any(states.glob(f"*/*/{MANIFEST}")):
-        return " before a state was saved"
-    return f"; the same command continues from its last state in {states}"
+    return "" if states is None else f"; the same command continues from its last state in {states}, if there is one"
 
 
 def _one_line(text: str) -> str:

@@ -257,9 +257,9 @@ def curve_note(
     """
     seeds = len({run.seed for run in runs})
     windows = sorted({max(point.window for point in run.curve) for run in runs if run.curve})
-    episodes = f"up to {windows[0]} of them" if windows else "none yet"
+    episodes = f"up to {windows[0]} of them, fewer early on" if windows else "none yet"
     if len(windows) > 1:
-        episodes = f"up to {windows[0]} to {windows[-1]} of them, depending on the run"
+        episodes = f"up to {windows[0]} to {windows[-1]} of them, depending on the run, fewer early on"
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
     over = f"mean over {seeds} seeds; band: 95 % over seeds and episodes" if seeds > 1 else "one seed; band: 95 %"
@@ -267,7 +267,7 @@ def curve_note(
     games = "".join(f"; {task}: {', '.join(sets)} games" for task, sets in _sets_of_games(results, runs).items())
     return (
         f"Scale: {scale}. Lines: success rate over the last training episodes in the order in which they began "
-        f"({episodes}, fewer early on; {over}). {triangles}Points: held-out episodes, with 95 % intervals{games}. "
+        f"({episodes}; {over}). {triangles}Points: held-out episodes, with 95 % intervals{games}. "
         f"{published} "
         "Scripted policies: enumerated on the rules of the games, or measured here."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 
 from rl4vlm.config.load import (
     CNN_EVALUATION,
+    SCRIPTED_EVALUATION,
     TASK_OPTIONS,
     api_settings,
     cnn_evaluation_settings,
@@ -21,6 +23,7 @@ from rl4vlm.config.load import (
     stage_settings,
     with_scale,
 )
+from rl4vlm.config.stages.evaluation import VLM_OPTIONS, EvaluationSettings
 
 
 class TestMerge:
@@ -154,6 +157,14 @@ def test_the_cnn_is_evaluated_on_the_same_episodes_at_its_own_temperature() -> N
     found = cnn_evaluation_settings(config, "NumberLine")
     assert found == {"episodes": 20, "seed_base": 7, "temperature": 1.0}
     assert found.keys() <= {*CNN_EVALUATION}
+
+
+def test_each_setting_of_an_evaluation_is_of_all_policies_or_of_models_alone() -> None:
+    """A new setting that nobody sorted would never reach scripted policies and CNN+RL."""
+    of_models = {*VLM_OPTIONS, "max_new_tokens", "dtype", "api"}
+    others = {*SCRIPTED_EVALUATION, *CNN_EVALUATION}
+    assert of_models.isdisjoint(others)
+    assert {item.name for item in fields(EvaluationSettings)} == of_models | others
 
 
 def test_a_policy_is_sampled_as_it_was_trained_unless_the_evaluation_says_otherwise() -> None:

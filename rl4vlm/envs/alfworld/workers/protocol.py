@@ -15,7 +15,7 @@ Answer = tuple[Outcome, Any]
 
 
 class EngineCrash(RuntimeError):
-    """A request killed two workers in a row. (One that starts a game is a BadGame instead.)"""
+    """A request killed two workers in a row. (If it is a `start`, its game is a BadGame instead.)"""
 
 
 @dataclass(eq=False)
