@@ -257,9 +257,10 @@ def curve_note(
     """
     seeds = len({run.seed for run in runs})
     windows = sorted({max(point.window for point in run.curve) for run in runs if run.curve})
-    episodes = f"up to {windows[0]} of them, fewer early on" if windows else "none yet"
-    if len(windows) > 1:
-        episodes = f"up to {windows[0]} to {windows[-1]} of them, depending on the run, fewer early on"
+    episodes = "none yet"
+    if windows:
+        most = f" to {windows[-1]} of them, depending on the run" if len(windows) > 1 else " of them"
+        episodes = f"up to {windows[0]}{most}, fewer early on"
     if style.show_published_curves:
         published += " Dotted curves: the paper's, read by eye, stretched to the length of the run."
     over = f"mean over {seeds} seeds; band: 95 % over seeds and episodes" if seeds > 1 else "one seed; band: 95 %"

@@ -233,7 +233,7 @@ def _cpu_seconds(benchmarks: Path, place: str) -> float:
     """
     benchmark, first = (benchmarks / f"{name}.tsv" for name in (place, place.partition(GAMES_MARK)[0]))
     if not benchmark.is_file():
-        return 0.0 if first != benchmark and first.is_file() and pd.notna(_cpu_time(first)) else float("nan")
+        return 0.0 if first.is_file() and pd.notna(_cpu_time(first)) else float("nan")
     return _cpu_time(benchmark)
 
 

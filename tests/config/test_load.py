@@ -62,29 +62,34 @@ class TestMerge:
 
 
 class TestScale:
+    @staticmethod
+    def write(folder: Path, files: Mapping[str, str]) -> None:
+        """Write YAML files, by name without its ending."""
+        (folder / "scales").mkdir()
+        for name, text in files.items():
+            (folder / f"{name}.yaml").write_text(text)
+
     def test_its_file_lies_below_all_others(self, tmp_path: Path) -> None:
-        (tmp_path / "scales").mkdir()
-        for name, text in {
+        files = {
             "scales/small": "a: {x: 1, y: 1}\nb: 1\nc: {z: 1}\n",
             "scales/large": "a: {x: 9}\n",
             "base": "scale: small\na: {x: 2}\nb: 2\n",
             "over": "b: 3\nc: null\n",
             "other": "scale: large\n",
-        }.items():
-            (tmp_path / f"{name}.yaml").write_text(text)
+        }
+        self.write(tmp_path, files)
         base, over, other = (tmp_path / f"{name}.yaml" for name in ("base", "over", "other"))
         assert load_config([base, over]) == {"scale": "small", "a": {"x": 2, "y": 1}, "b": 3, "c": None}
         assert load_config([base, other]) == {"scale": "large", "a": {"x": 2}, "b": 2}
 
     def test_what_a_file_drops_stays_dropped_if_a_later_one_sets_another_part(self, tmp_path: Path) -> None:
-        (tmp_path / "scales").mkdir()
-        for name, text in {
+        files = {
             "scales/small": "a: {defaults: {x: 1}, per_task: {T: {x: 2}}}\n",
             "base": "scale: small\n",
             "drops": "a: {per_task: null}\n",
             "sets": "a: {per_task: {U: {y: 3}}}\n",
-        }.items():
-            (tmp_path / f"{name}.yaml").write_text(text)
+        }
+        self.write(tmp_path, files)
         config = load_config([tmp_path / f"{name}.yaml" for name in ("base", "drops", "sets")])
         assert config["a"] == {"defaults": {"x": 1}, "per_task": {"U": {"y": 3}}}
 

@@ -15,15 +15,17 @@ from rl4vlm.evaluation.run import run
 from rl4vlm.evaluation.summary import summarise
 from tests.launch import ROOT
 
+LINE: dict[str, Any] = {
+    "success": True,
+    "return": 1.0,
+    "seed": 1,
+    "perception": {},
+    "steps": [{"fallback": False, "outcome": "ok"}],
+}
+
 
 def test_summary_of_no_perceptions_and_no_numbers() -> None:
-    line = {
-        "success": True,
-        "return": 1.0,
-        "seed": 1,
-        "perception": {},
-        "steps": [{"fallback": False, "outcome": "ok"}],
-    }
+    line = dict(LINE)
     summary = summarise([line])
     line["perception"] = {"cards": {"right": 0, "wrong": 0, "not_stated": 4}}
     assert summarise([line])["perception_accuracy"] == {"cards": None}
@@ -32,14 +34,7 @@ def test_summary_of_no_perceptions_and_no_numbers() -> None:
 
 def won(success: bool, group: str, source: str = "generated") -> dict[str, Any]:
     """The line of an episode of a task that is counted by groups."""
-    line = {
-        "success": success,
-        "return": 1.0,
-        "seed": 1,
-        "perception": {},
-        "steps": [{"fallback": False, "outcome": "ok"}],
-    }
-    return {**line, "group": group, "data_source": source}
+    return {**LINE, "success": success, "group": group, "data_source": source}
 
 
 def test_groups_are_counted_apart_and_an_empty_one_has_no_rate() -> None:
